@@ -1,0 +1,1 @@
+"""Hermes: an ultra-low-latency message broker for Python."""

@@ -1,0 +1,162 @@
+"""Every exception Hermes raises, split by whose fault it is.  Imports nothing.
+
+::
+
+    HermesError
+    ├── UsageError (ValueError)       the caller's: what was passed cannot work
+    │   ├── InvalidTopic              not a legal topic or pattern
+    │   ├── InvalidUrl                not a URL, or one with an unknown option
+    │   ├── InvalidConfig             a configuration with an unknown key or an impossible value
+    │   ├── MessageTooLarge           over the limit the broker stated
+    │   ├── Closed                    used after close()
+    │   └── Forked                    used in a child of the process that made it
+    ├── Timeout (TimeoutError)        the deadline passed; what was begun is stated in the message
+    ├── WouldBlock                    no room or nothing there right now; nothing was done
+    ├── PeerError                     the other side's
+    │   ├── MalformedInput            bytes that are not a sound frame, or not at this point
+    │   ├── VersionRefused            no protocol version in common
+    │   ├── AuthenticationFailed      who we say we are was not believed, or may not do this
+    │   ├── Refused                   the broker said no to one request; the connection lives
+    │   └── GapDetected               messages are missing: which ones is stated
+    ├── SystemFault                   the machine's: network, disk, memory
+    │   ├── ConnectFailed             nobody answered at that address
+    │   ├── ConnectionLost            an established connection broke
+    │   ├── AddressInUse              another socket holds the address
+    │   ├── StorageFailed             an I/O error: the log refuses appends until it is opened again
+    │   ├── StorageFull               the disk, or the log's bound, is full
+    │   ├── StorageDamaged            what is stored cannot be read
+    │   └── DirectoryLocked           another broker owns the data directory
+    └── PluginError                   a plugin's
+        ├── PluginNotFound            nothing installed goes by that name
+        └── PluginFailed              it is installed, was chosen, and failed
+"""
+
+from __future__ import annotations
+
+
+class HermesError(Exception):
+    """Base of everything Hermes raises on purpose."""
+
+
+class UsageError(HermesError, ValueError):
+    """What the caller passed cannot work."""
+
+
+class InvalidTopic(UsageError):
+    """Not a legal topic or pattern."""
+
+
+class InvalidUrl(UsageError):
+    """Not a URL, or one with an unknown or ill-typed option."""
+
+
+class InvalidConfig(UsageError):
+    """A configuration with an unknown key or an impossible value."""
+
+
+class MessageTooLarge(UsageError):
+    """Over the limit that the broker stated."""
+
+
+class Closed(UsageError):
+    """Used after ``close()``."""
+
+
+class Forked(UsageError):
+    """Used in a child of the process that made it: a connection has one owner."""
+
+
+class Timeout(HermesError, TimeoutError):
+    """The deadline passed first."""
+
+
+class WouldBlock(HermesError):
+    """No room, or nothing there, right now; nothing was done."""
+
+
+class PeerError(HermesError):
+    """The other side broke the protocol or said no."""
+
+
+class MalformedInput(PeerError):
+    """Bytes that are not a sound frame, or not one that may stand at this point."""
+
+    def __init__(self, message: str, *, code: str = "malformed", offset: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        """The protocol's name for it, as in docs/wire-protocol.md."""
+        self.offset = offset
+        """Where in the input it stands, bytes; None if that has no meaning."""
+
+
+class VersionRefused(PeerError):
+    """No protocol version in common."""
+
+
+class AuthenticationFailed(PeerError):
+    """Who we say we are was not believed, or may not do this."""
+
+
+class Refused(PeerError):
+    """The broker said no to one request; the connection lives."""
+
+    def __init__(self, message: str, *, code: str = "refused") -> None:
+        super().__init__(message)
+        self.code = code
+        """The protocol's name for it, as in docs/wire-protocol.md."""
+
+
+class GapDetected(PeerError):
+    """Messages are missing from a subscription: which ones is stated."""
+
+    def __init__(self, message: str, *, stream: str, first: int, last: int) -> None:
+        super().__init__(message)
+        self.stream = stream
+        self.first = first
+        """First missing sequence."""
+        self.last = last
+        """Last missing sequence, inclusive."""
+
+
+class SystemFault(HermesError):
+    """The machine's: network, disk, memory."""
+
+
+class ConnectFailed(SystemFault):
+    """Nobody answered at that address."""
+
+
+class ConnectionLost(SystemFault):
+    """An established connection broke."""
+
+
+class AddressInUse(SystemFault):
+    """Another socket holds the address."""
+
+
+class StorageFailed(SystemFault):
+    """An I/O error: the log refuses appends until it is opened again."""
+
+
+class StorageFull(SystemFault):
+    """The disk, or the log's own bound, is full."""
+
+
+class StorageDamaged(SystemFault):
+    """What is stored cannot be read."""
+
+
+class DirectoryLocked(SystemFault):
+    """Another broker owns the data directory."""
+
+
+class PluginError(HermesError):
+    """A plugin could not be used."""
+
+
+class PluginNotFound(PluginError):
+    """Nothing installed goes by that name."""
+
+
+class PluginFailed(PluginError):
+    """It is installed, was chosen, and failed: the cause and the cure are in the message."""

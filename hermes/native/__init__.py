@@ -1,0 +1,1 @@
+"""The native core: a thin Python handle per concept; alone imports the compiled module."""

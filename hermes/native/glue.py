@@ -1,0 +1,60 @@
+"""The build step of the C core: loaded by path by setuptools, imports nothing of Hermes.
+
+Each header carries a ``cdef-begin`` .. ``cdef-end`` block; these blocks, in the order in which the headers include one
+another, are what Python may call.  cffi turns them into one C file beside ours.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import cffi
+from setuptools import Extension
+from setuptools.command.build_ext import build_ext as _build_ext
+
+CDEF = re.compile(r"/\* cdef-begin.*?\*/(.*?)/\* cdef-end \*/", re.DOTALL)
+INCLUDE = re.compile(r'^#include "(\w+\.h)"', re.MULTILINE)
+
+
+def in_include_order(directory: Path) -> list[Path]:
+    """The headers of ``directory``, each after those that it includes."""
+    ordered: list[Path] = []
+
+    def visit(header: Path) -> None:
+        if header in ordered:
+            return
+        for name in INCLUDE.findall(header.read_text()):
+            visit(directory / name)
+        ordered.append(header)
+
+    for header in sorted(directory.glob("*.h")):
+        visit(header)
+    return ordered
+
+
+def write_glue(name: str, headers: list[Path], target: Path) -> None:
+    """Write the C file that exports the cdef blocks of ``headers`` as the module ``name``."""
+    ffi = cffi.FFI()
+    ffi.cdef("\n".join(block for header in headers for block in CDEF.findall(header.read_text())))
+    includes = "\n".join(f'#include "{header.name}"' for header in headers)
+    ffi.set_source(name, includes, py_limited_api=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    ffi.emit_c_code(str(target))  # leaves an unchanged file alone
+
+
+class build_ext(_build_ext):  # noqa: N801 - the name setuptools gives the command
+    """Compiles every C file of an extension's source directory, and its glue."""
+
+    def build_extension(self, ext: Extension) -> None:
+        """Expand the source directory and add the generated file, then build as usual."""
+        sources = [str(path) for place in ext.sources for path in sorted(Path(place).glob("*.c"))]
+        headers = [path for place in ext.include_dirs for path in in_include_order(Path(place))]
+        ext.depends = [*map(str, headers)]
+        if ext.name.endswith("_core"):
+            glue = Path(self.build_temp, f"{ext.name}.c")
+            implemented = {Path(source).stem for source in sources}
+            write_glue(ext.name, [h for h in headers if h.stem in implemented], glue)
+            sources.append(str(glue))
+        ext.sources = sources
+        super().build_extension(ext)

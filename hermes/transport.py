@@ -1,0 +1,194 @@
+"""The transport SPI: all that moves bytes between a broker and its peers implements this, and no more.
+
+A transport has two ends.  :meth:`Transport.listen` gives the broker an :class:`Agent`, which its loop polls;
+:meth:`Transport.dial` gives a client a :class:`Channel`.  Bytes are opaque here: what they mean is the
+business of :class:`Connection`, which the broker hands out.  Nothing calls back: an agent asks
+:class:`Kernel` which of its connections have output, and moves it.
+
+Threads: an agent and its connections belong to the thread that polls; a channel to one thread at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from hermes.url import Url
+
+API_VERSION = 1
+"""Version of this SPI: a plugin that was written for another is refused at start-up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who is at the other end, as the transport knows it."""
+
+    transport: str
+    """Scheme of the listener, e.g. ``tcp``."""
+    address: str
+    """Printable, e.g. ``127.0.0.1:40312``."""
+    local: bool
+    """True if the peer provably runs on this machine."""
+
+
+class Connection(Protocol):
+    """The broker's end of one client's byte stream; the transport's only view of it.
+
+    Input has the shape of :class:`asyncio.BufferedProtocol`; output is pulled, and acknowledged in two steps so
+    that memory in flight (an io_uring write, an unacknowledged datagram) is never copied:
+    ``released <= advanced <= pulled``, all in bytes and in order.
+    """
+
+    attachment: Any
+    """Whatever the transport wants to find again; the broker does not look at it."""
+
+    @property
+    def closing(self) -> bool:
+        """True when the broker wants the medium closed as soon as its output has been handed over."""
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """A writable buffer for input, never empty, valid until :meth:`buffer_updated`.
+
+        It may be shared by all connections of the broker: fill and report it before asking for another.
+        """
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """``nbytes`` of input stand at the start of the buffer.  Never raises for what a peer sent."""
+
+    def eof_received(self) -> None:
+        """The peer will send no more; output may still be pulled until :attr:`closing`."""
+
+    def output(self, limit: int) -> Sequence[memoryview]:
+        """Views of about ``limit`` bytes of output not yet advanced over, oldest first; empty if there is none.
+
+        The same bytes are returned again until :meth:`advance`.  A view is valid until its bytes are released.
+        """
+
+    def advance(self, nbytes: int) -> None:
+        """The medium has taken the first ``nbytes`` bytes of what :meth:`output` returned."""
+
+    def release(self, nbytes: int) -> None:
+        """The medium needs the first ``nbytes`` bytes that were advanced over no more."""
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The medium is gone; ``None`` if it was closed in order.  Called once, and nothing is called after it."""
+
+
+class Kernel(Protocol):
+    """What a transport may ask of the broker."""
+
+    def connect(self, owner: object, peer: Peer) -> Connection:
+        """A new connection that belongs to ``owner`` (the agent).
+
+        Raises:
+            Refused: the broker has as many connections as it may, or is stopping.
+        """
+
+    def ready(self, owner: object) -> Iterable[Connection]:
+        """The connections of ``owner`` that may have output now, or want to be closed, since the last call.
+
+        A connection whose output was not fully taken (the medium was full) is not reported again: the
+        transport knows that it owes it a pull when the medium has room.
+        """
+
+
+class Agent(Protocol):
+    """A listener at work: the loop polls it, and sleeps on its descriptor when a whole pass found nothing."""
+
+    @property
+    def url(self) -> str:
+        """Where it listens, port 0 replaced by the port the OS chose."""
+
+    @property
+    def doors(self) -> dict[str, str]:
+        """Further addresses a foreign program connects to, by role; usually empty."""
+
+    def poll(self, timeout_ns: int) -> int:
+        """Move bytes; wait at most ``timeout_ns`` (0: not at all, -1: until something happens) for the first.
+
+        Returns an amount of work, 0 if there was none.  One call does a bounded share per connection.
+        """
+
+    def fileno(self) -> int:
+        """A descriptor that is readable whenever :meth:`poll` would find work."""
+
+    def deadline_ns(self) -> int | None:
+        """``time.monotonic_ns()`` of its next timer, if it has one."""
+
+    def stop_accepting(self) -> None:
+        """Refuse new peers; those there are keep being served.  Idempotent."""
+
+    def counters(self) -> dict[str, int]:
+        """The transport's own counters, for ``hermes stats``; names end in their unit where they have one."""
+
+    def close(self) -> None:
+        """Close every connection and the listener at once.  Idempotent."""
+
+
+class Channel(Protocol):
+    """A client's end: an ordered, reliable byte stream, non-blocking."""
+
+    @property
+    def stream_fd(self) -> int | None:
+        """A connected stream socket that native code may write to directly, or None if there is no such thing."""
+
+    def send(self, views: Sequence[memoryview | bytes]) -> int:
+        """Take some of the bytes; returns how many, 0 if there is no room now.
+
+        Raises:
+            ConnectionLost: the medium is gone.
+        """
+
+    def receive_into(self, buffer: memoryview) -> int:
+        """Fill ``buffer``; returns how many bytes, 0 at the end of input.
+
+        Raises:
+            WouldBlock: nothing is there now.
+            ConnectionLost: the medium is gone.
+        """
+
+    def wait(self, *, readable: bool, writable: bool, timeout_ns: int) -> bool:
+        """Wait until one of what was asked for holds; False if ``timeout_ns`` (-1: none) passed first."""
+
+    def close(self) -> None:
+        """Close the medium.  Idempotent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a transport claims; the conformance kit tests each claim and skips what is not claimed."""
+
+    peer_credentials: bool = False
+    """``Peer.local`` is proven by the OS."""
+    native_fd: bool = False
+    """Channels have a ``stream_fd``."""
+    multicast: bool = False
+    """One send reaches many subscribers."""
+
+
+@runtime_checkable
+class Transport(Protocol):
+    """One URL scheme.  Made by a factory that takes no argument; importing its module has no side effect."""
+
+    capabilities: Capabilities
+    api_version: int
+
+    def probe(self) -> str | None:
+        """None if it can work on this machine, else why not, with the cure.  Fast; touches no network."""
+
+    def listen(self, url: Url, kernel: Kernel) -> Agent:
+        """Bind and listen; peers are accepted by the agent's ``poll``.
+
+        Raises:
+            InvalidUrl: the URL or one of its options makes no sense here.
+            AddressInUse: another socket holds the address.
+        """
+
+    def dial(self, url: Url, timeout_ns: int) -> Channel:
+        """Connect to ``url``, waiting at most ``timeout_ns``.
+
+        Raises:
+            InvalidUrl: the URL or one of its options makes no sense here.
+            ConnectFailed: nobody answered, in time or at all.
+        """

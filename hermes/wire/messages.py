@@ -1,0 +1,185 @@
+"""The payloads of control frames: MessagePack maps, typed.
+
+Both ends ignore fields they do not know, so a field can be added without a new protocol version; a missing one without
+a default is malformed.  Offsets, limits and who may send what when: ``docs/wire-protocol.md``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+ID_MAX = 2**32 - 1
+"""Publisher, subscription and query ids are u32, chosen by the client."""
+SEQUENCE_MAX = 2**63 - 1
+PATTERN_MAX = 255
+"""Bytes of a pattern or prefix."""
+NAME_MAX = 128
+"""Characters of a stream, client or durable name."""
+TEXT_MAX = 1024
+"""Characters of a message for people."""
+
+Id = Annotated[int, msgspec.Meta(ge=0, le=ID_MAX)]
+Sequence = Annotated[int, msgspec.Meta(ge=0, le=SEQUENCE_MAX)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=NAME_MAX)]
+Text = Annotated[str, msgspec.Meta(max_length=TEXT_MAX)]
+AckLevel = Literal["none", "appended", "durable"]
+
+
+class Hello(msgspec.Struct, omit_defaults=True):
+    """Client, first: who speaks, and which protocol versions it can speak."""
+
+    version_min: int
+    version_max: int
+    client: Text = ""
+    """Name and version of the client library, and the program's own name: for ``hermes stats``."""
+    identity: Name | None = None
+    credentials: dict[str, str] = {}
+    """Handed to the authentication plugin, never logged."""
+
+
+class Limits(msgspec.Struct):
+    """What the broker accepts on this connection."""
+
+    message_max: int
+    """Bytes of payload."""
+    batch_max: int
+    """Bytes of frames in one batch."""
+    publishers_max: int
+    subscriptions_max: int
+
+
+class Welcome(msgspec.Struct):
+    """Broker, in answer to Hello: the version that is spoken from here on."""
+
+    version: int
+    server: Text
+    broker_id: bytes
+    """16 bytes, new at each start of the broker."""
+    limits: Limits
+    durable: bool
+    """Whether acknowledgements of level ``durable`` can be had."""
+
+
+class Open(msgspec.Struct, omit_defaults=True):
+    """Client: opens, or after a refusal reopens, a publisher.  Answered by an Ack with what the broker has of it."""
+
+    publisher: Id
+    publisher_id: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+    ack: AckLevel = "appended"
+
+
+
+
+class Start(msgspec.Struct, omit_defaults=True):
+    """Where a subscription begins: exactly one of the forms."""
+
+    at: Literal["latest", "earliest", "last", "sequence", "time", "durable", "positions"] = "latest"
+    sequence: Sequence = 0
+    """The first wanted; only if the pattern stays within one stream."""
+    time_ns: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
+    positions: dict[str, Sequence] = {}
+    """Stream name to the last sequence already had.  Streams not named start as ``otherwise`` says."""
+    otherwise: Literal["latest", "earliest"] = "earliest"
+    """For ``durable`` and ``positions``: where to begin in a stream that has no position."""
+
+
+class Subscribe(msgspec.Struct, omit_defaults=True):
+    """Client: opens a subscription.  Answered by Stream frames and, per stream, an empty batch at its position."""
+
+    subscription: Id
+    filter: Annotated[str, msgspec.Meta(max_length=PATTERN_MAX)]
+    kind: Literal["pattern", "prefix"] = "pattern"
+    start: Start = msgspec.field(default_factory=Start)
+    durable: Name | None = None
+    """Name under which Commit stores positions."""
+
+
+class Unsubscribe(msgspec.Struct):
+    """Client: no more of this.  Batches already under way may still arrive; the broker answers with the same frame."""
+
+    subscription: Id
+
+
+class Stream(msgspec.Struct):
+    """Broker: which name a stream index stands for on this connection."""
+
+    index: Id
+    name: Name
+
+
+class Ack(msgspec.Struct, omit_defaults=True):
+    """Broker: all messages of the publisher up to ``sequence`` have reached ``level``."""
+
+    publisher: Id
+    sequence: Sequence
+    level: Literal["opened", "appended", "durable"] = "appended"
+
+
+class Commit(msgspec.Struct, omit_defaults=True):
+    """Client: remember these positions.  Broker: the same frame, once they are stored."""
+
+    subscription: Id
+    positions: dict[str, Sequence]
+    """Stream name to the last sequence the subscriber is done with."""
+
+
+class Gap(msgspec.Struct):
+    """Broker: sequences first..last of this stream cannot be delivered; what was there is unknown now."""
+
+    subscription: Id
+    stream: Id
+    first: Sequence
+    last: Sequence
+    reason: Literal["retention", "damaged"]
+
+
+class Ping(msgspec.Struct):
+    """Either side; answered by Pong with the same token."""
+
+    token: int
+
+
+class Pong(msgspec.Struct):
+    """The answer to Ping."""
+
+    token: int
+
+
+class Query(msgspec.Struct, omit_defaults=True):
+    """Client: asks the broker about itself."""
+
+    query: Id
+    what: Name
+    """``streams``, ``topics``, ``stats`` or ``config``."""
+    arguments: dict[str, str] = {}
+
+
+class Info(msgspec.Struct):
+    """Broker: the answer to Query, a MessagePack value; large answers come in several, ``more`` on all but the last."""
+
+    query: Id
+    data: msgspec.Raw
+    more: bool = False
+
+
+class Error(msgspec.Struct, omit_defaults=True):
+    """Broker or client: what was wrong.  ``fatal`` errors are followed by the end of the connection."""
+
+    code: Name
+    """One of the codes in ``docs/wire-protocol.md``."""
+    message: Text
+    fatal: bool = True
+    publisher: Id | None = None
+    """The publisher it is about: its messages from ``sequence`` on are not taken until it is opened again."""
+    sequence: Sequence | None = None
+    subscription: Id | None = None
+    query: Id | None = None
+
+
+class Close(msgspec.Struct, omit_defaults=True):
+    """Either side: I send nothing after this; answered by Close.  With ``publisher``: only that publisher ends."""
+
+    reason: Text = ""
+    publisher: Id | None = None
