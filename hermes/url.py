@@ -1,4 +1,5 @@
-"""URLs that name transports and storages: ``scheme://host:port/path?option=value`` and ``scheme:path``.
+"""URLs that name transports and storages: ``scheme://host:port/path?option=value`` and
+``scheme:path``.
 
 Knows no transport: what a scheme means and which options it has is the plugin's business.
 """
@@ -6,17 +7,27 @@ Knows no transport: what a scheme means and which options it has is the plugin's
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
-from urllib.parse import parse_qsl, urlsplit
+from typing import TypeVar
+from urllib.parse import parse_qsl, quote, unquote
 
 import msgspec
 
+from hermes import units
 from hermes.errors import InvalidUrl
 
 Options = TypeVar("Options", bound=msgspec.Struct)
 
 PORT_MAX = 65535
+SCHEME = re.compile(r"[a-z][a-z0-9+.-]*\Z")
+AUTHORITY = re.compile(
+    r"(?:(?P<username>[^@:]*)(?::(?P<password>[^@]*))?@)?"
+    r"(?:\[(?P<literal>[0-9a-fA-F:.%\w]+)\]|(?P<host>[^\[\]:]*))"
+    r"(?::(?P<port>\d{1,5}))?\Z"
+)
+BOOLEANS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
+"""What people write for a boolean option, beside true, false, 1 and 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +46,10 @@ class Url:
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         authority = host if self.port is None else f"{host}:{self.port}"
-        query = "&".join(f"{key}={value}" for key, value in self.query.items())
-        slashes = "//" if authority or self.scheme_has_authority else ""
-        return f"{self.scheme}:{slashes}{authority}{self.path}{'?' + query if query else ''}"
+        query = "&".join(f"{quote(key)}={quote(value)}" for key, value in self.query.items())
+        slashes = "//" if self.scheme_has_authority else ""
+        path = quote(self.path, safe="/ ~+:@,=!$&'()*;[]")
+        return f"{self.scheme}:{slashes}{authority}{path}{'?' + query if query else ''}"
 
     @property
     def scheme_has_authority(self) -> bool:
@@ -48,47 +60,69 @@ class Url:
         """The query as the plugin's own option struct.
 
         Raises:
-            InvalidUrl: an option is unknown (the closest name is suggested) or has a value of the wrong type.
+            InvalidUrl: an option is unknown (the closest name is suggested) or has a value of the
+            wrong type.
         """
-        known = {f.name for f in msgspec.structs.fields(kind)}
-        for name in self.query:
+        known = {option.encode_name: option for option in msgspec.structs.fields(kind)}
+        query = dict(self.query)
+        for name, value in query.items():
             if name not in known:
                 close = difflib.get_close_matches(name, known, n=1)
                 hint = f"; did you mean {close[0]!r}?" if close else ""
                 listed = ", ".join(sorted(known)) or "none"
                 raise InvalidUrl(f"{self.scheme} has no option {name!r}{hint} (it has: {listed})")
+            if known[name].type is bool:
+                query[name] = BOOLEANS.get(value.lower(), value)
         try:
-            return msgspec.convert(self.query, kind, strict=False)
+            return msgspec.convert(query, kind, strict=False, dec_hook=units.decode)
         except msgspec.ValidationError as error:
             raise InvalidUrl(f"{self}: {error}") from error
 
 
-def parse_url(text: str, *, default_scheme: str | None = None) -> Url:
-    """Parse ``text``; a bare ``name`` means ``name:`` (a transport or storage with its defaults).
+def parse_url(text: str) -> Url:
+    """Parse ``text``; a bare ``name`` means ``name:``, that is a transport or storage with its
+    defaults.
 
     Raises:
         InvalidUrl: it is not a URL.
     """
-    if not text or any(c.isspace() for c in text):
+    scheme, colon, rest = text.partition(":")
+    if not SCHEME.match(scheme) or any(ord(c) < 32 for c in text) or text != text.strip():
         raise InvalidUrl(f"{text!r} is not a URL: expected scheme://host:port or scheme:path")
-    if ":" not in text:
-        return Url(scheme=default_scheme or text)
-    try:
-        parts = urlsplit(text)
-        port: int | None = parts.port
-    except ValueError as error:
-        raise InvalidUrl(f"{text!r} is not a URL: {error}") from error
-    query: dict[str, Any] = {}
-    for key, value in parse_qsl(parts.query, keep_blank_values=True):
+    if not colon:
+        return Url(scheme=scheme)
+    rest, _, query_text = rest.partition("?")
+    query: dict[str, str] = {}
+    for key, value in parse_qsl(query_text, keep_blank_values=True):
         if key in query:
             raise InvalidUrl(f"option {key!r} is given twice in {text!r}")
         query[key] = value
+    if not rest.startswith("//"):
+        return Url(scheme=scheme, path=unquote(rest), query=query)
+    authority, slash, path = rest[2:].partition("/")
+    return _with_authority(text, scheme, authority, slash + unquote(path), query)
+
+
+def _with_authority(
+    text: str, scheme: str, authority: str, path: str, query: dict[str, str]
+) -> Url:
+    match = AUTHORITY.match(authority)
+    if match is None:
+        raise InvalidUrl(
+            f"{text!r} is not a URL: {authority!r} is not host:port (an IPv6 address stands in "
+            "brackets, as in [::1]:7601)"
+        )
+    port = int(match["port"]) if match["port"] else None
+    if port is not None and port > PORT_MAX:
+        raise InvalidUrl(f"{text!r} is not a URL: port {port} is over {PORT_MAX}")
+    if not authority and not path:
+        raise InvalidUrl(f"{text!r} is not a URL: nothing stands after {scheme}://")
     return Url(
-        scheme=parts.scheme,
-        host=parts.hostname or "",
+        scheme=scheme,
+        host=match["literal"] or match["host"] or "",
         port=port,
-        path=parts.path,
+        path=path,
         query=query,
-        username=parts.username,
-        password=parts.password,
+        username=None if match["username"] is None else unquote(match["username"]),
+        password=None if match["password"] is None else unquote(match["password"]),
     )

@@ -1,0 +1,134 @@
+"""URLs: what they mean, what is refused, and that they come back as they were."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from hermes.errors import InvalidUrl
+from hermes.units import ByteSize, Duration, byte_size, duration
+from hermes.url import Url, parse_url
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("tcp", Url("tcp")),
+        ("tcp://127.0.0.1:7601", Url("tcp", "127.0.0.1", 7601)),
+        ("tcp://[::1]:0", Url("tcp", "::1", 0)),
+        ("uring+tcp://host", Url("uring+tcp", "host")),
+        ("inproc://Name", Url("inproc", "Name")),
+        ("mmap:./data", Url("mmap", path="./data")),
+        ("mmap:/var/lib/my data", Url("mmap", path="/var/lib/my data")),
+        ("mmap:///abs", Url("mmap", path="/abs")),
+        ("mmap:", Url("mmap")),
+        ("a://h:1/p?x=1&y=%3F", Url("a", "h", 1, "/p", {"x": "1", "y": "?"})),
+        ("a://u:p%40@h:1", Url("a", "h", 1, username="u", password="p@")),
+    ],
+)
+def test_parts(text: str, expected: Url) -> None:
+    """Each form gives its parts."""
+    assert parse_url(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " tcp",
+        "tcp://",
+        "//h",
+        "1x:",
+        "t\ncp:",
+        "a://h:99999",
+        "a://h:x",
+        "a://::1:5",
+        "a://[::1",
+        "a:?x=1&x=2",
+    ],
+)
+def test_refusals(text: str) -> None:
+    """What is not a URL is refused."""
+    with pytest.raises(InvalidUrl):
+        parse_url(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["tcp://127.0.0.1:7601", "tcp://[::1]:0", "mmap:./data?sync=always", "inproc://a"]
+)
+def test_text_comes_back(text: str) -> None:
+    """str() of a URL is the URL."""
+    assert str(parse_url(text)) == text
+
+
+def test_credentials_never_come_back() -> None:
+    """Neither str() nor repr() shows a password."""
+    url = parse_url("a://user:secret@h:1")
+
+    assert "secret" not in str(url) + repr(url)
+    assert "user" not in str(url)
+
+
+class Options(msgspec.Struct):
+    size: ByteSize = ByteSize(1)
+    wait: Duration = Duration(0)
+    flag: bool = False
+    count: int = 0
+
+
+def test_options_are_typed() -> None:
+    """Sizes, durations, booleans and numbers are read as people write them."""
+    options = parse_url("a:?size=64KiB&wait=250ms&flag=yes&count=3").options(Options)
+
+    assert options == Options(ByteSize(65536), Duration(250_000_000), True, 3)
+
+
+@pytest.mark.parametrize("query", ["sise=1", "size=big", "wait=3", "flag=maybe", "count=x"])
+def test_wrong_options_are_refused(query: str) -> None:
+    """An unknown option, and a value of the wrong type, are errors."""
+    with pytest.raises(InvalidUrl):
+        parse_url(f"a:?{query}").options(Options)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("0", 0),
+        (4096, 4096),
+        ("4096", 4096),
+        ("10GiB", 10 << 30),
+        ("1.5KiB", 1536),
+        ("2 MB", 2_000_000),
+    ],
+)
+def test_sizes(text: str | int, value: int) -> None:
+    """Sizes with and without a unit."""
+    assert byte_size(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "x", "10 parsecs", "-1", -1, True, "1e9"])
+def test_sizes_refused(text: str | int) -> None:
+    """What is not a size is refused."""
+    with pytest.raises(ValueError, match="is not a size"):
+        byte_size(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("7d", 7 * 86400 * 10**9), ("250ms", 250_000_000), ("0", 0)]
+)
+def test_durations(text: str, value: int) -> None:
+    """Durations have a unit."""
+    assert duration(text) == value
+
+
+@pytest.mark.parametrize("text", ["7", 7, "d", "7 years"])
+def test_durations_refused(text: str | int) -> None:
+    """A bare number is not a duration: of what unit?"""
+    with pytest.raises(ValueError, match="is not a duration"):
+        duration(text)
+
+
+def test_quantities_are_written_as_people_write_them() -> None:
+    """str() picks the largest unit that divides."""
+    assert [str(ByteSize(10 << 30)), str(ByteSize(1000))] == ["10GiB", "1000B"]
+    assert [str(Duration(7 * 86400 * 10**9)), str(Duration(0))] == ["7d", "0"]
