@@ -1,11 +1,13 @@
-"""The transport SPI: all that moves bytes between a broker and its peers implements this, and no more.
+"""The transport SPI: all that moves bytes between a broker and its peers implements this, and no
+more.
 
-A transport has two ends.  :meth:`Transport.listen` gives the broker an :class:`Agent`, which its loop polls;
-:meth:`Transport.dial` gives a client a :class:`Channel`.  Bytes are opaque here: what they mean is the
-business of :class:`Connection`, which the broker hands out.  Nothing calls back: an agent asks
-:class:`Kernel` which of its connections have output, and moves it.
+A transport has two ends.  :meth:`Transport.listen` gives the broker an :class:`Agent`, which its
+loop polls; :meth:`Transport.dial` gives a client a :class:`Channel`.  Bytes are opaque here: what
+they mean is the business of :class:`Connection`, which the broker hands out.  Nothing calls back:
+an agent asks :class:`Kernel` which of its connections have output, and moves it.
 
-Threads: an agent and its connections belong to the thread that polls; a channel to one thread at a time.
+Threads: an agent and its connections belong to the thread that polls; a channel to one thread at a
+time.
 """
 
 from __future__ import annotations
@@ -35,9 +37,9 @@ class Peer:
 class Connection(Protocol):
     """The broker's end of one client's byte stream; the transport's only view of it.
 
-    Input has the shape of :class:`asyncio.BufferedProtocol`; output is pulled, and acknowledged in two steps so
-    that memory in flight (an io_uring write, an unacknowledged datagram) is never copied:
-    ``released <= advanced <= pulled``, all in bytes and in order.
+    Input has the shape of :class:`asyncio.BufferedProtocol`; output is pulled, and acknowledged in
+    two steps so that memory in flight (an io_uring write, an unacknowledged datagram) is never
+    copied: ``released <= advanced <= pulled``, all in bytes and in order.
     """
 
     attachment: Any
@@ -45,24 +47,37 @@ class Connection(Protocol):
 
     @property
     def closing(self) -> bool:
-        """True when the broker wants the medium closed as soon as its output has been handed over."""
+        """True when the broker wants the medium closed as soon as its output has been handed
+        over."""
+
+    @property
+    def paused(self) -> bool:
+        """True while the broker wants no more input, because its answers are not being read.
+
+        It can change only inside :meth:`buffer_updated` and :meth:`output`.  A transport that goes
+        on regardless gets its connection closed when the bound is passed by far.
+        """
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """A writable buffer for input, never empty, valid until :meth:`buffer_updated`.
 
-        It may be shared by all connections of the broker: fill and report it before asking for another.
+        It may be shared by all connections of the broker: fill and report it before asking for
+        another.
         """
 
     def buffer_updated(self, nbytes: int) -> None:
-        """``nbytes`` of input stand at the start of the buffer.  Never raises for what a peer sent."""
+        """``nbytes`` of input stand at the start of the buffer.  Never raises for what a peer
+        sent."""
 
     def eof_received(self) -> None:
         """The peer will send no more; output may still be pulled until :attr:`closing`."""
 
     def output(self, limit: int) -> Sequence[memoryview]:
-        """Views of about ``limit`` bytes of output not yet advanced over, oldest first; empty if there is none.
+        """Views of about ``limit`` bytes of output not yet advanced over, oldest first; empty if
+        there is none.
 
-        The same bytes are returned again until :meth:`advance`.  A view is valid until its bytes are released.
+        The same bytes are returned again until :meth:`advance`.  A view is valid until its bytes
+        are released.
         """
 
     def advance(self, nbytes: int) -> None:
@@ -72,7 +87,8 @@ class Connection(Protocol):
         """The medium needs the first ``nbytes`` bytes that were advanced over no more."""
 
     def connection_lost(self, error: Exception | None) -> None:
-        """The medium is gone; ``None`` if it was closed in order.  Called once, and nothing is called after it."""
+        """The medium is gone; ``None`` if it was closed in order.  Called once, and nothing is
+        called after it."""
 
 
 class Kernel(Protocol):
@@ -86,15 +102,17 @@ class Kernel(Protocol):
         """
 
     def ready(self, owner: object) -> Iterable[Connection]:
-        """The connections of ``owner`` that may have output now, or want to be closed, since the last call.
+        """The connections of ``owner`` that may have output now, or want to be closed, since the
+        last call.
 
-        A connection whose output was not fully taken (the medium was full) is not reported again: the
-        transport knows that it owes it a pull when the medium has room.
+        A connection whose output was not fully taken (the medium was full) is not reported again:
+        the transport knows that it owes it a pull when the medium has room.
         """
 
 
 class Agent(Protocol):
-    """A listener at work: the loop polls it, and sleeps on its descriptor when a whole pass found nothing."""
+    """A listener at work: the loop polls it, and sleeps on its descriptor when a whole pass found
+    nothing."""
 
     @property
     def url(self) -> str:
@@ -105,22 +123,33 @@ class Agent(Protocol):
         """Further addresses a foreign program connects to, by role; usually empty."""
 
     def poll(self, timeout_ns: int) -> int:
-        """Move bytes; wait at most ``timeout_ns`` (0: not at all, -1: until something happens) for the first.
+        """Move bytes; wait at most ``timeout_ns`` (0: not at all, -1: until something happens) for
+        the first.
 
-        Returns an amount of work, 0 if there was none.  One call does a bounded share per connection.
+        Returns an amount of work, 0 if there was none.  One call does a bounded share per
+        connection.
         """
 
     def fileno(self) -> int:
         """A descriptor that is readable whenever :meth:`poll` would find work."""
 
+    def watch(self, fd: int) -> None:
+        """Let a waiting :meth:`poll` also return when ``fd`` is readable.
+
+        The loop asks for this when there is one agent only, and then waits inside it; reading
+        ``fd`` is the loop's business.
+        """
+
     def deadline_ns(self) -> int | None:
-        """``time.monotonic_ns()`` of its next timer, if it has one."""
+        """``time.monotonic_ns()`` of its next timer, if it has one; :meth:`poll` serves it when it
+        is due."""
 
     def stop_accepting(self) -> None:
         """Refuse new peers; those there are keep being served.  Idempotent."""
 
     def counters(self) -> dict[str, int]:
-        """The transport's own counters, for ``hermes stats``; names end in their unit where they have one."""
+        """The transport's own counters, for ``hermes stats``; names end in their unit where they
+        have one."""
 
     def close(self) -> None:
         """Close every connection and the listener at once.  Idempotent."""
@@ -131,7 +160,8 @@ class Channel(Protocol):
 
     @property
     def stream_fd(self) -> int | None:
-        """A connected stream socket that native code may write to directly, or None if there is no such thing."""
+        """A connected stream socket that native code may write to directly, or None if there is no
+        such thing."""
 
     def send(self, views: Sequence[memoryview | bytes]) -> int:
         """Take some of the bytes; returns how many, 0 if there is no room now.
@@ -149,7 +179,8 @@ class Channel(Protocol):
         """
 
     def wait(self, *, readable: bool, writable: bool, timeout_ns: int) -> bool:
-        """Wait until one of what was asked for holds; False if ``timeout_ns`` (-1: none) passed first."""
+        """Wait until one of what was asked for holds; False if ``timeout_ns`` (-1: none) passed
+        first."""
 
     def close(self) -> None:
         """Close the medium.  Idempotent."""
@@ -157,7 +188,8 @@ class Channel(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a transport claims; the conformance kit tests each claim and skips what is not claimed."""
+    """What a transport claims; the conformance kit tests each claim and skips what is not
+    claimed."""
 
     peer_credentials: bool = False
     """``Peer.local`` is proven by the OS."""
@@ -169,13 +201,15 @@ class Capabilities:
 
 @runtime_checkable
 class Transport(Protocol):
-    """One URL scheme.  Made by a factory that takes no argument; importing its module has no side effect."""
+    """One URL scheme.  Made by a factory that takes no argument; importing its module has no side
+    effect."""
 
     capabilities: Capabilities
     api_version: int
 
     def probe(self) -> str | None:
-        """None if it can work on this machine, else why not, with the cure.  Fast; touches no network."""
+        """None if it can work on this machine, else why not, with the cure.  Fast; touches no
+        network."""
 
     def listen(self, url: Url, kernel: Kernel) -> Agent:
         """Bind and listen; peers are accepted by the agent's ``poll``.

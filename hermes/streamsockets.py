@@ -1,0 +1,547 @@
+"""What every transport over stream sockets shares: an agent that serves many, and a channel for a
+client's end.
+
+Part of the SPI: a transport over any socket of type ``SOCK_STREAM`` is a few lines, which make
+sockets and say who the peer is.  Knows nothing of what the bytes mean, nor which address family
+carries them.
+
+The agent uses epoll directly: `selectors` builds an object per event, and this is the path every
+message takes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import select
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from hermes.errors import ConnectFailed, ConnectionLost, InvalidUrl, Refused, WouldBlock
+from hermes.transport import Connection, Kernel, Peer
+
+ACCEPTS_PER_PASS = 64
+"""Peers accepted in one poll, so that a storm of connects does not hold up those who are
+connected."""
+READS_PER_PASS = 4
+"""Buffers filled from one connection in one poll, so that one sender does not hold up the
+others."""
+WRITES_PER_PASS = 8
+"""Sends to one connection in one poll, for the same reason."""
+EVENTS_PER_PASS = 512
+"""Ready descriptors looked at in one poll; the kernel hands out the others first next time."""
+OUTPUT_MIN = 65536
+"""Bytes pulled for a connection that has just stalled: what a stalled subscriber keeps alive."""
+OUTPUT_MAX = 1048576
+"""Bytes pulled for a connection that takes all it is given: enough to make the system call's price
+small."""
+IOV_MAX = 1024
+"""Views one sendmsg takes (Linux)."""
+ACCEPT_RETRY_NS = 100_000_000
+"""Pause after the process ran out of descriptors or memory: others may have closed some by then."""
+LINGER_NS = 2_000_000_000
+"""How long input is read and dropped after the last output, so that closing does not reset the
+connection before the peer has read it."""
+LINGER_BYTES = 64 * 1024 * 1024
+"""Bytes dropped meanwhile, at most."""
+DISCARD_SIZE = 65536
+"""Bytes dropped per read."""
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""What accept fails with when the process or the machine has no room for another connection."""
+PASSING = frozenset(
+    {errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.EHOSTUNREACH}
+)
+"""What accept fails with when only that one peer is gone."""
+NS_PER_MS = 1_000_000
+
+_READ = select.EPOLLIN
+_WRITE = select.EPOLLOUT
+_DEAD = select.EPOLLHUP | select.EPOLLERR
+
+
+class Acceptor(Protocol):
+    """Where peers come from; a listening, non-blocking socket has this shape."""
+
+    def fileno(self) -> int:
+        """Readable when :meth:`accept` would return."""
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """The next peer's socket and address; :exc:`BlockingIOError` if there is none."""
+
+    def close(self) -> None:
+        """Stop listening."""
+
+
+class _Link:
+    """One connection as the agent sees it: the socket, its bound methods, and what is owed."""
+
+    __slots__ = (
+        "connection",
+        "dropped",
+        "ended",
+        "events",
+        "fd",
+        "gone",
+        "limit",
+        "receive",
+        "send",
+        "sock",
+        "stalled",
+        "until_ns",
+    )
+
+    def __init__(self, sock: socket.socket, connection: Connection) -> None:
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.connection = connection
+        self.receive = sock.recv_into
+        self.send = sock.sendmsg
+        self.events = _READ
+        self.limit = OUTPUT_MAX
+        self.stalled = False  # the medium was full: output waits for EPOLLOUT
+        self.ended = False  # the peer has sent its last byte
+        self.until_ns = 0  # not 0: the connection is over, input is dropped until then
+        self.dropped = 0
+        self.gone = False  # forgotten: whoever still holds it leaves it alone
+
+
+class SocketAgent:
+    """Serves every peer of one acceptor; see :class:`hermes.transport.Agent` for the contract.
+
+    ``describe`` says who a peer is, ``prepare`` sets the options of an accepted socket.
+    """
+
+    def __init__(
+        self,
+        acceptor: Acceptor,
+        *,
+        url: str,
+        kernel: Kernel,
+        describe: Callable[[socket.socket, Any], Peer],
+        prepare: Callable[[socket.socket], None] = lambda sock: None,
+        connections_max: int = 10_000,
+    ) -> None:
+        self._acceptor = acceptor
+        self._url = url
+        self._kernel = kernel
+        self._ready = kernel.ready
+        self._describe = describe
+        self._prepare = prepare
+        self._connections_max = connections_max
+        self._links: dict[int, _Link] = {}
+        self._owed: list[_Link] = []  # had more to move than one pass allows
+        self._lingering: deque[_Link] = deque()  # by deadline
+        self._listening = acceptor.fileno()
+        self._accepting = False
+        self._retry_ns = 0
+        self._stopped = False
+        self._closed = False
+        self._discard = memoryview(bytearray(DISCARD_SIZE))
+        self._counters = dict.fromkeys(
+            ("accepted", "refused", "accept_pauses", "connections_lost", "stalls", "lingered"), 0
+        )
+        self._epoll = select.epoll()
+        self._wait = self._epoll.poll
+        self._accept_again()
+
+    @property
+    def url(self) -> str:
+        """Where it listens, port 0 replaced by the port the OS chose."""
+        return self._url
+
+    @property
+    def doors(self) -> dict[str, str]:
+        """None: the listener's own address is all there is."""
+        return {}
+
+    def fileno(self) -> int:
+        """The epoll descriptor: readable whenever a socket is."""
+        return self._epoll.fileno()
+
+    def watch(self, fd: int) -> None:
+        """Let a waiting :meth:`poll` return when ``fd`` is readable."""
+        self._epoll.register(fd, _READ)
+
+    def deadline_ns(self) -> int | None:
+        """When accepting is tried again, or a lingering socket is given up."""
+        if self._owed:
+            return 0
+        due = self._retry_ns
+        if self._lingering and (not due or self._lingering[0].until_ns < due):
+            due = self._lingering[0].until_ns
+        return due or None
+
+    def poll(self, timeout_ns: int) -> int:
+        """Accept, read, then write what has become ready; see
+        :meth:`hermes.transport.Agent.poll`."""
+        if timeout_ns:
+            events = self._wait(self._timeout(timeout_ns), EVENTS_PER_PASS)
+        else:
+            events = self._wait(0, EVENTS_PER_PASS)
+        work = 0
+        links = self._links
+        for fd, what in events:
+            link = links.get(fd)
+            if link is not None:
+                work += 1
+                if what & _WRITE:
+                    link.stalled = False
+                    self._write(link)
+                if what != _WRITE and not link.gone:
+                    self._read(link, what)
+            elif fd == self._listening:
+                work += self._accept()
+        if self._owed:
+            owed, self._owed = self._owed, []
+            for link in owed:
+                self._write(link)
+            work += len(owed)
+        for connection in self._ready(self):
+            self._write(connection.attachment)
+            work += 1
+        if self._retry_ns or self._lingering:
+            self._serve_timers()
+        return work
+
+    def stop_accepting(self) -> None:
+        """Close the listener; those who are connected keep being served."""
+        if not self._stopped:
+            self._stopped = True
+            self._pause_accepting()
+            self._retry_ns = 0
+            self._acceptor.close()
+
+    def counters(self) -> dict[str, int]:
+        """Accepts, refusals, pauses for want of descriptors, losses, stalls, sockets that
+        lingered."""
+        return {**self._counters, "connections": len(self._links)}
+
+    def close(self) -> None:
+        """Close every socket at once."""
+        if self._closed:
+            return
+        self._closed = True
+        self.stop_accepting()
+        for link in list(self._links.values()):
+            if not link.until_ns:
+                link.connection.connection_lost(None)
+            link.sock.close()
+        self._links.clear()
+        self._lingering.clear()
+        self._owed.clear()
+        self._epoll.close()
+
+    # Accepting.
+
+    def _accept(self) -> int:
+        accepted = 0
+        while accepted < ACCEPTS_PER_PASS and self._accepting:
+            try:
+                sock, address = self._acceptor.accept()
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError as error:
+                if error.errno in EXHAUSTED:
+                    self._retry_ns = time.monotonic_ns() + ACCEPT_RETRY_NS
+                    self._pause_accepting()
+                elif error.errno not in PASSING:
+                    raise
+                break
+            accepted += 1
+            self._admit(sock, address)
+        return accepted
+
+    def _admit(self, sock: socket.socket, address: Any) -> None:
+        try:
+            if len(self._links) >= self._connections_max:
+                raise Refused("the listener has as many connections as it may", code="limit")
+            sock.setblocking(False)
+            self._prepare(sock)
+            connection = self._kernel.connect(self, self._describe(sock, address))
+        except (Refused, OSError):
+            self._counters["refused"] += 1
+            sock.close()
+            return
+        link = connection.attachment = _Link(sock, connection)
+        self._links[link.fd] = link
+        self._epoll.register(link.fd, _READ)
+        self._counters["accepted"] += 1
+        self._read(link, _READ)  # a client speaks first, and often has by now
+
+    def _pause_accepting(self) -> None:
+        if self._accepting:
+            self._accepting = False
+            self._epoll.unregister(self._listening)
+            self._counters["accept_pauses"] += 0 if self._stopped else 1
+
+    def _accept_again(self) -> None:
+        self._accepting = True
+        self._retry_ns = 0
+        self._epoll.register(self._listening, _READ)
+
+    # Reading.
+
+    def _read(self, link: _Link, what: int) -> None:
+        if link.until_ns:
+            self._drop_input(link)
+            return
+        if link.ended or not link.events & _READ:
+            if what & _DEAD:
+                self._lose(link, None if link.ended else _broken(link.sock))
+            return
+        connection = link.connection
+        for _ in range(READS_PER_PASS):
+            buffer = connection.get_buffer(-1)
+            try:
+                count = link.receive(buffer)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                self._lose(link, error)
+                return
+            if not count:
+                link.ended = True
+                connection.eof_received()
+                self._watch(link)
+                self._write(link)
+                return
+            connection.buffer_updated(count)
+            if connection.paused:
+                self._watch(link)
+                return
+            if count < len(buffer):
+                return
+
+    def _drop_input(self, link: _Link) -> None:
+        for _ in range(READS_PER_PASS):
+            try:
+                count = link.receive(self._discard)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                count = 0
+            link.dropped += count
+            if not count or link.dropped > LINGER_BYTES:
+                self._lingering.remove(link)
+                self._forget(link)
+                return
+
+    # Writing.
+
+    def _write(self, link: _Link) -> None:
+        """Hand over what the connection has, until it has no more, the medium is full or its share
+        is used up."""
+        if link.stalled or link.until_ns or link.gone:
+            return
+        connection = link.connection
+        for _ in range(WRITES_PER_PASS):
+            views = connection.output(link.limit)
+            if not views:
+                self._settle(link)
+                return
+            size = sum(map(len, views))
+            try:
+                sent = link.send(views if len(views) <= IOV_MAX else views[:IOV_MAX])
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except OSError as error:
+                self._lose(link, error)
+                return
+            if sent:
+                connection.advance(sent)
+                connection.release(sent)
+            if sent == size:
+                if size >= link.limit and link.limit < OUTPUT_MAX:
+                    link.limit *= 2
+            elif len(views) <= IOV_MAX:
+                link.stalled = True
+                link.limit = max(OUTPUT_MIN, link.limit // 2)
+                self._counters["stalls"] += 1
+                self._watch(link)
+                return
+        self._owed.append(link)
+
+    def _settle(self, link: _Link) -> None:
+        """Everything is handed over: adjust what the socket is watched for, or end it."""
+        if link.connection.closing:
+            self._finish(link)
+        elif link.events != _READ or link.connection.paused or link.ended:
+            self._watch(link)
+
+    def _watch(self, link: _Link) -> None:
+        wanted = 0 if link.ended or link.connection.paused else _READ
+        if link.stalled:
+            wanted |= _WRITE
+        if wanted != link.events:
+            link.events = wanted
+            self._epoll.modify(link.fd, wanted)
+
+    # Ending.
+
+    def _finish(self, link: _Link) -> None:
+        """The last byte is handed over: send FIN, then drop input until the peer's, or the
+        deadline."""
+        link.connection.connection_lost(None)
+        try:
+            link.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            link.ended = True
+        if link.ended:
+            self._forget(link)
+            return
+        link.until_ns = time.monotonic_ns() + LINGER_NS
+        self._lingering.append(link)
+        self._counters["lingered"] += 1
+        if link.events != _READ:
+            link.events = _READ
+            self._epoll.modify(link.fd, _READ)
+
+    def _lose(self, link: _Link, error: Exception | None) -> None:
+        self._counters["connections_lost"] += 1
+        link.connection.connection_lost(error)
+        self._forget(link)
+
+    def _forget(self, link: _Link) -> None:
+        link.gone = True
+        del self._links[link.fd]
+        link.sock.close()
+        if not self._accepting and not self._stopped:
+            self._accept_again()
+
+    # Time.
+
+    def _timeout(self, timeout_ns: int) -> float:
+        """Seconds to wait, no longer than until the agent's own next timer."""
+        due = self.deadline_ns()
+        if due is not None:
+            left = max(0, due - time.monotonic_ns())
+            timeout_ns = left if timeout_ns < 0 else min(timeout_ns, left)
+        return timeout_ns / 1e9 if timeout_ns >= 0 else -1
+
+    def _serve_timers(self) -> None:
+        now = time.monotonic_ns()
+        if self._retry_ns and now >= self._retry_ns:
+            self._accept_again()
+        while self._lingering and self._lingering[0].until_ns <= now:
+            self._forget(self._lingering.popleft())
+
+
+class SocketChannel:
+    """A client's end of a connected stream socket; see :class:`hermes.transport.Channel` for the
+    contract."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._receive = sock.recv_into
+        self._sendmsg = sock.sendmsg
+
+    @property
+    def stream_fd(self) -> int | None:
+        """The socket: native code may write to it."""
+        return self._sock.fileno()
+
+    def send(self, views: Sequence[memoryview | bytes]) -> int:
+        """Take some of the bytes: how many, 0 if there is no room now."""
+        try:
+            return self._sendmsg(views if len(views) <= IOV_MAX else views[:IOV_MAX])
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError as error:
+            raise ConnectionLost(f"the connection broke while sending: {error}") from error
+
+    def receive_into(self, buffer: memoryview) -> int:
+        """Fill ``buffer``: how many bytes, 0 at the end of input."""
+        try:
+            return self._receive(buffer)
+        except (BlockingIOError, InterruptedError):
+            raise WouldBlock("nothing has arrived") from None
+        except OSError as error:
+            raise ConnectionLost(f"the connection broke while receiving: {error}") from error
+
+    def wait(self, *, readable: bool, writable: bool, timeout_ns: int) -> bool:
+        """Wait until one of what was asked for holds; False if ``timeout_ns`` passed first."""
+        poller = select.poll()
+        wanted = (select.POLLIN if readable else 0) | (select.POLLOUT if writable else 0)
+        poller.register(self._sock, wanted)
+        return bool(poller.poll(None if timeout_ns < 0 else -(-timeout_ns // NS_PER_MS)))
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._sock.close()
+
+
+def dial_first(
+    candidates: Sequence[tuple[socket.AddressFamily, Any]],
+    *,
+    url: str,
+    timeout_ns: int,
+    prepare: Callable[[socket.socket], None] = lambda sock: None,
+) -> SocketChannel:
+    """Connect to the first of ``candidates`` (family, address) that answers, within ``timeout_ns``
+    (-1: none) in all.
+
+    Raises:
+        ConnectFailed: none did; the message says what the last one said.
+    """
+    deadline = None if timeout_ns < 0 else time.monotonic_ns() + timeout_ns
+    problem: OSError = TimeoutError("no address to try")
+    for family, address in candidates:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            left = None if deadline is None else max(1e-3, (deadline - time.monotonic_ns()) / 1e9)
+            prepare(sock)
+            sock.settimeout(left)
+            sock.connect(address)
+        except OSError as error:
+            problem = error
+            sock.close()
+        else:
+            return SocketChannel(sock)
+    raise ConnectFailed(_why_not(url, problem)) from problem
+
+
+def listen_at(sock: socket.socket, address: Any, *, backlog: int) -> None:
+    """Bind and listen; the socket is closed if that fails, and the ``OSError`` goes on."""
+    with contextlib.ExitStack() as undo:
+        undo.callback(sock.close)
+        sock.setblocking(False)
+        sock.bind(address)
+        sock.listen(backlog)
+        undo.pop_all()
+
+
+def resolve(
+    host: str, port: int, *, url: str, passive: bool
+) -> list[tuple[socket.AddressFamily, Any]]:
+    """The stream addresses of ``host`` and ``port``, in the order the system prefers.
+
+    Raises:
+        InvalidUrl: the name does not resolve.
+    """
+    flags = socket.AI_PASSIVE if passive else 0
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+    except OSError as error:
+        raise InvalidUrl(
+            f"{url}: the host {host!r} is unknown here ({error}); check its spelling"
+        ) from error
+    return [(family, address) for family, _, _, _, address in found]
+
+
+def _why_not(url: str, error: OSError) -> str:
+    if isinstance(error, ConnectionRefusedError):
+        cure = "start a broker there (`hermes serve`), or check host and port"
+        return f"nobody listens at {url}: {cure}"
+    if isinstance(error, TimeoutError):
+        cure = "check that the broker runs and that no firewall stands between"
+        return f"{url} did not answer in time: {cure}"
+    return f"{url} cannot be reached: {error}"
+
+
+def _broken(sock: socket.socket) -> OSError:
+    code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or errno.ECONNRESET
+    return OSError(code, errno.errorcode.get(code, "the connection broke"))

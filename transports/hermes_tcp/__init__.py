@@ -1,0 +1,18 @@
+"""TCP transport: serves ``tcp://host:port``."""
+
+from __future__ import annotations
+
+from hermes.hookspecs import RegisterTransport, hookimpl
+from hermes.transport import Transport
+
+
+@hookimpl
+def hermes_register_transports(register: RegisterTransport) -> None:
+    """Announce the scheme."""
+    register("tcp", _tcp)
+
+
+def _tcp() -> Transport:
+    from hermes_tcp.engine import TcpTransport  # deferred: costs nothing until a URL names it
+
+    return TcpTransport()
