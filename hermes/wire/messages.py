@@ -1,7 +1,11 @@
 """The payloads of control frames: MessagePack maps, typed.
 
-Both ends ignore fields they do not know, so a field can be added without a new protocol version; a missing one without
-a default is malformed.  Offsets, limits and who may send what when: ``docs/wire-protocol.md``.
+Both ends ignore fields they do not know, so a field can be added without a new protocol version; a
+missing one without a default is malformed.  Offsets, limits and who may send what when:
+``docs/wire-protocol.md``.  Knows neither bytes nor states: :mod:`hermes.wire.codec` has the bytes,
+``server`` and ``client`` the states.
+
+These structs are also the events of both ends: what arrived is handed on as it was sent.
 """
 
 from __future__ import annotations
@@ -13,6 +17,11 @@ import msgspec
 ID_MAX = 2**32 - 1
 """Publisher, subscription and query ids are u32, chosen by the client."""
 SEQUENCE_MAX = 2**63 - 1
+"""So that a sequence also fits the signed integers of databases and arrays."""
+VERSION_MAX = 255
+"""A version has one byte in the frame header."""
+PUBLISHER_ID_SIZE = 16
+"""Bytes of what names a publisher across connections."""
 PATTERN_MAX = 255
 """Bytes of a pattern or prefix."""
 NAME_MAX = 128
@@ -24,14 +33,18 @@ Id = Annotated[int, msgspec.Meta(ge=0, le=ID_MAX)]
 Sequence = Annotated[int, msgspec.Meta(ge=0, le=SEQUENCE_MAX)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=NAME_MAX)]
 Text = Annotated[str, msgspec.Meta(max_length=TEXT_MAX)]
+Version = Annotated[int, msgspec.Meta(ge=0, le=VERSION_MAX)]
+Size = Annotated[int, msgspec.Meta(ge=0, le=ID_MAX)]
+Token = Annotated[int, msgspec.Meta(ge=0, le=SEQUENCE_MAX)]
+Uuid = Annotated[bytes, msgspec.Meta(min_length=PUBLISHER_ID_SIZE, max_length=PUBLISHER_ID_SIZE)]
 AckLevel = Literal["none", "appended", "durable"]
 
 
 class Hello(msgspec.Struct, omit_defaults=True):
     """Client, first: who speaks, and which protocol versions it can speak."""
 
-    version_min: int
-    version_max: int
+    version_min: Version
+    version_max: Version
     client: Text = ""
     """Name and version of the client library, and the program's own name: for ``hermes stats``."""
     identity: Name | None = None
@@ -42,20 +55,22 @@ class Hello(msgspec.Struct, omit_defaults=True):
 class Limits(msgspec.Struct):
     """What the broker accepts on this connection."""
 
-    message_max: int
+    message_max: Size
     """Bytes of payload."""
-    batch_max: int
+    batch_max: Size
     """Bytes of frames in one batch."""
-    publishers_max: int
-    subscriptions_max: int
+    publishers_max: Size
+    """Publishers open at a time."""
+    subscriptions_max: Size
+    """Subscriptions open at a time."""
 
 
 class Welcome(msgspec.Struct):
     """Broker, in answer to Hello: the version that is spoken from here on."""
 
-    version: int
+    version: Version
     server: Text
-    broker_id: bytes
+    broker_id: Uuid
     """16 bytes, new at each start of the broker."""
     limits: Limits
     durable: bool
@@ -63,13 +78,14 @@ class Welcome(msgspec.Struct):
 
 
 class Open(msgspec.Struct, omit_defaults=True):
-    """Client: opens, or after a refusal reopens, a publisher.  Answered by an Ack with what the broker has of it."""
+    """Client: opens, or after a refusal reopens, a publisher.  Answered by an Ack with what the
+    broker has of it."""
 
     publisher: Id
-    publisher_id: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+    publisher_id: Uuid
+    """Random; names the publisher across connections, so that what is sent again is appended
+    once."""
     ack: AckLevel = "appended"
-
-
 
 
 class Start(msgspec.Struct, omit_defaults=True):
@@ -78,18 +94,22 @@ class Start(msgspec.Struct, omit_defaults=True):
     at: Literal["latest", "earliest", "last", "sequence", "time", "durable", "positions"] = "latest"
     sequence: Sequence = 0
     """The first wanted; only if the pattern stays within one stream."""
-    time_ns: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
+    time_ns: Annotated[int, msgspec.Meta(ge=0, le=SEQUENCE_MAX)] = 0
+    """The broker's clock: the first message appended at or after it."""
     positions: dict[str, Sequence] = {}
-    """Stream name to the last sequence already had.  Streams not named start as ``otherwise`` says."""
+    """Stream name to the last sequence already had.  Streams not named start as ``otherwise``
+    says."""
     otherwise: Literal["latest", "earliest"] = "earliest"
     """For ``durable`` and ``positions``: where to begin in a stream that has no position."""
 
 
 class Subscribe(msgspec.Struct, omit_defaults=True):
-    """Client: opens a subscription.  Answered by Stream frames and, per stream, an empty batch at its position."""
+    """Client: opens a subscription.  Answered by Stream frames and, per stream, an empty batch at
+    its position."""
 
     subscription: Id
     filter: Annotated[str, msgspec.Meta(max_length=PATTERN_MAX)]
+    """Tokens with ``*`` and ``>``, or the bytes a topic begins with."""
     kind: Literal["pattern", "prefix"] = "pattern"
     start: Start = msgspec.field(default_factory=Start)
     durable: Name | None = None
@@ -97,7 +117,8 @@ class Subscribe(msgspec.Struct, omit_defaults=True):
 
 
 class Unsubscribe(msgspec.Struct):
-    """Client: no more of this.  Batches already under way may still arrive; the broker answers with the same frame."""
+    """Client: no more of this.  Batches already under way may still arrive; the broker answers with
+    the same frame."""
 
     subscription: Id
 
@@ -126,7 +147,8 @@ class Commit(msgspec.Struct, omit_defaults=True):
 
 
 class Gap(msgspec.Struct):
-    """Broker: sequences first..last of this stream cannot be delivered; what was there is unknown now."""
+    """Broker: sequences first..last of this stream cannot be delivered; what was there is unknown
+    now."""
 
     subscription: Id
     stream: Id
@@ -138,13 +160,13 @@ class Gap(msgspec.Struct):
 class Ping(msgspec.Struct):
     """Either side; answered by Pong with the same token."""
 
-    token: int
+    token: Token
 
 
 class Pong(msgspec.Struct):
     """The answer to Ping."""
 
-    token: int
+    token: Token
 
 
 class Query(msgspec.Struct, omit_defaults=True):
@@ -157,7 +179,8 @@ class Query(msgspec.Struct, omit_defaults=True):
 
 
 class Info(msgspec.Struct):
-    """Broker: the answer to Query, a MessagePack value; large answers come in several, ``more`` on all but the last."""
+    """Broker: the answer to Query, a MessagePack value; large answers come in several, ``more`` on
+    all but the last."""
 
     query: Id
     data: msgspec.Raw
@@ -165,21 +188,24 @@ class Info(msgspec.Struct):
 
 
 class Error(msgspec.Struct, omit_defaults=True):
-    """Broker or client: what was wrong.  ``fatal`` errors are followed by the end of the connection."""
+    """Broker or client: what was wrong.  ``fatal`` errors are followed by the end of the
+    connection."""
 
     code: Name
     """One of the codes in ``docs/wire-protocol.md``."""
     message: Text
     fatal: bool = True
     publisher: Id | None = None
-    """The publisher it is about: its messages from ``sequence`` on are not taken until it is opened again."""
+    """The publisher it is about: its messages from ``sequence`` on are not taken until it is opened
+    again."""
     sequence: Sequence | None = None
     subscription: Id | None = None
     query: Id | None = None
 
 
 class Close(msgspec.Struct, omit_defaults=True):
-    """Either side: I send nothing after this; answered by Close.  With ``publisher``: only that publisher ends."""
+    """Either side: I send nothing after this; answered by Close.  With ``publisher``: only that
+    publisher ends."""
 
     reason: Text = ""
     publisher: Id | None = None

@@ -16,11 +16,10 @@
 #define RECORD_HEADER 8                            /* bytes */
 #define KIND_RECORD   0
 #define KIND_PADDING  1
-#define NOWHERE       UINT64_MAX /* never a cursor: it is not a multiple of 8 */
+#define UNCLAIMED     UINT64_MAX
 
-/* Out of line, so that the shortest way saves no registers for the longer ones. */
-#define SELDOM  __attribute__((noinline, cold))
-#define GENERAL __attribute__((noinline))
+/* Out of line, so that the common case stays small. */
+#define SELDOM __attribute__((noinline, cold))
 
 /* The tests weaken one release at a time, to prove that ThreadSanitizer would notice. */
 #ifdef HM_WEAKEN_SPSC_TAIL
@@ -61,8 +60,7 @@ struct hm_spsc {
     _Alignas(LINE_PAIR)
         uint64_t tail; /* where the next record goes; shared->tail catches up on commit */
     uint64_t writable; /* room from tail up to here is free, and contiguous */
-    uint64_t claim;    /* the tail at the last claim, which stands while the tail is there */
-    uint64_t claimed;  /* bytes of it */
+    uint64_t claimed;  /* bytes claimed, or UNCLAIMED */
     /* The consumer's. */
     _Alignas(LINE_PAIR) uint64_t head; /* the oldest record; what shared->head holds */
     uint64_t readable;  /* records from head up to here are published, and contiguous */
@@ -119,7 +117,7 @@ static int adopt(struct shared *shared, uint64_t capacity, hm_spsc **ring) {
         .record_max = capacity / 2 - RECORD_HEADER,
         .tail = tail,
         .writable = tail, /* the first claim looks for room, ... */
-        .claim = NOWHERE,
+        .claimed = UNCLAIMED,
         .head = head,
         .readable = head, /* ... and the first peek for records */
         .tail_seen = head,
@@ -313,9 +311,10 @@ static inline void finish(hm_spsc *ring, uint64_t size) {
     assert(ring->tail <= ring->writable);
 }
 
-static inline void publish(hm_spsc *ring, uint64_t tail) {
+static inline void publish(hm_spsc *ring) {
+    ring->claimed = UNCLAIMED;
     /* release (A): the records' bytes are visible before the cursor that publishes them. */
-    atomic_store_explicit(&ring->shared->tail, tail, RELEASE_TAIL);
+    atomic_store_explicit(&ring->shared->tail, ring->tail, RELEASE_TAIL);
 }
 
 static inline uint8_t *payload_at(hm_spsc *ring, uint64_t cursor) {
@@ -327,17 +326,16 @@ int hm_spsc_claim(hm_spsc *ring, uint32_t size, hm_spsc_span *span) {
 
     if (result != 0)
         return result;
-    ring->claim = ring->tail;
     ring->claimed = size;
     *span = (hm_spsc_span){(uint32_t)((ring->tail & ring->mask) + RECORD_HEADER), size};
     return 0;
 }
 
 int hm_spsc_commit(hm_spsc *ring, uint32_t size) {
-    if (ring->claim != ring->tail || size > ring->claimed)
+    if (ring->claimed == UNCLAIMED || size > ring->claimed)
         return -HM_EINVAL;
     finish(ring, size);
-    publish(ring, ring->tail);
+    publish(ring);
     return 0;
 }
 
@@ -346,28 +344,23 @@ int hm_spsc_commit(hm_spsc *ring, uint32_t size) {
 #define WORD       8
 #define WORD_WHOLE (RECORD_HEADER + WORD)
 
-GENERAL static int push_any(hm_spsc *ring, const void *data, uint32_t size) {
+static int push_any(hm_spsc *ring, const void *data, uint32_t size) {
     int result = reserve(ring, size);
 
     if (result != 0)
         return result;
     copy(payload_at(ring, ring->tail), data, size);
     finish(ring, size);
-    publish(ring, ring->tail);
+    publish(ring);
     return 0;
 }
 
 int hm_spsc_push(hm_spsc *ring, const void *data, uint32_t size) {
-    uint64_t tail = ring->tail;
-    uint64_t value;
-
-    if (size != WORD || ring->writable - tail < WORD_WHOLE)
+    if (size != WORD || ring->writable - ring->tail < WORD_WHOLE)
         return push_any(ring, data, size);
-    memcpy(&value, data, WORD);
-    ring->tail = tail + WORD_WHOLE;
-    memcpy(payload_at(ring, tail), &value, WORD);
-    write_header(ring, tail, WORD, KIND_RECORD);
-    publish(ring, tail + WORD_WHOLE);
+    memcpy(payload_at(ring, ring->tail), data, WORD);
+    finish(ring, WORD);
+    publish(ring);
     return 0;
 }
 
@@ -388,7 +381,7 @@ int64_t hm_spsc_push_many(hm_spsc *ring, const void *joined, uint64_t joined_siz
     }
     if (done == 0)
         return result;
-    publish(ring, ring->tail);
+    publish(ring);
     return (int64_t)done;
 }
 
@@ -447,9 +440,10 @@ static inline int next_record(hm_spsc *ring, uint64_t *cursor, uint64_t *readabl
     }
 }
 
-static inline void give_back(hm_spsc *ring, uint64_t head) {
+static inline void give_back(hm_spsc *ring, uint64_t head, uint64_t readable) {
     assert(head - ring->head <= ring->capacity);
-    ring->head = head;
+    ring->head = ring->peeked = head;
+    ring->readable = readable;
     /* release (B): our reads of the records are done before the cursor that gives them back. */
     atomic_store_explicit(&ring->shared->head, head, RELEASE_HEAD);
 }
@@ -475,13 +469,11 @@ int64_t hm_spsc_peek(hm_spsc *ring, hm_spsc_span *spans, uint64_t capacity) {
 }
 
 void hm_spsc_release(hm_spsc *ring) {
-    if ((int64_t)(ring->peeked - ring->head) <= 0)
-        return; /* nothing was peeked, or it has been popped since */
-    ring->readable = ring->peeked_readable;
-    give_back(ring, ring->peeked);
+    if (ring->peeked != ring->head)
+        give_back(ring, ring->peeked, ring->peeked_readable);
 }
 
-GENERAL static int pop_any(hm_spsc *ring, void *out, uint64_t capacity, uint32_t *size) {
+static int pop_any(hm_spsc *ring, void *out, uint64_t capacity, uint32_t *size) {
     uint64_t cursor = ring->head;
     uint64_t readable = ring->readable;
     hm_spsc_span span;
@@ -493,8 +485,7 @@ GENERAL static int pop_any(hm_spsc *ring, void *out, uint64_t capacity, uint32_t
     if (span.size > capacity)
         return -HM_ETRUNC;
     copy(out, ring->data + span.offset, span.size);
-    ring->readable = readable;
-    give_back(ring, cursor);
+    give_back(ring, cursor, readable);
     return 0;
 }
 
@@ -508,7 +499,7 @@ int hm_spsc_pop(hm_spsc *ring, void *out, uint64_t capacity, uint32_t *size) {
         return pop_any(ring, out, capacity, size);
     memcpy(out, payload_at(ring, head), WORD);
     *size = WORD;
-    give_back(ring, head + WORD_WHOLE);
+    give_back(ring, head + WORD_WHOLE, ring->readable);
     return 0;
 }
 
@@ -540,8 +531,7 @@ int64_t hm_spsc_pop_many(hm_spsc *ring, void *out, uint64_t capacity, uint32_t *
     }
     if (done > 0) {
         /* Of a record that was refused, `readable` may be a lap on: look again from head. */
-        ring->readable = result == 0 ? readable : head;
-        give_back(ring, head);
+        give_back(ring, head, result == 0 ? readable : head);
         return (int64_t)done;
     }
     if (result != 0)

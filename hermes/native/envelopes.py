@@ -1,0 +1,144 @@
+"""Envelopes: whole control frames and batches in a connection's bytes.  Knows no message, state or
+socket."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, NamedTuple
+
+from hermes.native._core import ffi, lib
+
+CONTROL_MAX: int = lib.HM_CONTROL_MAX
+"""Bytes of a control frame's payload."""
+FRAME_HEADER: int = lib.HM_FRAME_HEADER
+"""Bytes before a control frame's payload."""
+
+FRAME_VERSION: int = lib.HM_FRAME_VERSION
+
+# What the core finds wrong, as positive numbers.
+EMAGIC: int = lib.HM_EMAGIC
+EVERSION: int = lib.HM_EVERSION
+ETYPE: int = lib.HM_ETYPE
+EFLAGS: int = lib.HM_EFLAGS
+ELENGTH: int = lib.HM_ELENGTH
+EPADDING: int = lib.HM_EPADDING
+ECRC: int = lib.HM_ECRC
+ETOPIC: int = lib.HM_ETOPIC
+ESEQUENCE: int = lib.HM_ESEQUENCE
+EUNKNOWN: int = lib.HM_EUNKNOWN
+ELIMIT: int = lib.HM_ELIMIT
+ENOSPACE: int = lib.HM_ENOSPACE
+EIO: int = lib.HM_EIO
+
+Buffer = bytes | bytearray | memoryview
+Address = Any
+"""A ``uint8_t *`` of cffi: memory that its owner keeps alive."""
+
+_ENVELOPE = struct.Struct("<QQQQIIIi")
+_PAYLOAD_LEN = struct.Struct("<I")
+
+
+class Envelope(NamedTuple):
+    """What stands at a place in the input; which fields mean something depends on ``kind``."""
+
+    size: int
+    """Bytes of the whole frame."""
+    after: int
+    through: int
+    needed: int
+    """Kind 0: bytes that must be there, from the place on, before it is worth asking again."""
+    id: int
+    stream: int
+    payload_len: int
+    kind: int
+    """The frame's type; 0: the input ends before the frame does; negative: ``-HM_E*``,
+    malformed."""
+
+
+class EnvelopeReader:
+    """Reads one buffer after another; remembers the address of the last, which costs more than
+    reading."""
+
+    __slots__ = ("_address", "_buffer", "_envelope", "_next", "_view", "batch_max", "control_max")
+
+    def __init__(self, *, control_max: int, batch_max: int) -> None:
+        self.control_max = control_max
+        self.batch_max = batch_max
+        self._buffer: Buffer | None = None
+        self._address: Address = None
+        self._envelope = ffi.new("hm_envelope *")
+        self._view = ffi.buffer(self._envelope)
+        self._next = lib.hm_envelope_next
+
+    def read(self, buffer: Buffer, start: int, end: int) -> tuple[int, ...]:
+        """Describe the frame at ``start`` of ``buffer``, as the fields of :class:`Envelope`.
+
+        ``end`` must not lie behind the buffer's; the buffer is kept until another is read or
+        :meth:`forget`.
+        """
+        if buffer is not self._buffer:
+            self._address = ffi.from_buffer("uint8_t[]", buffer)
+            self._buffer = buffer
+        self._next(self._address, start, end, self.control_max, self.batch_max, self._envelope)
+        return _ENVELOPE.unpack(self._view)
+
+    def read_at(self, address: Address, size: int) -> Envelope:
+        """Describe the frame at ``address``, of which ``size`` bytes are there."""
+        self._next(address, 0, size, self.control_max, self.batch_max, self._envelope)
+        return Envelope._make(_ENVELOPE.unpack(self._view))
+
+    def forget(self) -> None:
+        """Let go of the last buffer, so that it may be resized."""
+        self._buffer = self._address = None
+
+
+def encode_frame(kind: int, payload: bytes) -> bytes:
+    """One control frame.
+
+    Raises:
+        ValueError: the payload is over :data:`CONTROL_MAX`.
+    """
+    size = len(payload)
+    if size > CONTROL_MAX:
+        raise ValueError(f"a control frame holds {CONTROL_MAX} bytes, not {size}")
+    capacity = lib.hm_frame_size(0, 0, size)
+    out = ffi.new("uint8_t[]", capacity)
+    null = ffi.NULL
+    written = lib.hm_frame_encode(out, capacity, kind, null, 0, null, 0, payload, size, 0, 0)
+    assert written == capacity
+    return bytes(ffi.buffer(out))
+
+
+def encode_batch_header(
+    *, id: int, stream: int, after: int, through: int, frames_size: int = 0, now_ns: int = 0
+) -> bytes:
+    """The bytes that stand before ``frames_size`` bytes of whole frames."""
+    out = ffi.new("uint8_t[]", lib.HM_BATCH_HEADER)
+    lib.hm_batch_encode(out, id, stream, after, through, frames_size, now_ns)
+    return bytes(ffi.buffer(out))
+
+
+def control_at(address: Address, offset: int, size: int) -> tuple[int, int, bytes]:
+    """Type, flags and payload of the validated control frame of ``size`` bytes at ``address +
+    offset``."""
+    frame = bytes(ffi.buffer(address + offset, size))
+    (payload_len,) = _PAYLOAD_LEN.unpack_from(frame, 24)
+    flags = frame[6] | frame[7] << 8
+    return frame[5], flags, frame[FRAME_HEADER : FRAME_HEADER + payload_len]
+
+
+def type_at(address: Address, offset: int) -> int:
+    """Type of the frame at ``address + offset``, of which the header is there."""
+    kind: int = address[offset + 5]
+    return kind
+
+
+def error_text(error: int) -> str:
+    """A sentence for one of the core's error numbers."""
+    return str(ffi.string(lib.hm_error_text(error)), "ascii")
+
+
+def address_of(buffer: Buffer) -> Address:
+    """Where ``buffer`` lies; keeps it alive, and from being resized, as long as the address is
+    held."""
+    return ffi.from_buffer("uint8_t[]", buffer)

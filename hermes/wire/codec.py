@@ -1,0 +1,115 @@
+"""Control frames: a message struct to bytes and back.  Knows no state; who may send what is not
+asked here."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import msgspec
+
+from hermes.errors import MalformedInput
+from hermes.native import envelopes
+from hermes.wire import messages as m
+
+PROTOCOL_MIN = 1
+PROTOCOL_MAX = 1
+"""The protocol versions this code speaks, both ends inclusive."""
+CONTROL_MAX = envelopes.CONTROL_MAX
+"""Bytes of a control frame's payload."""
+HELLO_MAX = 65536
+"""Bytes of Hello's payload: what a stranger may make a broker keep before he is known."""
+BATCH_TYPE = 2
+
+Message = (
+    m.Hello
+    | m.Welcome
+    | m.Open
+    | m.Subscribe
+    | m.Unsubscribe
+    | m.Stream
+    | m.Ack
+    | m.Commit
+    | m.Gap
+    | m.Ping
+    | m.Pong
+    | m.Query
+    | m.Info
+    | m.Error
+    | m.Close
+)
+
+
+class MessageType(IntEnum):
+    """The type byte of a frame."""
+
+    MESSAGE = 1
+    BATCH = BATCH_TYPE
+    HELLO = 16
+    WELCOME = 17
+    OPEN = 18
+    SUBSCRIBE = 19
+    UNSUBSCRIBE = 20
+    STREAM = 21
+    ACK = 22
+    COMMIT = 23
+    GAP = 24
+    PING = 25
+    PONG = 26
+    QUERY = 27
+    INFO = 28
+    ERROR = 29
+    CLOSE = 30
+
+
+CLASSES: dict[MessageType, type[Message]] = {
+    MessageType.HELLO: m.Hello,
+    MessageType.WELCOME: m.Welcome,
+    MessageType.OPEN: m.Open,
+    MessageType.SUBSCRIBE: m.Subscribe,
+    MessageType.UNSUBSCRIBE: m.Unsubscribe,
+    MessageType.STREAM: m.Stream,
+    MessageType.ACK: m.Ack,
+    MessageType.COMMIT: m.Commit,
+    MessageType.GAP: m.Gap,
+    MessageType.PING: m.Ping,
+    MessageType.PONG: m.Pong,
+    MessageType.QUERY: m.Query,
+    MessageType.INFO: m.Info,
+    MessageType.ERROR: m.Error,
+    MessageType.CLOSE: m.Close,
+}
+"""Which struct is the payload of which type."""
+
+_TYPES: dict[type, int] = {kind: int(number) for number, kind in CLASSES.items()}
+_DECODE = {
+    int(number): msgspec.msgpack.Decoder(kind).decode  # one typed decoder each, made once
+    for number, kind in CLASSES.items()
+}
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def encode_control(message: Message) -> bytes:
+    """The whole frame of ``message``.
+
+    Raises:
+        ValueError: its payload is over :data:`CONTROL_MAX`.
+    """
+    return envelopes.encode_frame(_TYPES[type(message)], _encode(message))
+
+
+def decode_control(type: int, payload: bytes | memoryview) -> Message:
+    """The message in a validated control frame; nothing of it refers to ``payload`` but
+    ``Info.data``.
+
+    Raises:
+        MalformedInput: no such type (code ``bad_type``), or not a payload of that type
+        (``bad_payload``).
+    """
+    decode = _DECODE.get(type)
+    if decode is None:
+        raise MalformedInput(f"frame type {type} is not a control frame's", code="bad_type")
+    try:
+        return decode(payload)
+    except (ValueError, RecursionError) as error:
+        name = CLASSES[MessageType(type)].__name__
+        raise MalformedInput(f"{name}: {error}", code="bad_payload") from error
