@@ -144,6 +144,9 @@ int hm_log_sync_wait(hm_log *log, uint64_t timeout_ns);
 int hm_log_fileno(const hm_log *log);
 int hm_log_events(hm_log *log);
 
+/* For tests of what depends on a failing disk: the next syncs fail with this errno; 0: no more. */
+void hm_log_fault(hm_log *log, int error);
+
 /* Asks the helper to bring [position, position + size) into memory.  A hint. */
 void hm_log_populate(hm_log *log, uint64_t position, uint64_t size);
 

@@ -1,0 +1,266 @@
+#include <assert.h>
+#include <errno.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "hm_log_parts.h"
+
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#endif
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+void hm_pool_event(hm_pool *pool, uint32_t event) {
+    pool->events |= event;
+    if (pool->eventfd >= 0) {
+        uint64_t one = 1;
+        ssize_t written = write(pool->eventfd, &one, sizeof one);
+        (void)written; /* it can only fail when it is readable already */
+    }
+}
+
+/* Kernels before 5.14: touch each page with an atomic addition of nothing, which cannot lose a
+ * store that the owner makes beside it. */
+static void touch(uint8_t *from, uint64_t size) {
+    for (uint64_t at = 0; at < size; at += HM_PAGE) {
+        atomic_fetch_add_explicit((_Atomic uint32_t *)(void *)(from + at), 0, memory_order_relaxed);
+    }
+}
+
+/* Makes the next slice of `segment` writable without a fault.  Lock held on entry and exit. */
+static void warm_slice(hm_pool *pool, hm_segment *segment, uint64_t target) {
+    uint64_t from = segment->warmed;
+    uint64_t size = target - from < HM_WARM_SLICE ? target - from : HM_WARM_SLICE;
+    hm_segment_retain(segment);
+    segment->warmed = from + size;
+    pthread_mutex_unlock(&pool->lock);
+    if (madvise(segment->map + from, size, MADV_POPULATE_WRITE) != 0 && errno == EINVAL) {
+        touch(segment->map + from, size);
+    }
+    hm_segment_release(segment);
+    pthread_mutex_lock(&pool->lock);
+}
+
+/* Lock held on entry and exit. */
+static void populate_next(hm_pool *pool) {
+    hm_segment *segment = pool->populate[0].segment;
+    uint64_t offset = pool->populate[0].offset;
+    uint64_t size = pool->populate[0].size;
+    uint64_t slice = size < HM_WARM_SLICE ? size : HM_WARM_SLICE;
+    if (size > slice) {
+        pool->populate[0].offset += slice;
+        pool->populate[0].size -= slice;
+        hm_segment_retain(segment);
+    } else {
+        pool->populate_count--;
+        memmove(&pool->populate[0], &pool->populate[1],
+                pool->populate_count * sizeof pool->populate[0]);
+    }
+    pthread_mutex_unlock(&pool->lock);
+    madvise(segment->map + offset, slice, MADV_POPULATE_READ); /* a hint: errors mean nothing */
+    hm_segment_release(segment);
+    pthread_mutex_lock(&pool->lock);
+}
+
+typedef struct {
+    hm_segment *segment;
+    uint64_t end;
+    uint64_t records;
+} job;
+
+/* 0 or errno.  Without the lock: the segment is referenced, and what is sealed no longer moves. */
+static int sync_segment(const job *todo) {
+    hm_segment *segment = todo->segment;
+    if (!segment->heap_records) {
+        uint64_t from = segment->synced_records ? segment->synced_records - 1 : 0;
+        int error = hm_map_sync(segment->records, from * sizeof(hm_record),
+                                todo->records * sizeof(hm_record));
+        if (error) {
+            return error;
+        }
+    }
+    if (!segment->header_synced && segment->synced_end >= HM_PAGE) {
+        int error = hm_map_sync(segment->map, 0, HM_PAGE);
+        if (error) {
+            return error;
+        }
+    }
+    return hm_map_sync(segment->map, segment->synced_end, todo->end);
+}
+
+static int run_job(hm_pool *pool, const job *todo) {
+    int error = sync_segment(todo);
+    pthread_mutex_lock(&pool->lock);
+    if (error == 0) {
+        todo->segment->synced_end = todo->end;
+        todo->segment->synced_records = todo->records;
+        todo->segment->header_synced = true;
+    }
+    pthread_mutex_unlock(&pool->lock);
+    hm_segment_release(todo->segment);
+    return error;
+}
+
+/* Under the lock: the oldest sealed segment that is not on disk, referenced. */
+static bool next_unsynced(hm_pool *pool, job *todo) {
+    hm_segment *segment = pool->unsynced;
+    if (segment == NULL) {
+        return false;
+    }
+    pool->unsynced = segment->unsynced_next;
+    segment->unsynced = false;
+    hm_segment_retain(segment);
+    *todo = (job){segment, segment->end, segment->record_count};
+    return true;
+}
+
+static int sync_everything(hm_pool *pool, job *active, bool directory) {
+    job todo;
+    int error = 0;
+    for (;;) {
+        pthread_mutex_lock(&pool->lock);
+        bool more = error == 0 && next_unsynced(pool, &todo);
+        pthread_mutex_unlock(&pool->lock);
+        if (!more) {
+            break;
+        }
+        error = run_job(pool, &todo);
+    }
+    if (active->segment) {
+        if (error == 0) {
+            error = run_job(pool, active);
+        } else {
+            hm_segment_release(active->segment);
+        }
+    }
+    if (error == 0 && directory && fsync(pool->dirfd) != 0) {
+        error = errno;
+    }
+    return error;
+}
+
+void hm_helper_sync(hm_pool *pool) {
+    uint64_t asked = pool->sync_asked;
+    uint64_t target = pool->sync_target;
+    job active = {pool->sync_active, pool->sync_end, pool->sync_records};
+    pool->sync_active = NULL;
+    bool directory = pool->directory_dirty;
+    pool->directory_dirty = false;
+    int fault = pool->sync_fault;
+    pthread_mutex_unlock(&pool->lock);
+
+    int error = sync_everything(pool, &active, directory);
+    error = fault ? fault : error;
+
+    pthread_mutex_lock(&pool->lock);
+    pool->sync_served = asked;
+    if (error && pool->failed == 0) {
+        /* What the kernel could not write it may have thrown away: nothing can be promised any
+         * more. */
+        pool->failed_errno = error;
+        atomic_store_explicit(&pool->failed, -HM_EIO, memory_order_relaxed);
+    } else if (pool->failed == 0) {
+        pool->synced_next = target;
+        pool->syncs++;
+    }
+    hm_pool_event(pool, HM_LOG_EVENT_SYNC);
+    pthread_cond_broadcast(&pool->done);
+}
+
+static void add_ready(hm_pool *pool, hm_segment *segment) {
+    segment->next = pool->ready;
+    pool->ready = segment;
+    pool->ready_count++;
+    if (pool->starved) {
+        pool->starved = false;
+        hm_pool_event(pool, HM_LOG_EVENT_SPACE);
+    }
+}
+
+/* Makes a retired segment a spare.  Lock held on entry and exit. */
+static void take_returned(hm_pool *pool) {
+    hm_segment *segment = pool->returned;
+    pool->returned = segment->next;
+    pool->circulating--;
+    bool keep = pool->ready_count <= pool->options.spares;
+    pthread_mutex_unlock(&pool->lock);
+    atomic_store_explicit(&segment->refs, 1, memory_order_relaxed); /* nobody else knows it */
+    if (!keep || hm_segment_refit(segment) != 0) {
+        hm_segment_destroy(segment);
+        pthread_mutex_lock(&pool->lock);
+        return;
+    }
+    pthread_mutex_lock(&pool->lock);
+    pool->recycled++;
+    add_ready(pool, segment);
+}
+
+/* Makes a spare from nothing.  False: there is no space.  Lock held on entry and exit. */
+static bool make_spare(hm_pool *pool) {
+    hm_segment *segment = NULL;
+    pthread_mutex_unlock(&pool->lock);
+    int error = hm_segment_make(pool, &segment);
+    pthread_mutex_lock(&pool->lock);
+    if (error == 0) {
+        add_ready(pool, segment);
+    }
+    return error == 0;
+}
+
+static void wait_for_work(hm_pool *pool, bool retry) {
+    if (!retry) {
+        pthread_cond_wait(&pool->wake, &pool->lock);
+        return;
+    }
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_nsec += HM_STARVED_WAIT_NS;
+    if (until.tv_nsec >= 1000000000) {
+        until.tv_sec++;
+        until.tv_nsec -= 1000000000;
+    }
+    pthread_cond_timedwait(&pool->wake, &pool->lock, &until);
+}
+
+static bool wants_spare(const hm_pool *pool) {
+    uint32_t coming = pool->ready_count + pool->circulating;
+    return pool->starved ? pool->ready_count == 0
+                         : pool->spare_wanted && coming < pool->options.spares;
+}
+
+/* Syncs first, because somebody waits; then what a reader will fault on; then what the writer will.
+ */
+static bool one_step(hm_pool *pool) {
+    if (pool->sync_served != pool->sync_asked) {
+        hm_helper_sync(pool);
+    } else if (pool->populate_count) {
+        populate_next(pool);
+    } else if (pool->warm && pool->warm->warmed < pool->warm_target) {
+        warm_slice(pool, pool->warm, pool->warm_target);
+    } else if (pool->returned) {
+        take_returned(pool);
+    } else if (wants_spare(pool)) {
+        return make_spare(pool);
+    } else if (pool->ready && pool->ready->warmed < pool->ready->map_size) {
+        warm_slice(pool, pool->ready, pool->ready->map_size);
+    } else {
+        return false;
+    }
+    return true;
+}
+
+void *hm_helper_main(void *argument) {
+    hm_pool *pool = argument;
+    pthread_mutex_lock(&pool->lock);
+    while (!pool->closing) {
+        if (!one_step(pool)) {
+            bool retry = wants_spare(pool);
+            wait_for_work(pool, retry);
+        }
+    }
+    pthread_mutex_unlock(&pool->lock);
+    return NULL;
+}

@@ -1,0 +1,361 @@
+/* hm_log_parts.h -- what the files that make up a log share; no part of the API.
+ *
+ *   hm_segment.c     one segment: its memory, its files, its references
+ *   hm_index.c       its append records
+ *   hm_publishers.c  the duplicate filter
+ *   hm_helper.c      the thread that prepares, warms, syncs and populates
+ *   hm_walk.c        verifying a segment's frames: recovery and the offline tools share it
+ *   hm_recover.c     from a directory to a list of sound segments
+ *   hm_log.c         the log itself
+ */
+#ifndef HM_LOG_PARTS_H
+#define HM_LOG_PARTS_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <string.h>
+
+#include "hm_log.h"
+
+#define HM_PAGE            4096
+#define HM_FRAME_SMALLEST  HM_FRAME_HEADER /* bytes: no topic, no payload */
+#define HM_INDEX_CHUNK     262144  /* bytes an index file grows by, at most: 4,096 records */
+#define HM_WARM_SLICE      262144  /* bytes populated per call: half a millisecond on a cold host */
+#define HM_WARM_FIRST      4194304 /* bytes made warm before a log has shown that it is busy */
+#define HM_POPULATE_MAX    16      /* hints that may wait; more are dropped, they are hints */
+#define HM_SPARES_MAX      16
+#define HM_STARVED_WAIT_NS 100000000 /* ns between tries to get a segment on a full disk */
+
+/* The header page of a segment file; every other byte of the page is zero.
+ *
+ *   offset size field
+ *        0    8 magic          "HMLOG\r\n\0"
+ *        8    4 version        1
+ *       12    4 header_size    4096
+ *       16    8 base_sequence  of the first frame; also the file's name
+ *       24    8 base_position  of the first frame
+ *       32    8 created_ns     CLOCK_REALTIME
+ *       40    8 generation     lives of this file: 1, then one more each time it is recycled
+ *       48    8 segment_bytes  size of the file when it was made
+ *       56    4 crc            CRC-32C of bytes 0..56
+ *       60    4 reserved       0
+ *      512    8 seal magic     "HMSEAL\r\n"; all zero until the segment is sealed
+ *      520    8 end            offset in the file after the last frame
+ *      528    8 next_sequence  after the last frame
+ *      536    8 last_time_ns   append time of the last append
+ *      544    8 records        in the index file
+ *      552    4 crc            CRC-32C of bytes 512..552, continued from the header's crc
+ *      556    4 reserved       0
+ */
+#define HM_HEADER_VERSION 1
+#define HM_HEADER_SIZE    64
+#define HM_SEAL_OFFSET    512
+#define HM_SEAL_SIZE      48
+
+typedef struct {
+    uint64_t base_sequence;
+    uint64_t base_position;
+    uint64_t created_ns;
+    uint64_t generation;
+    uint64_t segment_bytes;
+    uint32_t crc;
+} hm_header;
+
+typedef struct {
+    uint64_t end;
+    uint64_t next_sequence;
+    uint64_t last_time_ns;
+    uint64_t records;
+} hm_seal;
+
+/* An append record.
+ *
+ *   offset size field
+ *        0   16 publisher        all zero: nobody in particular
+ *       16    8 publisher_first  the publisher's sequence of the first message; 0 with nobody
+ *       24    8 first_sequence   the stream's
+ *       32    8 position         of the first message
+ *       40    8 time_ns          the broker's monotone append time
+ *       48    4 count            messages; 0: only says that publisher_first comes next (duplicate
+ * filter) 52    4 crc              CRC-32C of bytes 0..52; never 0 (a 0 is written as 1) 56    8
+ * reserved         0
+ *
+ * Bytes 48..56 are one aligned store, made last: while they are zero there is no record. */
+typedef struct {
+    uint8_t publisher[16];
+    uint64_t publisher_first;
+    uint64_t first_sequence;
+    uint64_t position;
+    uint64_t time_ns;
+    _Atomic uint64_t count_crc;
+    uint64_t reserved;
+} hm_record;
+_Static_assert(sizeof(hm_record) == 64, "an append record is 64 bytes");
+_Static_assert(offsetof(hm_record, count_crc) == 48, "layout");
+
+/* A range whose frames cannot be believed: [position, end), sequences [first, next). */
+typedef struct {
+    uint64_t position;
+    uint64_t end;
+    uint64_t first_sequence;
+    uint64_t next_sequence;
+    int32_t error; /* -HM_E* of the frame at `position` */
+} hm_damage;
+
+typedef struct hm_pool hm_pool;
+
+struct hm_segment {
+    _Atomic uint32_t refs; /* the log's own, the helper's while it works on it, and every pin */
+    hm_pool *pool;         /* counted reference */
+    hm_segment *next;      /* in whichever list of the pool it stands; under the pool's lock */
+
+    /* Written by the owner; stable once sealed. */
+    uint8_t *map;      /* header page, then frames */
+    uint64_t map_size; /* also where frames must end */
+    uint64_t end;      /* offset after the last frame */
+    uint64_t base_sequence;
+    uint64_t base_position; /* of offset HM_LOG_SEGMENT_HEADER */
+    uint64_t next_sequence;
+    uint64_t last_time_ns;
+    uint64_t generation;
+    hm_record *records;
+    uint64_t record_count;
+    uint64_t record_capacity; /* records that have storage behind them */
+    uint64_t index_reserved;  /* bytes of address space at `records` */
+    hm_damage *damage;
+    uint32_t damage_count;
+    uint32_t header_crc;
+    uint32_t spare_number; /* its name while it is a spare */
+    int fd;                /* -1: memory, or sealed */
+    int index_fd;
+    enum { HM_NAME_NONE, HM_NAME_SPARE, HM_NAME_BASE } name; /* NONE: memory, or unlinked */
+    bool sealed;
+    bool shrunk;     /* its file was cut to what it holds */
+    bool retired;    /* no longer part of the log */
+    bool recyclable; /* retired, counted in `circulating`: becomes a spare with the last release */
+    bool heap_records; /* `records` were rebuilt in private memory */
+
+    /* Under the pool's lock. */
+    uint64_t disk_bytes; /* what it counts for in the quota */
+    uint64_t warmed;     /* bytes of the map populated */
+    uint64_t synced_end; /* bytes of the map on disk */
+    uint64_t synced_records;
+    bool header_synced;
+    bool unsynced; /* it stands in the pool's list of sealed segments that a sync must cover */
+    hm_segment *unsynced_next;
+};
+
+/* What a log, its helper and its pinned segments share; lives as long as any of them. */
+struct hm_pool {
+    _Atomic uint32_t refs;
+    pthread_mutex_t lock;
+    pthread_cond_t wake; /* the helper waits */
+    pthread_cond_t done; /* the owner waits for a sync */
+    hm_log_options options;
+    int dirfd;   /* -1: memory */
+    int eventfd; /* -1: memory */
+    bool closing;
+
+    hm_segment *ready; /* spares that can be used at once */
+    uint32_t ready_count;
+    hm_segment *returned; /* retired segments without readers, to be made spares */
+    uint32_t circulating; /* retired, renamed to spare, still referenced or in `returned` */
+    uint32_t spare_next;  /* number of the next spare file */
+    uint64_t index_chunk; /* bytes an index file grows by */
+    bool spare_wanted;
+    bool starved; /* an append was refused for want of space */
+    uint64_t disk_used;
+    uint64_t retired_pinned;
+    uint64_t recycled;
+
+    hm_segment *warm; /* the active segment, referenced */
+    uint64_t warm_target;
+
+    uint64_t sync_asked; /* requests; a request is over when sync_served reaches it */
+    uint64_t sync_served;
+    uint64_t sync_target;    /* sequence after the last message the newest request covers */
+    hm_segment *sync_active; /* and its segment, referenced */
+    uint64_t sync_end;
+    uint64_t sync_records;
+    uint64_t synced_next; /* sequences below this are on disk */
+    uint64_t syncs;
+    hm_segment *unsynced;
+    bool directory_dirty;
+    uint32_t events; /* what hm_log_events reports */
+    int sync_fault;  /* errno the next sync shall fail with; tests only */
+
+    struct {
+        hm_segment *segment; /* referenced */
+        uint64_t offset;
+        uint64_t size;
+    } populate[HM_POPULATE_MAX];
+    uint32_t populate_count;
+
+    _Atomic int32_t failed; /* 0 or -HM_EIO: appends are refused */
+    int32_t failed_errno;
+};
+
+static inline uint64_t hm_pad8(uint64_t size) {
+    return (size + 7) & ~(uint64_t)7;
+}
+
+/* Size of the sound MESSAGE frame at `data`. */
+static inline uint64_t hm_frame_span(const uint8_t *data) {
+    uint16_t flags;
+    uint32_t payload;
+    memcpy(&flags, data + offsetof(hm_frame_header, flags), sizeof flags);
+    memcpy(&payload, data + offsetof(hm_frame_header, payload_len), sizeof payload);
+    uint64_t size = HM_FRAME_HEADER + hm_pad8(flags & 0xffU) + hm_pad8(payload);
+    if (flags & HM_FRAME_PROPERTIES) {
+        uint32_t properties;
+        memcpy(&properties, data + HM_FRAME_HEADER + hm_pad8(flags & 0xffU), sizeof properties);
+        size += hm_pad8((uint64_t)properties + sizeof properties);
+    }
+    return size;
+}
+
+static inline uint64_t hm_frame_sequence(const uint8_t *data) {
+    uint64_t sequence;
+    memcpy(&sequence, data + offsetof(hm_frame_header, sequence), sizeof sequence);
+    return sequence;
+}
+
+static inline uint64_t hm_segment_position(const hm_segment *segment, uint64_t offset) {
+    return segment->base_position + offset - HM_LOG_SEGMENT_HEADER;
+}
+
+static inline uint64_t hm_segment_offset(const hm_segment *segment, uint64_t position) {
+    return position - segment->base_position + HM_LOG_SEGMENT_HEADER;
+}
+
+static inline uint64_t hm_segment_end_position(const hm_segment *segment) {
+    return hm_segment_position(segment, segment->end);
+}
+
+/* hm_segment.c ------------------------------------------------------------------------------- */
+
+void hm_pool_unref(hm_pool *pool);
+/* Makes a segment of the pool's size: a spare file, or memory.  Takes and drops the lock itself. */
+int hm_segment_make(hm_pool *pool, hm_segment **made);
+/* Gives a returned segment a fresh index, so that it can be used again. */
+int hm_segment_refit(hm_segment *segment);
+/* Unlinks what is a spare, unmaps, frees; nobody refers to it any more. */
+void hm_segment_destroy(hm_segment *segment);
+void hm_segment_retain(hm_segment *segment);
+/* Takes `bytes` more from the quota: 0 or -HM_ENOSPACE. */
+int hm_segment_charge(hm_segment *segment, uint64_t bytes);
+/* Writes the header, then gives the files their names.  `records` may hold count-0 records already.
+ */
+int hm_segment_install(hm_segment *segment, uint64_t created_ns);
+/* Writes the seal; `shrink`: gives back what is unused.  Closes the descriptors. */
+void hm_segment_seal(hm_segment *segment, bool shrink);
+/* Takes the segment out of the directory and drops the log's reference.  It becomes a spare once
+ * nobody refers to it, if it has its full size and spares are few; else it is unlinked. */
+void hm_segment_retire(hm_segment *segment);
+void hm_segment_name(char *out, size_t size, uint64_t base, const char *suffix);
+/* Waits for [begin, end) of the mapping to be on disk: 0 or errno. */
+int hm_map_sync(void *map, uint64_t begin, uint64_t end);
+uint64_t hm_index_reserve(uint64_t segment_bytes);
+
+void hm_header_encode(uint8_t *page, const hm_header *header);
+/* 0; -HM_EMAGIC, -HM_EVERSION (sound, but newer), -HM_ECRC. */
+int hm_header_decode(const uint8_t *page, hm_header *header);
+void hm_seal_encode(uint8_t *page, uint32_t header_crc, const hm_seal *seal);
+/* 0; -HM_EEMPTY: not sealed; -HM_ECRC. */
+int hm_seal_decode(const uint8_t *page, uint32_t header_crc, hm_seal *seal);
+
+/* hm_index.c --------------------------------------------------------------------------------- */
+
+static inline uint32_t hm_record_count(const hm_record *record) {
+    /* relaxed: the owner reads what it wrote itself. */
+    return (uint32_t)atomic_load_explicit(&record->count_crc, memory_order_relaxed);
+}
+
+uint32_t hm_record_crc_body(const hm_record *record);
+uint64_t hm_record_count_crc(uint32_t body_crc, uint32_t count);
+/* 0; -HM_EEMPTY: no record; -HM_ECRC: damaged. */
+int hm_record_check(const hm_record *record);
+/* Room for `count` more records.  0, -HM_ENOSPACE, -HM_EIO. */
+int hm_index_room(hm_segment *segment, uint64_t count);
+/* Writes the next record; there is room. */
+hm_record *hm_index_add(hm_segment *segment, const hm_origin *origin, uint64_t sequence,
+                        uint64_t position, uint64_t time_ns, uint32_t count);
+/* Index of the last record with position / sequence <= value, or 0. */
+uint64_t hm_index_by_position(const hm_segment *segment, uint64_t position);
+uint64_t hm_index_by_sequence(const hm_segment *segment, uint64_t sequence);
+/* Index of the first record with time_ns >= value, or record_count. */
+uint64_t hm_index_by_time(const hm_segment *segment, uint64_t time_ns);
+
+/* hm_publishers.c ---------------------------------------------------------------------------- */
+
+typedef struct hm_publishers hm_publishers;
+typedef struct {
+    uint8_t id[16];
+    uint64_t last;
+    uint32_t chain;        /* next in the bucket, index + 1 */
+    uint32_t newer, older; /* in the order of use, index + 1 */
+} hm_publisher;
+
+hm_publishers *hm_publishers_new(void);
+void hm_publishers_free(hm_publishers *table);
+hm_publisher *hm_publishers_find(hm_publishers *table, const uint8_t *id);
+/* Notes `last` for `id`; the longest silent makes room.  The entry, valid until the next call;
+ * NULL: no memory. */
+hm_publisher *hm_publishers_set(hm_publishers *table, const uint8_t *id, uint64_t last);
+uint32_t hm_publishers_count(const hm_publishers *table);
+/* From the longest silent to the latest. */
+hm_publisher *hm_publishers_oldest(hm_publishers *table);
+hm_publisher *hm_publishers_newer(hm_publishers *table, const hm_publisher *publisher);
+
+static inline bool hm_publisher_nobody(const uint8_t *id) {
+    uint64_t words[2];
+    memcpy(words, id, sizeof words);
+    return (words[0] | words[1]) == 0;
+}
+
+/* hm_helper.c -------------------------------------------------------------------------------- */
+
+void *hm_helper_main(void *pool);
+/* One sync of everything asked for; the lock is held on entry and exit, not in between. */
+void hm_helper_sync(hm_pool *pool);
+enum { HM_LOG_EVENT_SYNC = 1, HM_LOG_EVENT_SPACE = 2 };
+void hm_pool_event(hm_pool *pool, uint32_t event);
+
+/* hm_log.c ----------------------------------------------------------------------------------- */
+
+struct hm_log {
+    hm_pool *pool;
+    pthread_t helper;
+    bool helper_runs;
+    hm_segment *active; /* the last of `segments` */
+    uint64_t nudge_at;  /* offset in the active segment at which the helper wants to know */
+    uint64_t next_sequence;
+    uint64_t end_position;
+    uint64_t time_ns;             /* append time never goes back */
+    uint32_t last_body_crc;       /* of the last record, so that extending it is one CRC step */
+    uint64_t last_publisher_next; /* the publisher's sequence that would extend it */
+    hm_publisher *last_publisher; /* of the last record; NULL: nobody */
+    bool last_extensible;
+
+    hm_segment **segments; /* oldest first: segments[first .. first + count) */
+    uint64_t segments_capacity;
+    uint64_t segments_first;
+    uint64_t segments_count;
+    uint64_t sealed_bytes; /* of frames in all but the active one */
+
+    hm_publishers *publishers;
+    uint64_t trimmed;
+    uint64_t appends;
+    uint64_t cold_rolls;
+};
+
+/* Adds `segment` as the newest. */
+int hm_log_add_segment(hm_log *log, hm_segment *segment);
+
+/* hm_recover.c ------------------------------------------------------------------------------- */
+
+/* Fills an empty log from its directory: every segment but a new active one. */
+int hm_log_recover(hm_log *log, uint64_t *progress, hm_log_report *report);
+
+#endif
