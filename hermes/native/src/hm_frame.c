@@ -317,10 +317,16 @@ int64_t hm_frame_stamp(uint8_t *data, uint64_t size, uint64_t first_sequence) {
     assert(data != NULL || size == 0);
     uint64_t at = 0, count = 0;
     while (at < size) {
+        uint64_t left = size - at, head = HM_FRAME_HEADER + HM_FRAME_ALIGN;
+        /* Where a property block may be, its length must be there before it is read. */
+        if (left < HM_FRAME_HEADER || (data[at + 7] != 0 && left < head + padded(data[at + 6])))
+            return -HM_ELENGTH;
+        uint64_t frame = hm_frame_skip(data + at);
+        if (frame > left)
+            return -HM_ELENGTH;
         store64(data + at + 8, first_sequence + count++);
-        at += hm_frame_skip(data + at);
+        at += frame;
     }
-    assert(at == size); /* whole frames */
     return (int64_t)count;
 }
 
