@@ -11,6 +11,7 @@ from hermes.native.frames import (
     frame_size,
     stamp,
 )
+from hermes.native.log import Hole, Log, LogEvent, LogReport, LogStatus, Run
 from hermes.native.patterns import check_pattern, check_topic, match, overlap
 
 __all__ = [
@@ -19,7 +20,13 @@ __all__ = [
     "Encoder",
     "FrameIndex",
     "Header",
+    "Hole",
+    "Log",
+    "LogEvent",
+    "LogReport",
+    "LogStatus",
     "MessageType",
+    "Run",
     "check_pattern",
     "check_topic",
     "decode",

@@ -36,6 +36,12 @@ typedef struct hm_segment hm_segment; /* pinned memory of one segment */
 #define HM_INDEX_SPAN 65536        /* bytes one append record may cover: what a range read may walk */
 #define HM_INDEX_TICK 1000000      /* ns one append record may cover: the grain of a start by time */
 #define HM_LOG_PUBLISHERS_MAX 16384 /* publishers remembered per stream; the longest silent goes first */
+#define HM_LOG_SPARES_MAX 16       /* more would only hide that the disk is too slow */
+
+enum { /* what hm_log_events reports, as a set */
+    HM_LOG_EVENT_SYNC = 1,  /* a sync ended: the status says how */
+    HM_LOG_EVENT_SPACE = 2, /* appends were refused for want of space, and there is some now */
+};
 
 typedef struct {
     uint64_t segment_bytes;   /* file size, header included; a multiple of 4,096 */
@@ -140,7 +146,8 @@ int hm_log_trim(hm_log *log, uint64_t now_ns);
 int hm_log_sync_begin(hm_log *log);
 /* Blocks until everything appended so far is on disk, or the sync has failed. */
 int hm_log_sync_wait(hm_log *log, uint64_t timeout_ns);
-/* A descriptor that becomes readable when a sync ends or a refusal is over; hm_log_events drains it. -1: none. */
+/* A descriptor that becomes readable when a sync ends or a refusal is over; -1: none.
+ * hm_log_events drains it and returns a set of HM_LOG_EVENT_*. */
 int hm_log_fileno(const hm_log *log);
 int hm_log_events(hm_log *log);
 

@@ -44,7 +44,7 @@ static hm_pool *pool_new(const hm_log_options *options) {
 static bool options_are_sound(const hm_log_options *options) {
     return options->segment_bytes % HM_PAGE == 0 &&
            options->segment_bytes >= 2 * HM_LOG_SEGMENT_HEADER &&
-           options->segment_bytes <= UINT32_MAX && options->spares <= HM_SPARES_MAX;
+           options->segment_bytes <= UINT32_MAX && options->spares <= HM_LOG_SPARES_MAX;
 }
 
 static void log_free(hm_log *log) {

@@ -24,7 +24,6 @@
 #define HM_WARM_SLICE      262144  /* bytes populated per call: half a millisecond on a cold host */
 #define HM_WARM_FIRST      4194304 /* bytes made warm before a log has shown that it is busy */
 #define HM_POPULATE_MAX    16      /* hints that may wait; more are dropped, they are hints */
-#define HM_SPARES_MAX      16
 #define HM_STARVED_WAIT_NS 100000000 /* ns between tries to get a segment on a full disk */
 
 /* The header page of a segment file; every other byte of the page is zero.
@@ -319,7 +318,6 @@ static inline bool hm_publisher_nobody(const uint8_t *id) {
 void *hm_helper_main(void *pool);
 /* One sync of everything asked for; the lock is held on entry and exit, not in between. */
 void hm_helper_sync(hm_pool *pool);
-enum { HM_LOG_EVENT_SYNC = 1, HM_LOG_EVENT_SPACE = 2 };
 void hm_pool_event(hm_pool *pool, uint32_t event);
 
 /* hm_log.c ----------------------------------------------------------------------------------- */

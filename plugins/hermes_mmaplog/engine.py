@@ -1,0 +1,299 @@
+"""Streams in mapped segment files below one data directory, which one broker at a time may own.
+
+::
+
+    DIR/lock                 flock(2); holds the owner's pid
+    DIR/state/NAME           small named state, replaced atomically
+    DIR/streams/NAME/        one log: docs/log-format.md
+
+Knows nothing of topics or connections.  Turns every ``OSError`` into one of :mod:`hermes.errors`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import platformdirs
+
+from hermes.errors import (
+    Closed,
+    DirectoryLocked,
+    InvalidConfig,
+    InvalidUrl,
+    StorageFailed,
+    StorageFull,
+)
+from hermes.native.log import Log
+from hermes.storage import API_VERSION, LogSettings, Progress
+from hermes.url import Url
+
+DIRECTORY_MODE = 0o700
+FILE_MODE = 0o600
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+"""Stream and state names become file names: nothing that a file system or a shell could misread."""
+LOCK = "lock"
+STATE = "state"
+STREAMS = "streams"
+INTERVAL_MS_MAX = 60_000
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Options(msgspec.Struct, forbid_unknown_fields=True):
+    """``mmap:DIR?sync=none|interval:MS|always&spares=N&disk=BYTES``."""
+
+    sync: str = "none"
+    """``none``: the disk is waited for only when a durable acknowledgement asks; ``interval:MS``:
+    also every MS milliseconds; ``always``: also after every pass in which something was
+    appended."""
+    spares: Annotated[int, msgspec.Meta(ge=0, le=16)] = 1
+    """Segments kept prepared per stream."""
+    disk: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Bytes the files of one stream may take; 0: what the disk has."""
+
+
+def sync_interval_ns(text: str) -> int | None:
+    """The option ``sync`` in nanoseconds: None for ``none``, 0 for ``always``.
+
+    Raises:
+        InvalidUrl: it is none of the three forms.
+    """
+    if text == "none":
+        return None
+    if text == "always":
+        return 0
+    kind, _, value = text.partition(":")
+    if kind == "interval" and value.isascii() and value.isdigit():
+        milliseconds = int(value)
+        if 1 <= milliseconds <= INTERVAL_MS_MAX:
+            return milliseconds * 1_000_000
+    raise InvalidUrl(
+        f"sync={text}: expected none, always or interval:MS, MS being milliseconds from 1 to "
+        f"{INTERVAL_MS_MAX}"
+    )
+
+
+@contextlib.contextmanager
+def _disk_errors(what: str) -> Iterator[None]:
+    """Turn an ``OSError`` into ours, saying what was tried."""
+    try:
+        yield
+    except OSError as error:
+        kind = StorageFull if error.errno in FULL else StorageFailed
+        raise kind(f"{what}: {error.strerror or error}") from error
+
+
+def _checked_name(name: str, what: str) -> str:
+    if not NAME.fullmatch(name):
+        raise InvalidConfig(
+            f"{name!r} cannot name a {what}: expected letters, digits, '_', '-' and '.', "
+            "not beginning with '.' or '-', at most 128 of them"
+        )
+    return name
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _make_directory(directory: Path) -> None:
+    """Make ``directory`` and its parents; on disk when it returns."""
+    if directory.is_dir():
+        return
+    _make_directory(directory.parent)
+    with contextlib.suppress(FileExistsError):
+        directory.mkdir(mode=DIRECTORY_MODE)
+    _sync_directory(directory.parent)
+
+
+class DirectoryLock:
+    """The exclusive right to a data directory: an flock that dies with its process."""
+
+    def __init__(self, directory: Path) -> None:
+        """Take the lock.
+
+        Raises:
+            DirectoryLocked: another process has it; the message names it.
+            OSError: the lock file cannot be made.
+        """
+        path = directory / LOCK
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            owner = os.pread(self._descriptor, 32, 0).decode("ascii", "replace").strip()
+            os.close(self._descriptor)
+            raise DirectoryLocked(
+                f"{directory} belongs to a running broker (process {owner or 'unknown'}): "
+                "stop it, or give this one another directory"
+            ) from error
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, b"%d\n" % os.getpid(), 0)
+
+    def release(self) -> None:
+        """Give the lock up.  Idempotent."""
+        if self._descriptor >= 0:
+            os.ftruncate(self._descriptor, 0)
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class MmapStorage:
+    """One data directory; see :class:`hermes.storage.Storage` for the contract."""
+
+    def __init__(self, directory: Path, options: Options) -> None:
+        """Make the directory if need be, and lock it.
+
+        Raises:
+            DirectoryLocked: another broker owns it.
+            StorageFailed, StorageFull: it cannot be made.
+            InvalidUrl: an option makes no sense.
+        """
+        self._interval_ns = sync_interval_ns(options.sync)
+        self._options = options
+        self._directory = directory.absolute()
+        self._closed = False
+        with _disk_errors(f"making the data directory {directory}"):
+            for place in (directory, directory / STATE, directory / STREAMS):
+                _make_directory(place)
+            self._lock = DirectoryLock(directory)
+
+    @property
+    def url(self) -> str:
+        """``mmap:`` and the absolute directory."""
+        return f"mmap:{self._directory}"
+
+    @property
+    def directory(self) -> Path:
+        """The data directory, absolute."""
+        return self._directory
+
+    @property
+    def durable(self) -> bool:
+        """True: a sync puts what was appended on disk."""
+        return True
+
+    @property
+    def sync_interval_ns(self) -> int | None:
+        """As the option ``sync`` says."""
+        return self._interval_ns
+
+    def streams(self) -> list[str]:
+        """The streams that have a directory."""
+        with _disk_errors(f"listing {self._directory}"):
+            places = list((self._directory / STREAMS).iterdir())
+        return sorted(p.name for p in places if p.is_dir() and NAME.fullmatch(p.name))
+
+    def open_stream(self, name: str, settings: LogSettings, progress: Progress | None) -> Log:
+        """Open or create the log of ``name``, verifying every frame.
+
+        Raises:
+            InvalidConfig: ``name`` cannot name a directory.
+            StorageFailed, StorageFull, StorageDamaged: it cannot be opened.
+            Closed: after :meth:`close`.
+        """
+        self._check_open()
+        directory = self._directory / STREAMS / _checked_name(name, "stream")
+        with _disk_errors(f"making the directory of stream {name!r}"):
+            _make_directory(directory)
+        report = None if progress is None else _for_stream(progress, name)
+        return Log.open(
+            directory,
+            segment_bytes=settings.segment_bytes,
+            retention_bytes=settings.retention_bytes,
+            retention_ns=settings.retention_ns,
+            disk_bytes=self._options.disk,
+            message_max=settings.message_max,
+            spares=self._options.spares,
+            progress=report,
+        )
+
+    def load_state(self, name: str) -> bytes | None:
+        """State as last saved; None if there is none.
+
+        Raises:
+            StorageFailed: it cannot be read.
+        """
+        path = self._directory / STATE / _checked_name(name, "state")
+        with _disk_errors(f"reading the state {name!r}"):
+            try:
+                return path.read_bytes()
+            except FileNotFoundError:
+                return None
+
+    def save_state(self, name: str, state: bytes) -> None:
+        """Replace the state ``name``; on disk when it returns, and never half of it.
+
+        Raises:
+            StorageFailed, StorageFull: it could not be written; the state before stands.
+        """
+        self._check_open()
+        path = self._directory / STATE / _checked_name(name, "state")
+        temporary = path.with_name(f".{name}.new")  # no legal name begins with a dot
+        with _disk_errors(f"saving the state {name!r}"):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+            descriptor = os.open(temporary, flags, FILE_MODE)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(state)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            _sync_directory(path.parent)
+
+    def close(self) -> None:
+        """Give up the lock.  Idempotent."""
+        if not self._closed:
+            self._closed = True
+            self._lock.release()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Closed(f"the storage {self.url} is closed")
+
+
+def _for_stream(progress: Progress, name: str) -> Callable[[int, int], None]:
+    def report(done: int, total: int) -> None:
+        progress(name, done, total)
+
+    return report
+
+
+class MmapBackend:
+    """The scheme ``mmap``."""
+
+    api_version = API_VERSION
+
+    def probe(self) -> str | None:
+        """None: every Linux can."""
+        return None
+
+    def open(self, url: Url) -> MmapStorage:
+        """Open and lock the directory that ``url`` names: ``mmap:DIR``, or the platform's data
+        directory.
+
+        Raises:
+            InvalidUrl: it names a host, or an option makes no sense.
+            DirectoryLocked: another broker owns the directory.
+            StorageFailed, StorageFull: it cannot be made.
+        """
+        if url.host:
+            raise InvalidUrl(f"{url}: expected mmap:DIR or mmap:/absolute/DIR, without a host")
+        options = url.options(Options)
+        path = Path(url.path).expanduser() if url.path else default_directory()
+        return MmapStorage(path, options)
+
+
+def default_directory() -> Path:
+    """Where ``mmap:`` alone keeps its data, e.g. ``~/.local/share/hermes``."""
+    return Path(platformdirs.user_data_dir("hermes", appauthor=False))
