@@ -1,0 +1,71 @@
+"""What exists per message as a Python object.  The GIL is held throughout every call."""
+
+from typing import final
+
+from hermes.native.frames import Buffer
+
+REFUSED: int
+"""What :meth:`Sender.send` returns for a message not taken: this minus the core's number."""
+
+def bind(address: int, /) -> None:
+    """Use the core whose table of functions stands at ``address``; before anything else.
+
+    Raises:
+        ImportError: the table is older than this module.
+    """
+
+@final
+class Message:
+    """One message, as a subscription hands it out; read-only."""
+
+    @property
+    def topic(self) -> str: ...
+    @property
+    def stream(self) -> str:
+        """Name of the stream it is in."""
+    @property
+    def sequence(self) -> int:
+        """Its place in the stream."""
+    @property
+    def timestamp_ns(self) -> int:
+        """The publisher's clock when it was published, ns since 1970: a claim."""
+    @property
+    def payload(self) -> bytes: ...
+
+@final
+class Sender:
+    """A publisher's way into its outbox."""
+
+    def __new__(cls, outbox_address: int, owner: object, topic: bytes | None, /) -> Sender:
+        """``owner`` keeps the outbox alive as long as the sender lives."""
+
+    def send(self, payload: Buffer, topic: bytes | None = None, timestamp_ns: int = 0, /) -> int:
+        """Put one message into the outbox and do what its linger asks for.
+
+        Returns its sequence; negated, if the caller has to see to it that the flusher is drained;
+        ``REFUSED`` minus the core's number (``HM_EFULL``, ...) if nothing was taken.
+        ``topic`` is not checked for being legal.
+        """
+
+@final
+class Reader:
+    """Turns the frames of batches into objects; remembers the topics it has seen."""
+
+    def __new__(cls, message_max: int, /) -> Reader: ...
+    def messages(
+        self, buffer: Buffer, start: int, stop: int, stream: str, after: int, through: int, /
+    ) -> list[Message] | int:
+        """The frames in ``buffer[start:stop]`` as messages that hold copies of their payloads.
+
+        Every frame is checked wholly, sequences must rise within (after, through]; else the core's
+        number of what is wrong, negative.
+        """
+    def index(
+        self, buffer: Buffer, start: int, stop: int, after: int, through: int, /
+    ) -> bytes | int:
+        """The same checks; an array of ``hm_slice``: 32 bytes each, offsets relative to ``start``."""
+    def frame(self, buffer: Buffer, start: int, stop: int, /) -> tuple[int, ...]:
+        """What stands at ``buffer[start]``: ``(type, size)``, of a batch ``(2, size, id, stream,
+        after, through)`` with its frames unchecked; ``(0, needed)`` if that many bytes must be
+        there first; ``(-HM_E*, 0)`` if it is unsound.
+        """

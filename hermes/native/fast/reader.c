@@ -1,0 +1,276 @@
+#include <string.h>
+
+#include "fast.h"
+
+#define TOPICS                                                                                     \
+    16384          /* names a reader remembers; a power of two, for a few thousand live topics     \
+                    */
+#define STRIDE 128 /* frames checked at a time: their slices fit L1 */
+
+/* Turns the frames of batches into objects; remembers the topics it has seen. */
+typedef struct {
+    PyObject_HEAD uint32_t message_max;
+    PyObject *topics[TOPICS]; /* by hash of the name; a newcomer takes the place of who was there */
+} reader;
+
+static PyObject *reader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    unsigned int message_max;
+    if (kwargs != NULL && PyDict_Size(kwargs) > 0)
+        return PyErr_Format(PyExc_TypeError, "Reader takes no keyword arguments");
+    if (!PyArg_ParseTuple(args, "I:Reader", &message_max))
+        return NULL;
+    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    reader *self = (reader *)allocate(type, 0);
+    if (self != NULL)
+        self->message_max = message_max;
+    return (PyObject *)self;
+}
+
+static void reader_free(PyObject *object) {
+    reader *self = (reader *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    for (size_t i = 0; i < TOPICS; i++)
+        Py_XDECREF(self->topics[i]);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    release(object);
+    Py_DECREF(type);
+}
+
+/* FNV-1a by words: names differ in few bytes, and only the place in a cache hangs on it. */
+static size_t hash(const uint8_t *name, size_t size) {
+    uint64_t sum = 0xcbf29ce484222325u ^ size;
+    /* The frame pads the topic with zeros to a multiple of 8. */
+    for (size_t i = 0; i < size; i += 8) {
+        uint64_t word;
+        memcpy(&word, name + i, sizeof word);
+        sum = (sum ^ word) * 0x9e3779b97f4a7c15u;
+        sum ^= sum >> 29;
+    }
+    return (size_t)(sum >> 32) & (TOPICS - 1);
+}
+
+/* The name as a str: a borrowed reference. */
+static PyObject *topic_of(reader *self, const uint8_t *name, size_t size) {
+    PyObject **place = &self->topics[hash(name, size)];
+    if (*place != NULL) {
+        Py_ssize_t known_size;
+        const char *known = PyUnicode_AsUTF8AndSize(*place, &known_size);
+        if (known != NULL && (size_t)known_size == size && memcmp(known, name, size) == 0)
+            return *place;
+        PyErr_Clear();
+    }
+    PyObject *fresh = PyUnicode_DecodeUTF8((const char *)name, (Py_ssize_t)size, "strict");
+    if (fresh == NULL)
+        return NULL;
+    PyObject *old = *place;
+    *place = fresh;
+    Py_XDECREF(old);
+    return fresh;
+}
+
+typedef struct {
+    Py_buffer view;
+    const uint8_t *data;
+    uint64_t size;
+} region;
+
+/* The bytes [start, stop) of a buffer; release with PyBuffer_Release(&region.view). */
+static int region_of(PyObject *buffer, PyObject *start, PyObject *stop, region *self) {
+    Py_ssize_t from = PyLong_AsSsize_t(start), to = PyLong_AsSsize_t(stop);
+    if ((from == -1 || to == -1) && PyErr_Occurred())
+        return -1;
+    if (PyObject_GetBuffer(buffer, &self->view, PyBUF_SIMPLE) < 0)
+        return -1;
+    if (from < 0 || to < from || to > self->view.len || (uint64_t)(to - from) > UINT32_MAX) {
+        PyBuffer_Release(&self->view);
+        PyErr_Format(PyExc_ValueError, "[%zd, %zd) is not in a buffer of %zd bytes", from, to,
+                     self->view.len);
+        return -1;
+    }
+    self->data = (const uint8_t *)self->view.buf + from;
+    self->size = (uint64_t)(to - from);
+    return 0;
+}
+
+/* Who checks frames in a row: sequences rise within (after, through]. */
+typedef struct {
+    uint64_t after;
+    uint64_t through;
+} coverage;
+
+/* Checks up to `capacity` frames.  Returns their count, or -HM_E*. */
+static int64_t check(const reader *self, const region *bytes, uint64_t *at, coverage *covered,
+                     hm_slice *slices, uint64_t capacity) {
+    uint64_t consumed;
+    int32_t error;
+    int64_t count = fast_core->frame_index(bytes->data + *at, bytes->size - *at, self->message_max,
+                                           slices, capacity, &consumed, &error);
+    if (error != 0)
+        return error;
+    for (int64_t i = 0; i < count; i++) {
+        if (slices[i].sequence <= covered->after || slices[i].sequence > covered->through)
+            return -HM_ESEQUENCE;
+        if (slices[i].type != HM_MESSAGE)
+            return -HM_ETYPE;
+        covered->after = slices[i].sequence;
+    }
+    *at += consumed;
+    return count;
+}
+
+static int append_messages(reader *self, const uint8_t *base, const hm_slice *slices, int64_t count,
+                           PyObject *stream, PyObject *list) {
+    for (int64_t i = 0; i < count; i++) {
+        const hm_slice *slice = &slices[i];
+        PyObject *topic = topic_of(self, base + slice->offset + HM_FRAME_HEADER, slice->topic_len);
+        if (topic == NULL)
+            return -1;
+        PyObject *made = fast_message_new(topic, stream, slice->sequence, slice->timestamp_ns,
+                                          base + slice->payload_offset, slice->payload_len);
+        if (made == NULL)
+            return -1;
+        int status = PyList_Append(list, made);
+        Py_DECREF(made);
+        if (status < 0)
+            return -1;
+    }
+    return 0;
+}
+
+static int coverage_of(PyObject *after, PyObject *through, coverage *self) {
+    self->after = PyLong_AsUnsignedLongLong(after);
+    self->through = PyLong_AsUnsignedLongLong(through);
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+PyDoc_STRVAR(messages_doc,
+             "messages($self, buffer, start, stop, stream, after, through, /)\n--\n\n"
+             "The frames in buffer[start:stop] as a list of Message; or -HM_E* if one is unsound.");
+
+static PyObject *reader_messages(PyObject *object, PyObject *const *args, Py_ssize_t count) {
+    reader *self = (reader *)object;
+    region bytes;
+    coverage covered;
+    if (count != 6)
+        return PyErr_Format(PyExc_TypeError, "messages takes 6 arguments, not %zd", count);
+    if (coverage_of(args[4], args[5], &covered) < 0 ||
+        region_of(args[0], args[1], args[2], &bytes) < 0)
+        return NULL;
+    PyObject *list = PyList_New(0);
+    hm_slice slices[STRIDE];
+    int64_t found = 0;
+    for (uint64_t at = 0; list != NULL && at < bytes.size;) {
+        const uint8_t *base = bytes.data + at;
+        found = check(self, &bytes, &at, &covered, slices, STRIDE);
+        if (found < 0)
+            break;
+        if (append_messages(self, base, slices, found, args[3], list) < 0)
+            Py_CLEAR(list);
+    }
+    PyBuffer_Release(&bytes.view);
+    if (list != NULL && found < 0) {
+        Py_DECREF(list);
+        return PyLong_FromLongLong(found);
+    }
+    return list;
+}
+
+PyDoc_STRVAR(index_doc,
+             "index($self, buffer, start, stop, after, through, /)\n--\n\n"
+             "The frames in buffer[start:stop] as an array of hm_slice, 32 bytes each, offsets "
+             "relative to start; or -HM_E* if one is unsound.");
+
+static PyObject *reader_index(PyObject *object, PyObject *const *args, Py_ssize_t count) {
+    const reader *self = (const reader *)object;
+    region bytes;
+    coverage covered;
+    if (count != 5)
+        return PyErr_Format(PyExc_TypeError, "index takes 5 arguments, not %zd", count);
+    if (coverage_of(args[3], args[4], &covered) < 0 ||
+        region_of(args[0], args[1], args[2], &bytes) < 0)
+        return NULL;
+    /* As many as there can be, cut to what there is: a frame has 32 bytes at least. */
+    uint64_t capacity = bytes.size / HM_FRAME_HEADER;
+    hm_slice *slices = PyMem_Malloc(capacity > 0 ? capacity * sizeof *slices : 1);
+    if (slices == NULL) {
+        PyBuffer_Release(&bytes.view);
+        return PyErr_NoMemory();
+    }
+    uint64_t at = 0;
+    int64_t found = capacity > 0 ? check(self, &bytes, &at, &covered, slices, capacity) : 0;
+    if (found >= 0 && at < bytes.size)
+        found = -HM_ETRUNC;
+    PyBuffer_Release(&bytes.view);
+    PyObject *result =
+        found < 0 ? PyLong_FromLongLong(found)
+                  : PyBytes_FromStringAndSize((const char *)slices,
+                                              (Py_ssize_t)((size_t)found * sizeof *slices));
+    PyMem_Free(slices);
+    return result;
+}
+
+PyDoc_STRVAR(
+    frame_doc,
+    "frame($self, buffer, start, stop, /)\n--\n\n"
+    "What stands at buffer[start]: ``(type, size)``; of a batch ``(2, size, id, stream, after, "
+    "through)``, its frames unchecked; ``(0, needed)`` if that many bytes must be there first; "
+    "``(-HM_E*, 0)`` if it is unsound.");
+
+static PyObject *reader_frame(PyObject *object, PyObject *const *args, Py_ssize_t count) {
+    const reader *self = (const reader *)object;
+    region bytes;
+    if (count != 3)
+        return PyErr_Format(PyExc_TypeError, "frame takes 3 arguments, not %zd", count);
+    if (region_of(args[0], args[1], args[2], &bytes) < 0)
+        return NULL;
+    hm_slice slice;
+    hm_batch batch;
+    uint64_t needed = 0;
+    int64_t size =
+        fast_core->frame_check(bytes.data, bytes.size, self->message_max, &slice, &needed);
+    if (size > 0 && slice.type == HM_BATCH)
+        fast_core->batch_parse(bytes.data, &batch);
+    int incomplete = size == -HM_ETRUNC || (size > 0 && (uint64_t)size > bytes.size);
+    if (incomplete && size > 0)
+        needed = (uint64_t)size;
+    PyBuffer_Release(&bytes.view);
+    if (incomplete)
+        return Py_BuildValue("iK", 0, needed);
+    if (size < 0)
+        return Py_BuildValue("ii", (int)size, 0);
+    if (slice.type != HM_BATCH)
+        return Py_BuildValue("iL", (int)slice.type, size);
+    return Py_BuildValue("iLIIKK", (int)slice.type, size, batch.id, batch.stream, batch.after,
+                         batch.through);
+}
+
+static PyMethodDef methods[] = {
+    {"messages", (PyCFunction)(void (*)(void))reader_messages, METH_FASTCALL, messages_doc},
+    {"index", (PyCFunction)(void (*)(void))reader_index, METH_FASTCALL, index_doc},
+    {"frame", (PyCFunction)(void (*)(void))reader_frame, METH_FASTCALL, frame_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot slots[] = {
+    {Py_tp_new, reader_new},
+    {Py_tp_dealloc, reader_free},
+    {Py_tp_methods, methods},
+    {Py_tp_doc, "Reader(message_max, /)\n--\n\nTurns the frames of batches into objects."},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {
+    .name = "hermes.native._fast.Reader",
+    .basicsize = sizeof(reader),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = slots,
+};
+
+int fast_add_reader(PyObject *module) {
+    PyObject *type = PyType_FromSpec(&spec);
+    if (type == NULL)
+        return -1;
+    int status = PyModule_AddType(module, (PyTypeObject *)type);
+    Py_DECREF(type);
+    return status;
+}

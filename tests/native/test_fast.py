@@ -1,0 +1,181 @@
+"""The compiled fast paths: messages out of batches, and what they refuse."""
+
+from __future__ import annotations
+
+import struct
+import sys
+
+import pytest
+from hermes.native._core import lib
+
+from hermes.native import _fast
+from hermes.native.api import API_VERSION, Message, Reader, api_address
+from hermes.native.outbox import Outbox
+
+MESSAGE_MAX = 1 << 20
+FAR = 1 << 62
+
+
+def frames(*payloads: bytes, topic: bytes = b"md.a", first: int = 1) -> bytearray:
+    outbox = Outbox(id=1, first_sequence=first)
+    for payload in payloads:
+        outbox.put(topic, payload, 77)
+    batch = outbox.batch(1 << 30, 1)
+    assert batch is not None
+    return bytearray(batch[1])
+
+
+def test_a_message_has_its_attributes_and_a_repr():
+    """A message carries topic, stream, sequence, timestamp and payload, and shows them."""
+    data = frames(b"hello", topic="md.é".encode(), first=5)
+
+    found = Reader(MESSAGE_MAX).messages(data, 0, len(data), "quotes", 4, 5)
+
+    assert isinstance(found, list)
+    (message,) = found
+    assert (message.topic, message.stream, message.payload) == ("md.é", "quotes", b"hello")
+    assert (message.sequence, message.timestamp_ns) == (5, 77)
+    assert repr(message) == (
+        "Message(topic='md.é', stream='quotes', sequence=5, timestamp_ns=77, payload=b'hello')"
+    )
+
+
+def test_a_long_payload_is_cut_in_the_repr():
+    """A repr shows the beginning of a long payload and how long it is."""
+    data = frames(b"x" * 1000)
+
+    (message,) = Reader(MESSAGE_MAX).messages(data, 0, len(data), "default", 0, 1)  # type: ignore[misc]
+
+    assert repr(message).endswith("x'... 1000 bytes)")
+
+
+def test_messages_are_read_only_and_made_by_subscriptions_alone():
+    """Attributes cannot be set, and nobody makes a message by hand."""
+    data = frames(b"x")
+    (message,) = Reader(MESSAGE_MAX).messages(data, 0, len(data), "default", 0, 1)  # type: ignore[misc]
+
+    with pytest.raises(AttributeError):
+        message.payload = b""
+    with pytest.raises(TypeError):
+        Message()
+
+
+def test_payloads_are_copies():
+    """A message keeps its payload when the buffer is used again."""
+    data = frames(b"before")
+    (message,) = Reader(MESSAGE_MAX).messages(data, 0, len(data), "default", 0, 1)  # type: ignore[misc]
+
+    data[:] = bytes(len(data))
+
+    assert message.payload == b"before"
+
+
+def test_many_topics_keep_their_names():
+    """More topics than a reader remembers: every message still has its own."""
+    outbox = Outbox(id=1)
+    names = [f"md.x{i}" for i in range(40_000)]
+    for name in names:
+        outbox.put(name.encode(), b"")
+    reader, found = Reader(MESSAGE_MAX), []
+    while (batch := outbox.batch(1 << 30, 1)) is not None:
+        outbox.sent()
+        got = reader.messages(batch[1], 0, len(batch[1]), "default", len(found), FAR)
+        assert isinstance(got, list)
+        found += got
+
+    assert [message.topic for message in found] == names
+
+
+def test_equal_topics_are_one_object():
+    """The topic of many messages is one string."""
+    data = frames(b"1", b"2")
+
+    first, second = Reader(MESSAGE_MAX).messages(data, 0, len(data), "default", 0, 2)  # type: ignore[misc]
+
+    assert first.topic is second.topic
+
+
+def test_the_index_names_every_frame():
+    """An index is one hm_slice per frame, offsets relative to the start given."""
+    data = b"8 bytes." + bytes(frames(b"abc", b"defgh"))
+
+    slices = Reader(MESSAGE_MAX).index(data, 8, len(data), 0, 2)
+
+    assert isinstance(slices, bytes)
+    rows = list(struct.iter_unpack("=QQIIIBBH", slices))
+    assert [(row[0], row[3], row[4]) for row in rows] == [(1, 40, 3), (2, 88, 5)]
+
+
+@pytest.mark.parametrize("offset", [0, 5, 8, 20, 33, 40, 44])
+def test_any_damage_is_found(offset: int):
+    """A flipped bit in header, topic, payload or padding is an error in every way of reading."""
+    data = frames(b"abc")
+    data[offset] ^= 1
+    reader = Reader(MESSAGE_MAX)
+
+    for result in (
+        reader.messages(data, 0, len(data), "default", 0, 1),
+        reader.index(data, 0, len(data), 0, 1),
+    ):
+        assert isinstance(result, int)
+        assert result < 0
+
+
+def test_sequences_must_rise_within_the_coverage():
+    """A batch that holds a sequence outside what it covers, or out of order, is refused."""
+    data = frames(b"a", b"b")
+    reader = Reader(MESSAGE_MAX)
+
+    assert reader.messages(data, 0, len(data), "default", 1, 2) == -lib.HM_ESEQUENCE
+    assert reader.messages(data, 0, len(data), "default", 0, 1) == -lib.HM_ESEQUENCE
+    swapped = data[48:] + data[:48]
+    assert reader.index(swapped, 0, len(data), 0, 2) == -lib.HM_ESEQUENCE
+
+
+def test_half_a_frame_is_an_error():
+    """A batch ends where its last frame ends."""
+    data = frames(b"a", b"b")
+
+    assert Reader(MESSAGE_MAX).messages(data, 0, 60, "default", 0, 2) == -lib.HM_ETRUNC
+    assert Reader(MESSAGE_MAX).index(data, 0, 60, 0, 2) == -lib.HM_ETRUNC
+
+
+def test_a_region_outside_its_buffer_is_an_error():
+    """Offsets are checked before anything is read."""
+    with pytest.raises(ValueError, match="buffer of 4 bytes"):
+        Reader(MESSAGE_MAX).index(b"1234", 2, 5, 0, 1)
+
+
+def test_messages_do_not_leak():
+    """Making and dropping messages leaves the topic with the references it had."""
+    data = frames(*[b"x"] * 100)
+    reader = Reader(MESSAGE_MAX)
+    (first,) = reader.messages(data, 0, 48, "default", 0, 1)  # type: ignore[misc]
+    before = sys.getrefcount(first.topic)
+
+    for _ in range(100):
+        reader.messages(data, 0, len(data), "default", 0, 100)
+
+    after = sys.getrefcount(first.topic)
+    assert after == before
+
+
+def test_bad_arguments_are_python_errors():
+    """Wrong types and counts raise, they do not crash."""
+    outbox = Outbox(id=1)
+    with pytest.raises(TypeError):
+        outbox.sender(None).send(b"no topic")
+    with pytest.raises(TypeError):
+        outbox.sender(b"md.a").send()  # type: ignore[call-arg]
+    with pytest.raises(TypeError):
+        outbox.sender(b"md.a").send("text")  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        outbox.sender("md.a")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="address 0"):
+        _fast.Sender(0, None, None)
+
+
+def test_the_table_is_of_the_version_the_headers_say():
+    """api_address() names a table whose version is HM_API_VERSION."""
+    assert API_VERSION == lib.HM_API_VERSION
+    assert api_address() != 0
