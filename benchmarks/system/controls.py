@@ -1,0 +1,77 @@
+"""Rounds of the controls, in the shapes questions need: the raw C relay and the pyzmq proxy."""
+
+from __future__ import annotations
+
+from benchmarks.system.harness import (
+    MESSAGE_BYTES,
+    Metrics,
+    Stage,
+    compiled,
+    percentiles,
+    rate,
+)
+
+READ_BYTES = 262_144
+"""What a batched relay reads and writes per system call."""
+
+
+def relay_throughput(
+    stage: Stage,
+    *,
+    wait: str,
+    messages: int,
+    write_bytes: int = READ_BYTES,
+    read_bytes: int = READ_BYTES,
+    sinks: int = 1,
+) -> Metrics:
+    """Messages per second through the C relay, first write to last byte read."""
+    program = compiled("relay")
+    volume = messages * MESSAGE_BYTES
+    relay = stage.role(program, "relay", wait, read_bytes, sinks)
+    port = relay.line()
+    drains = [stage.role(program, "sink", port, volume).ready() for _ in range(sinks)]
+    source = stage.role(program, "load", port, MESSAGE_BYTES, write_bytes, volume).ready()
+    for role in (*drains, source):
+        role.go()
+    start = source.result()["start_ns"]
+    end = max(drain.result()["end_ns"] for drain in drains)
+    per_second = rate(messages, start, end)
+    if sinks > 1:
+        return {"deliveries_per_s": per_second * sinks, "messages_per_s": per_second}
+    return {"messages_per_s": per_second, "gigabytes_per_s": per_second * MESSAGE_BYTES / 1e9}
+
+
+def relay_roundtrip(stage: Stage, *, wait: str, count: int, python: bool = False) -> Metrics:
+    """Round trips of one message through the C relay, on a core of its own."""
+    program = compiled("relay")
+    port = stage.role(program, "relay", wait, READ_BYTES, 0, core=1).line()
+    if python:
+        client = stage.python("python_roles", "pingpong", port, wait, count, MESSAGE_BYTES, core=0)
+    else:
+        client = stage.role(program, "pingpong", port, wait, MESSAGE_BYTES, count, core=0)
+    return percentiles(client.ready().go().result()["round_trips_ns"])
+
+
+def zmq_throughput(stage: Stage, *, copy: bool, messages: int, subscribers: int = 1) -> Metrics:
+    """Messages per second through the proxy, first send to last receive."""
+    front, back = stage.python("zmq_roles", "proxy").line().split()
+    receivers = [
+        stage.python("zmq_roles", "subscribe", back, messages, copy).ready()
+        for _ in range(subscribers)
+    ]
+    sender = stage.python("zmq_roles", "publish", front, messages, MESSAGE_BYTES, copy).ready()
+    for role in (*receivers, sender):
+        role.go()
+    start = sender.result()["start_ns"]
+    end = max(receiver.result()["end_ns"] for receiver in receivers)
+    per_second = rate(messages, start, end)
+    if subscribers > 1:
+        return {"deliveries_per_s": per_second * subscribers, "messages_per_s": per_second}
+    return {"messages_per_s": per_second, "gigabytes_per_s": per_second * MESSAGE_BYTES / 1e9}
+
+
+def zmq_roundtrip(stage: Stage, *, count: int) -> Metrics:
+    """Round trips of one message through the proxy, on a core of its own."""
+    front, back = stage.python("zmq_roles", "proxy", core=1).line().split()
+    client = stage.python("zmq_roles", "pingpong", front, back, count, MESSAGE_BYTES, core=0)
+    return percentiles(client.ready().go().result()["round_trips_ns"])
