@@ -1,7 +1,7 @@
 """Compiles C tests with the C core under a sanitizer, and runs them.
 
-A C test is a program with a ``main`` that prints what it found and returns 0 if all was well (``assert`` is fine: it
-aborts).  It stands beside the Python file that runs it::
+A C test is a program with a ``main`` that prints what it found and returns 0 if all was well
+(``assert`` is fine: it aborts).  It stands beside the Python file that runs it::
 
     # tests/native/test_rings.py
     @pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
@@ -9,15 +9,18 @@ aborts).  It stands beside the Python file that runs it::
         \"\"\"What one thread pushes, the other pops, in order.\"\"\"
         run_c("ring_threads.c", "1000000", sanitizer=sanitizer)
 
-(``RunC`` and ``Sanitizer`` are types: import them from ``tests.native.conftest`` under ``TYPE_CHECKING``.)
+(``RunC`` and ``Sanitizer`` are types: import them from ``tests.native.conftest`` under
+``TYPE_CHECKING``.)
 
-``run_c`` returns the program's standard output.  A non-zero exit, a sanitizer's report and an overrun deadline fail the
-test with everything the program said.  ``compile_c`` takes the same keywords and returns the executable's path alone.
+``run_c`` returns the program's standard output.  A non-zero exit, a sanitizer's report and an overrun
+deadline fail the test with everything the program said.  ``compile_c`` takes the same keywords and
+returns the executable's path alone.
 
-``defines``: preprocessor symbols for the program *and* the core, such as ``("HM_SPSC_WEAK=1",)`` to prove that a test
-notices a weakened release.  ``expect_failure=True`` turns the verdict around for such a proof.
+``defines``: preprocessor symbols for the program *and* the core, such as ``("HM_SPSC_WEAK=1",)`` to
+prove that a test notices a weakened release.  ``expect_failure=True`` turns the verdict around for such
+a proof.
 
-The core is compiled once per session, sanitizer and set of defines, each program once per source besides.
+The core is compiled once per session, sanitizer and set of defines; each program once per source too.
 """
 
 from __future__ import annotations
