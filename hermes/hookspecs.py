@@ -1,8 +1,8 @@
 """The plugin contract: every hook Hermes calls, and nothing else.
 
 A hook never runs per message.  Plugins are modules, found through the entry-point groups
-``hermes.transports``, ``hermes.storages``, ``hermes.plugins`` and ``hermes.commands``, and imported only when a URL or a
-flag names them.
+``hermes.transports``, ``hermes.storages``, ``hermes.plugins`` and ``hermes.commands``, and imported only when a URL or
+a flag names them.
 """
 
 from __future__ import annotations

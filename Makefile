@@ -1,0 +1,53 @@
+# Every target sets up what it needs: a virtual environment in .venv, with Hermes installed in it so
+# that edits of Python files take effect at once.  It is installed again when pyproject.toml or C changed.
+#
+#   make demo    a broker, an injector and a subscriber, with a table at the end
+#   make test    all tests
+#   make lint    every checker, changing nothing
+#   make bench   the benchmarks: micro, then the whole broker beside its controls
+#   make clean   removes what the other targets made
+
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/installed
+NATIVE := $(shell find hermes transports plugins -name '*.[ch]' -not -path '*/build/*')
+C_CODE := $(shell find hermes transports plugins tests benchmarks -name '*.[ch]' -not -path '*/build/*')
+
+# The first Python here that is new enough.
+PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python3.14; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& { echo $$python; break; }; done)
+
+.PHONY: demo test bench lint clean
+.DELETE_ON_ERROR:
+
+demo: $(STAMP)
+	$(BIN)/hermes demo
+
+test: $(STAMP)
+	$(BIN)/pytest
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.micro
+	$(BIN)/python -m benchmarks.system
+
+lint: $(STAMP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(C_CODE)
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
+	find hermes transports plugins tests benchmarks \( -name '*.so' -o -name __pycache__ \) -exec rm -rf {} +
+
+# pip knows dependency groups from 25.1 on.
+$(STAMP): pyproject.toml hermes/native/glue.py $(NATIVE)
+	@test -n "$(PYTHON)" || { echo "Hermes needs Python 3.11 or newer; set PYTHON to one" >&2; exit 1; }
+	@echo "setting up $(VENV): takes a minute the first time"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@{ $(BIN)/python -m pip install --upgrade 'pip>=25.1' \
+	&& $(BIN)/python -m pip install --group dev --editable .; } > $(VENV)/log 2>&1 \
+	|| { cat $(VENV)/log >&2; exit 1; }
+	@touch $@
