@@ -16,10 +16,11 @@
 #define RECORD_HEADER 8                            /* bytes */
 #define KIND_RECORD   0
 #define KIND_PADDING  1
-#define UNCLAIMED     UINT64_MAX
+#define NOWHERE       UINT64_MAX /* never a cursor: it is not a multiple of 8 */
 
-/* Out of line, so that the common case stays small. */
-#define SELDOM __attribute__((noinline, cold))
+/* Out of line, so that the shortest way saves no registers for the longer ones. */
+#define SELDOM  __attribute__((noinline, cold))
+#define GENERAL __attribute__((noinline))
 
 /* The tests weaken one release at a time, to prove that ThreadSanitizer would notice. */
 #ifdef HM_WEAKEN_SPSC_TAIL
@@ -60,7 +61,8 @@ struct hm_spsc {
     _Alignas(LINE_PAIR)
         uint64_t tail; /* where the next record goes; shared->tail catches up on commit */
     uint64_t writable; /* room from tail up to here is free, and contiguous */
-    uint64_t claimed;  /* bytes claimed, or UNCLAIMED */
+    uint64_t claim;    /* the tail at the last claim, which stands while the tail is there */
+    uint64_t claimed;  /* bytes of it */
     /* The consumer's. */
     _Alignas(LINE_PAIR) uint64_t head; /* the oldest record; what shared->head holds */
     uint64_t readable;  /* records from head up to here are published, and contiguous */
@@ -117,7 +119,7 @@ static int adopt(struct shared *shared, uint64_t capacity, hm_spsc **ring) {
         .record_max = capacity / 2 - RECORD_HEADER,
         .tail = tail,
         .writable = tail, /* the first claim looks for room, ... */
-        .claimed = UNCLAIMED,
+        .claim = NOWHERE,
         .head = head,
         .readable = head, /* ... and the first peek for records */
         .tail_seen = head,
@@ -311,10 +313,9 @@ static inline void finish(hm_spsc *ring, uint64_t size) {
     assert(ring->tail <= ring->writable);
 }
 
-static inline void publish(hm_spsc *ring) {
-    ring->claimed = UNCLAIMED;
+static inline void publish(hm_spsc *ring, uint64_t tail) {
     /* release (A): the records' bytes are visible before the cursor that publishes them. */
-    atomic_store_explicit(&ring->shared->tail, ring->tail, RELEASE_TAIL);
+    atomic_store_explicit(&ring->shared->tail, tail, RELEASE_TAIL);
 }
 
 static inline uint8_t *payload_at(hm_spsc *ring, uint64_t cursor) {
@@ -326,16 +327,17 @@ int hm_spsc_claim(hm_spsc *ring, uint32_t size, hm_spsc_span *span) {
 
     if (result != 0)
         return result;
+    ring->claim = ring->tail;
     ring->claimed = size;
     *span = (hm_spsc_span){(uint32_t)((ring->tail & ring->mask) + RECORD_HEADER), size};
     return 0;
 }
 
 int hm_spsc_commit(hm_spsc *ring, uint32_t size) {
-    if (ring->claimed == UNCLAIMED || size > ring->claimed)
+    if (ring->claim != ring->tail || size > ring->claimed)
         return -HM_EINVAL;
     finish(ring, size);
-    publish(ring);
+    publish(ring, ring->tail);
     return 0;
 }
 
@@ -344,23 +346,28 @@ int hm_spsc_commit(hm_spsc *ring, uint32_t size) {
 #define WORD       8
 #define WORD_WHOLE (RECORD_HEADER + WORD)
 
-static int push_any(hm_spsc *ring, const void *data, uint32_t size) {
+GENERAL static int push_any(hm_spsc *ring, const void *data, uint32_t size) {
     int result = reserve(ring, size);
 
     if (result != 0)
         return result;
     copy(payload_at(ring, ring->tail), data, size);
     finish(ring, size);
-    publish(ring);
+    publish(ring, ring->tail);
     return 0;
 }
 
 int hm_spsc_push(hm_spsc *ring, const void *data, uint32_t size) {
-    if (size != WORD || ring->writable - ring->tail < WORD_WHOLE)
+    uint64_t tail = ring->tail;
+    uint64_t value;
+
+    if (size != WORD || ring->writable - tail < WORD_WHOLE)
         return push_any(ring, data, size);
-    memcpy(payload_at(ring, ring->tail), data, WORD);
-    finish(ring, WORD);
-    publish(ring);
+    memcpy(&value, data, WORD);
+    ring->tail = tail + WORD_WHOLE;
+    memcpy(payload_at(ring, tail), &value, WORD);
+    write_header(ring, tail, WORD, KIND_RECORD);
+    publish(ring, tail + WORD_WHOLE);
     return 0;
 }
 
@@ -381,7 +388,7 @@ int64_t hm_spsc_push_many(hm_spsc *ring, const void *joined, uint64_t joined_siz
     }
     if (done == 0)
         return result;
-    publish(ring);
+    publish(ring, ring->tail);
     return (int64_t)done;
 }
 
@@ -440,10 +447,9 @@ static inline int next_record(hm_spsc *ring, uint64_t *cursor, uint64_t *readabl
     }
 }
 
-static inline void give_back(hm_spsc *ring, uint64_t head, uint64_t readable) {
+static inline void give_back(hm_spsc *ring, uint64_t head) {
     assert(head - ring->head <= ring->capacity);
-    ring->head = ring->peeked = head;
-    ring->readable = readable;
+    ring->head = head;
     /* release (B): our reads of the records are done before the cursor that gives them back. */
     atomic_store_explicit(&ring->shared->head, head, RELEASE_HEAD);
 }
@@ -469,11 +475,13 @@ int64_t hm_spsc_peek(hm_spsc *ring, hm_spsc_span *spans, uint64_t capacity) {
 }
 
 void hm_spsc_release(hm_spsc *ring) {
-    if (ring->peeked != ring->head)
-        give_back(ring, ring->peeked, ring->peeked_readable);
+    if ((int64_t)(ring->peeked - ring->head) <= 0)
+        return; /* nothing was peeked, or it has been popped since */
+    ring->readable = ring->peeked_readable;
+    give_back(ring, ring->peeked);
 }
 
-static int pop_any(hm_spsc *ring, void *out, uint64_t capacity, uint32_t *size) {
+GENERAL static int pop_any(hm_spsc *ring, void *out, uint64_t capacity, uint32_t *size) {
     uint64_t cursor = ring->head;
     uint64_t readable = ring->readable;
     hm_spsc_span span;
@@ -485,7 +493,8 @@ static int pop_any(hm_spsc *ring, void *out, uint64_t capacity, uint32_t *size) 
     if (span.size > capacity)
         return -HM_ETRUNC;
     copy(out, ring->data + span.offset, span.size);
-    give_back(ring, cursor, readable);
+    ring->readable = readable;
+    give_back(ring, cursor);
     return 0;
 }
 
@@ -499,7 +508,7 @@ int hm_spsc_pop(hm_spsc *ring, void *out, uint64_t capacity, uint32_t *size) {
         return pop_any(ring, out, capacity, size);
     memcpy(out, payload_at(ring, head), WORD);
     *size = WORD;
-    give_back(ring, head + WORD_WHOLE, ring->readable);
+    give_back(ring, head + WORD_WHOLE);
     return 0;
 }
 
@@ -531,7 +540,8 @@ int64_t hm_spsc_pop_many(hm_spsc *ring, void *out, uint64_t capacity, uint32_t *
     }
     if (done > 0) {
         /* Of a record that was refused, `readable` may be a lap on: look again from head. */
-        give_back(ring, head, result == 0 ? readable : head);
+        ring->readable = result == 0 ? readable : head;
+        give_back(ring, head);
         return (int64_t)done;
     }
     if (result != 0)
