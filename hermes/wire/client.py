@@ -35,12 +35,12 @@ from hermes.native.envelopes import (
     CONTROL_MAX,
     EMAGIC,
     EVERSION,
-    FRAME_HEADER,
     FRAME_VERSION,
     Buffer,
     EnvelopeReader,
     error_text,
 )
+from hermes.native.frames import BATCH_HEADER_SIZE, HEADER_SIZE
 from hermes.wire import messages as m
 from hermes.wire.codec import (
     BATCH_TYPE,
@@ -53,8 +53,6 @@ from hermes.wire.errorcodes import MALFORMED_CODES
 
 STREAMS_MAX = 1024
 """Streams a broker may announce on one connection; ours have 64 at most."""
-BATCH_HEADER = 56
-"""Bytes before a batch's frames."""
 
 
 class BatchReceived(msgspec.Struct, gc=False):
@@ -143,7 +141,7 @@ class ClientProtocol:
         """Answers to be sent; the caller clears it."""
         self.position = 0
         """Where in the caller's buffer the next :meth:`receive` begins."""
-        self.needed = FRAME_HEADER
+        self.needed = HEADER_SIZE
         """After a :meth:`receive` that gave nothing: bytes wanted in one piece from
         :attr:`position` on."""
         self._reader = EnvelopeReader(control_max=CONTROL_MAX, batch_max=0)
@@ -273,11 +271,11 @@ class ClientProtocol:
                     self._through[key] = through
                     self.position = following
                     return BatchReceived(
-                        id, stream, after, through, start + BATCH_HEADER, following
+                        id, stream, after, through, start + BATCH_HEADER_SIZE, following
                     )
             elif kind > 0:
                 payload = memoryview(buffer)[
-                    start + FRAME_HEADER : start + FRAME_HEADER + payload_len
+                    start + HEADER_SIZE : start + HEADER_SIZE + payload_len
                 ]
                 event = self._take_control(kind, bytes(payload))
                 if event is not None:
