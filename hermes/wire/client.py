@@ -49,7 +49,7 @@ from hermes.wire.codec import (
     decode_control,
     encode_control,
 )
-from hermes.wire.errorcodes import MALFORMED_CODES
+from hermes.wire.errorcodes import ERROR_CODES, MALFORMED_CODES
 
 STREAMS_MAX = 1024
 """Streams a broker may announce on one connection; ours have 64 at most."""
@@ -485,6 +485,7 @@ class ClientProtocol:
     def _on_error(self, message: m.Error) -> m.Error:
         if message.fatal:
             self.state = ClientState.CLOSED
+            self._freeze_positions()
         if message.subscription is not None:
             self._refused_subscription(message)
         if message.query is not None:
@@ -494,7 +495,8 @@ class ClientProtocol:
     def _refused_subscription(self, message: m.Error) -> None:
         id = message.subscription
         assert id is not None
-        if message.code not in _SUBSCRIPTION_LIVES:
+        row = ERROR_CODES.get(message.code)
+        if row is None or row.ends_subscription:
             self._subscriptions.pop(id, None)
             self._unsubscribing.discard(id)
             self._forget(id)
@@ -504,19 +506,15 @@ class ClientProtocol:
             self._violated("unexpected", "a broker does not close single publishers")
         asked = self.state is ClientState.CLOSING
         self.state = ClientState.CLOSED if asked else ClientState.PEER_CLOSED
-        self._through_is_over()
+        self._freeze_positions()
         return message
 
-    def _through_is_over(self) -> None:
-        """Keep the positions by name only, so that a batch after Close is not taken for a sound
-        one."""
+    def _freeze_positions(self) -> None:
+        """Keep positions by name only: no batch may go on from them on this connection."""
         for id in self._subscriptions:
             self._resumed[id] = self.positions(id)
         self._through.clear()
 
-
-# Errors about a request of a subscription that goes on.
-_SUBSCRIPTION_LIVES = frozenset({"commit_refused"})
 
 _HANDLERS: dict[type, Any] = {
     m.Welcome: ClientProtocol._on_welcome,

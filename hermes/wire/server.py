@@ -236,6 +236,12 @@ class ServerProtocol:
         """Whether :meth:`take_output` would return anything."""
         return bool(self._output)
 
+    @property
+    def output_count(self) -> int:
+        """How many frames :meth:`take_output` would return: a peer that asks on and does not read piles
+        them up."""
+        return len(self._output)
+
     def welcome(self, *, server: str, broker_id: bytes, durable: bool) -> None:
         """Accept the peer: answers Hello; from here on everything may be sent."""
         assert self.state is ServerState.AWAIT_WELCOME
@@ -328,7 +334,7 @@ class ServerProtocol:
         """
         row = ERROR_CODES[code]
         ends = row.fatal if fatal is None else fatal
-        if subscription is not None:
+        if subscription is not None and row.ends_subscription:
             self._subscriptions.discard(subscription)
         if query is not None:
             self._queries.discard(query)

@@ -239,6 +239,18 @@ def test_ids_are_free_again(opened: Broker) -> None:
     assert len(opened.events) == 8
 
 
+@pytest.mark.parametrize("code", ["commit_refused", "storage_failed"])
+def test_a_refused_commit_leaves_the_subscription(opened: Broker, code: str) -> None:
+    """An error about one request of a subscription does not end it."""
+    opened.deliver(encode_control(m.Subscribe(1, ">")))
+    opened.protocol.error(code, "no", subscription=1, fatal=False)
+
+    opened.deliver(encode_control(m.Commit(1, {})))
+
+    assert opened.events[-1] == m.Commit(1, {})
+    assert opened.protocol.output_count == 0
+
+
 def test_close_is_answered_and_ends(opened: Broker) -> None:
     """After the peer's Close what is owed may be sent, then Close ends the connection in order."""
     opened.deliver(published(1, "a") + CLOSE)
