@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 NATIVE = HERE.parents[2] / "hermes" / "native"
 TARGETS = sorted(path.stem.removeprefix("fuzz_") for path in HERE.glob("fuzz_*.c"))
-ROUNDS = 20_000
+ROUNDS = 300_000
 LIBFUZZER_S = 10
 
 
