@@ -38,19 +38,21 @@ from hermes.native.envelopes import (
     CONTROL_MAX,
     EMAGIC,
     EVERSION,
+    FRAME_HEADER,
     FRAME_VERSION,
     EnvelopeReader,
     control_at,
+    encode_batch_header,
     error_text,
     type_at,
 )
-from hermes.native.frames import HEADER_SIZE, MessageType, encode_batch
 from hermes.wire import messages as m
 from hermes.wire.codec import (
     BATCH_TYPE,
     HELLO_MAX,
     PROTOCOL_MAX,
     PROTOCOL_MIN,
+    MessageType,
     decode_control,
     encode_control,
 )
@@ -64,7 +66,7 @@ _MORE = 0
 _CONTROL = 1
 _ERROR = 2
 _REFUSED = 3
-_CONTROL_FRAME_MAX = HEADER_SIZE + CONTROL_MAX
+_CONTROL_FRAME_MAX = FRAME_HEADER + CONTROL_MAX
 _TYPE_OFFSET = 5
 _HELLO = int(MessageType.HELLO)
 _MESSAGE = int(MessageType.MESSAGE)
@@ -181,7 +183,7 @@ class ServerProtocol:
         self.state = ServerState.AWAIT_HELLO
         self.event: Event | None = None
         """What the last :meth:`receive` came upon."""
-        self.needed = HEADER_SIZE
+        self.needed = FRAME_HEADER
         """Bytes the next :meth:`receive` wants in one piece; 0 if any will do."""
         self._feed = sink.feed
         self._reader = EnvelopeReader(control_max=HELLO_MAX, batch_max=0)
@@ -236,12 +238,6 @@ class ServerProtocol:
         """Whether :meth:`take_output` would return anything."""
         return bool(self._output)
 
-    @property
-    def output_count(self) -> int:
-        """How many frames :meth:`take_output` would return: a peer that asks on and does not read piles
-        them up."""
-        return len(self._output)
-
     def welcome(self, *, server: str, broker_id: bytes, durable: bool) -> None:
         """Accept the peer: answers Hello; from here on everything may be sent."""
         assert self.state is ServerState.AWAIT_WELCOME
@@ -273,9 +269,7 @@ class ServerProtocol:
         """
         self.stream(index, name)
         self._append(
-            encode_batch(
-                id=subscription, stream=index, after=through, through=through, frames_size=0
-            )
+            encode_batch_header(id=subscription, stream=index, after=through, through=through)
         )
 
     def gap(
@@ -334,15 +328,13 @@ class ServerProtocol:
         """
         row = ERROR_CODES[code]
         ends = row.fatal if fatal is None else fatal
-        if subscription is not None and row.ends_subscription:
+        if subscription is not None:
             self._subscriptions.discard(subscription)
         if query is not None:
             self._queries.discard(query)
-        text = message[: m.TEXT_MAX]
-        if self.state not in _ENDED:
-            self._output.append(
-                encode_control(m.Error(code, text, ends, publisher, sequence, subscription, query))
-            )
+        self._send(
+            m.Error(code, message[: m.TEXT_MAX], ends, publisher, sequence, subscription, query)
+        )
         if ends:
             self.state = ServerState.CLOSED
 
@@ -351,9 +343,9 @@ class ServerProtocol:
 
         Before Welcome there is nothing to hand over, and the connection simply ends.
         """
-        if self.state in _ENDED:
+        if self.state in (ServerState.CLOSING, ServerState.CLOSED):
             return
-        self._output.append(encode_control(m.Close(reason[: m.TEXT_MAX])))
+        self._send(m.Close(reason[: m.TEXT_MAX]))
         asking = self.state is ServerState.OPEN
         self.state = ServerState.CLOSING if asking else ServerState.CLOSED
 
@@ -363,9 +355,8 @@ class ServerProtocol:
         self._append(encode_control(message))
 
     def _append(self, frame: bytes) -> None:
-        assert self.state not in _UNGREETED, "before Welcome only an Error or Close can be sent"
         # Nothing follows a Close or a fatal Error: whoever is late is not heard.
-        if self.state not in _ENDED:
+        if self.state is not ServerState.CLOSED and self.state is not ServerState.CLOSING:
             self._output.append(frame)
 
     def _violated(self, code: str, message: str) -> None:
@@ -451,7 +442,7 @@ class ServerProtocol:
 
     def _may_wait(self, data: Any, offset: int, size: int) -> bool:
         """Refuse a control frame that is over its limit before anybody keeps its bytes."""
-        if self.needed <= _CONTROL_FRAME_MAX or size - offset < HEADER_SIZE:
+        if self.needed <= _CONTROL_FRAME_MAX or size - offset < FRAME_HEADER:
             return True
         kind = type_at(data, offset)
         if kind in (_MESSAGE, BATCH_TYPE):
@@ -608,9 +599,6 @@ class ServerProtocol:
         self.event = message
         return True
 
-
-_UNGREETED = (ServerState.AWAIT_HELLO, ServerState.AWAIT_WELCOME)
-_ENDED = (ServerState.CLOSING, ServerState.CLOSED)
 
 _HANDLERS: dict[type, Any] = {
     m.Hello: ServerProtocol._on_hello,
