@@ -1,17 +1,19 @@
-"""Envelopes: whole control frames and batches in a connection's bytes.  Knows no message, state or
-socket."""
+"""Envelopes: whole control frames and batches in a connection's bytes.
+
+Knows no message, state or socket.
+"""
 
 from __future__ import annotations
 
 import struct
 from typing import Any, NamedTuple
 
+from hermes.native import _errors
 from hermes.native._core import ffi, lib
+from hermes.native.frames import HEADER_SIZE
 
 CONTROL_MAX: int = lib.HM_CONTROL_MAX
 """Bytes of a control frame's payload."""
-FRAME_HEADER: int = lib.HM_FRAME_HEADER
-"""Bytes before a control frame's payload."""
 
 FRAME_VERSION: int = lib.HM_FRAME_VERSION
 
@@ -31,6 +33,7 @@ ENOSPACE: int = lib.HM_ENOSPACE
 EIO: int = lib.HM_EIO
 
 Buffer = bytes | bytearray | memoryview
+"""What input is read from."""
 Address = Any
 """A ``uint8_t *`` of cffi: memory that its owner keeps alive."""
 
@@ -109,22 +112,13 @@ def encode_frame(kind: int, payload: bytes) -> bytes:
     return bytes(ffi.buffer(out))
 
 
-def encode_batch_header(
-    *, id: int, stream: int, after: int, through: int, frames_size: int = 0, now_ns: int = 0
-) -> bytes:
-    """The bytes that stand before ``frames_size`` bytes of whole frames."""
-    out = ffi.new("uint8_t[]", lib.HM_BATCH_HEADER)
-    lib.hm_batch_encode(out, id, stream, after, through, frames_size, now_ns)
-    return bytes(ffi.buffer(out))
-
-
 def control_at(address: Address, offset: int, size: int) -> tuple[int, int, bytes]:
     """Type, flags and payload of the validated control frame of ``size`` bytes at ``address +
     offset``."""
     frame = bytes(ffi.buffer(address + offset, size))
     (payload_len,) = _PAYLOAD_LEN.unpack_from(frame, 24)
     flags = frame[6] | frame[7] << 8
-    return frame[5], flags, frame[FRAME_HEADER : FRAME_HEADER + payload_len]
+    return frame[5], flags, frame[HEADER_SIZE : HEADER_SIZE + payload_len]
 
 
 def type_at(address: Address, offset: int) -> int:
@@ -134,8 +128,8 @@ def type_at(address: Address, offset: int) -> int:
 
 
 def error_text(error: int) -> str:
-    """A sentence for one of the core's error numbers."""
-    return str(ffi.string(lib.hm_error_text(error)), "ascii")
+    """A sentence for one of the core's numbers, positive or negative."""
+    return _errors.text(error)
 
 
 def address_of(buffer: Buffer) -> Address:

@@ -35,12 +35,12 @@ from hermes.native.envelopes import (
     CONTROL_MAX,
     EMAGIC,
     EVERSION,
-    FRAME_HEADER,
     FRAME_VERSION,
     Buffer,
     EnvelopeReader,
     error_text,
 )
+from hermes.native.frames import BATCH_HEADER_SIZE, HEADER_SIZE
 from hermes.wire import messages as m
 from hermes.wire.codec import (
     BATCH_TYPE,
@@ -49,12 +49,10 @@ from hermes.wire.codec import (
     decode_control,
     encode_control,
 )
-from hermes.wire.errorcodes import MALFORMED_CODES
+from hermes.wire.errorcodes import ERROR_CODES, MALFORMED_CODES
 
 STREAMS_MAX = 1024
 """Streams a broker may announce on one connection; ours have 64 at most."""
-BATCH_HEADER = 56
-"""Bytes before a batch's frames."""
 
 
 class BatchReceived(msgspec.Struct, gc=False):
@@ -143,7 +141,7 @@ class ClientProtocol:
         """Answers to be sent; the caller clears it."""
         self.position = 0
         """Where in the caller's buffer the next :meth:`receive` begins."""
-        self.needed = FRAME_HEADER
+        self.needed = HEADER_SIZE
         """After a :meth:`receive` that gave nothing: bytes wanted in one piece from
         :attr:`position` on."""
         self._reader = EnvelopeReader(control_max=CONTROL_MAX, batch_max=0)
@@ -273,11 +271,11 @@ class ClientProtocol:
                     self._through[key] = through
                     self.position = following
                     return BatchReceived(
-                        id, stream, after, through, start + BATCH_HEADER, following
+                        id, stream, after, through, start + BATCH_HEADER_SIZE, following
                     )
             elif kind > 0:
                 payload = memoryview(buffer)[
-                    start + FRAME_HEADER : start + FRAME_HEADER + payload_len
+                    start + HEADER_SIZE : start + HEADER_SIZE + payload_len
                 ]
                 event = self._take_control(kind, bytes(payload))
                 if event is not None:
@@ -397,6 +395,9 @@ class ClientProtocol:
         if expected is not None and expected != after:
             text = f"subscription {id} stood at {expected} of {name!r}, a batch covers {after}"
             self._violated("coverage", f"{text} to {through}")
+        if after != through:
+            text = f"subscription {id} does not begin with a position in {name!r}"
+            self._violated("coverage", text)
         return True
 
     def _forget(self, subscription: int) -> None:
@@ -487,6 +488,7 @@ class ClientProtocol:
     def _on_error(self, message: m.Error) -> m.Error:
         if message.fatal:
             self.state = ClientState.CLOSED
+            self._freeze_positions()
         if message.subscription is not None:
             self._refused_subscription(message)
         if message.query is not None:
@@ -496,7 +498,8 @@ class ClientProtocol:
     def _refused_subscription(self, message: m.Error) -> None:
         id = message.subscription
         assert id is not None
-        if message.code not in _SUBSCRIPTION_LIVES:
+        row = ERROR_CODES.get(message.code)
+        if row is None or row.ends_subscription:
             self._subscriptions.pop(id, None)
             self._unsubscribing.discard(id)
             self._forget(id)
@@ -506,19 +509,15 @@ class ClientProtocol:
             self._violated("unexpected", "a broker does not close single publishers")
         asked = self.state is ClientState.CLOSING
         self.state = ClientState.CLOSED if asked else ClientState.PEER_CLOSED
-        self._through_is_over()
+        self._freeze_positions()
         return message
 
-    def _through_is_over(self) -> None:
-        """Keep the positions by name only, so that a batch after Close is not taken for a sound
-        one."""
+    def _freeze_positions(self) -> None:
+        """Keep positions by name only: no batch may go on from them on this connection."""
         for id in self._subscriptions:
             self._resumed[id] = self.positions(id)
         self._through.clear()
 
-
-# Errors about a request of a subscription that goes on.
-_SUBSCRIPTION_LIVES = frozenset({"commit_refused"})
 
 _HANDLERS: dict[type, Any] = {
     m.Welcome: ClientProtocol._on_welcome,

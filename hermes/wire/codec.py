@@ -3,12 +3,11 @@ asked here."""
 
 from __future__ import annotations
 
-from enum import IntEnum
-
 import msgspec
 
 from hermes.errors import MalformedInput
 from hermes.native import envelopes
+from hermes.native.frames import MessageType
 from hermes.wire import messages as m
 
 PROTOCOL_MIN = 1
@@ -18,7 +17,8 @@ CONTROL_MAX = envelopes.CONTROL_MAX
 """Bytes of a control frame's payload."""
 HELLO_MAX = 65536
 """Bytes of Hello's payload: what a stranger may make a broker keep before he is known."""
-BATCH_TYPE = 2
+BATCH_TYPE = int(MessageType.BATCH)
+"""As a plain number, because it is compared with one at every read."""
 
 Message = (
     m.Hello
@@ -37,28 +37,6 @@ Message = (
     | m.Error
     | m.Close
 )
-
-
-class MessageType(IntEnum):
-    """The type byte of a frame."""
-
-    MESSAGE = 1
-    BATCH = BATCH_TYPE
-    HELLO = 16
-    WELCOME = 17
-    OPEN = 18
-    SUBSCRIBE = 19
-    UNSUBSCRIBE = 20
-    STREAM = 21
-    ACK = 22
-    COMMIT = 23
-    GAP = 24
-    PING = 25
-    PONG = 26
-    QUERY = 27
-    INFO = 28
-    ERROR = 29
-    CLOSE = 30
 
 
 CLASSES: dict[MessageType, type[Message]] = {

@@ -23,6 +23,8 @@ class ErrorCode:
     fatal: bool = True
     """Whether the connection ends; if not, only the publisher, subscription or query named is
     concerned."""
+    ends_subscription: bool = False
+    """Whether a subscription that is named is at its end, or never began: its id is free again."""
     raises: type[errors.HermesError] = errors.MalformedInput
     """What a client that is told raises to its user."""
     retry: bool = False
@@ -58,7 +60,6 @@ ERROR_CODES: dict[str, ErrorCode] = {
         "connect again; if it happens again, look at the network and the memory",
         retry=True,
     ),
-    "bad_topic": ErrorCode("a message's topic is not a legal one", "check topics before sending"),
     "bad_sequence": ErrorCode("a message's sequence is not its predecessor's plus one", _BUG),
     "bad_payload": ErrorCode(
         "a control frame's payload is not the MessagePack map its type asks for", _BUG
@@ -125,8 +126,8 @@ ERROR_CODES: dict[str, ErrorCode] = {
     # A publisher is refused: its messages from `sequence` on are not taken until it is opened
     # again.
     "topic_refused": ErrorCode(
-        "the stream takes no topic it does not know",
-        "declare the topic, or switch the creation of topics on",
+        "not a legal topic, or the stream takes none it does not know",
+        "correct or declare the topic, or switch the creation of topics on",
         fatal=False,
         raises=errors.Refused,
     ),
@@ -156,37 +157,53 @@ ERROR_CODES: dict[str, ErrorCode] = {
     ),
     # One request is refused.
     "not_allowed": ErrorCode(
-        "this identity may not do this", "ask for less", fatal=False, raises=errors.Refused
+        "this identity may not do this",
+        "ask for less",
+        fatal=False,
+        ends_subscription=True,
+        raises=errors.Refused,
     ),
     "invalid_filter": ErrorCode(
-        "not a legal pattern or prefix", "correct it", fatal=False, raises=errors.InvalidTopic
+        "not a legal pattern or prefix",
+        "correct it",
+        fatal=False,
+        ends_subscription=True,
+        raises=errors.InvalidTopic,
     ),
     "invalid_start": ErrorCode(
         "the start does not fit the subscription: a bare sequence with more than one stream, "
         "durable without a name, a position in an unknown stream",
         "give positions by stream, or another start",
         fatal=False,
+        ends_subscription=True,
         raises=errors.Refused,
     ),
     "position_ahead": ErrorCode(
         "the stream ends before the position asked for: it was begun anew since",
         "start at earliest or latest",
         fatal=False,
+        ends_subscription=True,
         raises=errors.Refused,
     ),
     "too_many_subscriptions": ErrorCode(
         "more subscriptions than Welcome allows, or more filters than a stream can hold",
         "unsubscribe first, or use more connections",
         fatal=False,
+        ends_subscription=True,
         raises=errors.Refused,
     ),
     "unknown_subscription": ErrorCode(
-        "a subscription id that is not open", "subscribe first", fatal=False, raises=errors.Refused
+        "a subscription id that is not open",
+        "subscribe first",
+        fatal=False,
+        ends_subscription=True,
+        raises=errors.Refused,
     ),
     "durable_in_use": ErrorCode(
         "another subscription commits under this durable name",
         "use another name, or end the other",
         fatal=False,
+        ends_subscription=True,
         raises=errors.Refused,
     ),
     "commit_refused": ErrorCode(
@@ -212,7 +229,6 @@ MALFORMED_CODES: dict[int, str] = {
     envelopes.ELENGTH: "bad_length",
     envelopes.EPADDING: "bad_padding",
     envelopes.ECRC: "bad_checksum",
-    envelopes.ETOPIC: "bad_topic",
     envelopes.ESEQUENCE: "bad_sequence",
     envelopes.EUNKNOWN: "unknown_publisher",
 }

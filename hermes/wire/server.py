@@ -38,21 +38,19 @@ from hermes.native.envelopes import (
     CONTROL_MAX,
     EMAGIC,
     EVERSION,
-    FRAME_HEADER,
     FRAME_VERSION,
     EnvelopeReader,
     control_at,
-    encode_batch_header,
     error_text,
     type_at,
 )
+from hermes.native.frames import HEADER_SIZE, MessageType, encode_batch
 from hermes.wire import messages as m
 from hermes.wire.codec import (
     BATCH_TYPE,
     HELLO_MAX,
     PROTOCOL_MAX,
     PROTOCOL_MIN,
-    MessageType,
     decode_control,
     encode_control,
 )
@@ -66,7 +64,7 @@ _MORE = 0
 _CONTROL = 1
 _ERROR = 2
 _REFUSED = 3
-_CONTROL_FRAME_MAX = FRAME_HEADER + CONTROL_MAX
+_CONTROL_FRAME_MAX = HEADER_SIZE + CONTROL_MAX
 _TYPE_OFFSET = 5
 _HELLO = int(MessageType.HELLO)
 _MESSAGE = int(MessageType.MESSAGE)
@@ -183,7 +181,7 @@ class ServerProtocol:
         self.state = ServerState.AWAIT_HELLO
         self.event: Event | None = None
         """What the last :meth:`receive` came upon."""
-        self.needed = FRAME_HEADER
+        self.needed = HEADER_SIZE
         """Bytes the next :meth:`receive` wants in one piece; 0 if any will do."""
         self._feed = sink.feed
         self._reader = EnvelopeReader(control_max=HELLO_MAX, batch_max=0)
@@ -238,6 +236,12 @@ class ServerProtocol:
         """Whether :meth:`take_output` would return anything."""
         return bool(self._output)
 
+    @property
+    def output_count(self) -> int:
+        """How many frames :meth:`take_output` would return: a peer that asks on and does not read piles
+        them up."""
+        return len(self._output)
+
     def welcome(self, *, server: str, broker_id: bytes, durable: bool) -> None:
         """Accept the peer: answers Hello; from here on everything may be sent."""
         assert self.state is ServerState.AWAIT_WELCOME
@@ -269,7 +273,9 @@ class ServerProtocol:
         """
         self.stream(index, name)
         self._append(
-            encode_batch_header(id=subscription, stream=index, after=through, through=through)
+            encode_batch(
+                id=subscription, stream=index, after=through, through=through, frames_size=0
+            )
         )
 
     def gap(
@@ -328,13 +334,15 @@ class ServerProtocol:
         """
         row = ERROR_CODES[code]
         ends = row.fatal if fatal is None else fatal
-        if subscription is not None:
+        if subscription is not None and row.ends_subscription:
             self._subscriptions.discard(subscription)
         if query is not None:
             self._queries.discard(query)
-        self._send(
-            m.Error(code, message[: m.TEXT_MAX], ends, publisher, sequence, subscription, query)
-        )
+        text = message[: m.TEXT_MAX]
+        if self.state not in _ENDED:
+            self._output.append(
+                encode_control(m.Error(code, text, ends, publisher, sequence, subscription, query))
+            )
         if ends:
             self.state = ServerState.CLOSED
 
@@ -343,9 +351,9 @@ class ServerProtocol:
 
         Before Welcome there is nothing to hand over, and the connection simply ends.
         """
-        if self.state in (ServerState.CLOSING, ServerState.CLOSED):
+        if self.state in _ENDED:
             return
-        self._send(m.Close(reason[: m.TEXT_MAX]))
+        self._output.append(encode_control(m.Close(reason[: m.TEXT_MAX])))
         asking = self.state is ServerState.OPEN
         self.state = ServerState.CLOSING if asking else ServerState.CLOSED
 
@@ -355,8 +363,9 @@ class ServerProtocol:
         self._append(encode_control(message))
 
     def _append(self, frame: bytes) -> None:
+        assert self.state not in _UNGREETED, "before Welcome only an Error or Close can be sent"
         # Nothing follows a Close or a fatal Error: whoever is late is not heard.
-        if self.state is not ServerState.CLOSED and self.state is not ServerState.CLOSING:
+        if self.state not in _ENDED:
             self._output.append(frame)
 
     def _violated(self, code: str, message: str) -> None:
@@ -442,7 +451,7 @@ class ServerProtocol:
 
     def _may_wait(self, data: Any, offset: int, size: int) -> bool:
         """Refuse a control frame that is over its limit before anybody keeps its bytes."""
-        if self.needed <= _CONTROL_FRAME_MAX or size - offset < FRAME_HEADER:
+        if self.needed <= _CONTROL_FRAME_MAX or size - offset < HEADER_SIZE:
             return True
         kind = type_at(data, offset)
         if kind in (_MESSAGE, BATCH_TYPE):
@@ -599,6 +608,9 @@ class ServerProtocol:
         self.event = message
         return True
 
+
+_UNGREETED = (ServerState.AWAIT_HELLO, ServerState.AWAIT_WELCOME)
+_ENDED = (ServerState.CLOSING, ServerState.CLOSED)
 
 _HANDLERS: dict[type, Any] = {
     m.Hello: ServerProtocol._on_hello,

@@ -7,6 +7,7 @@
  * ring.
  */
 #include "hm_spsc.h"
+#include "hm_spsc_word.h"
 
 #include <fcntl.h>
 #include <pthread.h>
@@ -56,6 +57,18 @@ static uint64_t push_one(hm_spsc *ring, uint64_t number) {
     return result == 0;
 }
 
+static uint64_t push_word(hm_spsc *ring, uint64_t number) {
+    uint64_t word;
+    int result;
+
+    if (size_of(number) != sizeof word)
+        return push_one(ring, number);
+    fill((uint8_t *)&word, number);
+    result = hm_spsc_push_word(ring, word);
+    CHECK(result == 0 || result == -HM_EFULL);
+    return result == 0;
+}
+
 static uint64_t push_in_place(hm_spsc *ring, uint64_t number) {
     hm_spsc_span span;
     int result = hm_spsc_claim(ring, SIZES, &span); /* more than is committed */
@@ -85,10 +98,11 @@ static uint64_t push_batch(hm_spsc *ring, uint64_t number) {
 }
 
 static void *produce(void *ring) {
-    uint64_t (*const ways[])(hm_spsc *, uint64_t) = {push_one, push_in_place, push_batch};
+    uint64_t (*const ways[])(hm_spsc *, uint64_t) = {push_one, push_word, push_in_place,
+                                                     push_batch};
 
     for (uint64_t number = 0, turn = 0; number < count; turn++) {
-        uint64_t done = ways[turn % 3](ring, number);
+        uint64_t done = ways[turn % 4](ring, number);
 
         number += done;
         if (done == 0)
@@ -105,6 +119,20 @@ static uint64_t pop_one(hm_spsc *ring, uint64_t number) {
     CHECK(result == 0 || result == -HM_EEMPTY);
     if (result == 0)
         verify(data, size, number);
+    return result == 0;
+}
+
+static uint64_t pop_word(hm_spsc *ring, uint64_t number) {
+    uint64_t word;
+    int result = hm_spsc_pop_word(ring, &word);
+
+    CHECK(result == 0 || result == -HM_EEMPTY || result == -HM_ETRUNC);
+    if (result == -HM_ETRUNC) {
+        CHECK(size_of(number) > sizeof word);
+        return pop_one(ring, number);
+    }
+    if (result == 0)
+        verify((const uint8_t *)&word, size_of(number), number);
     return result == 0;
 }
 
@@ -132,10 +160,10 @@ static uint64_t pop_batch(hm_spsc *ring, uint64_t number) {
 }
 
 static void consume(hm_spsc *ring) {
-    uint64_t (*const ways[])(hm_spsc *, uint64_t) = {pop_one, pop_in_place, pop_batch};
+    uint64_t (*const ways[])(hm_spsc *, uint64_t) = {pop_one, pop_word, pop_in_place, pop_batch};
 
     for (uint64_t number = 0, turn = 0; number < count; turn++) {
-        uint64_t done = ways[turn % 3](ring, number);
+        uint64_t done = ways[turn % 4](ring, number);
 
         number += done;
         if (done == 0)

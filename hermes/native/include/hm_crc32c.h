@@ -34,9 +34,8 @@ typedef struct {
     const char *name;
     /* Any bytes, no byte beyond them is read. */
     uint32_t (*update)(uint32_t state, const uint8_t *data, size_t size);
-    /* `data` can be read up to the next multiple of 8 after `size`: saves the steps by 4, 2 and 1.
-     */
-    uint32_t (*update_padded)(uint32_t state, const uint8_t *data, size_t size);
+    /* Copies too, and fills up with zeros to a multiple of 8: for one pass over a payload. */
+    uint32_t (*copy)(uint32_t state, uint8_t *out, const uint8_t *data, size_t size);
     /* A whole frame in place: bytes 0..8, 16..28, topic, properties (their length field included)
      * and payload, each padded. */
     uint32_t (*frame)(const uint8_t *frame, uint32_t topic_len, uint32_t properties_size,

@@ -98,7 +98,7 @@ int64_t hm_spsc_push_many(hm_spsc *ring, const void *joined, uint64_t joined_siz
 /* Describes up to `capacity` of the oldest records; they stay until the release.  Returns how many;
  * -HM_EEMPTY: none.  -HM_ELENGTH: a bad cursor or length, with no sound record before it. */
 int64_t hm_spsc_peek(hm_spsc *ring, hm_spsc_span *spans, uint64_t capacity);
-/* Gives back all that the last peek described.  Without one: nothing happens. */
+/* Gives back all that the last peek described and no pop took since. */
 void hm_spsc_release(hm_spsc *ring);
 /* Copies the oldest record out and releases it.  -HM_EEMPTY; -HM_ETRUNC: it has `*size` bytes, more
  * than `capacity`, and stays; -HM_ELENGTH. */

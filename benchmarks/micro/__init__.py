@@ -1,0 +1,1 @@
+"""One operation of the C core at a time, each beside its control: ``python -m benchmarks.micro``."""

@@ -1,0 +1,104 @@
+"""``python -m benchmarks.micro``: compile and run the C programs of this folder, print one table.
+
+A program takes ``--json`` and prints ``{"name": ..., "rows": [{"operation", "ns", "ns_min", "ns_max",
+"note"}, ...]}``, nanoseconds of one operation: the median of several rounds, the best and the worst.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+HERE = Path(__file__).parent
+NATIVE = HERE.parents[1] / "hermes" / "native"
+FLAGS = ("-std=c11", "-D_GNU_SOURCE", "-O3", "-UNDEBUG", "-pthread")  # as the core is built
+RUN_TIMEOUT_S = 600
+
+
+def compiled(source: Path, place: Path) -> Path:
+    """The program of one source with the whole core.
+
+    Raises:
+        SystemExit: no compiler, or it does not compile.
+    """
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        sys.exit("the micro benchmarks need a C compiler: install gcc")
+    target = place / source.stem
+    core = map(str, sorted((NATIVE / "src").glob("*.c")))
+    command = [compiler, *FLAGS, f"-I{NATIVE / 'include'}", str(source), *core, "-o", str(target)]
+    if subprocess.run(command, check=False).returncode != 0:
+        sys.exit(f"{source.name} does not compile")
+    return target
+
+
+def measured(sources: list[Path]) -> list[dict[str, Any]]:
+    """What each program reports, one after another: they would disturb one another."""
+    with tempfile.TemporaryDirectory() as place:
+        programs = [compiled(source, Path(place)) for source in sources]
+        return [
+            json.loads(subprocess.check_output([program, "--json"], timeout=RUN_TIMEOUT_S))
+            for program in programs
+        ]
+
+
+def machine() -> str:
+    """One line about what it ran on."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = info.read_text().splitlines()
+        model = next((x.partition(": ")[2] for x in lines if x.startswith("model name")), model)
+    return f"{model}, {os.cpu_count()} cores, {platform.system()} {platform.release()}"
+
+
+def show(results: list[dict[str, Any]]) -> None:
+    """Print one aligned table."""
+    table = Table(title=machine(), title_justify="left", title_style="", box=None)
+    for heading in ("", "operation"):
+        table.add_column(heading)
+    for heading in ("median ns", "best", "worst"):
+        table.add_column(heading, justify="right")
+    table.add_column("note")
+    for result in results:
+        name = result["name"]
+        for row in result["rows"]:
+            figures = (f"{row[key]:,.2f}" for key in ("ns", "ns_min", "ns_max"))
+            table.add_row(name, row["operation"], *figures, row["note"])
+            name = ""
+        table.add_section()
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(table)
+
+
+def main() -> None:
+    """Entry point."""
+    known = sorted(HERE.glob("*.c"))
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.micro", description=__doc__)
+    parser.add_argument("names", nargs="*", help=f"which: {', '.join(x.stem for x in known)}")
+    parser.add_argument("--json", action="store_true", help="print the raw results instead")
+    options = parser.parse_args()
+    unknown = set(options.names) - {source.stem for source in known}
+    if unknown:
+        parser.error(f"there is no {', '.join(sorted(unknown))}")
+    results = measured([x for x in known if not options.names or x.stem in options.names])
+    if options.json:
+        json.dump({"machine": machine(), "results": results}, sys.stdout, indent=1)
+        sys.stdout.write("\n")
+    else:
+        show(results)
+
+
+if __name__ == "__main__":
+    main()
