@@ -1,4 +1,7 @@
-"""``python -m benchmarks.system``: play the questions, keep the result, print the tables."""
+"""``python -m benchmarks.system``: play the questions, keep the result, print the tables.
+
+A full run also puts its tables into ``docs/benchmarks.md``.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,15 @@ import importlib
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from benchmarks.system import report
+from benchmarks.system import micro, report
 from benchmarks.system.harness import ROOT, Scale, remove_compiled
 from benchmarks.system.render import insert, render
 
+DOCUMENT = ROOT / "docs" / "benchmarks.md"
 QUESTIONS = (
+    "micro",
     "throughput",
     "roundtrip",
     "fanout",
@@ -21,6 +27,14 @@ QUESTIONS = (
     "contended",
     "costs",
 )
+
+
+def play(name: str, scale: Scale, rounds: int) -> dict[str, Any]:
+    """One section of the result."""
+    if name == "micro":
+        return micro.play(scale)
+    module = importlib.import_module(f"benchmarks.system.{name}")
+    return report.play(module.question(scale), scale, rounds)
 
 
 def main() -> int:
@@ -33,18 +47,19 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--directory", type=Path, help="where logs go (default: the temporary one)")
     parser.add_argument("--output", type=Path, help="result file (default: in benchmarks/results/)")
-    parser.add_argument("--document", type=Path, help="write the tables into this file's markers")
+    parser.add_argument(
+        "--document",
+        type=Path,
+        help="file whose tables to replace (default: docs/benchmarks.md, if all questions were played)",
+    )
     options = parser.parse_args()
 
     directory = options.directory or Path(tempfile.gettempdir())
     scale = Scale(quick=options.quick, directory=directory)
     environment = report.environment(directory)
-    questions = []
+    rounds = 1 if options.quick else options.rounds
     try:
-        for name in options.only or QUESTIONS:
-            module = importlib.import_module(f"benchmarks.system.{name}")
-            rounds = 1 if options.quick else options.rounds
-            questions.append(report.play(module.question(scale), scale, rounds))
+        questions = [play(name, scale, rounds) for name in options.only or QUESTIONS]
     finally:
         remove_compiled()
     result = {
@@ -57,8 +72,9 @@ def main() -> int:
     default = place / f"system-{stamp}-{environment['commit']}.json"
     if options.output or not options.quick:
         report.write(result, options.output or default)
-    if options.document:
-        insert(options.document, render(result))
+    document = options.document or (None if options.quick or options.only else DOCUMENT)
+    if document:
+        insert(document, render(result))
     print(render(result), end="")
     return int(any(row["error"] for question in questions for row in question["rows"]))
 

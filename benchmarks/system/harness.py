@@ -102,7 +102,7 @@ class Role:
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, cwd=ROOT
         )
-        self._command = command
+        self._name = " ".join(command[:6])
         self._pending = b""
 
     def line(self, timeout_s: float = READY_TIMEOUT_S) -> str:
@@ -112,10 +112,10 @@ class Role:
         fd = self.process.stdout.fileno()
         while b"\n" not in self._pending:
             if not select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0]:
-                raise Failed(f"nothing within {timeout_s} s from {self._command}")
+                raise Failed(f"nothing within {timeout_s} s from {self._name}")
             chunk = os.read(fd, 1 << 20)
             if not chunk:
-                raise Failed(f"exit status {self.process.wait()} of {self._command}")
+                raise Failed(f"exit status {self.process.wait()} of {self._name}")
             self._pending += chunk
         line, _, self._pending = self._pending.partition(b"\n")
         return line.decode()
@@ -124,7 +124,7 @@ class Role:
         """Wait until it is."""
         line = self.line()
         if line != "ready":
-            raise Failed(f"{line!r} instead of 'ready' from {self._command}")
+            raise Failed(f"{line!r} instead of 'ready' from {self._name}")
         return self
 
     def go(self) -> Self:
@@ -212,16 +212,14 @@ class Stage:
         otherwise."""
         place = self.directory()
         ready = place / "ready.json"
-        role = self.role(
-            *(sys.executable, "-m", "hermes.cli", "serve", "--transport", "tcp://127.0.0.1:0"),
-            *("--storage", storage or f"mmap:{place / 'data'}", "--ready-file", ready, *flags),
-            core=core,
-        )
+        where = storage or f"mmap:{place / 'data'}"
+        serve = [sys.executable, "-m", "hermes", "serve", "--transport", "tcp://127.0.0.1:0"]
+        role = self.role(*serve, "--storage", where, "--ready-file", ready, *flags, core=core)
         deadline = time.monotonic() + READY_TIMEOUT_S
         while not ready.exists():
             if role.process.poll() is not None or time.monotonic() > deadline:
                 raise Failed(f"the broker did not start (exit status {role.process.poll()})")
-            time.sleep(0.01)
+            time.sleep(0.01)  # a file that appears once: nothing to wait on that is portable
         return Broker(role, json.loads(ready.read_text())["listeners"][0]["url"])
 
 

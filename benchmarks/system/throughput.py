@@ -1,35 +1,69 @@
 """How many messages of 256 B a second pass from one publisher to one subscriber, each a process?
 
-Controls: the C relay with 256 KiB per system call (the floor of any broker that is a process), and
-the pyzmq proxy without loss.
+Controls: the C relay with 256 KiB per system call (the floor of any broker that is a process), and the
+pyzmq proxy without loss.
 """
 
 from __future__ import annotations
 
 from functools import partial
 
-from benchmarks.system import controls
-from benchmarks.system.harness import Contestant, Question, Scale
+from benchmarks.system import controls, hermes_rounds
+from benchmarks.system.harness import Contestant, Question, Scale, Target
+
+POLL = "C relay, 256 KiB a call, busy-poll"
+BLOCK = "C relay, 256 KiB a call, blocking"
+COPY = "pyzmq proxy, copy=True"
+NO_COPY = "pyzmq proxy, copy=False"
+BATCHES = "Hermes, batch API at both ends, segments recycled"
+UNRECYCLED = "Hermes, batch API at both ends, no segment recycled"
+MANY = "Hermes, send_many, one message object each"
+ONE = "Hermes, one send a message (linger 1 ms), one message object each"
+KEEP_ALL = ("--retention", "100GiB")
 
 
 def question(scale: Scale) -> Question:
-    """One publisher, one subscriber."""
-    volume = scale.pick(40_000_000, 400_000)
-    zmq_volume = scale.pick(3_000_000, 50_000)
+    """The controls, then every way to publish and receive."""
+    volume = scale.pick(40_000_000, 400_000)  # 10.2 GB of payload
     relay = partial(controls.relay_throughput, messages=volume)
+    proxy = partial(controls.zmq_throughput, messages=scale.pick(3_000_000, 50_000))
+    run = hermes_rounds.client_throughput
+    objects = partial(run, receive="objects", messages=scale.pick(5_000_000, 100_000))
+    batches = partial(run, publish="rows", receive="batches")
     return Question(
         name="throughput",
         asks="One publisher, one subscriber, 256 B messages, mmap log on a file",
         contestants=(
-            Contestant("C relay, 256 KiB a call, busy-poll", partial(relay, wait="poll")),
-            Contestant("C relay, 256 KiB a call, blocking", partial(relay, wait="block")),
+            Contestant(POLL, partial(relay, wait="poll"), "control"),
+            Contestant(BLOCK, partial(relay, wait="block"), "control"),
+            Contestant(COPY, partial(proxy, copy=True), "peer"),
+            Contestant(NO_COPY, partial(proxy, copy=False), "peer"),
             Contestant(
-                "pyzmq proxy, copy=True",
-                partial(controls.zmq_throughput, copy=True, messages=zmq_volume),
+                BATCHES,
+                partial(batches, messages=volume),
+                f"{volume * 256 / 1e9:.1f} GB, retention 2 GiB",
             ),
             Contestant(
-                "pyzmq proxy, copy=False",
-                partial(controls.zmq_throughput, copy=False, messages=zmq_volume),
+                UNRECYCLED,
+                partial(batches, messages=scale.pick(20_000_000, 400_000), flags=KEEP_ALL),
+                "every page of the log is touched for the first time",
+            ),
+            Contestant(MANY, partial(objects, publish="many")),
+            Contestant(ONE, partial(objects, publish="one")),
+        ),
+        targets=(
+            Target("batch API, beside the proxy", BATCHES, "messages_per_s", 5, of=(COPY, NO_COPY)),
+            Target(
+                "batch API, beside the C relay", BATCHES, "messages_per_s", 0.5, of=(POLL, BLOCK)
+            ),
+            Target("send_many and objects", MANY, "messages_per_s", 1.5e6),
+            Target("send and objects", ONE, "messages_per_s", 1e6),
+            Target(
+                "what recycling is worth (for information)",
+                UNRECYCLED,
+                "messages_per_s",
+                0,
+                of=(BATCHES,),
             ),
         ),
     )

@@ -1,49 +1,87 @@
-"""A publisher without the client library: greets the broker, then C writes one-message batches.
+"""Publishers and subscribers without the client library: Python greets the broker, C does the rest.
 
-    publish PROGRAM PORT TOPIC SIZE PER_CALL COUNT
+publish PROGRAM PORT TOPICS SIZE PER_BATCH PER_CALL COUNT
+subscribe PROGRAM PORT COUNT PATTERN...         one connection per pattern
 """
 
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import sys
-from collections.abc import Iterator
 
 from hermes.wire import messages
-from hermes.wire.client import ClientProtocol, Event
+from hermes.wire.client import ClientProtocol
 
 
-def _events(connection: socket.socket, protocol: ClientProtocol) -> Iterator[Event]:
-    received = bytearray()
-    while chunk := connection.recv(65536):
-        received += chunk
-        start = 0
-        while (event := protocol.receive(bytes(received), start, len(received))) is not None:
-            start = protocol.position
-            yield event
-        del received[:start]
+class Greeting:
+    """A connection until C takes it over."""
 
+    def __init__(self, port: int) -> None:
+        self.connection = socket.create_connection(("127.0.0.1", port))
+        self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.protocol = ClientProtocol()
+        self.say(self.protocol.hello(client="benchmarks"))
 
-def publish(program: str, port: str, topic: str, size: str, per_call: str, count: str) -> None:
-    """Become ``program`` on a connection that has been greeted."""
-    connection = socket.create_connection(("127.0.0.1", int(port)))
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    protocol = ClientProtocol()
-    publisher = protocol.new_id()
-    connection.sendall(protocol.hello(client="benchmarks"))
-    connection.sendall(protocol.open_publisher(publisher, os.urandom(16), "none"))
-    for event in _events(connection, protocol):
-        if isinstance(event, messages.Error):
-            raise SystemExit(event.message)
-        if isinstance(event, messages.Ack):
-            break
-    else:
+    def say(self, data: bytes) -> None:
+        """Send a control frame."""
+        self.connection.sendall(data)
+
+    def wait_for(self, kind: type[messages.Ack | messages.Pong]) -> None:
+        """Read until an event of ``kind``; nothing may follow it yet."""
+        received = bytearray()
+        while chunk := self.connection.recv(65536):
+            received += chunk
+            start = 0
+            view = bytes(received)
+            while (event := self.protocol.receive(view, start, len(view))) is not None:
+                start = self.protocol.position
+                if isinstance(event, messages.Error):
+                    raise SystemExit(event.message)
+                if isinstance(event, kind):
+                    return
+            del received[:start]
         raise SystemExit("the broker hung up")
-    fd = connection.fileno()
-    os.set_inheritable(fd, True)
-    os.execv(program, [program, str(fd), str(publisher), topic, size, per_call, count])
+
+    def hand_over(self) -> str:
+        """The descriptor, for a program that replaces this one."""
+        fd = self.connection.detach()
+        os.set_inheritable(fd, True)
+        return str(fd)
+
+
+def publish(program: str, port: str, *numbers: str) -> None:
+    """Become ``program``, a publisher."""
+    greeting = Greeting(int(port))
+    publisher = greeting.protocol.new_id()
+    greeting.say(greeting.protocol.open_publisher(publisher, os.urandom(16), "none"))
+    greeting.wait_for(messages.Ack)
+    os.execv(program, [program, greeting.hand_over(), str(publisher), *numbers])
+
+
+def subscribe(program: str, port: str, count: str, *patterns: str) -> None:
+    """Become ``program``, a subscriber on as many connections as there are patterns."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    greetings = []
+    for pattern in patterns:
+        greeting = Greeting(int(port))
+        greeting.say(greeting.protocol.subscribe(greeting.protocol.new_id(), pattern))
+        greeting.say(greeting.protocol.ping(1))
+        greetings.append(greeting)
+    for greeting in greetings:
+        greeting.wait_for(messages.Pong)
+    os.execv(program, [program, count, *(greeting.hand_over() for greeting in greetings)])
+
+
+def main(role: str, *arguments: str) -> None:
+    """Play ``role``."""
+    if role == "publish":
+        publish(*arguments)
+    else:
+        subscribe(*arguments)
 
 
 if __name__ == "__main__":
-    publish(*sys.argv[2:])
+    main(*sys.argv[1:])

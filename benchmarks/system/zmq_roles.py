@@ -22,9 +22,13 @@ from benchmarks.system.harness import report, role_body
 
 
 def _socket(context: zmq.Context[Any], kind: int) -> zmq.Socket[Any]:
-    socket = context.socket(kind)
+    socket: zmq.Socket[Any] = context.socket(kind)
     socket.set_hwm(0)
     return socket
+
+
+def _address(socket: zmq.Socket[Any]) -> str:
+    return socket.get_string(zmq.LAST_ENDPOINT).rstrip("\0")
 
 
 def proxy() -> None:
@@ -33,7 +37,7 @@ def proxy() -> None:
         front, back = _socket(context, zmq.XSUB), _socket(context, zmq.XPUB)
         front.bind("tcp://127.0.0.1:*")
         back.bind("tcp://127.0.0.1:*")
-        print(front.last_endpoint.decode(), back.last_endpoint.decode(), flush=True)
+        print(_address(front), _address(back), flush=True)
         zmq.proxy(front, back)
 
 

@@ -1,0 +1,123 @@
+"""Rounds of Hermes, in the shapes that several questions need.
+
+*On the wire*: publisher and subscribers are C programs, so that the broker's share is what is left.
+"""
+
+from __future__ import annotations
+
+from benchmarks.system.harness import (
+    MESSAGE_BYTES,
+    Broker,
+    Failed,
+    Metrics,
+    Role,
+    Stage,
+    compiled,
+    percentiles,
+    rate,
+)
+
+PER_BATCH = 1024
+"""Messages a C publisher puts into one batch and one system call."""
+
+
+def wire_publisher(
+    stage: Stage,
+    broker: Broker,
+    *,
+    messages: int,
+    topics: int = 1,
+    per_batch: int = PER_BATCH,
+    per_call: int = PER_BATCH,
+    size: int = MESSAGE_BYTES,
+) -> Role:
+    """A C publisher that is ready: round robin over topics ``t.A.B``, A = i % 1000, B = i / 1000."""
+    numbers = (topics, size, per_batch, per_call, messages)
+    return stage.python(
+        "wire_roles", "publish", compiled("generate"), broker.port, *numbers
+    ).ready()
+
+
+def wire_subscriber(stage: Stage, broker: Broker, *patterns: str, messages: int) -> Role:
+    """A C subscriber that is ready, with a connection for each pattern."""
+    return stage.python(
+        "wire_roles", "subscribe", compiled("drain"), broker.port, messages, *patterns
+    ).ready()
+
+
+def wire_throughput(
+    stage: Stage,
+    *,
+    messages: int,
+    patterns: tuple[str, ...] = (">",),
+    delivered: int | None = None,
+    subscribers: int = 1,
+    topics: int = 1,
+    per_batch: int = PER_BATCH,
+    per_call: int = PER_BATCH,
+    flags: tuple[str, ...] = ("--retention", "2GiB"),
+) -> Metrics:
+    """Messages per second from the first write to the last delivery; ``delivered``: to each."""
+    broker = stage.broker(*flags)
+    wanted = messages if delivered is None else delivered
+    receivers = [
+        wire_subscriber(stage, broker, *patterns, messages=wanted) for _ in range(subscribers)
+    ]
+    sender = wire_publisher(
+        stage, broker, messages=messages, topics=topics, per_batch=per_batch, per_call=per_call
+    )
+    for role in (*receivers, sender):
+        role.go()
+    start = sender.result()["start_ns"]
+    reports = [receiver.result() for receiver in receivers]
+    if any(report["messages"] != wanted for report in reports):
+        raise Failed(f"wanted {wanted} messages each, got {[r['messages'] for r in reports]}")
+    end = max(report["end_ns"] for report in reports)
+    deliveries = {"deliveries_per_s": rate(wanted * subscribers, start, end)}
+    return {"messages_per_s": rate(messages, start, end)} | (
+        deliveries if wanted * subscribers != messages or len(patterns) > 1 else {}
+    )
+
+
+TOPIC = "bench.throughput"
+RECYCLING = ("--retention", "2GiB")
+
+
+def client_throughput(
+    stage: Stage,
+    *,
+    messages: int,
+    publish: str,
+    receive: str,
+    subscribers: int = 1,
+    size: int = MESSAGE_BYTES,
+    flags: tuple[str, ...] = RECYCLING,
+    url: str | None = None,
+) -> Metrics:
+    """Messages per second between users of the client, from the first call to the last receipt.
+
+    ``publish`` and ``receive``: an API of ``hermes_roles``.  ``url``: of a broker that runs already.
+    """
+    url = url or stage.broker(*flags).url
+    receivers = [
+        stage.python("hermes_roles", "subscribe", url, TOPIC, messages, receive).ready()
+        for _ in range(subscribers)
+    ]
+    sender = stage.python("hermes_roles", "publish", url, TOPIC, size, messages, publish).ready()
+    for role in (*receivers, sender):
+        role.go()
+    start = sender.result()["start_ns"]
+    reports = [receiver.result() for receiver in receivers]
+    if any(report["messages"] != messages for report in reports):
+        raise Failed(f"sent {messages} messages, got {[r['messages'] for r in reports]}")
+    per_second = rate(messages, start, max(report["end_ns"] for report in reports))
+    if subscribers > 1:
+        return {"deliveries_per_s": per_second * subscribers, "messages_per_s": per_second}
+    return {"messages_per_s": per_second, "gigabytes_per_s": per_second * size / 1e9}
+
+
+def roundtrip(stage: Stage, *, count: int, idle: str) -> Metrics:
+    """Round trips of one message; broker and client each on a core of its own."""
+    url = stage.broker("--idle", idle, core=1).url
+    client = stage.python("hermes_roles", "pingpong", url, MESSAGE_BYTES, count, core=0)
+    return percentiles(client.ready().go().result()["round_trips_ns"])
