@@ -4,6 +4,7 @@
 #   make demo    a broker, an injector and a subscriber, with a table at the end
 #   make test    all tests
 #   make lint    every checker, changing nothing
+#   make format  the formatters, changing what they find
 #   make bench   the benchmarks: micro, then the whole broker beside its controls
 #   make clean   removes what the other targets made
 
@@ -18,7 +19,7 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python3
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& { echo $$python; break; }; done)
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test bench lint format clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -37,6 +38,11 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(C_CODE)
 	$(BIN)/lint-imports
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix-only --exit-zero
+	$(BIN)/ruff format
+	$(BIN)/clang-format -i $(C_CODE)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache

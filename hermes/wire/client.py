@@ -395,6 +395,9 @@ class ClientProtocol:
         if expected is not None and expected != after:
             text = f"subscription {id} stood at {expected} of {name!r}, a batch covers {after}"
             self._violated("coverage", f"{text} to {through}")
+        if after != through:
+            text = f"subscription {id} does not begin with a position in {name!r}"
+            self._violated("coverage", text)
         return True
 
     def _forget(self, subscription: int) -> None:

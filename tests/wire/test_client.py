@@ -417,6 +417,7 @@ OPEN: list[tuple[str, bytes]] = [
     ("coverage", ref.batch(1, 0, 6, 8, FRAMES)),
     ("coverage", ref.batch(1, 0, 4, 8, FRAMES)),
     ("coverage", BATCH + BATCH),
+    ("coverage", encode_control(m.Stream(1, "x")) + ref.batch(1, 1, 0, 3)),
     ("coverage", encode_control(m.Gap(1, 0, 7, 9, "retention"))),
     ("coverage", encode_control(m.Gap(1, 0, 6, 5, "retention"))),
     ("coverage", encode_control(m.Stream(1, "x")) + encode_control(m.Gap(1, 1, 1, 2, "damaged"))),

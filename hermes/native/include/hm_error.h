@@ -1,7 +1,7 @@
 /* hm_error.h -- every way a call of the core can fail.
  *
- * Functions return 0 or a count; failures are negative.  `hermes/native/_errors.py` turns each into an
- * exception.  Codes are never reused or renumbered: plugins are compiled against them.
+ * Functions return 0 or a count; failures are negative.  `hermes/native/_errors.py` turns each into
+ * an exception.  Codes are never reused or renumbered: plugins are compiled against them.
  */
 #ifndef HM_ERROR_H
 #define HM_ERROR_H

@@ -1,23 +1,24 @@
 /* hm_log.h -- one stream's append-only log: segments in mapped files, or in anonymous memory.
  *
- * A position is an absolute byte count over the life of the log; the frames of consecutive segments stand
- * at consecutive positions, so the position after a frame is its position plus its size, always.
- * A sequence counts messages, from 1.
+ * A position is an absolute byte count over the life of the log; the frames of consecutive segments
+ * stand at consecutive positions, so the position after a frame is its position plus its size,
+ * always. A sequence counts messages, from 1.
  *
  * DIR/<base sequence, 20 digits>.log     4,096-byte header, then frames
  * DIR/<base sequence, 20 digits>.index   64-byte append records: who appended what, where and when
  * DIR/spare-<n>.log                      prepared ahead, or retired and waiting to be used again
  *
- * An append record (see hm_index.h or docs/log-format.md) is written or extended before the tail moves.  It
- * carries the publisher's id and first sequence, the stream's first sequence, the position, the broker's
- * monotone append time, and {count, crc}, which are one aligned 8-byte store.  Consecutive appends of one
- * publisher with contiguous sequences extend the last record until it covers HM_INDEX_SPAN bytes or
- * HM_INDEX_TICK ns.  So the same records are the origin records, the index by sequence and by time,
- * and the marks that let a range be cut at a frame without walking.  A new segment's index begins with one
- * count-0 record per known publisher: the duplicate filter survives every trim.
+ * An append record (see hm_index.h or docs/log-format.md) is written or extended before the tail
+ * moves.  It carries the publisher's id and first sequence, the stream's first sequence, the
+ * position, the broker's monotone append time, and {count, crc}, which are one aligned 8-byte
+ * store.  Consecutive appends of one publisher with contiguous sequences extend the last record
+ * until it covers HM_INDEX_SPAN bytes or HM_INDEX_TICK ns.  So the same records are the origin
+ * records, the index by sequence and by time, and the marks that let a range be cut at a frame
+ * without walking.  A new segment's index begins with one count-0 record per known publisher: the
+ * duplicate filter survives every trim.
  *
- * Threads: one writer and reader, the owner (every call, unless said otherwise); one helper thread inside,
- * which prepares segments, syncs, and populates; pins may be released from any thread.
+ * Threads: one writer and reader, the owner (every call, unless said otherwise); one helper thread
+ * inside, which prepares segments, syncs, and populates; pins may be released from any thread.
  */
 #ifndef HM_LOG_H
 #define HM_LOG_H
@@ -33,23 +34,26 @@ typedef struct hm_log hm_log;
 typedef struct hm_segment hm_segment; /* pinned memory of one segment */
 
 #define HM_LOG_SEGMENT_HEADER 4096 /* bytes before the first frame: one page */
-#define HM_INDEX_SPAN 65536        /* bytes one append record may cover: what a range read may walk */
-#define HM_INDEX_TICK 1000000      /* ns one append record may cover: the grain of a start by time */
-#define HM_LOG_PUBLISHERS_MAX 16384 /* publishers remembered per stream; the longest silent goes first */
-#define HM_LOG_SPARES_MAX 16       /* more would only hide that the disk is too slow */
+#define HM_INDEX_SPAN 65536   /* bytes one append record may cover: what a range read may walk */
+#define HM_INDEX_TICK 1000000 /* ns one append record may cover: the grain of a start by time */
+#define HM_LOG_PUBLISHERS_MAX                                                                      \
+    16384                    /* publishers remembered per stream; the longest silent goes first */
+#define HM_LOG_SPARES_MAX 16 /* more would only hide that the disk is too slow */
 
-enum { /* what hm_log_events reports, as a set */
-    HM_LOG_EVENT_SYNC = 1,  /* a sync ended: the status says how */
-    HM_LOG_EVENT_SPACE = 2, /* appends were refused for want of space, and there is some now */
+enum {                         /* what hm_log_events reports, as a set */
+       HM_LOG_EVENT_SYNC = 1,  /* a sync ended: the status says how */
+       HM_LOG_EVENT_SPACE = 2, /* appends were refused for want of space, and there is some now */
 };
 
 typedef struct {
     uint64_t segment_bytes;   /* file size, header included; a multiple of 4,096 */
-    uint64_t retention_bytes; /* of frames kept; 0: no bound by bytes.  The active segment always stays */
+    uint64_t retention_bytes; /* of frames kept; 0: no bound by bytes.  The active segment always
+                                 stays */
     uint64_t retention_ns;    /* age by append time; 0: no bound by age */
-    uint64_t disk_bytes;      /* the log's files may take this much, spares included; 0: what the disk has */
-    uint32_t message_max;     /* bytes of payload: what recovery believes */
-    uint32_t spares;          /* segments kept ready; 1 is enough for a steady writer */
+    uint64_t
+        disk_bytes; /* the log's files may take this much, spares included; 0: what the disk has */
+    uint32_t message_max; /* bytes of payload: what recovery believes */
+    uint32_t spares;      /* segments kept ready; 1 is enough for a steady writer */
 } hm_log_options;
 
 /* What opening found and did.  Counts of messages and bytes are of what is served now. */
@@ -60,7 +64,7 @@ typedef struct {
     uint64_t cut_bytes;      /* torn tail cut away */
     uint64_t damaged_ranges; /* quarantined */
     uint64_t damaged_bytes;
-    uint64_t missing;        /* sequences lost in them */
+    uint64_t missing; /* sequences lost in them */
 } hm_log_report;
 
 typedef struct {
@@ -68,16 +72,17 @@ typedef struct {
     uint64_t next_sequence;  /* of the next append: first == next means empty */
     uint64_t start_position;
     uint64_t end_position;
-    uint64_t synced_sequence; /* everything below next of the last finished sync: sequences <= this are on disk */
+    uint64_t synced_sequence; /* everything below next of the last finished sync: sequences <= this
+                                 are on disk */
     uint64_t segments;
     uint64_t spares;
-    uint64_t recycled;  /* segments used again, since open */
-    uint64_t trimmed;   /* segments retired, since open */
-    uint64_t syncs;     /* finished, since open */
-    uint64_t appends;   /* calls, since open */
-    uint64_t pinned;    /* retired segments that a reader still holds */
+    uint64_t recycled;   /* segments used again, since open */
+    uint64_t trimmed;    /* segments retired, since open */
+    uint64_t syncs;      /* finished, since open */
+    uint64_t appends;    /* calls, since open */
+    uint64_t pinned;     /* retired segments that a reader still holds */
     uint64_t cold_rolls; /* rolls that found no prepared segment */
-    int32_t failed;     /* 0, or the -HM_E* with which appends are refused */
+    int32_t failed;      /* 0, or the -HM_E* with which appends are refused */
     int32_t failed_errno;
 } hm_log_status;
 
@@ -94,11 +99,13 @@ typedef struct {
 /* Who published a run.  All zero: nobody in particular, no duplicate filter. */
 typedef struct {
     uint8_t publisher[16];
-    uint64_t first_sequence; /* the publisher's own, of the run's first message; runs are contiguous */
+    uint64_t
+        first_sequence; /* the publisher's own, of the run's first message; runs are contiguous */
 } hm_origin;
 
-/* Opens or creates the log in `directory` (which exists and is locked by the caller), verifying every
- * frame.  `*log` is set only on 0.  `progress`, if not NULL, counts bytes verified, for another thread. */
+/* Opens or creates the log in `directory` (which exists and is locked by the caller), verifying
+ * every frame.  `*log` is set only on 0.  `progress`, if not NULL, counts bytes verified, for
+ * another thread. */
 int hm_log_open(const char *directory, const hm_log_options *options, uint64_t *progress,
                 hm_log_report *report, hm_log **log);
 /* The same contract in anonymous memory.  `retention_bytes` must not be 0. */
@@ -109,9 +116,10 @@ int hm_log_open_memory(const hm_log_options *options, hm_log **log);
 int hm_log_close(hm_log *log);
 
 /* Appends `count` whole, validated MESSAGE frames that fill `size` bytes: copies and stamps them.
- * `now_ns` is CLOCK_REALTIME; a clock that goes back is held.  All or nothing unless the disk fails between
- * two segments, in which case `*appended` says how many messages are in the log.
- * -HM_ENOSPACE: refused for now; -HM_EIO: refused until opened again; -HM_ELENGTH: a frame larger than a segment. */
+ * `now_ns` is CLOCK_REALTIME; a clock that goes back is held.  All or nothing unless the disk fails
+ * between two segments, in which case `*appended` says how many messages are in the log.
+ * -HM_ENOSPACE: refused for now; -HM_EIO: refused until opened again; -HM_ELENGTH: a frame larger
+ * than a segment. */
 int hm_log_append(hm_log *log, const uint8_t *frames, uint64_t size, uint32_t count,
                   const hm_origin *origin, uint64_t now_ns, uint64_t *first_sequence,
                   uint64_t *first_position, uint32_t *appended);
@@ -119,13 +127,14 @@ int hm_log_append(hm_log *log, const uint8_t *frames, uint64_t size, uint32_t co
 /* The last sequence of `publisher` in this log, 0 if unknown. */
 uint64_t hm_log_publisher(hm_log *log, const uint8_t *publisher);
 
-/* The longest run of whole frames at `position` of at most `limit` bytes (at least one frame, whatever
- * its size), within one segment.  Returns 1; 0 at the tail; -HM_EGONE: retention has passed it;
- * -HM_EDAMAGED: quarantined.  On both, `range->position` and `first_sequence` are where to go on. */
+/* The longest run of whole frames at `position` of at most `limit` bytes (at least one frame,
+ * whatever its size), within one segment.  Returns 1; 0 at the tail; -HM_EGONE: retention has
+ * passed it; -HM_EDAMAGED: quarantined.  On both, `range->position` and `first_sequence` are where
+ * to go on. */
 int hm_log_read(hm_log *log, uint64_t position, uint64_t limit, hm_range *range);
 
-/* The first position with a sequence >= `sequence`, or an append time >= `time_ns`: sets position and
- * first_sequence.  At or past the tail: the tail.  Before the start: the start.  O(log n). */
+/* The first position with a sequence >= `sequence`, or an append time >= `time_ns`: sets position
+ * and first_sequence.  At or past the tail: the tail.  Before the start: the start.  O(log n). */
 void hm_log_locate(hm_log *log, uint64_t sequence, hm_range *at);
 void hm_log_locate_time(hm_log *log, uint64_t time_ns, hm_range *at);
 /* The broker's append time of the message at `position`, to HM_INDEX_TICK; 0 if it is not there. */

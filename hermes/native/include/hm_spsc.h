@@ -1,7 +1,8 @@
 /* hm_spsc.h -- bounded ring of variable-length records: one producer, one consumer.
  *
- * The two are threads that share a handle, or processes that map the same file, each through a handle of its
- * own.  A role belongs to one handle at a time: whoever takes it over opens the ring anew.
+ * The two are threads that share a handle, or processes that map the same file, each through a
+ * handle of its own.  A role belongs to one handle at a time: whoever takes it over opens the ring
+ * anew.
  *
  * Both cursors are free-running 64-bit byte counts, never masked when stored:
  *     tail - head      bytes published and not yet released   (0 .. capacity)
@@ -24,10 +25,11 @@
  *        4    4 kind      0: a record; 1: padding up to the end of the data area
  *        8      payload   up to the next multiple of 8
  *
- * A peer may write anything into a mapping at any time.  Each side keeps its own cursor in private memory, reads
- * a foreign one or a length once, and bounds it before use: nonsense is -HM_ELENGTH, for as long as it stands
- * there, and no byte outside the data area is touched.  (A peer that shrinks the file still ends us with
- * SIGBUS: seal a memfd, or map only files whose owner is trusted not to.)
+ * A peer may write anything into a mapping at any time.  Each side keeps its own cursor in private
+ * memory, reads a foreign one or a length once, and bounds it before use: nonsense is -HM_ELENGTH,
+ * for as long as it stands there, and no byte outside the data area is touched.  (A peer that
+ * shrinks the file still ends us with SIGBUS: seal a memfd, or map only files whose owner is
+ * trusted not to.)
  */
 #ifndef HM_SPSC_H
 #define HM_SPSC_H
@@ -38,10 +40,11 @@
 #include "hm_error.h"
 
 /* cdef-begin -- an opaque handle and functions that return 0, a count or -HM_E*. */
-#define HM_SPSC_VERSION 1
-#define HM_SPSC_HEADER 4096             /* bytes: a page, so that the data area starts on one */
-#define HM_SPSC_CAPACITY_MIN 64         /* bytes: a record of 24 always fits */
-#define HM_SPSC_CAPACITY_MAX 1073741824 /* bytes: spans have 32-bit offsets; 1 GiB is a log, not a queue */
+#define HM_SPSC_VERSION      1
+#define HM_SPSC_HEADER       4096 /* bytes: a page, so that the data area starts on one */
+#define HM_SPSC_CAPACITY_MIN 64   /* bytes: a record of 24 always fits */
+#define HM_SPSC_CAPACITY_MAX                                                                       \
+    1073741824 /* bytes: spans have 32-bit offsets; 1 GiB is a log, not a queue */
 
 typedef struct hm_spsc hm_spsc;
 
@@ -51,19 +54,22 @@ typedef struct {
     uint32_t size;   /* bytes */
 } hm_spsc_span;
 
-/* A ring in private memory.  `capacity`: bytes, a power of two in the bounds above, else -HM_EINVAL. */
+/* A ring in private memory.  `capacity`: bytes, a power of two in the bounds above, else
+ * -HM_EINVAL. */
 int hm_spsc_new(uint64_t capacity, hm_spsc **ring);
-/* Makes the empty file (or memfd) behind `fd` a ring and maps it.  `fd` stays the caller's and is not needed
- * afterwards.  -HM_EBUSY: the file is not empty; -HM_ENOSPACE: the disk is full; -HM_ESYS: no such mapping. */
+/* Makes the empty file (or memfd) behind `fd` a ring and maps it.  `fd` stays the caller's and is
+ * not needed afterwards.  -HM_EBUSY: the file is not empty; -HM_ENOSPACE: the disk is full;
+ * -HM_ESYS: no such mapping. */
 int hm_spsc_create(int fd, uint64_t capacity, hm_spsc **ring);
-/* Maps the ring behind `fd`, which another process made.  -HM_ETRUNC, -HM_EMAGIC, -HM_EVERSION, -HM_ELENGTH:
- * it is not (yet) one; -HM_ESYS: it cannot be mapped. */
+/* Maps the ring behind `fd`, which another process made.  -HM_ETRUNC, -HM_EMAGIC, -HM_EVERSION,
+ * -HM_ELENGTH: it is not (yet) one; -HM_ESYS: it cannot be mapped. */
 int hm_spsc_open(int fd, hm_spsc **ring);
 /* Unmaps it: no view and no other thread may use it any more.  NULL is fine. */
 void hm_spsc_free(hm_spsc *ring);
 
 uint64_t hm_spsc_capacity(const hm_spsc *ring);
-/* The largest record that always fits an empty ring, wherever its cursors stand: capacity / 2 - 8. */
+/* The largest record that always fits an empty ring, wherever its cursors stand: capacity / 2 - 8.
+ */
 uint64_t hm_spsc_record_max(const hm_spsc *ring);
 /* The data area: spans are relative to it. */
 uint8_t *hm_spsc_memory(hm_spsc *ring);
@@ -72,15 +78,18 @@ int64_t hm_spsc_used(const hm_spsc *ring);
 
 /* ---- the producer's ---- */
 
-/* Room for a record of at most `size` bytes, contiguous, until the commit.  A claim not committed is replaced
- * by the next.  -HM_EFULL: no room now; -HM_EINVAL: never (over record_max); -HM_ELENGTH: a bad cursor. */
+/* Room for a record of at most `size` bytes, contiguous, until the commit.  A claim not committed
+ * is replaced by the next.  -HM_EFULL: no room now; -HM_EINVAL: never (over record_max);
+ * -HM_ELENGTH: a bad cursor. */
 int hm_spsc_claim(hm_spsc *ring, uint32_t size, hm_spsc_span *span);
-/* Publishes the claimed record with its first `size` bytes.  -HM_EINVAL: nothing, or less, was claimed. */
+/* Publishes the claimed record with its first `size` bytes.  -HM_EINVAL: nothing, or less, was
+ * claimed. */
 int hm_spsc_commit(hm_spsc *ring, uint32_t size);
 /* Copies `size` bytes in.  As claim; on any failure nothing was written. */
 int hm_spsc_push(hm_spsc *ring, const void *data, uint32_t size);
-/* Copies records in, the next `lengths[i]` bytes of `joined` each, and publishes them at once.  Returns how many
- * fitted; -HM_EFULL: none; -HM_EINVAL: `joined` ends too early, or the first is over record_max. */
+/* Copies records in, the next `lengths[i]` bytes of `joined` each, and publishes them at once.
+ * Returns how many fitted; -HM_EFULL: none; -HM_EINVAL: `joined` ends too early, or the first is
+ * over record_max. */
 int64_t hm_spsc_push_many(hm_spsc *ring, const void *joined, uint64_t joined_size,
                           const uint32_t *lengths, uint64_t count);
 
@@ -91,11 +100,12 @@ int64_t hm_spsc_push_many(hm_spsc *ring, const void *joined, uint64_t joined_siz
 int64_t hm_spsc_peek(hm_spsc *ring, hm_spsc_span *spans, uint64_t capacity);
 /* Gives back all that the last peek described and no pop took since. */
 void hm_spsc_release(hm_spsc *ring);
-/* Copies the oldest record out and releases it.  -HM_EEMPTY; -HM_ETRUNC: it has `*size` bytes, more than
- * `capacity`, and stays; -HM_ELENGTH. */
+/* Copies the oldest record out and releases it.  -HM_EEMPTY; -HM_ETRUNC: it has `*size` bytes, more
+ * than `capacity`, and stays; -HM_ELENGTH. */
 int hm_spsc_pop(hm_spsc *ring, void *out, uint64_t capacity, uint32_t *size);
-/* Copies as many records as fit `out`, one after another without gaps, and releases them at once.  Returns how
- * many of at most `count`, their sizes in `lengths`.  Failures as pop, `lengths[0]` being the size. */
+/* Copies as many records as fit `out`, one after another without gaps, and releases them at once.
+ * Returns how many of at most `count`, their sizes in `lengths`.  Failures as pop, `lengths[0]`
+ * being the size. */
 int64_t hm_spsc_pop_many(hm_spsc *ring, void *out, uint64_t capacity, uint32_t *lengths,
                          uint64_t count);
 /* cdef-end */

@@ -1,44 +1,64 @@
-/* hm_stream.h -- a stream: its log, its topics, who wants them, and how far each subscription has read.
+/* hm_stream.h -- a stream: its log, its topics, who wants them, and how far each subscription has
+ * read.
  *
- * The topic table maps a name to a small index (seeded hash; the topic of the message before is recognised
- * without hashing).  Filters are deduplicated and kept in a trie by token.  A *new* topic is matched
- * against the trie once and gets an interned list of the filters that want it, so an append costs one
- * look-up and one note per interested selecting filter.  A note is (position, size, sequence), on a bounded ring
- * per filter; consecutive frames share one.  A filter that wants every topic so far takes no notes: its cursors are
- * sent ranges of log memory.  A cursor behind the ring's oldest note walks the log until it has caught up.
+ * The topic table maps a name to a small index (seeded hash; the topic of the message before is
+ * recognised without hashing).  Filters are deduplicated and kept in a trie by token.  A *new*
+ * topic is matched against the trie once and gets an interned list of the filters that want it, so
+ * an append costs one look-up and one note per interested selecting filter.  A note is (position,
+ * size, sequence), on a bounded ring per filter; consecutive frames share one.  A filter that wants
+ * every topic so far takes no notes: its cursors are sent ranges of log memory.  A cursor behind
+ * the ring's oldest note walks the log until it has caught up.
  *
- * One thread owns a stream, its cursors and every ingest that feeds it.
- * hm_topics.h and hm_filters.h hold the two tables; this file joins them with hm_log.h.
+ * What a cursor meets, from old to new (any stretch may be empty):
+ *
+ *     everything_until          complete_from            the log's end
+ *   ----- ranges -----|------ walk the log ------|------ notes ------|
+ *
+ *   everything_until  the first topic that the filter does not want appeared here
+ *   complete_from     every wanted message from here on is noted; moves up when the ring overflows
+ *
+ * One thread owns a stream, its cursors and every ingest that feeds it.  Nothing but the stream
+ * appends to its log. hm_topics.h and hm_filters.h hold the two tables; this file joins them with
+ * hm_log.h.
  */
 #ifndef HM_STREAM_H
 #define HM_STREAM_H
 
+#include "hm_filters.h"
 #include "hm_log.h"
 
 /* cdef-begin -- opaque streams and cursors. */
 typedef struct hm_stream hm_stream;
 typedef struct hm_cursor hm_cursor;
 
-#define HM_STREAM_FILTERS_MAX 65536 /* distinct filters of one stream */
-#define HM_NOTES_MAX 8192           /* notes a filter keeps; grown from 64 by doubling */
-#define HM_CURSOR_TAIL 1048576      /* bytes a walk may look at per call, so that replay never holds the loop */
+#define HM_STREAM_FILTERS_MAX 65536      /* distinct filters of one stream */
+#define HM_NOTES_MAX          8192       /* notes a filter keeps; grown from 64 by doubling */
+#define HM_STREAM_NOTES_MAX   4194304    /* notes of all filters: 96 MiB; then rings stop growing */
+#define HM_APPEND_MAX         1073741824 /* bytes of one append */
+#define HM_CURSOR_TAIL 1048576 /* bytes a walk looks at per call: replay never holds the loop */
 
-enum { HM_FILTER_PATTERN = 0, HM_FILTER_PREFIX = 1 }; /* tokens with * and >; or a byte prefix (ZeroMQ) */
-
-enum { /* where a cursor begins */
+/* Where a cursor begins.
+ * LAST: the newest message of each topic it wants, then live.  SEQUENCE: the first message with a
+ * sequence >= value.  TIME: the first message appended at or after value, ns. */
+enum {
     HM_START_LATEST = 0,
     HM_START_EARLIEST = 1,
-    HM_START_LAST = 2,     /* the newest message of each topic it wants, then live */
-    HM_START_SEQUENCE = 3, /* the first message with sequence >= value */
-    HM_START_TIME = 4,     /* the first message appended at or after value, ns */
+    HM_START_LAST = 2,
+    HM_START_SEQUENCE = 3,
+    HM_START_TIME = 4,
 };
 
-enum { /* what hm_cursor_next produced */
-    HM_DELIVER_NOTHING = 0, /* caught up */
-    HM_DELIVER_COPIED = 1,  /* `written` bytes of `out`: one whole BATCH frame */
-    HM_DELIVER_RANGE = 2,   /* `written` (56) bytes of `out`, then `range` of log memory: one BATCH frame */
-    HM_DELIVER_GAP = 3,     /* `gap_first`..`gap_last` can't be had; `gap_reason`: HM_EGONE or HM_EDAMAGED */
-    HM_DELIVER_AGAIN = 4,   /* walked its share and found nothing yet: call again in the next pass */
+/* What hm_cursor_next produced.
+ * NOTHING: caught up.  COPIED: `written` bytes of `out`, one whole BATCH frame.  RANGE: `written`
+ * (56) bytes of `out`, then `range` of log memory: one BATCH frame.  GAP: `gap_first`..`gap_last`
+ * can't be had; `gap_reason`: HM_EGONE or HM_EDAMAGED.  AGAIN: walked its share of the log and
+ * found nothing yet: call again in the next pass. */
+enum {
+    HM_DELIVER_NOTHING = 0,
+    HM_DELIVER_COPIED = 1,
+    HM_DELIVER_RANGE = 2,
+    HM_DELIVER_GAP = 3,
+    HM_DELIVER_AGAIN = 4,
 };
 
 typedef struct {
@@ -71,45 +91,72 @@ typedef struct {
     uint64_t messages;      /* appended since the table was built */
 } hm_topic_info;
 
-/* Wraps `log` (borrowed: close it after the stream) and builds the topic table from it.  `index`: what
- * batches call this stream.  `topics_max`: bound of the table.  `create`: 0 refuses unknown topics. */
-int hm_stream_open(hm_log *log, uint32_t index, uint32_t topics_max, int create, hm_stream **stream);
+/* Wraps `log` (borrowed: close it after the stream) and builds the topic table from it.  `index`:
+ * what batches call this stream.  `topics_max`: bound of the table.  `create`: 0 refuses unknown
+ * topics. */
+int hm_stream_open(hm_log *log, uint32_t index, uint32_t topics_max, int create,
+                   hm_stream **stream);
 void hm_stream_close(hm_stream *stream);
 hm_log *hm_stream_log(const hm_stream *stream);
 void hm_stream_status_get(hm_stream *stream, hm_stream_status *status);
 
 /* Declares a topic, as configuration may where creation is off.  Returns its index or -HM_E*. */
 int64_t hm_stream_declare(hm_stream *stream, const uint8_t *name, uint32_t len);
-/* Copies topic infos and names from topic index `first` on.  Returns how many; `*names_used` bytes of names. */
+/* Copies topic infos and names from topic index `first` on.  Returns how many; `*names_used` bytes
+ * of names. */
 int64_t hm_stream_topics(hm_stream *stream, uint32_t first, hm_topic_info *infos, uint32_t capacity,
                          uint8_t *names, uint64_t names_capacity, uint64_t *names_used);
 
 /* Appends validated frames of any topics, notes them for whoever is interested.  See hm_log_append;
- * -HM_ELIMIT: a topic too many; -HM_ETOPIC: an illegal or (creation off) unknown topic: nothing was appended. */
+ * -HM_ELIMIT: a topic too many; -HM_ETOPIC: an illegal or (creation off) unknown topic: nothing was
+ * appended. */
 int hm_stream_append(hm_stream *stream, const uint8_t *frames, uint64_t size, uint32_t count,
                      const hm_origin *origin, uint64_t now_ns, uint32_t *appended);
 
-/* Opens a cursor.  `batch_id`: the subscription id its batches carry.  -HM_ETOPIC: illegal filter. */
+/* Opens a cursor.  `batch_id`: the subscription id its batches carry.  -HM_ETOPIC: illegal filter.
+ * A sequence that is not kept any more begins with a gap; one beyond the tail begins at the tail.
+ * Every cursor is closed before its stream. */
 int hm_cursor_open(hm_stream *stream, int filter_kind, const uint8_t *filter, uint32_t filter_len,
                    uint32_t batch_id, int start, uint64_t value, hm_cursor **cursor);
 void hm_cursor_close(hm_cursor *cursor);
 /* Number of the cursor's filter in its stream, as hm_stream_ready reports it. */
 uint32_t hm_cursor_filter(const hm_cursor *cursor);
-/* 1 while the filter wants every topic from the cursor on: then any append makes the cursor ready. */
+/* 1 while the filter wants every topic from the cursor on: then any append makes the cursor ready.
+ */
 int hm_cursor_everything(const hm_cursor *cursor);
-/* The last sequence this cursor has covered (`through` of its last batch). */
+/* The last sequence this cursor has covered (`through` of its last batch; before it: where it
+ * stands). */
 uint64_t hm_cursor_through(const hm_cursor *cursor);
 
-/* Produces the cursor's next BATCH of at most `limit` bytes of frames (at least one frame) and moves on.
- * `out` has `capacity` >= 56 bytes; a selected frame that does not fit `out` is delivered as a RANGE.
- * `progress`: when caught up and messages nobody here wanted were passed since the last batch, produce an
- * empty batch instead of NOTHING.  Returns 0 or -HM_E*. */
+/* Produces the cursor's next BATCH of at most `limit` bytes of frames (at least one frame) and
+ * moves on. `out` has `capacity` >= 56 bytes; a selected frame that does not fit `out` is delivered
+ * as a RANGE. `progress`: when caught up and messages nobody here wanted were passed since the last
+ * batch, produce an empty batch instead of NOTHING.  Returns 0 or -HM_E*. */
 int hm_cursor_next(hm_cursor *cursor, uint8_t *out, uint64_t capacity, uint64_t limit, int progress,
                    uint64_t now_ns, hm_delivery *delivery);
 
-/* Filters that got notes since the last call.  Returns how many of at most `capacity` were written; call
- * again when it returns `capacity`. */
+/* Filters that got notes, or ceased to want everything, since the last call.  Returns how many of
+ * at most `capacity` were written; call again when it returns `capacity`. */
 uint32_t hm_stream_ready(hm_stream *stream, uint32_t *filters, uint32_t capacity);
 /* cdef-end */
+
+/* ---- for the ingest, which has looked up the topics already ---- */
+
+/* Consecutive frames of one topic. */
+typedef struct {
+    uint32_t topic;
+    uint32_t count;
+    uint64_t bytes;
+    uint64_t last; /* bytes of the last frame */
+} hm_span;
+
+/* The index of a zero-padded name, added if need be (which is when it is checked). -HM_ETOPIC,
+ * -HM_ELIMIT. */
+int64_t hm_stream_topic(hm_stream *stream, const uint8_t *padded, uint32_t len, uint64_t hash);
+hm_topics *hm_stream_table(const hm_stream *stream);
+/* hm_stream_append for frames whose topics are known: the spans describe them all, in order. */
+int hm_stream_commit(hm_stream *stream, const uint8_t *frames, uint64_t size, uint32_t count,
+                     const hm_span *spans, uint32_t span_count, const hm_origin *origin,
+                     uint64_t now_ns, uint32_t *appended);
 
 #endif

@@ -1,0 +1,624 @@
+"""Streams, cursors, routers and ingests: the native path of a message through the broker.
+
+A :class:`Stream` joins a log with its topics and the filters of those who want them; a
+:class:`Cursor` is how far one subscription has read in one stream; a :class:`Router` knows which
+stream takes a topic; an :class:`Ingest` is the inbound side of one connection.  None of them knows
+a socket, a protocol message or a user.  The headers ``hm_stream.h``, ``hm_router.h`` and
+``hm_ingest.h`` are the contract in full.
+
+Positions and sizes are bytes, sequences count messages from 1, times are ``CLOCK_REALTIME``
+nanoseconds.
+
+Lifetimes are explicit: close cursors and ingests, then the router, then streams, then their logs.
+Closing a stream closes its cursors.  Threads: one thread owns a router and everything that hangs on
+it; no call blocks, and each may be made without holding anything else.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Callable
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from hermes.errors import Closed, MessageTooLarge, UsageError
+from hermes.native._core import ffi, lib
+from hermes.native._errors import check
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from hermes.native.log import Log
+
+TOPICS_MAX = 4_000_000
+"""Topics of a stream unless told: about 300 MB of table when they are all there."""
+STREAMS_MAX: int = lib.HM_STREAMS_MAX
+PUBLISHERS_MAX: int = lib.HM_PUBLISHERS_MAX
+"""Open publishers of one connection."""
+MESSAGE_MAX: int = lib.HM_MESSAGE_MAX
+BATCH_HEADER: int = lib.HM_BATCH_HEADER
+PUBLISHER_BYTES = 16
+CHUNK = 65536
+"""Bytes of output allocated at once.  A view of a delivery keeps its chunk alive: this bounds what
+one slow connection can hold with a single small batch."""
+CHUNK_REST = 16384
+"""Bytes: with less than this left, a new chunk is begun, so that batches do not get small at its
+end."""
+READY_AT_ONCE = 4096
+
+_new_raw = ffi.new_allocator(should_clear_after_alloc=False)
+_DELIVERY = struct.Struct("=6Q6Q2i")
+_INFO = struct.Struct("=2I2Q")
+
+
+class Start(IntEnum):
+    """Where a cursor begins."""
+
+    LATEST = lib.HM_START_LATEST
+    EARLIEST = lib.HM_START_EARLIEST
+    LAST = lib.HM_START_LAST
+    """The newest message of each topic that the filter wants, then live."""
+    SEQUENCE = lib.HM_START_SEQUENCE
+    TIME = lib.HM_START_TIME
+
+
+class Deliver(IntEnum):
+    """What :meth:`Cursor.next` produced."""
+
+    NOTHING = lib.HM_DELIVER_NOTHING
+    """Caught up."""
+    COPIED = lib.HM_DELIVER_COPIED
+    """``header`` is one whole BATCH frame."""
+    RANGE = lib.HM_DELIVER_RANGE
+    """``header``, then ``frames`` (log memory): one BATCH frame."""
+    GAP = lib.HM_DELIVER_GAP
+    """``gap_first`` .. ``gap_last`` cannot be had."""
+    AGAIN = lib.HM_DELIVER_AGAIN
+    """Looked at its share of the log and found nothing yet: call again in the next pass."""
+
+
+class Feed(IntEnum):
+    """Why :meth:`Ingest.feed` or :meth:`Router.publish` came back: the ``kind`` of an
+    ``hm_feed``."""
+
+    MORE = lib.HM_FEED_MORE
+    CONTROL = lib.HM_FEED_CONTROL
+    ERROR = lib.HM_FEED_ERROR
+    REFUSED = lib.HM_FEED_REFUSED
+
+
+class TopicInfo(NamedTuple):
+    """One topic of a stream."""
+
+    name: str
+    last_sequence: int
+    """Of its newest message; 0: none is kept."""
+    messages: int
+    """Appended since the stream was opened."""
+
+
+class StreamStatus(NamedTuple):
+    """Counters of a stream; see ``hm_stream_status`` in the header."""
+
+    topics: int
+    topic_bytes: int
+    filters: int
+    cursors: int
+    messages: int
+    bytes: int
+    notes: int
+    walks: int
+
+
+class Delivery:
+    """What one call of :meth:`Cursor.next` produced; the cursor's next call overwrites it, but not
+    the memory of its views.
+
+    ``header`` and ``frames`` stay valid for as long as anything refers to them.
+    """
+
+    __slots__ = (
+        "after",
+        "frames",
+        "gap_first",
+        "gap_last",
+        "gap_reason",
+        "header",
+        "kind",
+        "messages",
+        "size",
+        "through",
+    )
+
+    def __init__(self) -> None:
+        self.kind: int = Deliver.NOTHING
+        self.header = memoryview(b"")
+        self.frames = memoryview(b"")
+        self.size = 0
+        """Bytes of ``header`` and ``frames`` together."""
+        self.after = 0
+        self.through = 0
+        self.messages = 0
+        self.gap_first = 0
+        self.gap_last = 0
+        self.gap_reason = 0
+        """``HM_EGONE`` (retention has passed it) or ``HM_EDAMAGED``."""
+
+
+class _Output:
+    """Memory for deliveries: chunks that live as long as a view of them does."""
+
+    __slots__ = ("address", "left", "used", "view")
+
+    def __init__(self) -> None:
+        self.address: Any = None
+        self.view = memoryview(b"")
+        self.used = 0
+        self.left = 0
+
+    def renew(self) -> None:
+        """Begin a new chunk; the old one belongs to its views from now on."""
+        memory = _new_raw("uint8_t[]", CHUNK)
+        self.address = memory
+        self.view = memoryview(ffi.buffer(memory)).toreadonly()
+        self.used = 0
+        self.left = CHUNK
+
+
+class Stream:
+    """One stream: its log, topics and filters.
+
+    ``log`` is borrowed: close it after the stream; nobody else may append to it meanwhile.
+    ``index`` is what batches call the stream.  With ``create=False`` topics that are not declared
+    (or in the log already) are refused.  Opening reads the whole log once, to learn its topics.
+
+    Raises:
+        UsageError, StorageFailed: the log cannot be read.
+        MemoryError: there is none.
+    """
+
+    def __init__(
+        self, log: Log, *, index: int = 0, topics_max: int = TOPICS_MAX, create: bool = True
+    ) -> None:
+        handle = ffi.new("hm_stream **")
+        check(
+            lib.hm_stream_open(log.handle, index, topics_max, create, handle),
+            "reading the topics of a log",
+        )
+        self._handle = handle[0]
+        self._log = log
+        self._cursors: set[Cursor] = set()  # also those that nobody else remembers
+        self._output = _Output()
+        self._status = ffi.new("hm_stream_status *")
+        self._ready = ffi.new("uint32_t[]", READY_AT_ONCE)
+        self._count = ffi.new("uint32_t *")
+        self._origin = ffi.new("hm_origin *")
+
+    @property
+    def handle(self) -> Any:
+        """The ``hm_stream *``.
+
+        Raises:
+            Closed: after :meth:`close`.
+        """
+        if self._handle is None:
+            raise Closed("the stream is closed")
+        return self._handle
+
+    @property
+    def log(self) -> Log:
+        """The log it was made of."""
+        return self._log
+
+    def declare(self, topic: str | bytes) -> int:
+        """Add a topic, also where creation is off; returns its index in the table.
+
+        Raises:
+            InvalidTopic: it is not a legal topic.
+            Refused: there are as many topics as there may be.
+        """
+        name = _encoded(topic)
+        code = lib.hm_stream_declare(self.handle, name, len(name))
+        return check(code, f"declaring topic {_shown(name)}")
+
+    def topics(self, first: int, count: int) -> list[TopicInfo]:
+        """At most ``count`` topics from index ``first`` on, in the order of their first message."""
+        infos = ffi.new("hm_topic_info[]", count)
+        names = _new_raw("uint8_t[]", count * lib.HM_TOPIC_MAX)
+        used = ffi.new("uint64_t *")
+        found = lib.hm_stream_topics(self.handle, first, infos, count, names, len(names), used)
+        text = ffi.buffer(names, used[0])[:]
+        return [
+            TopicInfo(text[at : at + size].decode(errors="replace"), last, messages)
+            for at, size, last, messages in _INFO.iter_unpack(ffi.buffer(infos, found * _INFO.size))
+        ]
+
+    def append(
+        self,
+        frames: bytes | bytearray | memoryview,
+        count: int,
+        *,
+        publisher: bytes | None = None,
+        first_sequence: int = 0,
+        now_ns: int | None = None,
+    ) -> int:
+        """Append ``count`` whole, validated MESSAGE frames; returns how many that were: all.
+
+        ``publisher`` and ``first_sequence`` as in :meth:`hermes.native.Log.append`.
+
+        Raises:
+            InvalidTopic: a topic is illegal, or unknown where creation is off.
+            Refused: a topic too many.  In both cases nothing was appended.
+            StorageFull, StorageFailed, MessageTooLarge: as the log.
+        """
+        origin = _origin(self._origin, publisher, first_sequence)
+        data = ffi.from_buffer("uint8_t[]", frames)
+        code = lib.hm_stream_append(
+            self.handle, data, len(data), count, origin, _now(now_ns), self._count
+        )
+        if code == -lib.HM_ELENGTH:
+            raise MessageTooLarge(
+                "a message that is larger than a segment of the log cannot be kept"
+            )
+        check(code, f"appending {count} messages")
+        return int(self._count[0])
+
+    def open_cursor(
+        self,
+        filter: str | bytes,
+        *,
+        prefix: bool = False,
+        batch_id: int = 0,
+        start: Start = Start.LATEST,
+        value: int = 0,
+    ) -> Cursor:
+        """A cursor over the topics that ``filter`` wants: a pattern, or with ``prefix`` the
+        beginning of a name.
+
+        ``value``: the sequence or time of ``Start.SEQUENCE`` and ``Start.TIME``.  A sequence that
+        is kept no more begins with a gap; one beyond the tail begins at the tail.
+
+        Raises:
+            InvalidTopic: not a legal pattern.
+            Refused: the stream has as many filters as it may.
+        """
+        text = _encoded(filter)
+        kind = lib.HM_FILTER_PREFIX if prefix else lib.HM_FILTER_PATTERN
+        handle = ffi.new("hm_cursor **")
+        code = lib.hm_cursor_open(
+            self.handle, kind, text, len(text), batch_id, start, value, handle
+        )
+        check(code, f"subscribing to {_shown(text)}")
+        cursor = Cursor(self, handle[0], self._output)
+        self._cursors.add(cursor)
+        return cursor
+
+    def ready(self) -> list[int]:
+        """Numbers of the filters (:attr:`Cursor.filter`) that have news since the last call.
+
+        Filters that want everything are not among them: their cursors have news after every append.
+        """
+        numbers: list[int] = []
+        while True:
+            count = lib.hm_stream_ready(self.handle, self._ready, READY_AT_ONCE)
+            numbers += ffi.unpack(self._ready, count)
+            if count < READY_AT_ONCE:
+                return numbers
+
+    def status(self) -> StreamStatus:
+        """Counters, now."""
+        lib.hm_stream_status_get(self.handle, self._status)
+        return StreamStatus(*(getattr(self._status, name) for name in StreamStatus._fields))
+
+    def close(self) -> None:
+        """Close the stream's cursors and the stream; deliveries live on.  Idempotent."""
+        handle, self._handle = self._handle, None
+        if handle is None:
+            return
+        for cursor in list(self._cursors):
+            cursor.close()
+        lib.hm_stream_close(handle)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Cursor:
+    """How far one subscription has read in one stream; made by :meth:`Stream.open_cursor`."""
+
+    def __init__(self, stream: Stream, handle: Any, output: _Output) -> None:
+        """For :meth:`Stream.open_cursor`: take over an ``hm_cursor *``."""
+        self._stream = stream
+        self._handle = handle
+        self._output = output
+        self._log_view: Callable[[int, int, int], memoryview] = stream.log.view
+        self._delivery = Delivery()
+        self._raw = ffi.new("hm_delivery *")
+        self._raw_view = ffi.buffer(self._raw)
+        self.filter: int = lib.hm_cursor_filter(handle)
+        """Number of its filter, as :meth:`Stream.ready` reports it."""
+
+    @property
+    def handle(self) -> Any:
+        """The ``hm_cursor *``.
+
+        Raises:
+            Closed: after :meth:`close`.
+        """
+        if self._handle is None:
+            raise Closed("the cursor is closed")
+        return self._handle
+
+    @property
+    def everything(self) -> bool:
+        """True while the filter wants every topic there is: then any append makes the cursor
+        ready."""
+        return bool(lib.hm_cursor_everything(self.handle))
+
+    @property
+    def through(self) -> int:
+        """The last sequence it has covered: ``through`` of its last batch; before that, where it
+        stands."""
+        return int(lib.hm_cursor_through(self.handle))
+
+    def next(self, limit: int, now_ns: int, progress: bool = False) -> Delivery:
+        """Produce the next batch, of at most ``limit`` bytes of frames but at least one frame, and
+        move on.
+
+        ``progress``: when caught up, make an empty batch of what was passed and not wanted, instead
+        of nothing.  The object returned is used again by the next call; its views are not.
+
+        Raises:
+            StorageFailed: the log cannot be read.
+            Closed: after :meth:`close`.
+        """
+        output = self._output
+        if output.left < CHUNK_REST:
+            output.renew()
+        used = output.used
+        code = lib.hm_cursor_next(
+            self.handle, output.address + used, output.left, limit, progress, now_ns, self._raw
+        )
+        if code < 0:
+            check(code, "reading a stream")
+        delivery = self._delivery
+        (
+            written,
+            delivery.after,
+            delivery.through,
+            delivery.messages,
+            delivery.gap_first,
+            delivery.gap_last,
+            _,
+            _,
+            _,
+            size,
+            segment,
+            offset,
+            delivery.kind,
+            delivery.gap_reason,
+        ) = _DELIVERY.unpack_from(self._raw_view)
+        if written:
+            delivery.header = output.view[used : used + written]
+            output.used = used + written
+            output.left -= written
+            if delivery.kind == _RANGE:
+                delivery.frames = self._log_view(segment, offset, size)
+                delivery.size = written + size
+            else:
+                delivery.size = written
+        return delivery
+
+    def close(self) -> None:
+        """Give up the cursor.  Idempotent."""
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            self._stream._cursors.discard(self)
+            lib.hm_cursor_close(handle)
+
+
+_RANGE = int(Deliver.RANGE)
+
+
+class Router:
+    """Which stream takes a topic.  The first stream added takes what no other claims."""
+
+    def __init__(self) -> None:
+        self._handle = lib.hm_router_new()
+        if self._handle == ffi.NULL:
+            raise MemoryError("no memory for a router")
+        self._streams: list[Stream] = []
+        self._ingests: set[Ingest] = set()
+        self._feed = ffi.new("hm_feed *")
+        self._origin = ffi.new("hm_origin *")
+
+    @property
+    def handle(self) -> Any:
+        """The ``hm_router *``.
+
+        Raises:
+            Closed: after :meth:`close`.
+        """
+        if self._handle is None:
+            raise Closed("the router is closed")
+        return self._handle
+
+    def add(self, stream: Stream) -> int:
+        """Add a stream (borrowed) and return its index: 0, 1, ...
+
+        Raises:
+            Refused: there are :data:`STREAMS_MAX` already.
+        """
+        index = check(lib.hm_router_add(self.handle, stream.handle), "adding a stream")
+        self._streams.append(stream)
+        return index
+
+    def claim(self, index: int, pattern: str | bytes) -> None:
+        """Let stream ``index`` take the topics of ``pattern``.
+
+        Raises:
+            InvalidTopic: not a legal pattern.
+            Refused: it overlaps what another stream claims.
+            UsageError: there is no such stream.
+        """
+        text = _encoded(pattern)
+        code = lib.hm_router_claim(self.handle, index, text, len(text))
+        check(code, f"claiming {_shown(text)} for stream {index}")
+
+    def route(self, topic: str | bytes) -> int:
+        """The index of the stream that takes ``topic``.
+
+        Raises:
+            InvalidTopic: not a legal topic.
+        """
+        name = _encoded(topic)
+        code = lib.hm_router_route(self.handle, name, len(name))
+        return check(code, f"routing topic {_shown(name)}")
+
+    def publish(
+        self,
+        frames: bytes | bytearray | memoryview,
+        *,
+        message_max: int = MESSAGE_MAX,
+        publisher: bytes | None = None,
+        first_sequence: int = 1,
+        now_ns: int | None = None,
+    ) -> Any:
+        """Validate and append whole MESSAGE frames of any topics; for gateways and embedding
+        programs.
+
+        Returns the router's ``hm_feed``, valid until the next call: ``kind`` is ``Feed.MORE`` if
+        all were taken, else ``error`` says why the frame at ``consumed`` was not; those before it
+        are in their logs.  With ``publisher`` (16 bytes) the frames count as its sequences from
+        ``first_sequence`` on, and what is there already is skipped.
+        """
+        origin = _origin(self._origin, publisher, first_sequence)
+        data = ffi.from_buffer("uint8_t[]", frames)
+        lib.hm_router_publish(
+            self.handle, data, len(data), message_max, origin, _now(now_ns), self._feed
+        )
+        return self._feed
+
+    def close(self) -> None:
+        """Close the ingests that are left, and the router; the streams are their owner's.
+        Idempotent."""
+        handle, self._handle = self._handle, None
+        if handle is None:
+            return
+        for ingest in list(self._ingests):
+            ingest.close()
+        lib.hm_router_free(handle)
+        self._streams.clear()
+
+
+class Ingest:
+    """The inbound side of one connection: takes batches frame by frame, hands control frames
+    out."""
+
+    def __init__(self, router: Router, message_max: int = MESSAGE_MAX) -> None:
+        self._handle = lib.hm_ingest_new(router.handle, message_max)
+        if self._handle == ffi.NULL:
+            raise MemoryError("no memory for an ingest")
+        self._router = router
+        router._ingests.add(self)
+        self._feed = ffi.new("hm_feed *")
+        self._last = ffi.new("uint64_t *")
+        self._touched = ffi.new("hm_touched[]", 16)
+
+    @property
+    def handle(self) -> Any:
+        """The ``hm_ingest *``.
+
+        Raises:
+            Closed: after :meth:`close`.
+        """
+        if self._handle is None:
+            raise Closed("the ingest is closed")
+        return self._handle
+
+    def open(self, number: int, publisher: bytes) -> int:
+        """Open publisher ``number``, or after a refusal open it again; returns the last sequence
+        that any stream has of it.
+
+        ``publisher``: its 16-byte id; all zero: nobody in particular, whose messages are never
+        duplicates.
+
+        Raises:
+            Refused: :data:`PUBLISHERS_MAX` are open.
+        """
+        if len(publisher) != PUBLISHER_BYTES:
+            raise UsageError(f"a publisher id has {PUBLISHER_BYTES} bytes, not {len(publisher)}")
+        code = lib.hm_ingest_open(self.handle, number, publisher, self._last)
+        check(code, f"opening publisher {number}")
+        return int(self._last[0])
+
+    def close_publisher(self, number: int) -> None:
+        """Forget publisher ``number``; collect :meth:`touched` before.
+
+        Raises:
+            MalformedInput: it is not open.
+        """
+        code = lib.hm_ingest_close_publisher(self.handle, number)
+        check(code, f"closing publisher {number}")
+
+    def feed(self, data: Any, size: int, now_ns: int) -> Any:
+        """Take what can be taken of ``size`` bytes at ``data`` (a ``uint8_t *`` of cffi); see
+        ``hm_ingest_feed``.
+
+        Returns this ingest's ``hm_feed``, which the next call overwrites: ``consumed`` bytes are
+        done with; ``kind`` says why it came back (:class:`Feed`).  Nothing of ``data`` is referred
+        to afterwards.
+        """
+        lib.hm_ingest_feed(self.handle, data, size, now_ns, self._feed)
+        return self._feed
+
+    def touched(self) -> list[tuple[int, int, int]]:
+        """(publisher number, through, bit set of its streams) of each that made progress since the
+        last call."""
+        found: list[tuple[int, int, int]] = []
+        touched = self._touched
+        while True:
+            count = lib.hm_ingest_touched(self.handle, touched, len(touched))
+            for i in range(count):
+                item = touched[i]
+                found.append((item.publisher, item.through, item.streams))
+            if count < len(touched):
+                return found
+
+    def close(self) -> None:
+        """Forget the connection.  Idempotent."""
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            self._router._ingests.discard(self)
+            lib.hm_ingest_free(handle)
+
+
+def _now(now_ns: int | None) -> int:
+    return time.time_ns() if now_ns is None else now_ns
+
+
+def _encoded(text: str | bytes) -> bytes:
+    return text.encode() if isinstance(text, str) else text
+
+
+def _shown(name: bytes) -> str:
+    return repr(name.decode(errors="backslashreplace"))
+
+
+def _origin(origin: Any, publisher: bytes | None, first_sequence: int) -> Any:
+    if publisher is None:
+        return ffi.NULL
+    if len(publisher) != PUBLISHER_BYTES:
+        raise UsageError(f"a publisher id has {PUBLISHER_BYTES} bytes, not {len(publisher)}")
+    ffi.buffer(origin)[:PUBLISHER_BYTES] = publisher
+    origin.first_sequence = first_sequence
+    return origin

@@ -1,0 +1,638 @@
+"""Streams: every cursor gets exactly what it wants, in order, and is told of every hole."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pytest
+from hermes.native._core import lib
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+
+from hermes.errors import Closed, InvalidTopic, MessageTooLarge, Refused
+from hermes.native import Decoder, Encoder, Log, decode_batch, match
+from hermes.native.stream import CHUNK, Cursor, Deliver, Start, Stream
+
+KIB = 1024
+BATCH_HEADER = 56
+
+
+class Message(NamedTuple):
+    sequence: int
+    topic: str
+    payload: bytes
+
+
+class Model:
+    """A stream over a log in memory, and the list of what was appended to it."""
+
+    def __init__(
+        self, *, segment: int = 8 * KIB, retention: int = 32 * KIB, **options: object
+    ) -> None:
+        self.log = Log.memory(segment_bytes=segment, retention_bytes=retention)
+        self.stream = Stream(self.log, **options)  # type: ignore[arg-type]
+        self.messages: list[Message] = []
+        self.clock = 1
+
+    def append(self, *messages: tuple[str, bytes]) -> None:
+        encoder = Encoder()
+        for topic, payload in messages:
+            encoder.encode(payload, topic=topic)
+            self.messages.append(Message(len(self.messages) + 1, topic, payload))
+        self.clock += 1
+        assert self.stream.append(encoder.view, len(messages), now_ns=self.clock) == len(messages)
+
+    @property
+    def last(self) -> int:
+        return len(self.messages)
+
+    @property
+    def first(self) -> int:
+        return self.log.status().first_sequence
+
+    def close(self) -> None:
+        self.stream.close()
+        self.log.close()
+
+
+class Follower:
+    """A cursor and what it must still be sent."""
+
+    def __init__(
+        self, model: Model, pattern: str, *, prefix: bool = False, start: Start, value: int = 0
+    ) -> None:
+        self.model = model
+        self.pattern = pattern
+        self.prefix = prefix
+        self.cursor = model.stream.open_cursor(
+            pattern, prefix=prefix, batch_id=7, start=start, value=value
+        )
+        self.covered = self.cursor.through
+        self.received: list[Message] = []
+        self.gaps: list[tuple[int, int]] = []
+        self.kinds: list[Deliver] = []
+
+    def wants(self, message: Message) -> bool:
+        if self.prefix:
+            return message.topic.startswith(self.pattern)
+        return match(self.pattern, message.topic)
+
+    def pull(self, limit: int = 16 * KIB, *, progress: bool = False) -> Deliver:
+        """One delivery, held against the model."""
+        delivery = self.cursor.next(limit, 1, progress)
+        kind = Deliver(delivery.kind)
+        self.kinds.append(kind)
+        if kind in (Deliver.COPIED, Deliver.RANGE):
+            frames = delivery.header[BATCH_HEADER:] if kind is Deliver.COPIED else delivery.frames
+            batch = decode_batch(delivery.header)
+            assert (batch.id, batch.after, batch.through) == (7, delivery.after, delivery.through)
+            assert batch.frames_size == len(frames)
+            got = [
+                Message(header.sequence, topic, bytes(payload))
+                for header, topic, payload in Decoder(frames)
+            ]
+            assert delivery.messages == len(got)
+            assert len(frames) <= limit or len(got) == 1
+            self._covers(delivery.after, delivery.through, got)
+        elif kind is Deliver.GAP:
+            assert delivery.gap_first == self.covered + 1
+            assert delivery.gap_first <= delivery.gap_last < self.model.first
+            assert delivery.gap_reason == lib.HM_EGONE
+            self.gaps.append((delivery.gap_first, delivery.gap_last))
+            self.covered = delivery.gap_last
+        assert self.cursor.through == self.covered
+        return kind
+
+    def _covers(self, after: int, through: int, got: list[Message]) -> None:
+        assert after == self.covered
+        assert through >= after
+        assert got == [m for m in self.model.messages[after:through] if self.wants(m)]
+        self.received += got
+        self.covered = through
+
+    def drain(self, limit: int = 16 * KIB) -> None:
+        """Pull until there is nothing; then everything there is must be covered."""
+        while self.pull(limit, progress=True) is not Deliver.NOTHING:
+            pass
+        assert self.covered == self.model.last
+
+
+@pytest.fixture
+def model() -> Iterator[Model]:
+    made = Model()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def large() -> Iterator[Model]:
+    made = Model(segment=4096 * KIB, retention=64 * 1024 * KIB)
+    yield made
+    made.close()
+
+
+def test_a_selecting_cursor_gets_what_it_wants_and_nothing_else(model: Model) -> None:
+    """A filter that wants one of two topics gets that one's messages, and coverage of the rest."""
+    follower = Follower(model, "a.x", start=Start.LATEST)
+    model.append(("a.x", b"1"), ("b.x", b"2"), ("a.x", b"3"), ("b.x", b"4"))
+
+    follower.drain()
+
+    assert [m.payload for m in follower.received] == [b"1", b"3"]
+    assert follower.gaps == []
+
+
+def test_a_filter_that_wants_everything_is_sent_log_memory(model: Model) -> None:
+    """While every topic is wanted, deliveries are ranges of the log, not copies."""
+    follower = Follower(model, "a.>", start=Start.EARLIEST)
+    model.append(*[("a.x", b"%d" % i) for i in range(10)])
+
+    follower.drain()
+
+    assert set(follower.kinds) == {Deliver.RANGE, Deliver.NOTHING}
+    assert follower.cursor.everything
+
+
+def test_the_first_unwanted_topic_turns_a_filter_selecting(model: Model) -> None:
+    """Up to the first unwanted topic a cursor that is behind gets ranges, from there on selected
+    frames."""
+    follower = Follower(model, "a.>", start=Start.EARLIEST)
+    model.append(("a.x", b"1"), ("a.y", b"2"))
+    model.append(("a.z", b"3"), ("b", b"4"), ("a.x", b"5"))
+
+    news = model.stream.ready()
+    follower.drain()
+
+    assert follower.cursor.filter in news
+    assert not follower.cursor.everything
+    assert [m.payload for m in follower.received] == [b"1", b"2", b"3", b"5"]
+    assert follower.kinds[0] is Deliver.RANGE
+    assert Deliver.COPIED in follower.kinds
+
+
+def test_consecutive_frames_share_a_note(model: Model) -> None:
+    """Messages that stand behind one another take one note, whatever the number of appends."""
+    Follower(model, "a", start=Start.LATEST)
+    model.append(("b", b""))
+
+    for _ in range(20):
+        model.append(("a", b"x"), ("a", b"y"))
+
+    assert model.stream.status().notes == 1
+
+
+def test_a_note_that_grew_after_it_was_read_is_read_on(model: Model) -> None:
+    """A cursor that has read a note to its end gets what is merged into it later."""
+    model.append(("b", b""))
+    follower = Follower(model, "a", start=Start.LATEST)
+    model.append(("a", b"1"))
+    follower.drain()
+    model.append(("a", b"2"))
+
+    follower.drain()
+
+    assert [m.payload for m in follower.received] == [b"1", b"2"]
+    assert model.stream.status().notes == 1
+
+
+def test_notes_that_were_read_are_forgotten(model: Model) -> None:
+    """A cursor that keeps up costs a ring of 64 notes, however many there were."""
+    model.append(("b", b""))
+    follower = Follower(model, "a", start=Start.LATEST)
+
+    for i in range(1000):
+        model.append(("a", b"%d" % i), ("b", b""))
+        follower.drain()
+
+    assert model.stream.status().notes <= 64
+    assert len(follower.received) == 1000
+
+
+def test_a_ring_that_overflows_makes_its_cursor_walk(large: Model) -> None:
+    """With more notes than a filter keeps, a cursor behind them walks the log and misses
+    nothing."""
+    large.append(("b", b""))
+    slow = Follower(large, "a", start=Start.LATEST)
+    for _ in range(30):
+        large.append(*[(topic, b"%d" % i) for i in range(500) for topic in ("a", "b")])
+
+    status = large.stream.status()
+    slow.drain(64 * KIB)
+
+    assert status.notes <= lib.HM_NOTES_MAX
+    assert status.walks == 1
+    assert large.stream.status().walks == 0
+    assert len(slow.received) == 30 * 500
+    assert slow.gaps == []
+
+
+def test_a_walk_is_bounded_per_call(large: Model) -> None:
+    """A walk that finds nothing in its share of the log says AGAIN, and gets there in the end."""
+    for _ in range(40):
+        large.append(*[("b", bytes(1000))] * 100)
+    large.append(("a", b"found"))
+    follower = Follower(large, "a", start=Start.EARLIEST)
+
+    kinds = [follower.pull() for _ in range(4)]
+    follower.drain()
+
+    assert kinds[:3] == [Deliver.AGAIN] * 3
+    assert [m.payload for m in follower.received] == [b"found"]
+
+
+def test_a_frame_larger_than_the_output_comes_from_the_log(large: Model) -> None:
+    """A selected frame that no output chunk can hold is delivered as a range of its own, in its
+    place."""
+    large.append(("b", b""))
+    noted = Follower(large, "a", start=Start.LATEST)
+    large.append(("a", b"before"), ("b", b""), ("a", bytes(CHUNK)), ("b", b""), ("a", b"after"))
+    walking = Follower(large, "a", start=Start.EARLIEST)
+
+    noted.drain(256 * KIB)
+    walking.drain(256 * KIB)
+
+    for follower in (noted, walking):
+        assert [len(m.payload) for m in follower.received] == [6, CHUNK, 5]
+        assert follower.kinds.count(Deliver.RANGE) == 1
+
+
+def test_a_frame_over_the_limit_goes_alone(model: Model) -> None:
+    """A limit smaller than a frame still delivers that one frame, selected or not."""
+    everything = Follower(model, ">", start=Start.LATEST)
+    model.append(("b", b""))
+    selected = Follower(model, "a", start=Start.LATEST)
+    model.append(("a", bytes(100)), ("a", bytes(100)))
+
+    everything.drain(1)
+    selected.drain(1)
+
+    assert len(everything.received) == 3
+    assert len(selected.received) == 2
+
+
+def test_what_retention_has_passed_is_a_gap(model: Model) -> None:
+    """A cursor that retention overtakes is told the first and last sequence it missed, and goes
+    on."""
+    follower = Follower(model, ">", start=Start.EARLIEST)
+    model.append(("a", b"x"))
+    for _ in range(100):
+        model.append(("a", bytes(1000)))
+
+    follower.drain()
+
+    assert follower.gaps == [(1, model.first - 1)]
+    assert [m.sequence for m in follower.received] == list(range(model.first, model.last + 1))
+
+
+def test_a_gap_of_unwanted_messages_is_none(model: Model) -> None:
+    """A selecting cursor whose notes say that nothing wanted was trimmed is told of no gap."""
+    model.append(("b", b""))
+    follower = Follower(model, "a", start=Start.LATEST)
+    for _ in range(100):
+        model.append(("b", bytes(1000)))
+    model.append(("a", b"x"))
+
+    follower.drain()
+
+    assert follower.gaps == []
+    assert [m.payload for m in follower.received] == [b"x"]
+
+
+def test_a_gap_in_notes_begins_with_the_first_wanted_message(model: Model) -> None:
+    """A selecting cursor is first told what it covered without loss, then the gap, from the message
+    that it misses."""
+    model.append(("b", b""))
+    follower = Follower(model, "a", start=Start.LATEST)
+    model.append(("b", b""), ("a", b"lost"))
+    lost = model.last
+    for _ in range(100):
+        model.append(("b", bytes(1000)))
+
+    follower.drain()
+
+    assert follower.gaps == [(lost, model.first - 1)]
+
+
+def test_an_old_sequence_begins_with_a_gap(model: Model) -> None:
+    """A start at a sequence that is kept no more reports what is missing; one that is kept begins
+    exactly there."""
+    for _ in range(100):
+        model.append(("a", bytes(1000)))
+
+    old = Follower(model, ">", start=Start.SEQUENCE, value=3)
+    kept = Follower(model, ">", start=Start.SEQUENCE, value=model.last - 2)
+    future = Follower(model, ">", start=Start.SEQUENCE, value=model.last + 100)
+    old.drain()
+    kept.drain()
+    future.drain()
+
+    assert old.gaps == [(3, model.first - 1)]
+    assert [m.sequence for m in kept.received] == [model.last - 2, model.last - 1, model.last]
+    assert kept.gaps == []
+    assert future.received == []
+
+
+def test_a_start_by_time_begins_at_the_first_message_of_that_time(model: Model) -> None:
+    """A start by time gets everything appended then or later."""
+    second = 10**9
+    for i in range(10):
+        model.clock = (i + 1) * second - 1
+        model.append(("a", b"%d" % i))
+
+    follower = Follower(model, ">", start=Start.TIME, value=8 * second)
+    follower.drain()
+
+    assert [m.payload for m in follower.received] == [b"7", b"8", b"9"]
+
+
+def test_last_gives_the_newest_of_every_topic_then_goes_live(model: Model) -> None:
+    """Start=last sends each wanted topic's newest message in the order of the log, then all that
+    follows."""
+    model.append(("a.x", b"old"), ("a.y", b"1"), ("b", b"no"), ("a.x", b"2"), ("b", b"no"))
+    cursor = model.stream.open_cursor("a.*", start=Start.LAST)
+    start = cursor.through
+    model.append(("a.y", b"3"))
+
+    deliveries = list(_deliveries(cursor))
+
+    assert [payload for _, _, _, payloads in deliveries for payload in payloads] == [
+        b"1",
+        b"2",
+        b"3",
+    ]
+    assert deliveries[0][1] == start == 1
+    assert [after for _, after, _, _ in deliveries[1:]] == [
+        through for _, _, through, _ in deliveries[:-1]
+    ]
+    assert deliveries[-1][2] == 6
+
+
+def test_last_of_a_topic_that_was_trimmed_is_nothing(model: Model) -> None:
+    """A topic whose newest message retention has passed has no last message, and says so."""
+    model.append(("a", b"gone"))
+    for _ in range(100):
+        model.append(("b", bytes(1000)))
+
+    cursor = model.stream.open_cursor("a", start=Start.LAST)
+    infos = {info.name: info.last_sequence for info in model.stream.topics(0, 10)}
+
+    assert cursor.through == model.last
+    assert cursor.next(KIB, 1).kind == Deliver.NOTHING
+    assert infos == {"a": 0, "b": model.last}
+
+
+def test_last_reports_what_is_trimmed_before_it_was_sent(model: Model) -> None:
+    """A newest message that retention passes between the start and its delivery is reported as a
+    gap."""
+    model.append(("a.1", b"x"), ("a.2", b"x"))
+    cursor = model.stream.open_cursor("a.*", start=Start.LAST)
+    for _ in range(100):
+        model.append(("b", bytes(1000)))
+
+    delivery = cursor.next(KIB, 1)
+
+    assert delivery.kind == Deliver.GAP
+    assert (delivery.gap_first, delivery.gap_last) == (1, 2)
+    assert cursor.next(KIB, 1, True).after == 2
+
+
+def test_last_in_small_bites(model: Model) -> None:
+    """A limit of one frame sends the newest messages one by one, none twice."""
+    model.append(*[(f"t.{i}", b"%d" % i) for i in range(20)])
+    cursor = model.stream.open_cursor("t.*", start=Start.LAST)
+
+    deliveries = list(_deliveries(cursor, limit=1))
+
+    assert [payloads for _, _, _, payloads in deliveries] == [[b"%d" % i] for i in range(20)]
+
+
+def _deliveries(
+    cursor: Cursor, limit: int = KIB
+) -> Iterator[tuple[Deliver, int, int, list[bytes]]]:
+    while True:
+        delivery = cursor.next(limit, 1)
+        if delivery.kind == Deliver.NOTHING:
+            return
+        frames = (
+            delivery.header[BATCH_HEADER:] if delivery.kind == Deliver.COPIED else delivery.frames
+        )
+        payloads = [bytes(payload) for _, _, payload in Decoder(frames)]
+        yield Deliver(delivery.kind), delivery.after, delivery.through, payloads
+
+
+def test_cursors_of_one_filter_go_their_own_ways(model: Model) -> None:
+    """Cursors that share a filter and its notes each read from where they stand."""
+    model.append(("b", b""), ("a", b"0"))
+    early = Follower(model, "a", start=Start.EARLIEST)
+    live = Follower(model, "a", start=Start.LATEST)
+    model.append(("a", b"1"), ("b", b""))
+    live.drain()
+    later = Follower(model, "a", start=Start.SEQUENCE, value=3)
+    model.append(("a", b"2"))
+
+    for follower in (early, live, later):
+        follower.drain()
+
+    assert early.cursor.filter == live.cursor.filter == later.cursor.filter
+    assert model.stream.status().filters == 1
+    assert [m.payload for m in early.received] == [b"0", b"1", b"2"]
+    assert [m.payload for m in live.received] == [b"1", b"2"]
+    assert [m.payload for m in later.received] == [b"1", b"2"]
+
+
+def test_a_filter_goes_with_its_last_cursor(model: Model) -> None:
+    """Closing the last cursor of a filter gives its notes and its number back."""
+    model.append(("b", b""))
+    first = Follower(model, "a", start=Start.LATEST)
+    second = Follower(model, "a", start=Start.LATEST)
+    model.append(("a", b""))
+
+    first.cursor.close()
+    between = model.stream.status()
+    second.cursor.close()
+    after = model.stream.status()
+
+    assert (between.filters, between.notes, between.cursors) == (1, 1, 1)
+    assert (after.filters, after.notes, after.cursors) == (0, 0, 0)
+    assert model.stream.ready() == []
+
+
+def test_a_stream_learns_its_topics_from_the_log(model: Model) -> None:
+    """A stream opened on a log that has messages knows their topics, their newest messages, and
+    refuses no one of them."""
+    model.append(("a", b"1"), ("b", b"2"), ("a", b"3"))
+    model.stream.close()
+
+    model.stream = Stream(model.log, create=False)
+    follower = Follower(model, "a", start=Start.EARLIEST)
+    model.append(("b", b"4"))
+    follower.drain()
+
+    assert [(t.name, t.last_sequence) for t in model.stream.topics(0, 9)] == [("a", 3), ("b", 4)]
+    assert [m.payload for m in follower.received] == [b"1", b"3"]
+
+
+def test_unknown_topics_are_refused_where_creation_is_off() -> None:
+    """With creation off a topic must be declared; nothing of a refused append is kept."""
+    made = Model(create=False)
+    made.stream.declare("known")
+    frames = Encoder()
+    frames.encode(b"", topic="known")
+    frames.encode(b"", topic="unknown")
+
+    with pytest.raises(InvalidTopic):
+        made.stream.append(frames.view, 2)
+
+    assert made.log.status().next_sequence == 1
+    made.append(("known", b"x"))
+    made.close()
+
+
+def test_topics_are_bounded() -> None:
+    """A topic over the limit is refused; those that are there go on."""
+    made = Model(topics_max=2)
+    made.append(("a", b""), ("b", b""))
+    frames = Encoder()
+    frames.encode(b"", topic="c")
+
+    with pytest.raises(Refused):
+        made.stream.append(frames.view, 1)
+
+    made.append(("a", b""))
+    assert made.stream.status().topics == 2
+    made.close()
+
+
+def test_an_illegal_topic_is_refused(model: Model) -> None:
+    """A frame whose topic is no legal name (the codec does not look) is refused when the topic
+    would be added."""
+    with pytest.raises(InvalidTopic):
+        model.stream.append(_raw_frame(b"a..b"), 1)
+    with pytest.raises(InvalidTopic):
+        model.stream.append(_raw_frame(b""), 1)
+
+
+def test_a_frame_larger_than_a_segment_is_refused(model: Model) -> None:
+    """A message that no segment holds is refused, with nothing appended."""
+    frames = Encoder()
+    frames.encode(bytes(9000), topic="a")
+
+    with pytest.raises(MessageTooLarge):
+        model.stream.append(frames.view, 1)
+
+    assert model.log.status().next_sequence == 1
+
+
+def _raw_frame(topic: bytes) -> bytes:
+    padded = topic + bytes(-len(topic) % 8)
+    return struct.pack("<4sBBHQQII", b"HRMS", 1, 1, len(topic), 0, 0, 0, 0) + padded
+
+
+def test_closing_is_final_and_harmless(model: Model) -> None:
+    """A closed stream has closed its cursors, may be closed again, and refuses to be used;
+    deliveries stay readable."""
+    model.append(("a", b"kept"))
+    cursor = model.stream.open_cursor("a", start=Start.EARLIEST)
+    delivery = cursor.next(KIB, 1)
+    frames = delivery.frames
+
+    model.stream.close()
+    model.stream.close()
+
+    assert b"kept" in bytes(frames)
+    with pytest.raises(Closed):
+        cursor.next(KIB, 1)
+    with pytest.raises(Closed):
+        model.stream.ready()
+
+
+TOPICS = ["a", "a.x", "a.y", "b", "b.x", "b.x.c", "ab"]
+PATTERNS = [">", "a", "a.*", "a.>", "*", "*.x", "b.*.c", "nobody", "*.*", "a.x"]
+PREFIXES = ["", "a", "a.", "b.x", "c"]
+
+
+class StreamMachine(RuleBasedStateMachine):
+    """Random topics, filters, cursors, appends and trims against the list of what was appended."""
+
+    followers = Bundle("followers")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Model(segment=8 * KIB, retention=24 * KIB)
+        self.open: list[Follower] = []
+        self.news: set[int] = set()
+
+    @rule(
+        messages=st.lists(
+            st.tuples(st.sampled_from(TOPICS), st.sampled_from([0, 1, 8, 100, 1000, 3000])),
+            min_size=1,
+            max_size=12,
+        )
+    )
+    def append(self, messages: list[tuple[str, int]]) -> None:
+        before = self.model.last
+        self.model.append(*[(topic, bytes([i]) * size) for i, (topic, size) in enumerate(messages)])
+        self.news |= set(self.model.stream.ready())
+        for follower in self.open:
+            if any(follower.wants(m) for m in self.model.messages[before:]):
+                assert follower.cursor.everything or follower.cursor.filter in self.news
+
+    @rule(
+        target=followers,
+        pattern=st.sampled_from(PATTERNS),
+        start=st.sampled_from([Start.LATEST, Start.EARLIEST, Start.SEQUENCE]),
+        back=st.integers(min_value=0, max_value=60),
+    )
+    def subscribe(self, pattern: str, start: Start, back: int) -> Follower:
+        value = max(1, self.model.last - back)
+        follower = Follower(self.model, pattern, start=start, value=value)
+        self.open.append(follower)
+        return follower
+
+    @rule(target=followers, prefix=st.sampled_from(PREFIXES))
+    def subscribe_prefix(self, prefix: str) -> Follower:
+        follower = Follower(self.model, prefix, prefix=True, start=Start.EARLIEST)
+        self.open.append(follower)
+        return follower
+
+    @rule(
+        follower=followers,
+        limit=st.sampled_from([1, 200, 2000, 16 * KIB]),
+        progress=st.booleans(),
+        times=st.integers(min_value=1, max_value=4),
+    )
+    def pull(self, follower: Follower, limit: int, progress: bool, times: int) -> None:
+        for _ in range(times):
+            follower.pull(limit, progress=progress)
+
+    @rule(follower=consumes(followers))
+    def unsubscribe(self, follower: Follower) -> None:
+        self.open.remove(follower)
+        follower.cursor.close()
+
+    @rule()
+    def trim(self) -> None:
+        self.model.log.trim(self.model.clock)
+
+    @rule()
+    def drain(self) -> None:
+        for follower in self.open:
+            follower.drain()
+
+    @invariant()
+    def counted(self) -> None:
+        status = self.model.stream.status()
+        assert status.cursors == len(self.open)
+        assert status.filters == len({(f.prefix, f.pattern) for f in self.open})
+        assert status.messages == self.model.last
+
+    def teardown(self) -> None:
+        self.drain()
+        self.model.close()
+
+
+TestStreamMachine = StreamMachine.TestCase
+TestStreamMachine.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
