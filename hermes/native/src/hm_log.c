@@ -727,10 +727,10 @@ static uint64_t cut_offset(const hm_segment *segment, uint64_t offset, uint64_t 
         return bound;
     }
     uint64_t position = hm_segment_position(segment, offset + limit);
-    const hm_record *mark = &segment->records[hm_index_by_position(segment, position)];
     uint64_t end = offset;
-    if (segment->record_count && mark->position > hm_segment_position(segment, offset)) {
-        end = hm_segment_offset(segment, mark->position);
+    if (segment->record_count) {
+        uint64_t mark = segment->records[hm_index_by_position(segment, position)].position;
+        end = mark > hm_segment_position(segment, offset) ? hm_segment_offset(segment, mark) : end;
     }
     while (end < bound) {
         uint64_t span = hm_frame_span(segment->map + end);

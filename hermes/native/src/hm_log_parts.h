@@ -122,6 +122,7 @@ struct hm_segment {
     uint64_t record_count;
     uint64_t record_capacity; /* records that have storage behind them */
     uint64_t index_reserved;  /* bytes of address space at `records` */
+    uint64_t index_slots;     /* heap_records: slots of the index file, which is left as it is */
     hm_damage *damage;
     uint32_t damage_count;
     uint32_t header_crc;
@@ -350,6 +351,75 @@ struct hm_log {
 
 /* Adds `segment` as the newest. */
 int hm_log_add_segment(hm_log *log, hm_segment *segment);
+
+/* hm_walk.c ---------------------------------------------------------------------------------- */
+
+/* One pass over a segment's frames.  The first group is the caller's, the second the answer. */
+typedef struct {
+    const uint8_t *map;
+    uint64_t end; /* offset at which frames end at the latest */
+    uint64_t base_sequence;
+    uint64_t base_position;
+    uint64_t next_sequence; /* sequences from here on do not belong here; UINT64_MAX: not known */
+    bool sealed;            /* `end` and `next_sequence` are exact */
+    const hm_record *marks; /* sound records in order, or NULL */
+    uint64_t mark_count;
+    uint64_t *progress; /* NULL, or counts bytes for another thread */
+
+    uint64_t offset;   /* after the last sound frame (or damage with sound frames behind it) */
+    uint64_t expected; /* sequence that would come next */
+    uint64_t messages;
+    uint64_t bytes;
+    int32_t tail_error; /* 0, or why nothing sound stands at `offset` although something should */
+    uint64_t bad_marks; /* marks that contradict sound frames */
+    hm_damage *damage;  /* to be freed by the caller */
+    uint32_t damage_count;
+    bool out_of_memory;
+} hm_walk;
+
+void hm_walk_run(hm_walk *walk);
+/* Adds a range to walk->damage, joined with the one before if they touch. */
+void hm_walk_add_damage(hm_walk *walk, uint64_t offset, uint64_t end, uint64_t next_sequence,
+                        int32_t error);
+/* Bytes of the sound MESSAGE frame with `sequence` at `offset`, or -HM_E*. */
+int64_t hm_walk_check(const hm_walk *walk, uint64_t offset, uint64_t sequence);
+
+/* The sound records among `slots` that fit one another and the segment.  Returns how many were
+ * copied to `out`; `*unsound` counts the others, `*next_sequence` is what the sound ones cover. */
+uint64_t hm_records_sift(const hm_record *slots, uint64_t count, uint64_t base_sequence,
+                         uint64_t base_position, hm_record *out, uint64_t *unsound,
+                         uint64_t *next_sequence);
+
+/* A segment's two files, mapped for reading or writing; empty files are mapped as NULL.  No
+ * descriptor is kept: a log may have more segments than a process may have files. */
+typedef struct {
+    uint8_t *map;
+    uint64_t size;
+    hm_record *slots;
+    uint64_t slot_count;
+    uint64_t slot_bytes; /* of the index file */
+    bool has_index;
+    int header_error; /* of the header page: 0 or -HM_E* */
+    int seal_error;   /* 0, -HM_EEMPTY: not sealed, -HM_ECRC */
+    hm_header header;
+    hm_seal seal;
+} hm_files;
+
+/* 0 or -HM_E*; damage is not an error here. */
+int hm_files_open(int dirfd, uint64_t base, bool writable, hm_files *files);
+void hm_files_close(hm_files *files);
+
+/* Base sequences of the segment files in a directory, ascending.  `litter`, if not NULL, gets the
+ * names of leftover files.  The caller frees. */
+typedef struct {
+    uint64_t *bases;
+    uint64_t count;
+    char **litter; /* spare-* files and index files without a log file */
+    uint64_t litter_count;
+} hm_listing;
+
+int hm_listing_read(int dirfd, hm_listing *listing);
+void hm_listing_free(hm_listing *listing);
 
 /* hm_recover.c ------------------------------------------------------------------------------- */
 

@@ -1,8 +1,674 @@
+/* From a directory to a list of sound segments; docs/log-format.md says the same in prose. */
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include "hm_log_parts.h"
 
-int hm_log_recover(hm_log *log, uint64_t *progress, hm_log_report *report) {
-    (void)log;
-    (void)progress;
-    (void)report;
+#define NAME_SIZE 40
+
+typedef struct {
+    uint64_t base;
+    hm_files files;
+    hm_walk walk;
+    hm_record *records; /* the sound ones, copied */
+    uint64_t record_count;
+    uint64_t unsound_records;
+    uint64_t covered; /* sequence after the last message the records speak of */
+    bool mislaid; /* its header names another segment: a recycled file whose new name was lost */
+    bool gone;    /* not part of the log */
+} found;
+
+typedef struct {
+    hm_log *log;
+    hm_log_report *report;
+    uint64_t *progress;
+    hm_listing listing;
+    found *found;
+    uint64_t count;
+} recovery;
+
+static bool is_sealed(const found *segment) {
+    return segment->files.seal_error == 0;
+}
+
+/* Whether it held messages, whatever is left of them. */
+static bool was_written(const found *segment) {
+    return segment->walk.messages > 0 ||
+           (is_sealed(segment) && segment->files.seal.next_sequence > segment->base);
+}
+
+/* reading ------------------------------------------------------------------------------------- */
+
+static uint64_t index_coverage(const found *segment) {
+    bool index = segment->files.has_index;
+    /* Damaged records at the end, or none at all, say nothing: whatever sound frames follow were
+     * very likely committed, and to keep them does no harm. */
+    return index && segment->unsound_records == 0 ? segment->covered : UINT64_MAX;
+}
+
+static int read_records(found *segment, uint64_t base_position) {
+    const hm_files *files = &segment->files;
+    free(segment->records);
+    segment->record_count = 0;
+    segment->records = malloc((files->slot_count + 1) * sizeof *segment->records);
+    if (segment->records == NULL) {
+        return -HM_ENOMEM;
+    }
+    segment->record_count =
+        hm_records_sift(files->slots, files->slot_count, segment->base, base_position,
+                        segment->records, &segment->unsound_records, &segment->covered);
     return 0;
+}
+
+/* Where the segment begins: its header, else its first record, else where the one before ended. */
+static uint64_t base_position(const found *segment, uint64_t previous_end) {
+    const hm_files *files = &segment->files;
+    if (files->header_error == 0) {
+        return files->header.base_position;
+    }
+    for (uint64_t i = 0; i < files->slot_count; i++) {
+        if (hm_record_check(&files->slots[i]) == 0 &&
+            files->slots[i].first_sequence == segment->base) {
+            return files->slots[i].position;
+        }
+    }
+    return previous_end;
+}
+
+/* Verifies one segment.  `next_base`: of the segment after it, UINT64_MAX if there is none. */
+static int verify(recovery *self, found *segment, uint64_t previous_end, uint64_t next_base) {
+    hm_walk *walk = &segment->walk;
+    free(walk->damage);
+    uint64_t position = base_position(segment, previous_end);
+    position = position < previous_end ? previous_end : position;
+    int error = read_records(segment, position);
+    if (error) {
+        return error;
+    }
+    const hm_seal *seal = &segment->files.seal;
+    bool sealed = is_sealed(segment) && seal->next_sequence <= next_base;
+    *walk = (hm_walk){.map = segment->files.map,
+                      .end = sealed ? seal->end : segment->files.size,
+                      .base_sequence = segment->base,
+                      .base_position = position,
+                      .next_sequence = sealed                    ? seal->next_sequence
+                                       : next_base != UINT64_MAX ? next_base
+                                                                 : index_coverage(segment),
+                      .sealed = sealed,
+                      .marks = segment->records,
+                      .mark_count = segment->record_count,
+                      .progress = self->progress};
+    if (segment->files.size >= HM_LOG_SEGMENT_HEADER) {
+        hm_walk_run(walk);
+    } else {
+        walk->offset = HM_LOG_SEGMENT_HEADER;
+        walk->expected = segment->base;
+    }
+    return walk->out_of_memory ? -HM_ENOMEM : 0;
+}
+
+static int load(recovery *self, found *segment, uint64_t base) {
+    segment->base = base;
+    int error = hm_files_open(self->log->pool->dirfd, base, true, &segment->files);
+    if (error == 0 && segment->files.header_error == -HM_EVERSION) {
+        return -HM_EVERSION; /* a newer Hermes wrote it: hands off */
+    }
+    segment->mislaid = error == 0 && segment->files.header_error == 0 &&
+                       segment->files.header.base_sequence != base;
+    segment->gone = segment->mislaid;
+    return error;
+}
+
+static uint64_t end_position(const found *segment) {
+    return segment->walk.base_position + segment->walk.offset - HM_LOG_SEGMENT_HEADER;
+}
+
+static uint64_t next_base(const recovery *self, uint64_t index) {
+    for (uint64_t i = index + 1; i < self->count; i++) {
+        if (!self->found[i].gone) {
+            return self->found[i].base;
+        }
+    }
+    return UINT64_MAX;
+}
+
+static found *following(const recovery *self, const found *segment) {
+    for (found *next = self->found + (segment - self->found) + 1; next < self->found + self->count;
+         next++) {
+        if (!next->gone) {
+            return next;
+        }
+    }
+    return NULL;
+}
+
+/* The first segment, with neither header nor records: it ends where the next one begins. */
+static void place_first(found *segment, const found *next) {
+    hm_walk *walk = &segment->walk;
+    if (next == NULL || next->files.header_error || segment->files.header_error == 0 ||
+        segment->record_count) {
+        return;
+    }
+    uint64_t size = walk->expected == next->base ? walk->offset : segment->files.size;
+    uint64_t end = next->files.header.base_position;
+    uint64_t shift = end > size - HM_LOG_SEGMENT_HEADER ? end - (size - HM_LOG_SEGMENT_HEADER) : 0;
+    shift -= walk->base_position;
+    walk->base_position += shift;
+    for (uint32_t i = 0; i < walk->damage_count; i++) {
+        walk->damage[i].position += shift;
+        walk->damage[i].end += shift;
+    }
+}
+
+static int verify_all(recovery *self) {
+    uint64_t previous_end = 0;
+    for (uint64_t i = 0; i < self->count; i++) {
+        found *segment = &self->found[i];
+        if (segment->gone) {
+            continue;
+        }
+        int error = verify(self, segment, previous_end, next_base(self, i));
+        if (error) {
+            return error;
+        }
+        if (previous_end == 0 && segment->files.size >= HM_LOG_SEGMENT_HEADER) {
+            place_first(segment, following(self, segment));
+        }
+        previous_end = was_written(segment) ? end_position(segment) : previous_end;
+    }
+    return 0;
+}
+
+/* deciding ------------------------------------------------------------------------------------ */
+
+static found *last_written(const recovery *self) {
+    for (uint64_t i = self->count; i > 0; i--) {
+        if (!self->found[i - 1].gone && was_written(&self->found[i - 1])) {
+            return &self->found[i - 1];
+        }
+    }
+    return NULL;
+}
+
+static void unlink_files(const recovery *self, const found *segment) {
+    char name[NAME_SIZE];
+    hm_segment_name(name, sizeof name, segment->base, "log");
+    unlinkat(self->log->pool->dirfd, name, 0);
+    hm_segment_name(name, sizeof name, segment->base, "index");
+    unlinkat(self->log->pool->dirfd, name, 0);
+}
+
+/* A file by a segment's name that is no segment: moved out of the way, never overwritten. */
+static void set_aside(const recovery *self, const found *segment) {
+    char from[NAME_SIZE], to[NAME_SIZE + 16];
+    hm_segment_name(from, sizeof from, segment->base, "log");
+    snprintf(to, sizeof to, "%s.unsound", from);
+    renameat(self->log->pool->dirfd, from, self->log->pool->dirfd, to);
+}
+
+static bool is_foreign(const found *segment) {
+    static const uint8_t nothing[HM_HEADER_SIZE];
+    const hm_files *files = &segment->files;
+    return files->size > 0 && files->header_error == -HM_EMAGIC &&
+           memcmp(files->map, nothing, sizeof nothing) != 0;
+}
+
+/* Segments without messages: what the last open made and nobody wrote to, or what a power loss
+ * left. One that begins where we go on is replaced by the new segment in one step, so that the
+ * numbering is never without a file that tells it. */
+static void drop_empty(recovery *self, const found *last, uint64_t next_sequence) {
+    for (uint64_t i = 0; i < self->count; i++) {
+        found *segment = &self->found[i];
+        bool lost = last && segment < last && segment->files.size > HM_LOG_SEGMENT_HEADER;
+        if (segment == last || (!segment->gone && (was_written(segment) || lost))) {
+            continue; /* `lost`: damaged from end to end, and messages stand behind it */
+        }
+        segment->gone = true;
+        if (is_foreign(segment)) {
+            set_aside(self, segment);
+        } else if (segment->mislaid || segment->base != next_sequence) {
+            unlink_files(self, segment);
+        }
+    }
+}
+
+static void delete_litter(const recovery *self) {
+    for (uint64_t i = 0; i < self->listing.litter_count; i++) {
+        unlinkat(self->log->pool->dirfd, self->listing.litter[i], 0);
+    }
+}
+
+/* repairing ----------------------------------------------------------------------------------- */
+
+/* Bytes of frames that look written behind the cut: never acknowledged, or torn. */
+static uint64_t bytes_behind(const found *segment) {
+    hm_walk probe = segment->walk;
+    uint64_t extent = probe.offset;
+    for (int64_t size; (size = hm_walk_check(&probe, extent, probe.expected)) > 0;) {
+        extent += (uint64_t)size;
+        probe.expected++;
+    }
+    for (uint64_t i = 0; i < segment->record_count; i++) {
+        uint64_t offset =
+            segment->records[i].position - probe.base_position + HM_LOG_SEGMENT_HEADER;
+        bool written = hm_record_count(&segment->records[i]) && offset < segment->files.size;
+        extent =
+            written && offset + HM_FRAME_SMALLEST > extent ? offset + HM_FRAME_SMALLEST : extent;
+    }
+    return extent - segment->walk.offset;
+}
+
+/* Records speak of nothing at or behind the cut. */
+static void clip_records(found *segment) {
+    uint64_t next = segment->walk.expected;
+    while (segment->record_count) {
+        hm_record *last = &segment->records[segment->record_count - 1];
+        uint32_t count = hm_record_count(last);
+        if (last->first_sequence + count <= next) {
+            return;
+        }
+        if (last->first_sequence < next) {
+            count = (uint32_t)(next - last->first_sequence);
+            atomic_store_explicit(&last->count_crc,
+                                  hm_record_count_crc(hm_record_crc_body(last), count),
+                                  memory_order_relaxed);
+            return;
+        }
+        segment->record_count--;
+    }
+}
+
+/* A last written segment that was never sealed ends where its sound, committed frames do. */
+static void cut(recovery *self, found *last) {
+    self->report->cut_bytes += bytes_behind(last);
+    clip_records(last);
+}
+
+/* What should stand up to where the next segment begins, or the seal, and does not. */
+static void close_damage(found *segment, const found *next) {
+    hm_walk *walk = &segment->walk;
+    bool sealed = walk->sealed;
+    uint64_t next_sequence = sealed ? walk->next_sequence : next ? next->base : walk->expected;
+    if (walk->expected >= next_sequence) {
+        return;
+    }
+    uint64_t end = sealed ? walk->end : walk->offset;
+    if (!sealed && next->walk.base_position > walk->base_position) {
+        end = next->walk.base_position - walk->base_position + HM_LOG_SEGMENT_HEADER;
+        end = end > segment->files.size ? segment->files.size : end;
+    }
+    end = end < walk->offset ? walk->offset : end;
+    if (end == walk->offset) {
+        return; /* nothing is there to quarantine: the missing sequences are a hole between segments
+                 */
+    }
+    hm_walk_add_damage(walk, walk->offset, end, next_sequence,
+                       walk->tail_error ? walk->tail_error : -HM_ETRUNC);
+    walk->offset = end;
+    walk->expected = next_sequence;
+}
+
+/* Rebuilds the marks of a segment whose records are damaged, contradict its frames, or leave out
+ * where a quarantined range ends: so that every mark is the start of a sound frame, and none is far
+ * from the next. */
+typedef struct {
+    hm_record *records;
+    uint64_t count;
+    uint64_t capacity;
+} builder;
+
+static bool build(builder *self, const hm_record *from, uint64_t sequence, uint64_t position) {
+    if (self->count == self->capacity) {
+        uint64_t capacity = self->capacity ? self->capacity * 2 : 64;
+        hm_record *grown = realloc(self->records, capacity * sizeof *grown);
+        if (grown == NULL) {
+            return false;
+        }
+        self->records = grown;
+        self->capacity = capacity;
+    }
+    hm_record *record = &self->records[self->count++];
+    memcpy(record, from, sizeof *record);
+    record->first_sequence = sequence;
+    record->position = position;
+    return true;
+}
+
+static const hm_damage *damage_at(const hm_walk *walk, uint64_t position) {
+    for (uint32_t i = 0; i < walk->damage_count; i++) {
+        if (walk->damage[i].position == position) {
+            return &walk->damage[i];
+        }
+    }
+    return NULL;
+}
+
+static bool rebuild_marks(found *segment, builder *self) {
+    const hm_walk *walk = &segment->walk;
+    uint64_t position = walk->base_position, sequence = segment->base, next = 0;
+    hm_record unknown = {.time_ns =
+                             segment->files.header_error ? 0 : segment->files.header.created_ns};
+    bool wanted = true;
+    while (position < end_position(segment)) {
+        const hm_damage *damage = damage_at(walk, position);
+        if (damage) {
+            position = damage->end;
+            sequence = damage->next_sequence;
+            wanted = true;
+            continue;
+        }
+        while (next < segment->record_count && segment->records[next].position <= position) {
+            const hm_record *here = &segment->records[next++];
+            unknown.time_ns = here->time_ns > unknown.time_ns ? here->time_ns : unknown.time_ns;
+            wanted |= here->position == position;
+        }
+        wanted |= self->count && position - self->records[self->count - 1].position > HM_INDEX_SPAN;
+        if (wanted && !build(self, &unknown, sequence, position)) {
+            return false;
+        }
+        wanted = false;
+        uint64_t offset = position - walk->base_position + HM_LOG_SEGMENT_HEADER;
+        position += hm_frame_span(segment->files.map + offset);
+        sequence++;
+    }
+    return true;
+}
+
+/* taking over --------------------------------------------------------------------------------- */
+
+static void remember_publishers(hm_log *log, const found *segment) {
+    for (uint64_t i = 0; i < segment->record_count; i++) {
+        const hm_record *record = &segment->records[i];
+        uint64_t next = record->publisher_first + hm_record_count(record);
+        if (next && !hm_publisher_nobody(record->publisher)) {
+            hm_publishers_set(log->publishers, record->publisher, next - 1);
+        }
+        log->time_ns = record->time_ns > log->time_ns ? record->time_ns : log->time_ns;
+    }
+}
+
+static bool index_is_sound(const found *segment) {
+    const hm_files *files = &segment->files;
+    return files->slots && segment->record_count && segment->unsound_records == 0 &&
+           segment->walk.bad_marks == 0 && segment->walk.damage_count == 0;
+}
+
+static int take_records(hm_segment *segment, found *from) {
+    hm_files *files = &from->files;
+    segment->index_slots = files->slot_count;
+    if (index_is_sound(from)) {
+        segment->records = files->slots;
+        segment->record_count = from->record_count;
+        segment->record_capacity = files->slot_count;
+        segment->index_reserved = files->slot_bytes;
+        files->slots = NULL;
+        if (from->record_count) { /* the last one may have been clipped */
+            memcpy(&segment->records[from->record_count - 1],
+                   &from->records[from->record_count - 1], sizeof(hm_record));
+        }
+        return 0;
+    }
+    builder built = {0};
+    if (!rebuild_marks(from, &built)) {
+        free(built.records);
+        return -HM_ENOMEM;
+    }
+    segment->heap_records = true;
+    segment->records = built.records;
+    segment->record_count = segment->record_capacity = built.count;
+    return 0;
+}
+
+static uint64_t last_time(const found *segment) {
+    if (is_sealed(segment)) {
+        return segment->files.seal.last_time_ns;
+    }
+    /* A record may have been extended for up to a tick. */
+    return segment->record_count
+               ? segment->records[segment->record_count - 1].time_ns + HM_INDEX_TICK - 1
+               : 0;
+}
+
+static void count_damage(recovery *self, const hm_walk *walk) {
+    for (uint32_t i = 0; i < walk->damage_count; i++) {
+        const hm_damage *damage = &walk->damage[i];
+        self->report->damaged_ranges++;
+        self->report->damaged_bytes += damage->end - damage->position;
+        self->report->missing += damage->next_sequence - damage->first_sequence;
+    }
+}
+
+static hm_segment *new_segment(hm_log *log, found *from) {
+    hm_segment *segment = calloc(1, sizeof *segment);
+    if (segment == NULL) {
+        return NULL;
+    }
+    hm_files *files = &from->files;
+    hm_walk *walk = &from->walk;
+    segment->pool = log->pool;
+    atomic_fetch_add_explicit(&log->pool->refs, 1, memory_order_relaxed);
+    atomic_init(&segment->refs, 1);
+    segment->name = HM_NAME_BASE;
+    segment->map = files->map;
+    segment->map_size = files->size;
+    segment->end = walk->offset;
+    segment->base_sequence = from->base;
+    segment->base_position = walk->base_position;
+    segment->next_sequence = walk->expected;
+    segment->last_time_ns = last_time(from);
+    segment->generation = files->header_error ? 0 : files->header.generation;
+    segment->header_crc = files->header_error ? 0 : files->header.crc;
+    segment->damage = walk->damage;
+    segment->damage_count = walk->damage_count;
+    segment->fd = segment->index_fd = -1;
+    segment->disk_bytes = files->size + files->slot_bytes;
+    segment->warmed = files->size;
+    segment->sealed = true;
+    segment->shrunk = files->size != log->pool->options.segment_bytes;
+    log->pool->disk_used += segment->disk_bytes;
+    files->map = NULL;
+    walk->damage = NULL;
+    return segment;
+}
+
+static void list_unsynced(hm_pool *pool, hm_segment *segment) {
+    segment->unsynced = true;
+    segment->unsynced_next = pool->unsynced;
+    pool->unsynced = segment;
+}
+
+/* A header page that was lost is written again: the seal hangs on it. */
+static void renew_header(hm_segment *segment) {
+    hm_header header = {.base_sequence = segment->base_sequence,
+                        .base_position = segment->base_position,
+                        .generation = 1,
+                        .segment_bytes = segment->map_size};
+    hm_header_encode(segment->map, &header);
+    hm_header_decode(segment->map, &header);
+    segment->header_crc = header.crc;
+}
+
+static int open_again(const hm_segment *segment, const char *suffix) {
+    char name[NAME_SIZE];
+    hm_segment_name(name, sizeof name, segment->base_sequence, suffix);
+    return openat(segment->pool->dirfd, name, O_RDWR | O_CLOEXEC);
+}
+
+/* Seals the cut segment; on disk before anything new is written. */
+static int seal_durably(hm_segment *segment, bool header_lost) {
+    segment->fd = open_again(segment, "log");
+    segment->index_fd = segment->heap_records ? -1 : open_again(segment, "index");
+    int fd = dup(segment->fd);
+    int index_fd = segment->heap_records ? -1 : dup(segment->index_fd);
+    bool failed = fd < 0 || (index_fd < 0 && !segment->heap_records);
+    if (!failed) {
+        if (header_lost) {
+            renew_header(segment);
+        }
+        segment->sealed = false;
+        hm_segment_seal(segment, true);
+        failed = fsync(fd) != 0 || (index_fd >= 0 && fsync(index_fd) != 0) ||
+                 fsync(segment->pool->dirfd) != 0;
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
+    if (index_fd >= 0) {
+        close(index_fd);
+    }
+    return failed ? -HM_EIO : 0;
+}
+
+static int adopt(recovery *self, found *from, bool needs_seal) {
+    hm_log *log = self->log;
+    hm_segment *segment = new_segment(log, from);
+    if (segment == NULL) {
+        return -HM_ENOMEM;
+    }
+    int error = hm_log_add_segment(log, segment);
+    if (error) {
+        hm_segment_release(segment);
+        return error;
+    }
+    from->walk.damage = segment->damage; /* lent: counting and rebuilding need it */
+    from->files.map = segment->map;
+    count_damage(self, &from->walk);
+    remember_publishers(log, from);
+    error = take_records(segment, from);
+    from->walk.damage = NULL;
+    from->files.map = NULL;
+    log->time_ns = segment->last_time_ns > log->time_ns ? segment->last_time_ns : log->time_ns;
+    log->sealed_bytes += segment->end - HM_LOG_SEGMENT_HEADER;
+    self->report->segments++;
+    self->report->messages += from->walk.messages;
+    self->report->bytes += from->walk.bytes;
+    if (error == 0 && needs_seal) {
+        error = seal_durably(segment, from->files.header_error != 0);
+    }
+    list_unsynced(log->pool, segment);
+    return error;
+}
+
+static void note_hole(recovery *self, const found *segment, const found *next) {
+    uint64_t first = segment->walk.expected, position = end_position(segment);
+    if (next && next->base > first) {
+        self->report->damaged_ranges++;
+        self->report->missing += next->base - first;
+        self->report->damaged_bytes += next->walk.base_position - position;
+    }
+}
+
+static int adopt_all(recovery *self, const found *last) {
+    for (uint64_t i = 0; i < self->count; i++) {
+        found *segment = &self->found[i];
+        if (segment->gone) {
+            continue;
+        }
+        const found *next = segment == last ? NULL : following(self, segment);
+        close_damage(segment, next);
+        note_hole(self, segment, next);
+        int error = adopt(self, segment, segment == last && !is_sealed(segment));
+        if (error) {
+            return error;
+        }
+    }
+    return 0;
+}
+
+/* With no message anywhere, the newest empty segment still tells how far the numbering had come,
+ * and who had published. */
+static const found *numbering(const recovery *self) {
+    for (uint64_t i = self->count; i > 0; i--) {
+        if (!self->found[i - 1].mislaid && !is_foreign(&self->found[i - 1])) {
+            return &self->found[i - 1];
+        }
+    }
+    return NULL;
+}
+
+/* The empty segment that begins where we go on: its checkpoint is the newest, and may be the only
+ * one. */
+static void remember_empty(recovery *self, const found *last) {
+    for (uint64_t i = 0; i < self->count; i++) {
+        const found *segment = &self->found[i];
+        if (segment->gone && !segment->mislaid && segment->base == self->log->next_sequence &&
+            (last == NULL || segment > last)) {
+            remember_publishers(self->log, segment);
+        }
+    }
+}
+
+static int decide(recovery *self) {
+    hm_log *log = self->log;
+    found *last = last_written(self);
+    if (last && !last->walk.sealed) {
+        /* Nothing was written behind it, so its own records say what was committed. */
+        int error = verify(self, last, last->walk.base_position, UINT64_MAX);
+        if (error) {
+            return error;
+        }
+        if (!last->walk.sealed) {
+            cut(self, last);
+        }
+    }
+    const found *empty = last ? NULL : numbering(self);
+    if (last) {
+        bool sealed = last->walk.sealed;
+        log->next_sequence = sealed ? last->walk.next_sequence : last->walk.expected;
+    } else if (empty) {
+        log->next_sequence = empty->base;
+        log->end_position = empty->walk.base_position;
+    }
+    drop_empty(self, last, log->next_sequence);
+    int error = adopt_all(self, last);
+    if (error == 0 && last) {
+        log->end_position = end_position(last);
+        assert(log->next_sequence == last->walk.expected);
+    }
+    remember_empty(self, last);
+    return error;
+}
+
+static void recovery_free(recovery *self) {
+    for (uint64_t i = 0; self->found && i < self->count; i++) {
+        hm_files_close(&self->found[i].files);
+        free(self->found[i].walk.damage);
+        free(self->found[i].records);
+    }
+    free(self->found);
+    hm_listing_free(&self->listing);
+}
+
+static int load_all(recovery *self) {
+    int error = hm_listing_read(self->log->pool->dirfd, &self->listing);
+    if (error) {
+        return error;
+    }
+    self->found = calloc(self->listing.count + 1, sizeof *self->found);
+    if (self->found == NULL) {
+        return -HM_ENOMEM;
+    }
+    for (uint64_t i = 0; error == 0 && i < self->listing.count; i++) {
+        error = load(self, &self->found[i], self->listing.bases[i]);
+        self->count = i + 1;
+    }
+    return error;
+}
+
+int hm_log_recover(hm_log *log, uint64_t *progress, hm_log_report *report) {
+    recovery self = {.log = log, .report = report, .progress = progress};
+    int error = load_all(&self);
+    error = error ? error : verify_all(&self);
+    error = error ? error : decide(&self);
+    if (error == 0) {
+        delete_litter(&self);
+        log->pool->directory_dirty = true;
+    }
+    recovery_free(&self);
+    return error;
 }

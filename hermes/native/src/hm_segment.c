@@ -386,6 +386,9 @@ static uint64_t shrink_file(hm_segment *segment) {
 }
 
 static uint64_t shrink_index(hm_segment *segment) {
+    if (segment->heap_records) {
+        return 0; /* what stands in the file is evidence */
+    }
     uint64_t used = segment->record_count * sizeof(hm_record);
     uint64_t unused = segment->record_capacity * sizeof(hm_record) - used;
     if (unused && ftruncate(segment->index_fd, (off_t)used) != 0) {
@@ -406,7 +409,8 @@ void hm_segment_seal(hm_segment *segment, bool shrink) {
     hm_seal seal = {.end = segment->end,
                     .next_sequence = segment->next_sequence,
                     .last_time_ns = segment->last_time_ns,
-                    .records = segment->record_count};
+                    .records =
+                        segment->heap_records ? segment->index_slots : segment->record_count};
     hm_seal_encode(segment->map, segment->header_crc, &seal);
     segment->sealed = true;
     hm_pool *pool = segment->pool;
@@ -416,7 +420,9 @@ void hm_segment_seal(hm_segment *segment, bool shrink) {
     uint64_t freed = shrink_index(segment);
     freed += shrink ? shrink_file(segment) : 0;
     close(segment->fd);
-    close(segment->index_fd);
+    if (segment->index_fd >= 0) {
+        close(segment->index_fd);
+    }
     segment->fd = segment->index_fd = -1;
     pthread_mutex_lock(&pool->lock);
     segment->disk_bytes -= freed;

@@ -1,0 +1,467 @@
+#include <assert.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "hm_log_parts.h"
+
+#define CHAIN_STRONG 16 /* sound consecutive frames after which a place is believed to be one */
+#define PROGRESS_INTERVAL 1048576 /* bytes between two updates of the progress count */
+#define NAME_SIZE         40
+#define BASE_DIGITS       20
+
+/* frames -------------------------------------------------------------------------------------- */
+
+/* Any sound MESSAGE frame: its size, and its sequence. */
+static int64_t check_any(const hm_walk *walk, uint64_t offset, uint64_t *sequence) {
+    uint64_t left = offset < walk->end ? walk->end - offset : 0;
+    hm_slice slice;
+    uint64_t needed;
+    /* Whatever fits the segment may have been a message when the limit was another. */
+    uint32_t limit = left < UINT32_MAX ? (uint32_t)left : UINT32_MAX;
+    if (left < HM_FRAME_HEADER) {
+        return -HM_ETRUNC;
+    }
+    int64_t size = hm_frame_check(walk->map + offset, left, limit, &slice, &needed);
+    if (size < 0) {
+        return size;
+    }
+    if (slice.type != HM_MESSAGE || (uint64_t)size > left) {
+        return -HM_ETYPE;
+    }
+    *sequence = slice.sequence;
+    return size;
+}
+
+int64_t hm_walk_check(const hm_walk *walk, uint64_t offset, uint64_t sequence) {
+    uint64_t found = 0;
+    int64_t size = check_any(walk, offset, &found);
+    return size > 0 && found != sequence ? -HM_ESEQUENCE : size;
+}
+
+/* The size that the frame at `offset` claims, 0 if it cannot be one; its contents are not believed.
+ */
+static uint64_t claimed_span(const hm_walk *walk, uint64_t offset) {
+    if (offset + HM_FRAME_HEADER > walk->end) {
+        return 0;
+    }
+    hm_frame_header header;
+    memcpy(&header, walk->map + offset, sizeof header);
+    uint64_t properties = offset + HM_FRAME_HEADER + hm_pad8(header.flags & 0xffU);
+    if ((header.flags & HM_FRAME_PROPERTIES) && properties + sizeof(uint32_t) > walk->end) {
+        return 0;
+    }
+    uint64_t span = hm_frame_span(walk->map + offset);
+    return offset + span <= walk->end ? span : 0;
+}
+
+void hm_walk_add_damage(hm_walk *walk, uint64_t offset, uint64_t end, uint64_t next_sequence,
+                        int32_t error) {
+    uint64_t position = walk->base_position + offset - HM_LOG_SEGMENT_HEADER;
+    uint64_t end_position = walk->base_position + end - HM_LOG_SEGMENT_HEADER;
+    hm_damage *last = walk->damage_count ? &walk->damage[walk->damage_count - 1] : NULL;
+    if (last && last->end == position) {
+        last->end = end_position;
+        last->next_sequence = next_sequence;
+        return;
+    }
+    hm_damage *grown = realloc(walk->damage, (walk->damage_count + 1U) * sizeof *grown);
+    if (grown == NULL) {
+        walk->out_of_memory = true;
+        return;
+    }
+    walk->damage = grown;
+    walk->damage[walk->damage_count++] =
+        (hm_damage){position, end_position, walk->expected, next_sequence, error};
+}
+
+/* finding the way back ------------------------------------------------------------------------ */
+
+typedef struct {
+    uint64_t offset;
+    uint64_t sequence;
+} place;
+
+static uint64_t mark_offset(const hm_walk *walk, const hm_record *mark) {
+    return mark->position - walk->base_position + HM_LOG_SEGMENT_HEADER;
+}
+
+/* The first mark behind the walk's offset that is also ahead of its sequence. */
+static const hm_record *mark_behind(const hm_walk *walk) {
+    uint64_t position = walk->base_position + walk->offset - HM_LOG_SEGMENT_HEADER;
+    uint64_t low = 0, high = walk->mark_count;
+    while (low < high) {
+        uint64_t middle = low + (high - low) / 2;
+        if (walk->marks[middle].position <= position) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    while (low < walk->mark_count && walk->marks[low].first_sequence <= walk->expected) {
+        low++;
+    }
+    bool usable = low < walk->mark_count && walk->marks[low].first_sequence < walk->next_sequence &&
+                  mark_offset(walk, &walk->marks[low]) < walk->end;
+    return usable ? &walk->marks[low] : NULL;
+}
+
+/* Whether sound consecutive frames lead from a candidate to the place we must pass, or far enough.
+ */
+static bool leads_on(const hm_walk *walk, place from, uint64_t bound, uint64_t bound_sequence) {
+    for (int frames = 0; frames < CHAIN_STRONG; frames++) {
+        if (from.offset == bound) {
+            return bound_sequence == UINT64_MAX || from.sequence == bound_sequence;
+        }
+        int64_t size = hm_walk_check(walk, from.offset, from.sequence);
+        if (size < 0) {
+            return false;
+        }
+        from.offset += (uint64_t)size;
+        from.sequence++;
+    }
+    return true;
+}
+
+/* The unsound frame's own length may still be right: then only it is lost. */
+static bool skip_one(const hm_walk *walk, uint64_t bound, uint64_t bound_sequence, place *found) {
+    uint64_t span = claimed_span(walk, walk->offset);
+    place next = {walk->offset + span, walk->expected + 1};
+    if (span == 0 || next.offset > bound) {
+        return false;
+    }
+    *found = next;
+    if (next.offset == bound) {
+        return next.sequence == bound_sequence;
+    }
+    return hm_walk_check(walk, next.offset, next.sequence) > 0;
+}
+
+/* Looks at every aligned place for a frame that could be one of those to come. */
+static bool scan(const hm_walk *walk, uint64_t bound, uint64_t bound_sequence, place *found) {
+    static const char magic[4] = {'H', 'R', 'M', 'S'};
+    bool any = false;
+    for (uint64_t at = walk->offset + 8; at + HM_FRAME_HEADER <= bound; at += 8) {
+        if (memcmp(walk->map + at, magic, sizeof magic) != 0) {
+            continue;
+        }
+        place here = {at, 0};
+        uint64_t most = walk->expected + (at - walk->offset) / HM_FRAME_SMALLEST;
+        if (check_any(walk, at, &here.sequence) < 0 || here.sequence <= walk->expected ||
+            here.sequence > most || here.sequence >= walk->next_sequence) {
+            continue;
+        }
+        if (leads_on(walk, here, bound, bound_sequence)) {
+            *found = here;
+            return true;
+        }
+        /* Perhaps a frame inside a damaged payload; the best there is unless a better one comes. */
+        if (!any) {
+            *found = here;
+            any = true;
+        }
+    }
+    return any;
+}
+
+/* Where sound frames go on behind the unsound one at the walk's offset. */
+static bool resync(const hm_walk *walk, place *found) {
+    const hm_record *mark = mark_behind(walk);
+    uint64_t bound = mark ? mark_offset(walk, mark) : walk->end;
+    uint64_t bound_sequence = mark           ? mark->first_sequence
+                              : walk->sealed ? walk->next_sequence
+                                             : UINT64_MAX;
+    if (skip_one(walk, bound, bound_sequence, found) || scan(walk, bound, bound_sequence, found)) {
+        return true;
+    }
+    if (mark) {
+        *found = (place){bound, bound_sequence};
+    }
+    return mark != NULL;
+}
+
+/* Damage at the very end with nothing sound behind it is a torn tail, not damage. */
+static void give_back_tail(hm_walk *walk) {
+    uint64_t position = walk->base_position + walk->offset - HM_LOG_SEGMENT_HEADER;
+    if (walk->damage_count && walk->damage[walk->damage_count - 1].end == position) {
+        const hm_damage *last = &walk->damage[--walk->damage_count];
+        walk->offset = last->position - walk->base_position + HM_LOG_SEGMENT_HEADER;
+        walk->expected = last->first_sequence;
+        walk->tail_error = last->error;
+    }
+}
+
+/* Counts the marks that a sound frame at the walk's offset contradicts. */
+static uint64_t match_marks(hm_walk *walk, uint64_t mark, uint64_t position) {
+    while (mark < walk->mark_count && walk->marks[mark].position <= position) {
+        const hm_record *here = &walk->marks[mark++];
+        walk->bad_marks += here->position != position || here->first_sequence != walk->expected;
+    }
+    return mark;
+}
+
+static uint64_t skip_marks(const hm_walk *walk, uint64_t mark, uint64_t position) {
+    while (mark < walk->mark_count && walk->marks[mark].position < position) {
+        mark++;
+    }
+    return mark;
+}
+
+static void report_progress(const hm_walk *walk, uint64_t *reported) {
+    if (walk->progress) {
+        /* relaxed: a number for people, nothing hangs on it. */
+        atomic_fetch_add_explicit((_Atomic uint64_t *)walk->progress, walk->offset - *reported,
+                                  memory_order_relaxed);
+    }
+    *reported = walk->offset;
+}
+
+void hm_walk_run(hm_walk *walk) {
+    uint64_t mark = 0, reported = HM_LOG_SEGMENT_HEADER;
+    walk->offset = HM_LOG_SEGMENT_HEADER;
+    walk->expected = walk->base_sequence;
+    while (walk->expected < walk->next_sequence && walk->offset < walk->end) {
+        int64_t size = hm_walk_check(walk, walk->offset, walk->expected);
+        uint64_t position = walk->base_position + walk->offset - HM_LOG_SEGMENT_HEADER;
+        if (size > 0) {
+            mark = match_marks(walk, mark, position);
+            walk->offset += (uint64_t)size;
+            walk->bytes += (uint64_t)size;
+            walk->expected++;
+            walk->messages++;
+            if (walk->offset - reported > PROGRESS_INTERVAL) {
+                report_progress(walk, &reported);
+            }
+            continue;
+        }
+        place next;
+        if (!resync(walk, &next)) {
+            walk->tail_error = (int32_t)size;
+            break;
+        }
+        hm_walk_add_damage(walk, walk->offset, next.offset, next.sequence, (int32_t)size);
+        walk->offset = next.offset;
+        walk->expected = next.sequence;
+        mark = skip_marks(walk, mark, walk->base_position + next.offset - HM_LOG_SEGMENT_HEADER);
+    }
+    bool complete =
+        walk->expected >= walk->next_sequence && (!walk->sealed || walk->offset == walk->end);
+    if (!walk->sealed) {
+        give_back_tail(walk);
+    } else if (!complete && walk->tail_error == 0) {
+        walk->tail_error = -HM_ETRUNC;
+    }
+    report_progress(walk, &reported);
+}
+
+/* records ------------------------------------------------------------------------------------- */
+
+uint64_t hm_records_sift(const hm_record *slots, uint64_t count, uint64_t base_sequence,
+                         uint64_t base_position, hm_record *out, uint64_t *unsound,
+                         uint64_t *next_sequence) {
+    uint64_t kept = 0, holes = 0;
+    uint64_t sequence = base_sequence, position = base_position, time_ns = 0;
+    *unsound = 0;
+    for (uint64_t i = 0; i < count; i++) {
+        const hm_record *slot = &slots[i];
+        int error = hm_record_check(slot);
+        if (error == -HM_EEMPTY) {
+            holes++; /* beyond the last record, or lost with the power */
+            continue;
+        }
+        uint32_t messages = hm_record_count(slot);
+        if (error || slot->first_sequence < sequence || slot->position < position ||
+            slot->time_ns < time_ns) {
+            ++*unsound;
+            continue;
+        }
+        *unsound += holes;
+        holes = 0;
+        sequence = slot->first_sequence + messages;
+        position = slot->position + (uint64_t)messages * HM_FRAME_SMALLEST;
+        time_ns = slot->time_ns;
+        memcpy(&out[kept++], slot, sizeof *out);
+    }
+    *next_sequence = sequence;
+    return kept;
+}
+
+/* files --------------------------------------------------------------------------------------- */
+
+static int map_file(int fd, bool writable, uint64_t *size, void **map) {
+    struct stat status;
+    if (fstat(fd, &status) != 0 || !S_ISREG(status.st_mode)) {
+        return -HM_EIO;
+    }
+    *size = (uint64_t)status.st_size;
+    *map = NULL;
+    if (*size == 0) {
+        return 0;
+    }
+    int protection = writable ? PROT_READ | PROT_WRITE : PROT_READ;
+    *map = mmap(NULL, *size, protection, MAP_SHARED, fd, 0);
+    if (*map == MAP_FAILED) {
+        *map = NULL;
+        return -HM_ENOMEM;
+    }
+    madvise(*map, *size, MADV_WILLNEED);
+    return 0;
+}
+
+static void read_header(hm_files *files) {
+    files->header_error = files->size < HM_LOG_SEGMENT_HEADER
+                              ? -HM_ETRUNC
+                              : hm_header_decode(files->map, &files->header);
+    files->seal_error = -HM_EEMPTY;
+    if (files->size >= HM_LOG_SEGMENT_HEADER) {
+        uint32_t crc;
+        memcpy(&crc, files->map + 56, sizeof crc);
+        files->seal_error = hm_seal_decode(files->map, crc, &files->seal);
+    }
+    if (files->seal_error == 0 &&
+        (files->seal.end > files->size || files->seal.end < HM_LOG_SEGMENT_HEADER)) {
+        files->seal_error = -HM_ELENGTH;
+    }
+}
+
+/* Maps one file by name.  1: there is none. */
+static int map_name(int dirfd, const char *name, bool writable, uint64_t *size, void **map) {
+    int fd = openat(dirfd, name, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC);
+    if (fd < 0) {
+        return errno == ENOENT ? 1 : errno == EMFILE || errno == ENFILE ? -HM_ENOMEM : -HM_EIO;
+    }
+    int error = map_file(fd, writable, size, map);
+    close(fd);
+    return error;
+}
+
+int hm_files_open(int dirfd, uint64_t base, bool writable, hm_files *files) {
+    char name[NAME_SIZE];
+    memset(files, 0, sizeof *files);
+    hm_segment_name(name, sizeof name, base, "log");
+    int error = map_name(dirfd, name, writable, &files->size, (void **)&files->map);
+    error = error == 1 ? -HM_EIO : error;
+    if (error == 0) {
+        hm_segment_name(name, sizeof name, base, "index");
+        error = map_name(dirfd, name, writable, &files->slot_bytes, (void **)&files->slots);
+        files->has_index = error == 0;
+        files->slot_count = files->slot_bytes / sizeof(hm_record);
+        error = error == 1 ? 0 : error;
+    }
+    if (error) {
+        hm_files_close(files);
+        return error;
+    }
+    read_header(files);
+    return 0;
+}
+
+void hm_files_close(hm_files *files) {
+    if (files->map) {
+        munmap(files->map, files->size);
+    }
+    if (files->slots) {
+        munmap(files->slots, files->slot_bytes);
+    }
+    memset(files, 0, sizeof *files);
+}
+
+/* The base in "<20 digits>.<suffix>"; false if the name is no such thing. */
+static bool parse_name(const char *name, const char *suffix, uint64_t *base) {
+    uint64_t value = 0;
+    for (int i = 0; i < BASE_DIGITS; i++) {
+        if (name[i] < '0' || name[i] > '9' || value > (UINT64_MAX - 9) / 10) {
+            return false;
+        }
+        value = value * 10 + (uint64_t)(name[i] - '0');
+    }
+    *base = value;
+    return name[BASE_DIGITS] == '.' && strcmp(name + BASE_DIGITS + 1, suffix) == 0 && value > 0;
+}
+
+static int compare_bases(const void *a, const void *b) {
+    uint64_t left = *(const uint64_t *)a, right = *(const uint64_t *)b;
+    return left < right ? -1 : left > right;
+}
+
+/* Appends one element of `size` bytes to a growing array.  False: no memory. */
+static bool push(void **array, uint64_t *count, const void *element, size_t size) {
+    if ((*count & (*count - 1)) == 0) { /* 0 or a power of two: full */
+        void *grown = realloc(*array, (*count ? *count * 2 : 1) * size);
+        if (grown == NULL) {
+            return false;
+        }
+        *array = grown;
+    }
+    memcpy((uint8_t *)*array + *count * size, element, size);
+    ++*count;
+    return true;
+}
+
+static bool push_name(hm_listing *listing, const char *name) {
+    char *copy = strdup(name);
+    if (copy && push((void **)&listing->litter, &listing->litter_count, &copy, sizeof copy)) {
+        return true;
+    }
+    free(copy);
+    return false;
+}
+
+static bool has_base(const hm_listing *listing, uint64_t base) {
+    return listing->count &&
+           bsearch(&base, listing->bases, listing->count, sizeof base, compare_bases);
+}
+
+/* Index files stand in no particular order: judged when all log files are known. */
+static int list_names(DIR *stream, hm_listing *listing, bool indexes) {
+    uint64_t base;
+    bool fits = true;
+    for (struct dirent *entry; fits && (entry = readdir(stream));) {
+        if (indexes) {
+            if (parse_name(entry->d_name, "index", &base) && !has_base(listing, base)) {
+                fits = push_name(listing, entry->d_name);
+            }
+        } else if (parse_name(entry->d_name, "log", &base)) {
+            fits = push((void **)&listing->bases, &listing->count, &base, sizeof base);
+        } else if (strncmp(entry->d_name, "spare-", 6) == 0) {
+            fits = push_name(listing, entry->d_name);
+        }
+    }
+    return fits ? 0 : -HM_ENOMEM;
+}
+
+int hm_listing_read(int dirfd, hm_listing *listing) {
+    memset(listing, 0, sizeof *listing);
+    int fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *stream = fd < 0 ? NULL : fdopendir(fd);
+    if (stream == NULL) {
+        if (fd >= 0) {
+            close(fd);
+        }
+        return -HM_EIO;
+    }
+    int error = list_names(stream, listing, false);
+    if (listing->count) {
+        qsort(listing->bases, listing->count, sizeof *listing->bases, compare_bases);
+    }
+    rewinddir(stream);
+    error = error ? error : list_names(stream, listing, true);
+    closedir(stream);
+    if (error) {
+        hm_listing_free(listing);
+    }
+    return error;
+}
+
+void hm_listing_free(hm_listing *listing) {
+    for (uint64_t i = 0; i < listing->litter_count; i++) {
+        free(listing->litter[i]);
+    }
+    free(listing->litter);
+    free(listing->bases);
+    memset(listing, 0, sizeof *listing);
+}
