@@ -1,1 +1,68 @@
-"""Hermes: an ultra-low-latency message broker for Python."""
+"""Hermes: an ultra-low-latency message broker for Python.
+
+::
+
+    import hermes
+
+    with hermes.connect("tcp://127.0.0.1:7601") as client:
+        with client.publisher("md.xnas.AAPL") as publisher:
+            publisher.send(b"...")
+        for message in client.subscribe("md.>", start="earliest"):
+            print(message.topic, message.sequence, message.payload)
+
+Names are looked up when they are first used, so that ``import hermes`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hermes import errors as errors
+    from hermes.broker import Broker as Broker
+    from hermes.client import Batch as Batch
+    from hermes.client import Client as Client
+    from hermes.client import Gap as Gap
+    from hermes.client import Message as Message
+    from hermes.client import Publisher as Publisher
+    from hermes.client import Start as Start
+    from hermes.client import Subscription as Subscription
+    from hermes.client import connect as connect
+    from hermes.native.api import get_include as get_include
+
+    __version__: str
+
+_HOMES = {
+    "Batch": "hermes.client",
+    "Broker": "hermes.broker",
+    "Client": "hermes.client",
+    "Gap": "hermes.client",
+    "Message": "hermes.client",
+    "Publisher": "hermes.client",
+    "Start": "hermes.client",
+    "Subscription": "hermes.client",
+    "connect": "hermes.client",
+    "get_include": "hermes.native.api",
+}
+
+__all__ = [*sorted(_HOMES), "__version__", "errors"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "errors":
+        return import_module("hermes.errors")
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("hermes-broker")
+    elif name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+    else:
+        raise AttributeError(f"module 'hermes' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

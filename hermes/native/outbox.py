@@ -10,9 +10,9 @@ import os
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from hermes.errors import InvalidConfig, SystemFault
+from hermes.errors import ConnectionLost, InvalidConfig, SystemFault
 from hermes.native._core import ffi, lib
 from hermes.native._errors import check
 from hermes.native.api import Sender
@@ -29,6 +29,8 @@ BUSY: int = -lib.HM_EBUSY
 CLOSED: int = -lib.HM_ECLOSED
 TOO_LARGE: int = -lib.HM_ELENGTH
 SYSTEM: int = -lib.HM_ESYS
+EMPTY: int = -lib.HM_EEMPTY
+NO_TOPIC: int = -lib.HM_ETOPIC
 
 Bytes = bytes | bytearray | memoryview
 
@@ -73,6 +75,10 @@ class Outbox:
         """Refuse everything from now on."""
         lib.hm_outbox_close(self.handle)
 
+    def reopen(self) -> None:
+        """Take messages again."""
+        lib.hm_outbox_reopen(self.handle)
+
     def sender(self, topic: bytes | None) -> Sender:
         """The way to put single messages, with the GIL held."""
         return Sender(int(ffi.cast("uintptr_t", self.handle)), self, topic)
@@ -87,38 +93,50 @@ class Outbox:
         )
 
     def send_many(
-        self, topic: bytes, joined: Bytes, lengths: object, timestamp_ns: int = 0
+        self,
+        topic: bytes,
+        joined: Bytes,
+        lengths: object,
+        *,
+        first: int = 0,
+        offset: int = 0,
+        timestamp_ns: int = 0,
     ) -> Taken:
         """As many as fit of the messages that stand one after the other in ``joined``.
 
-        ``lengths``: a contiguous buffer of 32-bit numbers.
+        ``lengths``: a contiguous buffer of 32-bit numbers.  ``first``: number of the first message
+        to take, which begins at ``offset`` of ``joined``.
         """
-        data = ffi.from_buffer("uint8_t[]", joined)
-        sizes = ffi.from_buffer("uint32_t[]", lengths)
+        data, sizes = ffi.from_buffer("uint8_t[]", joined), ffi.from_buffer("uint32_t[]", lengths)
+        left, count = len(data) - offset, len(sizes) - first
         waiting = ffi.new("int *")
-        count = lib.hm_outbox_send_many(
-            self.handle,
-            topic,
-            len(topic),
-            data,
-            len(data),
-            sizes,
-            len(sizes),
-            timestamp_ns,
-            waiting,
-        )
-        return Taken(int(count), bool(waiting[0]))
+        taken = lib.hm_outbox_send_many(
+            self.handle, topic, len(topic), data + offset, left, sizes + first, count,
+            timestamp_ns, waiting,
+        )  # fmt: skip
+        return Taken(int(taken), bool(waiting[0]))
 
     def send_rows(
-        self, topic: bytes, rows: memoryview, row_size: int, stride: int, timestamp_ns: int = 0
+        self,
+        topic: bytes,
+        rows: object,
+        *,
+        row_size: int,
+        stride: int,
+        first: int = 0,
+        timestamp_ns: int = 0,
     ) -> Taken:
-        """As many as fit; ``rows`` begins with the first row's first byte, ends with the last's."""
+        """As many as fit of the rows of a contiguous buffer, from row ``first`` on.
+
+        Row i begins ``i * stride`` bytes into ``rows``, whose last row may end before the stride.
+        """
         base = ffi.from_buffer("uint8_t[]", rows)
-        count = len(base) // stride + (len(base) % stride >= row_size)
+        count = 0 if len(base) < row_size else (len(base) - row_size) // stride + 1
         waiting = ffi.new("int *")
         taken = lib.hm_outbox_send_rows(
-            self.handle, topic, len(topic), base, row_size, stride, count, timestamp_ns, waiting
-        )
+            self.handle, topic, len(topic), base + first * stride, row_size, stride, count - first,
+            timestamp_ns, waiting,
+        )  # fmt: skip
         return Taken(int(taken), bool(waiting[0]))
 
     def batch(self, limit: int, now_ns: int) -> tuple[bytes, memoryview] | None:
@@ -135,6 +153,10 @@ class Outbox:
     def sent(self) -> None:
         """Confirm that the last batch was handed over."""
         lib.hm_outbox_sent(self.handle)
+
+    def abandon(self) -> None:
+        """Take the last batch back."""
+        lib.hm_outbox_abandon(self.handle)
 
     def ack(self, sequence: int) -> bool:
         """Free what is acknowledged up to ``sequence``; False if that was never sent."""
@@ -197,6 +219,10 @@ class Flusher:
             self._outboxes.remove(outbox)
             check(lib.hm_flusher_remove(self._handle, outbox.handle), "removing a publisher")
 
+    def pause(self, outbox: Outbox) -> None:
+        """Begin no more batches of ``outbox`` until :meth:`resume`."""
+        check(lib.hm_flusher_pause(self._handle, outbox.handle), "pausing a publisher")
+
     def resume(self, outbox: Outbox) -> bool:
         """Send ``outbox`` (again) behind its last acknowledged message; False: drain first."""
         code = lib.hm_flusher_resume(self._handle, outbox.handle)
@@ -227,3 +253,26 @@ class Flusher:
 def lengths_of(payloads: Sequence[Bytes]) -> array[int]:
     """The lengths of ``payloads`` as :meth:`Outbox.send_many` wants them."""
     return array("I", map(len, payloads))
+
+
+class SocketReader:
+    """Reads a socket into a buffer, waiting in native code: one call per readiness."""
+
+    __slots__ = ("_error", "_fd", "_receive")
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._error = ffi.new("int *")
+        self._receive = lib.hm_socket_receive
+
+    def receive(self, address: Any, capacity: int, spin_ns: int, timeout_ns: int) -> int:
+        """Fill ``capacity`` bytes at ``address``: how many, 0 at the end, -HM_EEMPTY if none came.
+
+        Raises:
+            ConnectionLost: the socket failed.
+        """
+        error = self._error
+        count: int = self._receive(self._fd, address, capacity, spin_ns, timeout_ns, error)
+        if count == SYSTEM:
+            raise ConnectionLost(f"the connection broke while receiving: {os.strerror(error[0])}")
+        return count

@@ -9,7 +9,7 @@ import pytest
 from hermes.native._core import lib
 
 from hermes.native import _fast
-from hermes.native.api import API_VERSION, Message, Reader, api_address
+from hermes.native.api import API_VERSION, REFUSED, Message, Reader, api_address
 from hermes.native.outbox import Outbox
 
 MESSAGE_MAX = 1 << 20
@@ -163,8 +163,9 @@ def test_messages_do_not_leak():
 def test_bad_arguments_are_python_errors():
     """Wrong types and counts raise, they do not crash."""
     outbox = Outbox(id=1)
+    assert outbox.sender(None).send(b"no topic") == REFUSED - lib.HM_ETOPIC
     with pytest.raises(TypeError):
-        outbox.sender(None).send(b"no topic")
+        outbox.sender(None).send(b"", "md.a")  # type: ignore[arg-type]
     with pytest.raises(TypeError):
         outbox.sender(b"md.a").send()  # type: ignore[call-arg]
     with pytest.raises(TypeError):

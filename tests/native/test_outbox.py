@@ -213,9 +213,9 @@ def test_too_small_a_capacity_is_an_error():
 def test_rows_with_a_stride_become_messages():
     """Rows are taken out of a wider buffer at their stride, the last one without a gap."""
     outbox = Outbox(id=1)
-    rows = memoryview(b"aaaa--bbbb--cccc")
+    rows = b"aaaa--bbbb--cccc"
 
-    taken = outbox.send_rows(b"md.a", rows, 4, 6)
+    taken = outbox.send_rows(b"md.a", rows, row_size=4, stride=6)
 
     assert taken.count == 3
     batch = outbox.batch(1 << 20, 1)

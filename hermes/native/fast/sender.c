@@ -75,8 +75,10 @@ static PyObject *sender_send(PyObject *object, PyObject *const *args, Py_ssize_t
     if (count < 1 || count > 3)
         return PyErr_Format(PyExc_TypeError, "send takes 1 to 3 arguments, not %zd", count);
     PyObject *topic = count > 1 && args[1] != Py_None ? args[1] : self->topic;
+    if (topic == Py_None)
+        return result_of(-HM_ETOPIC, 0);
     if (!PyBytes_Check(topic))
-        return PyErr_Format(PyExc_TypeError, "send needs a topic, as bytes");
+        return PyErr_Format(PyExc_TypeError, "a topic must be bytes");
     uint64_t timestamp_ns = 0;
     if (count > 2) {
         timestamp_ns = PyLong_AsUnsignedLongLong(args[2]);

@@ -42,6 +42,8 @@ int hm_flusher_add(hm_flusher *flusher, hm_outbox *outbox, uint64_t linger_ns);
 /* A batch of it half written is finished from a copy.  -HM_EUNKNOWN; -HM_EBUSY: this is a forked
  * child, nothing was done. */
 int hm_flusher_remove(hm_flusher *flusher, hm_outbox *outbox);
+/* Begins no more batches of it until hm_flusher_resume. */
+int hm_flusher_pause(hm_flusher *flusher, hm_outbox *outbox);
 /* Sends it (again) from its last acknowledged message on.  The acknowledging thread only.
  * -HM_EBUSY: half a batch of it is written: drain first. */
 int hm_flusher_resume(hm_flusher *flusher, hm_outbox *outbox);
@@ -52,6 +54,11 @@ int hm_flusher_write(hm_flusher *flusher, const uint8_t *data, uint64_t size);
 /* Writes what can be written without waiting.  1: everything is written; 0: the socket has no room
  * now; -HM_ECLOSED: not attached; -HM_ESYS: the socket failed, hm_flusher_error says how. */
 int hm_flusher_drain(hm_flusher *flusher);
+/* Reads what is there into `buffer`: tries for `spin_ns`, then sleeps until something is there or
+ * `timeout_ns` (negative: none) have passed.  Returns bytes; 0: the peer has ended; -HM_EEMPTY:
+ * nothing came, or a signal did; -HM_ESYS: `*error` is the errno. */
+int64_t hm_socket_receive(int fd, uint8_t *buffer, uint64_t capacity, uint64_t spin_ns,
+                          int64_t timeout_ns, int *error);
 /* 0, or the errno with which the attached socket failed. */
 int hm_flusher_error(const hm_flusher *flusher);
 

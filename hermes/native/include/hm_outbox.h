@@ -31,6 +31,8 @@ void hm_outbox_free(hm_outbox *outbox);
 void hm_outbox_limit(hm_outbox *outbox, uint32_t message_max);
 /* Refuses everything with -HM_ECLOSED from now on.  Any thread, also in a forked child. */
 void hm_outbox_close(hm_outbox *outbox);
+/* Takes messages again. */
+void hm_outbox_reopen(hm_outbox *outbox);
 
 /* Encodes into the outbox, sequence after sequence.  `timestamp_ns` 0: now.  Returns the sequence
  * given; -HM_EFULL: no room until something is acknowledged; -HM_ELENGTH: can never fit; -HM_EBUSY:
@@ -54,6 +56,8 @@ int64_t hm_outbox_put_rows(hm_outbox *outbox, const uint8_t *topic, uint32_t top
 int hm_outbox_batch(hm_outbox *outbox, uint64_t limit, uint64_t now_ns, uint8_t *header,
                     const uint8_t **frames, uint64_t *size);
 void hm_outbox_sent(hm_outbox *outbox);
+/* Takes the batch under way back, as if it had not been asked for. */
+void hm_outbox_abandon(hm_outbox *outbox);
 /* Frees what is acknowledged up to `sequence`; an older sequence only tidies up.  -HM_ESEQUENCE:
  * never sent. */
 int hm_outbox_ack(hm_outbox *outbox, uint64_t sequence);

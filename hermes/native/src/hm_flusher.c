@@ -63,7 +63,7 @@ struct hm_flusher {
 static uint64_t clock_ns(clockid_t clock) {
     struct timespec now;
     clock_gettime(clock, &now);
-    return (uint64_t)now.tv_sec * NANOSECONDS + (uint64_t)now.tv_nsec;
+    return (uint64_t)now.tv_sec * (uint64_t)NANOSECONDS + (uint64_t)now.tv_nsec;
 }
 
 static void wake(hm_flusher *flusher) {
@@ -428,6 +428,15 @@ int hm_flusher_remove(hm_flusher *flusher, hm_outbox *outbox) {
     return status;
 }
 
+int hm_flusher_pause(hm_flusher *flusher, hm_outbox *outbox) {
+    if (atomic_load_explicit(&outbox->flusher, memory_order_relaxed) != flusher)
+        return -HM_EUNKNOWN;
+    pthread_mutex_lock(&flusher->mutex);
+    outbox->paused = 1;
+    pthread_mutex_unlock(&flusher->mutex);
+    return 0;
+}
+
 int hm_flusher_resume(hm_flusher *flusher, hm_outbox *outbox) {
     if (atomic_load_explicit(&outbox->flusher, memory_order_relaxed) != flusher)
         return -HM_EUNKNOWN;
@@ -576,4 +585,38 @@ int64_t hm_outbox_send_rows(hm_outbox *outbox, const uint8_t *topic, uint32_t to
     }
     outbox_leave(outbox);
     return taken ? taken : last;
+}
+
+/* ---- reading ---- */
+
+static int64_t receive_now(int fd, uint8_t *buffer, uint64_t capacity, int *error) {
+    ssize_t n = recv(fd, buffer, capacity, MSG_DONTWAIT);
+    if (n >= 0)
+        return n;
+    if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)
+        return -HM_EEMPTY;
+    *error = errno;
+    return -HM_ESYS;
+}
+
+int64_t hm_socket_receive(int fd, uint8_t *buffer, uint64_t capacity, uint64_t spin_ns,
+                          int64_t timeout_ns, int *error) {
+    int saved = errno;
+    *error = 0;
+    int64_t result = receive_now(fd, buffer, capacity, error);
+    if (result == -HM_EEMPTY && spin_ns > 0) {
+        uint64_t until = clock_ns(CLOCK_MONOTONIC) + spin_ns;
+        do
+            result = receive_now(fd, buffer, capacity, error);
+        while (result == -HM_EEMPTY && clock_ns(CLOCK_MONOTONIC) < until);
+    }
+    if (result == -HM_EEMPTY && timeout_ns != 0) {
+        struct pollfd readable = {.fd = fd, .events = POLLIN};
+        struct timespec left = {.tv_sec = (time_t)(timeout_ns / NANOSECONDS),
+                                .tv_nsec = (long)(timeout_ns % NANOSECONDS)};
+        if (ppoll(&readable, 1, timeout_ns < 0 ? NULL : &left, NULL) > 0)
+            result = receive_now(fd, buffer, capacity, error);
+    }
+    errno = saved;
+    return result;
 }

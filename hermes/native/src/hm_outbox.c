@@ -109,6 +109,10 @@ void hm_outbox_close(hm_outbox *outbox) {
     atomic_store_explicit(&outbox->closed, 1, memory_order_relaxed);
 }
 
+void hm_outbox_reopen(hm_outbox *outbox) {
+    atomic_store_explicit(&outbox->closed, 0, memory_order_relaxed);
+}
+
 /* ---- the publishing side ---- */
 
 /* Bytes that may still be put.  Looks at the acknowledging side's counter only when `wanted` does
@@ -395,6 +399,10 @@ void hm_outbox_sent(hm_outbox *outbox) {
     outbox->batch_size = 0;
     /* release: pairs with the acquire in hm_outbox_status. */
     atomic_store_explicit(&outbox->sent, outbox->batch_through, memory_order_release);
+}
+
+void hm_outbox_abandon(hm_outbox *outbox) {
+    outbox->batch_size = 0;
 }
 
 /* ---- the acknowledging side ---- */

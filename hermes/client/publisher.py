@@ -1,0 +1,452 @@
+"""Publishers: into the outbox, and out onto the wire.
+
+Sending one message is one call into C that keeps the GIL and takes no lock.  Python looks again
+only when that call asks for it, and every :data:`LOOK_EVERY` messages, to take the acknowledgements
+that have come.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from array import array
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from hermes.errors import Closed, HermesError, InvalidTopic, MessageTooLarge, Timeout, UsageError
+from hermes.native import outbox as native
+from hermes.native._errors import check
+from hermes.native.api import REFUSED
+from hermes.native.outbox import Outbox, lengths_of
+from hermes.native.patterns import check_topic
+
+if TYPE_CHECKING:
+    from hermes.client.client import Client
+    from hermes.client.session import Line
+    from hermes.wire.messages import AckLevel
+
+LOOK_EVERY = 256
+"""Messages between two looks at what the broker has acknowledged."""
+TOPICS_MAX = 65536
+"""Names a publisher remembers to be legal; then it begins anew."""
+U32_MAX = 2**32 - 1
+
+Payload = bytes | bytearray | memoryview
+
+
+class Publisher:
+    """Sends messages; made by :meth:`Client.publisher`.  Any thread may use it.
+
+    Messages of one publisher are appended in the order of their sequences, each once, also across
+    reconnects.
+    """
+
+    def __init__(self, client: Client, line: Line, topic: bytes | None, ack: AckLevel) -> None:
+        assert line.outbox is not None
+        self.ack = ack
+        """What is waited for: ``none``, ``appended`` or ``durable``."""
+        self._client = client
+        self._line = line
+        self._topic = topic
+        self._outbox: Outbox = line.outbox
+        self._send = self._outbox.sender(topic).send
+        self._look = self._outbox.status().put + LOOK_EVERY
+        self._names: dict[str, bytes] = {}
+        self._joined = threading.Lock()  # held by whoever sends many at once
+        self._closed = False
+
+    # ---- sending ----
+
+    def send(
+        self,
+        payload: Payload,
+        topic: str | None = None,
+        *,
+        timestamp_ns: int = 0,
+        timeout: float | None = None,
+    ) -> int:
+        """Publish one message; returns its sequence among this publisher's.
+
+        Without a linger it is on the wire when this returns.  ``timestamp_ns``: shown to
+        subscribers; now by default.  If the broker does not keep up it waits, ``timeout`` seconds
+        at most (the client's own by default).
+
+        Raises:
+            Timeout: the message says whether this message was taken (then it is still sent, and
+                must not be sent again), and how much is queued.
+            InvalidTopic, MessageTooLarge: nothing was sent.
+            Refused, StorageFull, StorageFailed: the broker has refused a message of this publisher.
+            ConnectionLost: the connection broke and did not come back.
+        """
+        name = None if topic is None else self._names.get(topic) or self._encode(topic)
+        result = self._send(payload, name, timestamp_ns)
+        if 0 < result < self._look:
+            return result
+        return self._attend(result, payload, name, timestamp_ns, timeout)
+
+    def send_many(
+        self,
+        payloads: Sequence[Payload] | Payload,
+        lengths: Any = None,
+        topic: str | None = None,
+        *,
+        timestamp_ns: int = 0,
+        timeout: float | None = None,
+    ) -> int:
+        """Publish many messages of one topic; returns the last one's sequence.
+
+        Either a sequence of payloads, or one buffer of all payloads joined, and their ``lengths``
+        (a sequence of ints, or any contiguous buffer of 32-bit numbers).
+
+        Raises: as :meth:`send`; :exc:`Timeout` says how many were taken.
+        """
+        if lengths is None:
+            if isinstance(payloads, bytes | bytearray | memoryview):
+                raise UsageError("a joined buffer needs the lengths of the messages in it")
+            lengths = lengths_of(payloads)
+            joined: Payload = b"".join(payloads)
+        else:
+            joined = payloads  # type: ignore[assignment]
+        sizes = _as_u32(lengths)
+        name = self._name(topic)
+
+        def put(first: int, offset: int) -> native.Taken:
+            return self._outbox.send_many(
+                name, joined, sizes, first=first, offset=offset, timestamp_ns=timestamp_ns
+            )
+
+        with memoryview(sizes) as view:
+            numbers = view if view.format == "I" else view.cast("B").cast("I")
+            total = memoryview(joined).nbytes
+            if sum(numbers) != total:
+                raise UsageError(
+                    f"the lengths add up to {sum(numbers)}, the buffer has {total} bytes"
+                )
+            return self._put_all(put, numbers, timeout)
+
+    def send_rows(
+        self,
+        rows: Any,
+        topic: str | None = None,
+        *,
+        timestamp_ns: int = 0,
+        timeout: float | None = None,
+    ) -> int:
+        """Publish each row of a 2-D buffer, or each element of a 1-D one, as a message.
+
+        What NumPy calls an array of shape (n, m), or of n records.  Returns the last sequence.
+
+        Raises: as :meth:`send_many`.
+        """
+        with memoryview(rows) as view:
+            if view.ndim not in (1, 2):
+                raise UsageError(f"rows have 1 or 2 dimensions, not {view.ndim}")
+            assert view.shape is not None
+            count = view.shape[0]
+            size = view.itemsize * (view.shape[1] if view.ndim == 2 else 1)
+            source = rows if view.c_contiguous else view.tobytes()
+        if count == 0:
+            return self.sent
+        if size == 0:
+            return self.send_many([b""] * count, topic=topic, timestamp_ns=timestamp_ns)
+        name = self._name(topic)
+
+        def put(first: int, _offset: int) -> native.Taken:
+            return self._outbox.send_rows(
+                name, source, row_size=size, stride=size, first=first, timestamp_ns=timestamp_ns
+            )
+
+        return self._put_all(put, _Repeated(size, count), timeout)
+
+    # ---- waiting for the broker ----
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Wait until everything sent so far is acknowledged (level ``none``: on the wire).
+
+        Raises:
+            Timeout: it says how much is not.
+            Refused, StorageFull, StorageFailed: the broker has refused a message; how many are
+                unacknowledged is said.
+        """
+        client, outbox, line = self._client, self._outbox, self._line
+        self._usable()
+        target = outbox.status().put
+        deadline = client.deadline(timeout)
+
+        def settled() -> bool:
+            line.settle()
+            return line.failure is not None or outbox.status().acked >= target
+
+        with client.locked(deadline):
+            done = client.wait(settled, deadline, writing=True)
+            if not done:
+                raise Timeout(f"flush took too long: {self._queued()}; {client.obstacle()}")
+        if line.failure is not None:
+            raise line.lost()
+
+    def resend(self, timeout: float | None = None) -> None:
+        """After the broker refused a message: open the publisher again and send what is not
+        acknowledged.
+
+        Raises:
+            Timeout: the broker did not answer in time.
+        """
+        client = self._client
+        client.check()
+        if self._closed:
+            raise Closed("the publisher is closed")
+        deadline = client.deadline(timeout)
+        with client.locked(deadline):
+            if self._line.failure is not None:
+                client.reopen_line(self._line, deadline)
+
+    @property
+    def sent(self) -> int:
+        """Sequence of the last message taken by :meth:`send` and its kind; 0: none."""
+        return self._outbox.status().put
+
+    @property
+    def acked(self) -> int:
+        """Sequence up to which everything is acknowledged, as far as is known; 0: none."""
+        if not self._closed:
+            self._client.tend()
+            self._line.settle()
+        return self._outbox.status().acked
+
+    @property
+    def publisher_id(self) -> bytes:
+        """16 bytes that name this publisher across connections and processes."""
+        return self._line.publisher_id
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._closed
+
+    def close(self, timeout: float | None = None) -> None:
+        """Flush, then end the publisher.  Idempotent.
+
+        Raises: as :meth:`flush`; the publisher is closed all the same.
+        """
+        if self._closed or self._client.closed:
+            self._closed = True
+            return
+        try:
+            self.flush(timeout)
+        finally:
+            self._closed = True
+            with self._client.locked(None):
+                self._client.close_line(self._line)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+            return
+        with contextlib.suppress(HermesError):  # the error under way says more
+            self.close()
+
+    def __repr__(self) -> str:
+        topic = self._topic.decode() if self._topic else None
+        status = self._outbox.status()
+        state = "closed" if self._closed else f"{status.put} sent, {status.acked} acknowledged"
+        return f"<Publisher of {topic!r}, {state}>"
+
+    # ---- inside ----
+
+    def _name(self, topic: str | None) -> bytes:
+        name = self._topic if topic is None else self._names.get(topic) or self._encode(topic)
+        if name is None:
+            raise InvalidTopic("no topic: give one here, or to client.publisher()")
+        return name
+
+    def _encode(self, topic: str) -> bytes:
+        check_topic(topic)
+        if len(self._names) >= TOPICS_MAX:
+            self._names.clear()
+        name = self._names[topic] = topic.encode()
+        return name
+
+    def _usable(self) -> None:
+        self._client.check()
+        if self._closed:
+            raise Closed("the publisher is closed")
+        if self._line.failure is not None:
+            raise self._line.lost()
+
+    def _queued(self) -> str:
+        status = self._outbox.status()
+        return (
+            f"{status.put - status.acked} messages ({self._outbox.queued_bytes} bytes) are queued, "
+            f"{status.sent - status.acked} of them are on the wire"
+        )
+
+    def _attend(
+        self,
+        result: int,
+        payload: Payload,
+        name: bytes | None,
+        timestamp_ns: int,
+        timeout: float | None,
+    ) -> int:
+        """What :meth:`send` does now and then, and when something is in the way."""
+        if result > 0:
+            self._look_around(result)
+            return result
+        if result > REFUSED:
+            return self._see_off(-result, timeout)
+        deadline: int | None = None
+        while result <= REFUSED:
+            code = result - REFUSED
+            if code == native.FULL:
+                deadline = deadline or self._client.deadline(timeout)
+                self._wait_for_room(deadline, "the message was not taken")
+            elif code == native.BUSY:
+                with self._joined:
+                    pass
+            else:
+                self._explain(code, memoryview(payload).nbytes)
+            result = self._send(payload, name, timestamp_ns)
+        if result > 0:
+            return result
+        return self._see_off(-result, timeout)
+
+    def _look_around(self, sequence: int) -> None:
+        """Take acknowledgements, if nobody else is at it."""
+        self._look = sequence + LOOK_EVERY
+        self._client.tend()
+        self._line.settle()
+
+    def _see_off(self, sequence: int, timeout: float | None) -> int:
+        """The message is in the outbox: wait until it is on the wire, unless it lingers."""
+        client, outbox, line = self._client, self._outbox, self._line
+        if line.lingers:
+            client.tend()
+            return sequence
+        if outbox.status().sent >= sequence:
+            return sequence
+        deadline = client.deadline(timeout)
+
+        def on_the_wire() -> bool:
+            return line.failure is not None or outbox.status().sent >= sequence
+
+        with client.locked(deadline):
+            done = client.wait(on_the_wire, deadline, writing=True)
+            if not done:
+                raise Timeout(
+                    f"message {sequence} was taken but is not on the wire yet, it will be sent: do "
+                    f"not send it again; {self._queued()}; {client.obstacle()}"
+                )
+        if line.failure is not None:
+            raise line.lost()
+        return sequence
+
+    def _wait_for_room(self, deadline: int | None, what: str) -> None:
+        client, outbox, line = self._client, self._outbox, self._line
+        before = outbox.status().acked
+
+        def room() -> bool:
+            line.settle()
+            return line.failure is not None or outbox.status().acked > before
+
+        with client.locked(deadline):
+            if not client.wait(room, deadline, writing=True):
+                raise Timeout(f"{what}: {self._queued()}; {client.obstacle()}")
+        if line.failure is not None:
+            raise line.lost()
+
+    def _explain(self, code: int, size: int) -> None:
+        """Raise what a refusal of the outbox means."""
+        if code == native.NO_TOPIC:
+            raise InvalidTopic("no topic: give one to send() or to client.publisher()")
+        if code == native.TOO_LARGE:
+            raise self._too_large(size)
+        if code == native.CLOSED:
+            self._usable()
+        check(code, "putting a message")
+
+    def _too_large(self, size: int) -> MessageTooLarge:
+        limit = self._client.limits["message_max"]
+        if size <= limit:
+            return MessageTooLarge(
+                f"a message of {size} bytes does not fit this publisher's window"
+            )
+        return MessageTooLarge(
+            f"a message of {size} bytes is over the {limit} that this broker accepts: split it, or "
+            "raise the broker's limit"
+        )
+
+    def _put_all(self, put: Any, sizes: Any, timeout: float | None) -> int:
+        """Call ``put(first, offset)`` until every message is taken, then see them off."""
+        count = len(sizes)
+        deadline = self._client.deadline(timeout)
+        first = offset = 0
+        waiting = False
+        with self._joined:
+            self._usable()
+            while first < count:
+                taken: native.Taken = put(first, offset)
+                waiting = taken.waiting
+                if taken.count > 0:
+                    done = first + taken.count
+                    if done < count:
+                        offset += sum(sizes[first:done])
+                    first = done
+                elif taken.count == native.FULL:
+                    self._wait_for_room(deadline, f"{first} of {count} messages were taken")
+                elif taken.count == native.BUSY:
+                    time.sleep(0)  # another thread is in send(), which never waits inside
+                elif taken.count == native.TOO_LARGE:
+                    raise self._too_large(max(sizes))
+                else:
+                    self._explain(taken.count, 0)
+            last = self._outbox.status().put
+        if waiting:
+            return self._see_off(last, timeout)
+        if last >= self._look:
+            self._look_around(last)
+        return last
+
+
+class _Repeated:
+    """One number many times, summed without adding."""
+
+    __slots__ = ("_count", "_size")
+
+    def __init__(self, size: int, count: int) -> None:
+        self._size = size
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, part: slice) -> tuple[int, ...]:
+        start, stop, _ = part.indices(self._count)
+        return (self._size * (stop - start),)
+
+    def __iter__(self) -> Any:
+        return iter((self._size,))
+
+
+def _as_u32(lengths: Any) -> Any:
+    """A contiguous buffer of 32-bit numbers."""
+    try:
+        with memoryview(lengths) as view:
+            if view.itemsize == 4 and view.c_contiguous and view.format in ("I", "L", "i", "<I"):
+                return lengths
+            lengths = view.tolist()
+    except TypeError:
+        pass
+    try:
+        return array("I", lengths)
+    except (OverflowError, TypeError) as error:
+        raise UsageError(f"lengths are numbers from 0 to {U32_MAX}: {error}") from error

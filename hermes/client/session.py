@@ -1,0 +1,337 @@
+"""What a client has open and how far it is, sans-IO: events in, state changed.
+
+Outlives connections: :meth:`Session.begin` takes it over to a new one.  Knows no socket, clock,
+lock or thread; the synchronous client is one shell around it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from hermes.errors import HermesError, MalformedInput, Refused
+from hermes.native.outbox import Outbox
+from hermes.wire import messages as m
+from hermes.wire.client import BatchReceived, ClientProtocol
+from hermes.wire.errorcodes import ERROR_CODES, exception_for
+
+MARK_COST = 64
+"""Bytes a queued progress mark counts for, so that a bound on bytes bounds them too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Messages that a subscription will not get."""
+
+    stream: str
+    first: int
+    """First missing sequence."""
+    last: int
+    """Last missing sequence, inclusive."""
+    reason: Literal["retention", "damaged"]
+
+    def __str__(self) -> str:
+        why = "retention passed by" if self.reason == "retention" else "its storage is damaged"
+        return f"{self.stream!r} lost {self.first} to {self.last}: {why}"
+
+
+class Segment:
+    """A batch that waits to be consumed: where it stands, and what it covers."""
+
+    __slots__ = ("after", "buffer", "start", "stop", "stream", "through")
+
+    def __init__(
+        self, buffer: bytearray, start: int, stop: int, stream: str, after: int, through: int
+    ) -> None:
+        self.buffer = buffer
+        self.start = start
+        self.stop = stop
+        self.stream = stream
+        self.after = after
+        self.through = through
+
+
+class Feed:
+    """One subscription's queue, from the connection to whoever consumes it."""
+
+    __slots__ = (
+        "commit_failure",
+        "commits",
+        "done",
+        "durable",
+        "failure",
+        "id",
+        "pattern",
+        "queue",
+        "queued_bytes",
+    )
+
+    def __init__(self, id: int, pattern: str, durable: str | None) -> None:
+        self.id = id
+        self.pattern = pattern
+        self.durable = durable
+        self.queue: deque[Segment | Gap] = deque()
+        self.queued_bytes = 0
+        self.failure: HermesError | None = None
+        self.commit_failure: HermesError | None = None
+        """Why the last commit that failed did."""
+        self.commits = 0
+        """Commits the broker has confirmed or refused."""
+        self.done: dict[str, int] = {}
+        """Stream name to the last sequence that is consumed or was not wanted."""
+
+    def add(self, segment: Segment) -> None:
+        """A batch arrived."""
+        queue = self.queue
+        if segment.start == segment.stop:
+            if not queue:
+                self.done[segment.stream] = segment.through
+                return
+            last = queue[-1]
+            if isinstance(last, Segment) and last.stream == segment.stream:
+                last.through = segment.through
+                return
+        queue.append(segment)
+        self.queued_bytes += segment.stop - segment.start + MARK_COST
+
+    def add_gap(self, gap: Gap) -> None:
+        """Messages are missing here."""
+        self.queue.append(gap)
+        self.queued_bytes += MARK_COST
+
+    def take(self) -> Segment | Gap | None:
+        """The next batch with messages, or gap; None if there is none."""
+        while self.queue:
+            item = self.queue.popleft()
+            if isinstance(item, Gap):
+                self.queued_bytes -= MARK_COST
+                self.done[item.stream] = item.last
+                return item
+            self.queued_bytes -= item.stop - item.start + MARK_COST
+            if item.start != item.stop:
+                return item
+            self.done[item.stream] = item.through
+        return None
+
+
+class Line:
+    """One publisher: its outbox, and what the broker said of it."""
+
+    __slots__ = ("failure", "id", "level", "lingers", "opened", "outbox", "publisher_id")
+
+    def __init__(self, id: int, publisher_id: bytes, level: m.AckLevel) -> None:
+        self.id = id
+        self.publisher_id = publisher_id
+        self.level = level
+        self.lingers = False
+        """Whether somebody else than the sending call puts its messages on the wire."""
+        self.outbox: Outbox | None = None
+        self.failure: HermesError | None = None
+        self.opened: int | None = None
+        """The last sequence the broker has of it, once it said so on this connection."""
+
+    def settle(self) -> None:
+        """Free what needs no acknowledgement."""
+        if self.level == "none" and self.outbox is not None:
+            self.outbox.ack(self.outbox.status().sent)
+
+    def lost(self) -> HermesError:
+        """What to tell the user of a publisher that was refused."""
+        assert self.failure is not None
+        kind = type(self.failure)
+        text = f"{self.failure}; {self.unacknowledged} messages are unacknowledged"
+        cure = "resend() tries them again"
+        if isinstance(self.failure, Refused):
+            return Refused(f"{text}; {cure}", code=self.failure.code)
+        return kind(f"{text}; {cure}")
+
+    @property
+    def unacknowledged(self) -> int:
+        """Messages put and not acknowledged."""
+        if self.outbox is None:
+            return 0
+        status = self.outbox.status()
+        return status.put - status.acked
+
+
+class Answer:
+    """A query under way."""
+
+    __slots__ = ("complete", "failure", "parts")
+
+    def __init__(self) -> None:
+        self.parts: list[Any] = []
+        self.complete = False
+        self.failure: HermesError | None = None
+
+    def value(self) -> Any:
+        """The parts as one: lists and maps are joined, a map's lists too."""
+        if len(self.parts) == 1:
+            return self.parts[0]
+        if all(isinstance(part, list) for part in self.parts):
+            return [item for part in self.parts for item in part]
+        joined: dict[str, Any] = {}
+        for part in self.parts:
+            for key, value in part.items():
+                known = joined.get(key)
+                joined[key] = known + value if isinstance(known, list) else value
+        return joined
+
+
+class Way(Protocol):
+    """What a session asks of the way out when the broker speaks of a publisher."""
+
+    def pause(self, outbox: Outbox) -> None:
+        """Send no more of it for now."""
+
+
+class Session:
+    """Everything that is open on one client."""
+
+    def __init__(self, way: Way) -> None:
+        self._way = way
+        self.protocol = ClientProtocol()
+        self.feeds: dict[int, Feed] = {}
+        self.lines: dict[int, Line] = {}
+        self.answers: dict[int, Answer] = {}
+        self.pongs: set[int] = set()
+        self.failure: HermesError | None = None
+        """Why the broker ended the connection, if it did."""
+        self.failure_passes = False
+        """Whether the same may work on a new connection."""
+        self.closed = False
+        """The broker has sent Close."""
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            m.Ack: self._on_ack,
+            m.Gap: self._on_gap,
+            m.Commit: self._on_commit,
+            m.Pong: self._on_pong,
+            m.Info: self._on_info,
+            m.Error: self._on_error,
+            m.Close: self._on_close,
+        }
+
+    # ---- a new connection ----
+
+    def begin(
+        self, *, client: str, identity: str | None, credentials: dict[str, str]
+    ) -> list[bytes]:
+        """The first frames of a connection, everything that is open included."""
+        resume = self.protocol.snapshot()
+        self.protocol = ClientProtocol()
+        self.failure, self.failure_passes, self.closed = None, False, False
+        for line in self.lines.values():
+            line.opened = None
+        self.pongs.clear()
+        for answer in self.answers.values():
+            answer.failure = Refused("the connection broke before the answer came: ask again")
+        hello = self.protocol.hello(client=client, identity=identity, credentials=credentials)
+        return [hello, *self.protocol.restore(resume)]
+
+    @property
+    def limits(self) -> m.Limits:
+        """What the broker accepts."""
+        assert self.protocol.welcome is not None
+        return self.protocol.welcome.limits
+
+    # ---- input ----
+
+    def receive(self, buffer: bytearray, start: int, end: int) -> int:
+        """Take what stands in ``buffer[start:end]``; returns where the rest begins.
+
+        Raises:
+            MalformedInput, VersionRefused: the broker broke the protocol; ``protocol.output``
+                holds what to tell it.
+        """
+        protocol = self.protocol
+        receive, feeds, names = protocol.receive, self.feeds, protocol.stream_names
+        while True:
+            event = receive(buffer, start, end)
+            start = protocol.position
+            if event is None:
+                return start
+            if event.__class__ is BatchReceived:
+                feed = feeds.get(event.subscription)
+                if feed is not None:
+                    feed.add(
+                        Segment(
+                            buffer,
+                            event.start,
+                            event.end,
+                            names[event.stream],
+                            event.after,
+                            event.through,
+                        )
+                    )
+            else:
+                handler = self._handlers.get(type(event))
+                if handler is not None:
+                    handler(event)
+
+    def _on_ack(self, ack: m.Ack) -> None:
+        line = self.lines.get(ack.publisher)
+        if line is None:
+            return
+        if ack.level == "opened":
+            line.opened = ack.sequence
+        elif ack.level == "durable" or line.level == "appended":
+            assert line.outbox is not None
+            if not line.outbox.ack(ack.sequence):
+                raise MalformedInput(
+                    f"the broker acknowledged message {ack.sequence} of a publisher, which was "
+                    "never sent",
+                    code="bad_sequence",
+                )
+
+    def _on_gap(self, gap: m.Gap) -> None:
+        feed = self.feeds.get(gap.subscription)
+        if feed is not None:
+            name = self.protocol.stream_names[gap.stream]
+            feed.add_gap(Gap(name, gap.first, gap.last, gap.reason))
+
+    def _on_commit(self, commit: m.Commit) -> None:
+        feed = self.feeds.get(commit.subscription)
+        if feed is not None:
+            feed.commits += 1
+
+    def _on_pong(self, pong: m.Pong) -> None:
+        self.pongs.add(pong.token)
+
+    def _on_info(self, info: m.Info) -> None:
+        answer = self.answers.get(info.query)
+        if answer is not None:
+            answer.parts.append(msgspec.msgpack.decode(info.data))
+            answer.complete = not info.more
+
+    def _on_error(self, error: m.Error) -> None:
+        exception = exception_for(error)
+        if error.fatal:
+            row = ERROR_CODES.get(error.code)
+            self.failure = exception
+            self.failure_passes = row is not None and row.retry
+        elif error.publisher is not None:
+            self._on_refusal(error.publisher, exception)
+        elif error.subscription is not None:
+            feed = self.feeds.get(error.subscription)
+            if feed is not None and error.code == "commit_refused":
+                feed.commit_failure = exception
+                feed.commits += 1
+            elif feed is not None:
+                feed.failure = exception
+        elif error.query is not None and error.query in self.answers:
+            self.answers[error.query].failure = exception
+
+    def _on_refusal(self, publisher: int, exception: HermesError) -> None:
+        line = self.lines.get(publisher)
+        if line is not None and line.outbox is not None:
+            line.failure = exception
+            line.opened = None
+            line.outbox.close()
+            self._way.pause(line.outbox)
+
+    def _on_close(self, _close: m.Close) -> None:
+        self.closed = True

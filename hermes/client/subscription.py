@@ -1,0 +1,273 @@
+"""Subscriptions: message by message, or batch by batch.  This is the consumer's side of a queue; the
+client fills it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, NoReturn, Self
+
+from hermes.client.batch import SLICE_SIZE, Batch
+from hermes.client.session import Feed, Gap, Segment
+from hermes.errors import Closed, GapDetected, HermesError, MalformedInput, Timeout, UsageError
+from hermes.native import _errors
+from hermes.native.api import Message, Reader
+
+if TYPE_CHECKING:
+    from hermes.client.client import Client
+
+OnGap = Literal["raise", "skip"] | Callable[[Gap], object]
+FOR_EVER = -1.0
+"""A timeout that never passes."""
+
+
+class Subscription:
+    """The messages of the topics a pattern matches; made by :meth:`Client.subscribe`.
+
+    Iterate it, or call :meth:`receive`, for messages; :meth:`batches` for whole batches, which cost
+    far less each.  Any thread may consume it; each message is handed out once.
+    """
+
+    def __init__(self, client: Client, feed: Feed, on_gap: OnGap) -> None:
+        if on_gap not in ("raise", "skip") and not callable(on_gap):
+            raise UsageError(f"on_gap is 'raise', 'skip' or a function, not {on_gap!r}")
+        self._client = client
+        self._feed = feed
+        self._on_gap = on_gap
+        self._reader = Reader(client.limits["message_max"])
+        self._ready: deque[Message] = deque()  # of the batch being handed out
+        self._segment: Segment | None = None
+        self._closed = False
+
+    @property
+    def pattern(self) -> str:
+        """What it was made with."""
+        return self._feed.pattern
+
+    # ---- consuming ----
+
+    def receive(self, timeout: float | None = None) -> Message:
+        """The next message, waiting for it; ``timeout`` seconds at most, by default for ever.
+
+        Raises:
+            Timeout: none came in time.
+            GapDetected: messages are missing; which ones is stated.  The next call goes on.
+            MalformedInput: what came is not what was published; the connection is closed.
+            ConnectionLost: the connection broke and did not come back.
+        """
+        try:
+            return self._ready.popleft()
+        except IndexError:
+            self._fill(FOR_EVER if timeout is None else timeout)
+            return self._ready.popleft()
+
+    def __iter__(self) -> Iterator[Message]:
+        """The messages, for ever, until :meth:`close`."""
+        return self.messages()
+
+    def messages(self, timeout: float | None = None) -> Iterator[Message]:
+        """The messages; ends with :exc:`Timeout` when none comes for ``timeout`` seconds.
+
+        Raises: as :meth:`receive`.
+        """
+        pop = self._ready.popleft
+        limit = FOR_EVER if timeout is None else timeout
+        while not self._closed:
+            try:
+                message = pop()
+            except IndexError:
+                try:
+                    self._fill(limit)
+                except Closed:
+                    if self._closed:
+                        return
+                    raise
+                continue
+            yield message
+
+    def batches(self, timeout: float | None = None) -> Iterator[Batch]:
+        """The messages as they arrived together; ends with :exc:`Timeout` when none comes for
+        ``timeout`` seconds.
+
+        Raises: as :meth:`receive`.
+        """
+        limit = FOR_EVER if timeout is None else timeout
+        while not self._closed:
+            try:
+                batch = self._next_batch(limit)
+            except Closed:
+                if self._closed:
+                    return
+                raise
+            yield batch
+
+    # ---- positions ----
+
+    @property
+    def positions(self) -> dict[str, int]:
+        """Stream name to the last sequence that was handed out or was not wanted.
+
+        What :meth:`commit` stores; as ``start`` of another subscription it goes on from here.
+        """
+        found = dict(self._feed.done)
+        if self._segment is not None:
+            found[self._segment.stream] = (
+                self._ready[0].sequence - 1 if self._ready else self._segment.through
+            )
+        return found
+
+    def commit(
+        self, positions: dict[str, int] | None = None, *, timeout: float | None = None
+    ) -> None:
+        """Store how far this durable subscription is, by default everything handed out so far.
+
+        The position is stored when this returns.
+
+        Raises:
+            UsageError: the subscription has no durable name.
+            Refused: the broker cannot store it.
+        """
+        client = self._client
+        self._usable()
+        if self._feed.durable is None:
+            raise UsageError("only a durable subscription can commit: subscribe(..., durable=NAME)")
+        deadline = client.deadline(timeout)
+        with client.locked(deadline):
+            client.commit(self._feed, positions or self.positions, deadline)
+
+    def close(self) -> None:
+        """End the subscription.  Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        if not self._client.closed:
+            with self._client.locked(None):
+                self._client.close_feed(self._feed)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"at {self.positions}"
+        return f"<Subscription to {self.pattern!r}, {state}>"
+
+    # ---- inside ----
+
+    def _usable(self) -> None:
+        self._client.check()
+        if self._closed:
+            raise Closed("the subscription is closed")
+
+    def _fill(self, timeout: float) -> None:
+        """Have messages ready."""
+        client = self._client
+        deadline = None if timeout < 0 else client.deadline(timeout)
+        with client.locked(deadline):
+            while not self._ready:  # another thread may have been faster
+                segment = self._next_segment(deadline)
+                found = self._reader.messages(
+                    segment.buffer,
+                    segment.start,
+                    segment.stop,
+                    segment.stream,
+                    segment.after,
+                    segment.through,
+                )
+                if isinstance(found, int):
+                    self._unsound(found, segment)
+                self._ready.extend(found)
+
+    def _next_batch(self, timeout: float) -> Batch:
+        client = self._client
+        deadline = None if timeout < 0 else client.deadline(timeout)
+        with client.locked(deadline):
+            segment = self._rest() or self._next_segment(deadline)
+            start, stop = segment.start, segment.stop
+            index = self._reader.index(segment.buffer, start, stop, segment.after, segment.through)
+            if isinstance(index, int):
+                self._unsound(index, segment)
+            frames = memoryview(segment.buffer).toreadonly()[start:stop]
+            return Batch(
+                frames, index, segment.stream, segment.after, segment.through, self._reader
+            )
+
+    def _next_segment(self, deadline: int | None) -> Segment:
+        """The next batch with messages; what was before it is done.  The lock is held."""
+        feed, client = self._feed, self._client
+        while True:
+            if self._segment is not None:
+                feed.done[self._segment.stream] = self._segment.through
+                self._segment = None
+            item = feed.take()
+            if isinstance(item, Segment):
+                self._segment = item
+                client.freed()
+                return item
+            if item is not None:
+                self._gap(item)
+            elif self._closed:
+                raise Closed("the subscription is closed")
+            elif feed.failure is not None:
+                raise feed.failure.with_traceback(None)
+            elif not client.wait(self._something, deadline):
+                raise Timeout(f"no message for {self.pattern!r} came in time")
+
+    def _something(self) -> bool:
+        feed = self._feed
+        return bool(feed.queue) or feed.failure is not None or self._closed
+
+    def _gap(self, gap: Gap) -> None:
+        if self._on_gap == "skip":
+            return
+        if self._on_gap == "raise":
+            raise GapDetected(
+                f"messages are missing: {gap}; the next call goes on behind them",
+                stream=gap.stream,
+                first=gap.first,
+                last=gap.last,
+            )
+        assert callable(self._on_gap)
+        self._on_gap(gap)
+
+    def _rest(self) -> Segment | None:
+        """What :meth:`receive` has left of a batch, so that nothing is skipped."""
+        if not self._ready:
+            return None
+        segment = self._segment
+        assert segment is not None
+        handed = self._ready[0].sequence - 1
+        self._ready.clear()
+        index = self._reader.index(
+            segment.buffer, segment.start, segment.stop, segment.after, segment.through
+        )
+        assert isinstance(index, bytes)
+        sequences, offsets = memoryview(index).cast("Q"), memoryview(index).cast("I")
+        number = next(i for i in range(len(index) // SLICE_SIZE) if sequences[i * 4] > handed)
+        start = segment.start + offsets[number * 8 + 4]
+        self._segment = Segment(
+            segment.buffer, start, segment.stop, segment.stream, handed, segment.through
+        )
+        return self._segment
+
+    def _unsound(self, code: int, segment: Segment) -> NoReturn:
+        try:
+            _errors.fail(
+                code,
+                f"a batch of {segment.stream!r} that covers {segment.after + 1} to "
+                f"{segment.through} is not what was published; the connection is closed",
+            )
+        except MalformedInput as error:
+            self._client.fail(error)
+            raise
+        except HermesError as error:  # of codes that say nothing about bytes
+            raise MalformedInput(str(error)) from error
