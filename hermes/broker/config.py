@@ -1,0 +1,236 @@
+"""A broker's configuration: the TOML file's schema, which is also what flags and keyword arguments
+fill.
+
+Knows no file format but TOML and opens nothing: what a URL in it means is checked when the broker
+starts.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+import typing
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from hermes import units
+from hermes.errors import InvalidConfig
+from hermes.units import ByteSize, Duration
+
+Idle = Literal["block", "adaptive", "spin"]
+
+DEFAULT_LISTENER = "tcp://127.0.0.1:7601"
+DEFAULT_STREAM = "default"
+STREAMS_MAX = 64
+"""Streams of a broker: a set of them is one 64-bit word."""
+
+GIB = 2**30
+MIB = 2**20
+NS_PER_S = 1_000_000_000
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+StreamName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+
+
+class Retention:
+    """How much of a stream is kept: bytes, and at most how old.  Written ``10GiB`` or
+    ``10GiB,7d``."""
+
+    __slots__ = ("age_ns", "size")
+
+    def __init__(self, size: int, age_ns: int = 0) -> None:
+        self.size = ByteSize(size)
+        """Bytes of frames; 0: no bound."""
+        self.age_ns = Duration(age_ns)
+        """Nanoseconds since the broker appended them; 0: no bound."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Retention) and str(self) == str(other)
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+    def __repr__(self) -> str:
+        return f"Retention({str(self)!r})"
+
+    def __str__(self) -> str:
+        return f"{self.size},{self.age_ns}" if self.age_ns else str(self.size)
+
+    @classmethod
+    def parse(cls, text: str | int) -> Retention:
+        """Read ``BYTES[,AGE]``.
+
+        Raises:
+            ValueError: it is not of that form.
+        """
+        size, _, age = str(text).partition(",")
+        return cls(units.byte_size(size.strip()), units.duration(age.strip()) if age else 0)
+
+
+class StreamConfig(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """One ``[[streams]]`` table: a log of its own for the topics that its patterns cover."""
+
+    name: StreamName
+    """Names the stream to subscribers and its directory in the storage."""
+    patterns: list[str] = []
+    """Topics that go here; the stream ``default`` takes what no other claims."""
+    retention: Retention | None = None
+    """Overrides the broker's."""
+    segment: ByteSize | None = None
+    """Overrides the broker's."""
+    topics: Count | None = None
+    """Most topics it may have; overrides ``limits.topics``."""
+    create_topics: bool = True
+    """False: only the topics in ``declare`` and those already in the log exist."""
+    declare: list[str] = []
+    """Topics that exist from the start."""
+
+
+class Limits(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """The ``[limits]`` table: what the broker grants its clients."""
+
+    connections: Count = 10_000
+    """Connections at a time, over all listeners."""
+    message: ByteSize = ByteSize(16 * MIB)
+    """Bytes of one payload; lowered where a segment holds less."""
+    publishers: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1024
+    """Open publishers of one connection."""
+    subscriptions: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 4096
+    """Subscriptions of one connection."""
+    topics: Count = 4_000_000
+    """Topics of one stream; each costs under 200 bytes."""
+    durables: Count = 65_536
+    """Names under which subscriptions may keep their positions."""
+    hello: Duration = Duration(10 * NS_PER_S)
+    """How long a new connection may take to say who it is."""
+    stop: Duration = Duration(5 * NS_PER_S)
+    """How long a stopping broker waits for its clients to take their output."""
+
+
+class Config(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """A broker's whole configuration, with the defaults that hold where it says nothing."""
+
+    listeners: list[str] = msgspec.field(default_factory=lambda: [DEFAULT_LISTENER])
+    """URLs, or names of transports, in the order in which they are reported."""
+    storage: str = "mmap:"
+    """URL or name of the storage; ``mmap:`` alone means the platform's data directory."""
+    idle: Idle = "adaptive"
+    """What the loop does when there is nothing to do: block, spin briefly and block, or spin."""
+    spin: Duration = Duration(50_000)
+    """How long ``adaptive`` spins after work."""
+    retention: Retention = msgspec.field(default_factory=lambda: Retention(10 * GIB))
+    """For streams that do not say."""
+    segment: ByteSize = ByteSize(128 * MIB)
+    """Size of a segment file, for streams that do not say."""
+    streams: list[StreamConfig] = []
+    """Streams beside ``default``, or ``default`` itself with settings of its own."""
+    limits: Limits = msgspec.field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        _check_streams(self.streams)
+        if not self.listeners:
+            raise ValueError("a broker needs at least one listener")
+
+    def all_streams(self) -> list[StreamConfig]:
+        """Every stream, ``default`` first."""
+        named = {stream.name: stream for stream in self.streams}
+        default = named.pop(DEFAULT_STREAM, None) or StreamConfig(name=DEFAULT_STREAM)
+        return [default, *named.values()]
+
+
+def load(path: str | Path) -> Config:
+    """Read a TOML file.
+
+    Raises:
+        InvalidConfig: it cannot be read, is not TOML, or says something that cannot be.
+    """
+    try:
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidConfig(f"{path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidConfig(f"{path} is not TOML: {error}") from error
+    return from_values(values, source=str(path))
+
+
+def from_values(values: dict[str, Any], *, source: str = "the configuration") -> Config:
+    """A configuration from plain values, as a TOML file has them.
+
+    Raises:
+        InvalidConfig: a key is unknown (the closest is suggested) or a value is impossible.
+    """
+    _refuse_unknown_keys(values, Config, source, "")
+    try:
+        return msgspec.convert(values, Config, dec_hook=_decode)
+    except msgspec.ValidationError as error:
+        raise InvalidConfig(f"{source}: {error}") from error
+
+
+def to_values(config: Config) -> dict[str, Any]:
+    """The configuration as plain values, defaults included: what ``from_values`` reads."""
+
+    def encode(value: Any) -> Any:
+        return str(value) if isinstance(value, Retention) else units.encode(value)
+
+    def spell(value: Any) -> Any:
+        if isinstance(value, msgspec.Struct):
+            return {
+                name: spell(getattr(value, name))
+                for name in value.__struct_fields__
+                if getattr(value, name) is not None
+            }
+        if isinstance(value, list):
+            return [spell(item) for item in value]
+        return encode(value) if isinstance(value, Retention | ByteSize | Duration) else value
+
+    spelled: dict[str, Any] = spell(config)
+    return spelled
+
+
+def _decode(kind: type, value: Any) -> Any:
+    return Retention.parse(value) if kind is Retention else units.decode(kind, value)
+
+
+def _check_streams(streams: list[StreamConfig]) -> None:
+    seen: set[str] = set()
+    for stream in streams:
+        if stream.name in seen:
+            raise ValueError(f"the stream {stream.name!r} is there twice")
+        if not stream.patterns and stream.name != DEFAULT_STREAM:
+            raise ValueError(
+                f"the stream {stream.name!r} has no patterns: nothing would ever go there"
+            )
+        if stream.patterns and stream.name == DEFAULT_STREAM:
+            raise ValueError("the stream 'default' takes no patterns: it gets what no other claims")
+        seen.add(stream.name)
+    if len(seen | {DEFAULT_STREAM}) > STREAMS_MAX:
+        raise ValueError(
+            f"{len(seen | {DEFAULT_STREAM})} streams are over the limit of {STREAMS_MAX}"
+        )
+
+
+def _refuse_unknown_keys(values: Any, kind: Any, source: str, where: str) -> None:
+    """Descend into the tables that are structs; a key that no field has is an error with a
+    suggestion."""
+    if isinstance(values, list):
+        (item,) = typing.get_args(kind) or (None,)
+        for index, value in enumerate(values):
+            _refuse_unknown_keys(value, item, source, f"{where}[{index}]")
+    if (
+        not isinstance(values, dict)
+        or not isinstance(kind, type)
+        or not issubclass(kind, msgspec.Struct)
+    ):
+        return
+    fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
+    for key, value in values.items():
+        place = f"{where}.{key}" if where else key
+        if key not in fields:
+            close = difflib.get_close_matches(key, fields, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise InvalidConfig(
+                f"{source}: {place} is unknown: {hint}Known here: {', '.join(fields)}"
+            )
+        _refuse_unknown_keys(value, fields[key], source, place)
