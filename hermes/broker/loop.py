@@ -1,0 +1,198 @@
+"""The loop: polls every agent, and waits only after a whole pass found nothing to do.
+
+Knows agents, descriptors and timers; what they are for is the kernel's business.  One thread runs
+it; :meth:`Loop.call` and :meth:`Loop.wake` may come from any thread, or from a signal handler.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import os
+import select
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from hermes.broker.config import Idle
+from hermes.transport import Agent
+
+CHECK_MASK = 63
+"""While there is work, or while it spins, the loop looks at its own descriptors every 64 passes:
+some 100 us."""
+NEVER = 1 << 63
+"""A time that does not come, ns."""
+
+
+class Passes(Protocol):
+    """What the loop asks of the kernel."""
+
+    unfinished: bool
+    """Something is left that the next pass can go on with: do not wait."""
+    syncing: bool
+    """The completion of a sync is awaited: look at descriptors after every pass."""
+
+    def after_pass(self) -> None:
+        """All agents have been polled and at least one found work."""
+
+
+class Loop:
+    """Polls agents until :meth:`stop`."""
+
+    def __init__(self, *, idle: Idle, spin_ns: int) -> None:
+        self.passes = 0
+        """Passes made so far; for statistics."""
+        self.waits = 0
+        """How often it slept."""
+        self._idle = idle
+        self._spin_ns = {"block": 0, "adaptive": spin_ns, "spin": NEVER}[idle]
+        self._epoll = select.epoll()
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._calls: deque[Callable[[], None]] = deque()
+        self._readers: dict[int, Callable[[], None]] = {}
+        self._timers: list[tuple[int, int, Callable[[], None]]] = []
+        self._numbers = itertools.count()
+        self._agents: list[Agent] = []
+        self._running = True
+        self._closed = False
+        self._bound = False
+        self.on_wake: Callable[[], object] = lambda: None
+        """Called in the loop's thread after every :meth:`wake`."""
+        self.watch(self._wake_fd, self._drain_calls)
+
+    # From any thread.
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Have the loop's thread call ``function`` soon."""
+        self._calls.append(function)
+        self.wake()
+
+    def wake(self) -> None:
+        """End a wait."""
+        if not self._closed:
+            os.eventfd_write(self._wake_fd, 1)
+
+    # From the loop's thread, or before it runs.
+
+    def add(self, agent: Agent) -> None:
+        """Poll ``agent`` from now on."""
+        self._agents.append(agent)
+
+    def watch(self, fd: int, callback: Callable[[], None]) -> None:
+        """Call ``callback`` whenever ``fd`` is readable."""
+        self._readers[fd] = callback
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def forget(self, fd: int) -> None:
+        """Watch ``fd`` no more."""
+        if self._readers.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def call_at(self, when_ns: int, function: Callable[[], None]) -> None:
+        """Call ``function`` once ``time.monotonic_ns()`` is ``when_ns`` or later."""
+        heapq.heappush(self._timers, (when_ns, next(self._numbers), function))
+
+    def call_every(self, interval_ns: int, function: Callable[[], None]) -> None:
+        """Call ``function`` every ``interval_ns``; what takes longer than that is not made up
+        for."""
+
+        def again() -> None:
+            function()
+            self.call_at(time.monotonic_ns() + interval_ns, again)
+
+        self.call_at(time.monotonic_ns() + interval_ns, again)
+
+    def stop(self) -> None:
+        """Let :meth:`run` return after this pass."""
+        self._running = False
+
+    def resume(self) -> None:
+        """Let :meth:`run` run again after :meth:`stop`."""
+        self._running = True
+
+    def close(self) -> None:
+        """Give up the loop's own descriptors; the agents are their owner's to close.
+        Idempotent."""
+        if not self._closed:
+            self._closed = True
+            self._epoll.close()
+            os.close(self._wake_fd)
+
+    def run(self, kernel: Passes) -> None:
+        """Poll until :meth:`stop`."""
+        alone = len(self._agents) == 1
+        self._bind_waits(alone=alone)
+        polls = [agent.poll for agent in self._agents]
+        monotonic_ns = time.monotonic_ns
+        passes, idle_since = self.passes, 0
+        while self._running:
+            work = 0
+            for poll in polls:
+                work += poll(0)
+            passes += 1
+            if work:
+                kernel.after_pass()
+                idle_since = 0
+                if not passes & CHECK_MASK or kernel.syncing:
+                    self.passes = passes
+                    self._serve(0)
+                continue
+            if kernel.unfinished:
+                self._serve(0)
+                continue
+            now = monotonic_ns()
+            idle_since = idle_since or now
+            if now - idle_since < self._spin_ns:
+                if not passes & CHECK_MASK or kernel.syncing:
+                    self.passes = passes
+                    self._serve(0)
+                continue
+            self.passes = passes
+            self.waits += 1
+            timeout = self._timeout_ns(now)
+            if alone:
+                if polls[0](timeout):
+                    passes += 1
+                    idle_since = 0
+                    kernel.after_pass()
+                    continue
+                timeout = 0
+            self._serve(timeout)
+            idle_since = 0 if self._spin_ns == NEVER else idle_since
+        self.passes = passes
+
+    def _bind_waits(self, *, alone: bool) -> None:
+        """With one agent wait inside it, else on all of them together."""
+        if self._bound:
+            return
+        self._bound = True
+        for agent in self._agents:
+            if alone:
+                agent.watch(self._epoll.fileno())
+            else:
+                self._epoll.register(agent.fileno(), select.EPOLLIN)
+
+    def _timeout_ns(self, now: int) -> int:
+        due = self._timers[0][0] if self._timers else NEVER
+        for agent in self._agents:
+            deadline = agent.deadline_ns()
+            if deadline is not None and deadline < due:
+                due = deadline
+        return -1 if due == NEVER else max(0, due - now)
+
+    def _serve(self, timeout_ns: int) -> None:
+        """Look at the loop's own descriptors, waiting at most ``timeout_ns``, and at the timers."""
+        for fd, _ in self._epoll.poll(timeout_ns / 1e9 if timeout_ns >= 0 else -1):
+            callback = self._readers.get(fd)
+            if callback is not None:
+                callback()
+        if self._timers and self._timers[0][0] <= (now := time.monotonic_ns()):
+            while self._timers and self._timers[0][0] <= now:
+                heapq.heappop(self._timers)[2]()
+
+    def _drain_calls(self) -> None:
+        os.eventfd_read(self._wake_fd)
+        while self._calls:
+            self._calls.popleft()()
+        self.on_wake()

@@ -1,0 +1,190 @@
+"""The loop: when it polls, when it waits, what wakes it."""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from hermes.broker.loop import Loop
+
+
+class FakeAgent:
+    """An agent whose work a pipe announces."""
+
+    def __init__(self) -> None:
+        self.reader, self.writer = os.pipe()
+        os.set_blocking(self.reader, False)
+        self.epoll = select.epoll()
+        self.epoll.register(self.reader, select.EPOLLIN)
+        self.polls: list[int] = []
+        self.done = 0
+        self.deadline: int | None = None
+        self.url = "fake:"
+        self.doors: dict[str, str] = {}
+
+    def poll(self, timeout_ns: int) -> int:
+        self.polls.append(timeout_ns)
+        events = self.epoll.poll(timeout_ns / 1e9 if timeout_ns >= 0 else -1)
+        if any(fd == self.reader for fd, _ in events):
+            self.done += len(os.read(self.reader, 100))
+            return 1
+        return 0
+
+    def fileno(self) -> int:
+        return self.epoll.fileno()
+
+    def watch(self, fd: int) -> None:
+        self.epoll.register(fd, select.EPOLLIN)
+
+    def deadline_ns(self) -> int | None:
+        return self.deadline
+
+    def stop_accepting(self) -> None:
+        pass
+
+    def counters(self) -> dict[str, int]:
+        return {}
+
+    def close(self) -> None:
+        self.epoll.close()
+        os.close(self.reader)
+        os.close(self.writer)
+
+
+class FakeKernel:
+    unfinished = False
+    syncing = False
+    passes = 0
+
+    def after_pass(self) -> None:
+        self.passes += 1
+
+
+@pytest.fixture(params=[1, 2])
+def agents(request: pytest.FixtureRequest) -> Any:
+    """One agent, in which the loop waits, or two, on which it waits."""
+    made = [FakeAgent() for _ in range(request.param)]
+    yield made
+    for agent in made:
+        agent.close()
+
+
+@pytest.fixture(params=["block", "adaptive", "spin"])
+def loop(request: pytest.FixtureRequest, agents: list[FakeAgent]) -> Any:
+    """A loop over the agents, with each idle strategy."""
+    made = Loop(idle=request.param, spin_ns=50_000)
+    for agent in agents:
+        made.add(agent)
+    yield made
+    made.close()
+
+
+def run_in_thread(loop: Loop, kernel: FakeKernel) -> threading.Thread:
+    thread = threading.Thread(target=loop.run, args=(kernel,))
+    thread.start()
+    return thread
+
+
+def test_work_of_every_agent_is_done(loop: Loop, agents: list[FakeAgent]) -> None:
+    """What arrives at any agent is worked on, whatever the strategy, and the kernel told after the
+    pass."""
+    kernel = FakeKernel()
+    thread = run_in_thread(loop, kernel)
+
+    for agent in agents:
+        os.write(agent.writer, b"x")
+    deadline = time.monotonic() + 10
+    while not all(agent.done for agent in agents):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    loop.call(loop.stop)
+    thread.join(10)
+
+    assert not thread.is_alive()
+    assert kernel.passes >= 1
+
+
+def test_call_from_another_thread_wakes_it(loop: Loop) -> None:
+    """A function handed over is called in the loop's thread, although there is nothing to poll."""
+    called = threading.Event()
+    where: list[int] = []
+    thread = run_in_thread(loop, FakeKernel())
+
+    loop.call(lambda: (where.append(threading.get_ident()), called.set()))
+    assert called.wait(10)
+    loop.call(loop.stop)
+    thread.join(10)
+
+    assert where == [thread.ident]
+
+
+def test_timer_fires_in_an_idle_loop(loop: Loop) -> None:
+    """A timer ends the loop's wait when it is due, not much before."""
+    begun = time.monotonic_ns()
+    loop.call_at(begun + 30_000_000, loop.stop)
+
+    loop.run(FakeKernel())
+
+    assert time.monotonic_ns() >= begun + 30_000_000
+
+
+def test_repeated_timer_repeats(loop: Loop) -> None:
+    """call_every calls again and again."""
+    calls: list[int] = []
+
+    def call() -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            loop.stop()
+
+    loop.call_every(1_000_000, call)
+    loop.run(FakeKernel())
+
+    assert len(calls) == 3
+
+
+def test_agents_timer_bounds_the_wait(agents: list[FakeAgent]) -> None:
+    """The loop waits no longer than until an agent's next timer."""
+    loop = Loop(idle="block", spin_ns=0)
+    for agent in agents:
+        loop.add(agent)
+    agents[-1].deadline = time.monotonic_ns() + 20_000_000
+    loop.call_at(time.monotonic_ns() + 60_000_000, loop.stop)
+
+    loop.run(FakeKernel())
+    loop.close()
+
+    assert len(agents[-1].polls) >= 2
+
+
+def test_unfinished_work_is_not_waited_for(agents: list[FakeAgent]) -> None:
+    """While the kernel has something left to go on with, the loop does not wait."""
+    loop = Loop(idle="block", spin_ns=0)
+    for agent in agents:
+        loop.add(agent)
+    kernel = FakeKernel()
+    kernel.unfinished = True
+    loop.call(loop.stop)
+
+    loop.run(kernel)
+    loop.close()
+
+    assert loop.waits == 0
+
+
+def test_blocked_loop_costs_nothing(agents: list[FakeAgent]) -> None:
+    """A loop with nothing to do makes no passes."""
+    loop = Loop(idle="block", spin_ns=0)
+    for agent in agents:
+        loop.add(agent)
+    loop.call_at(time.monotonic_ns() + 50_000_000, loop.stop)
+
+    loop.run(FakeKernel())
+    loop.close()
+
+    assert loop.passes < 10
