@@ -1,0 +1,298 @@
+"""A broker: opens what a configuration names, runs the loop, and stops in order.
+
+For a program that embeds one it is a context manager with a thread of its own; ``hermes serve``
+calls :meth:`Broker.run`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import ExitStack
+from types import FrameType, TracebackType
+from typing import Any, NamedTuple, Self, TypeVar
+
+from hermes.broker import queries
+from hermes.broker.config import Config, from_values
+from hermes.broker.kernel import Kernel
+from hermes.broker.loop import Loop
+from hermes.broker.streams import Streams
+from hermes.errors import Closed, HermesError
+from hermes.plugins import Plugins, default_plugins
+from hermes.storage import Progress
+from hermes.url import parse_url
+
+T = TypeVar("T")
+
+STOP_POLL_NS = 2_000_000
+"""How often a stopping broker looks whether its clients have what they are owed."""
+
+
+class Listener(NamedTuple):
+    """One bound listener."""
+
+    url: str
+    transport: str
+    doors: dict[str, str]
+    """Further addresses, by role."""
+
+
+class Broker:
+    """One broker; made closed, opened by :meth:`open`, :meth:`start`, :meth:`run` or entering a
+    ``with``.
+
+    Takes a :class:`~hermes.broker.config.Config`, or its fields as keyword arguments with plain
+    values, as in ``Broker(listeners=["inproc://orders"], storage="memory:")``.
+
+    Threads: :meth:`run` serves in the caller's; :meth:`stop`, :meth:`stats` and the properties may
+    be used by any.
+    """
+
+    def __init__(
+        self,
+        config: Config | None = None,
+        *,
+        plugins: Plugins | None = None,
+        progress: Progress | None = None,
+        **settings: Any,
+    ) -> None:
+        if config is not None and settings:
+            raise TypeError("pass a Config or its fields, not both")
+        self.config = config if config is not None else from_values(settings)
+        self._plugins = plugins
+        self._progress = progress
+        self._kernel: Kernel | None = None
+        self._loop: Loop | None = None
+        self._undo = ExitStack()
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+        self._stops = 0
+        self._finished = False
+
+    # Opening.
+
+    def open(self) -> None:
+        """Open the storage and bind every listener; nothing is served yet.
+
+        Raises:
+            InvalidUrl, InvalidConfig: the configuration makes no sense.
+            PluginNotFound, PluginFailed: a transport or storage cannot be used.
+            AddressInUse, DirectoryLocked, StorageFailed, StorageFull, StorageDamaged: the machine
+            says no.
+        """
+        if self._finished:
+            raise Closed("this broker has been stopped: make another")
+        if self._kernel is not None:
+            return
+        with self._undo as undo:
+            self._open(undo)
+            self._undo = undo.pop_all()
+
+    def _open(self, undo: ExitStack) -> None:
+        config, plugins = self.config, self._plugins or default_plugins()
+        urls = [parse_url(text) for text in config.listeners]
+        transports = [plugins.transport(url.scheme) for url in urls]
+        place = parse_url(config.storage)
+        storage = plugins.storage(place.scheme).open(place)
+        undo.callback(storage.close)
+        streams = Streams(config, storage, self._progress)
+        undo.callback(streams.close)
+        loop = Loop(idle=config.idle, spin_ns=int(config.spin))
+        undo.callback(loop.close)
+        kernel = Kernel(config, storage, streams, loop)
+        undo.callback(kernel.positions.close)
+        for url, transport in zip(urls, transports, strict=True):
+            agent = transport.listen(url, kernel)
+            undo.callback(agent.close)
+            kernel.agents.append(agent)
+            loop.add(agent)
+        kernel.watch_logs()
+        self._kernel, self._loop = kernel, loop
+
+    # What is there.
+
+    @property
+    def listeners(self) -> list[Listener]:
+        """Every bound listener, in the configuration's order."""
+        agents = self._opened().agents
+        return [
+            Listener(agent.url, parse_url(agent.url).scheme, dict(agent.doors)) for agent in agents
+        ]
+
+    @property
+    def urls(self) -> list[str]:
+        """Where it listens, ports resolved."""
+        return [listener.url for listener in self.listeners]
+
+    @property
+    def url(self) -> str:
+        """Where its first listener is."""
+        return self.urls[0]
+
+    @property
+    def storage_url(self) -> str:
+        """Where it keeps its streams."""
+        return self._opened().storage.url
+
+    def streams(self) -> list[dict[str, Any]]:
+        """Every stream: what it holds, claims and keeps."""
+        kernel = self._opened()
+        return self._ask(lambda: [queries.describe(place) for place in kernel.streams])
+
+    def stats(self) -> dict[str, Any]:
+        """Every counter."""
+        kernel = self._opened()
+        return self._ask(lambda: queries.counters(kernel))
+
+    # Running.
+
+    def run(self, *, signals: bool = True) -> None:
+        """Serve until :meth:`stop`, or with ``signals`` until SIGTERM or SIGINT; a second signal
+        forces the end.
+
+        With ``signals`` it must be called in the main thread.
+        """
+        self.open()
+        with self._signals() if signals else contextlib.nullcontext():
+            if signals:
+                _quiet_collector()
+            self._serve()
+
+    def start(self) -> Self:
+        """Open it and serve in a thread of its own."""
+        if self._thread is None:
+            self.open()
+            self._thread = threading.Thread(
+                target=self._serve_guarded, name="hermes-broker", daemon=True
+            )
+            self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """Ask it to stop: take no more connections, hand over what is owed, sync and close.  Asked
+        again: at once.
+
+        Returns at once; may be called from any thread or a signal handler.
+        """
+        self._stops += 1
+        if self._loop is not None:
+            self._loop.wake()
+
+    def close(self) -> None:
+        """Stop, wait until it has stopped, and raise what went wrong meanwhile.  Idempotent."""
+        self.stop()
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.join()
+        elif not self._finished:
+            self._release()
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # Inside.
+
+    def _serve_guarded(self) -> None:
+        try:
+            self._serve()
+        except BaseException as error:  # it is close() that raises it, in the thread that asks
+            self._failure = error
+
+    def _serve(self) -> None:
+        kernel, loop = self._opened(), self._loop
+        assert loop is not None
+        loop.on_wake = self._look_at_stops
+        try:
+            if not self._stops:
+                loop.run(kernel)
+            if self._stops == 1:
+                self._drain(kernel, loop)
+        finally:
+            self._release()
+
+    def _look_at_stops(self) -> None:
+        if self._stops:
+            assert self._loop is not None
+            self._loop.stop()
+
+    def _drain(self, kernel: Kernel, loop: Loop) -> None:
+        """Serve on until every client has what it is owed and has said goodbye, or the deadline has
+        passed."""
+        deadline = time.monotonic_ns() + self.config.limits.stop
+        kernel.begin_stop()
+
+        def look() -> None:
+            left = kernel.close_connections()
+            if not left or time.monotonic_ns() >= deadline:
+                loop.stop()
+            else:
+                loop.call_at(time.monotonic_ns() + STOP_POLL_NS, look)
+
+        loop.on_wake = lambda: loop.stop() if self._stops > 1 else None
+        loop.resume()
+        look()
+        loop.run(kernel)
+
+    def _release(self) -> None:
+        self._finished = True
+        self._undo.close()
+
+    def _opened(self) -> Kernel:
+        if self._kernel is None:
+            raise Closed(
+                "the broker is not open: call open(), start() or run(), or use it in a with "
+                "statement"
+            )
+        return self._kernel
+
+    def _ask(self, question: Callable[[], T]) -> T:
+        """The answer, computed in the loop's thread if it has one."""
+        if self._thread is None or threading.current_thread() is self._thread or self._finished:
+            return question()
+        assert self._loop is not None
+        future: Future[T] = Future()
+
+        def answer() -> None:
+            try:
+                future.set_result(question())
+            except HermesError as error:
+                future.set_exception(error)
+
+        self._loop.call(answer)
+        return future.result()
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            self.stop()
+
+        before = {
+            number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _quiet_collector() -> None:
+    """What is there at the start stays: the collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()

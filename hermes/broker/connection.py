@@ -1,0 +1,780 @@
+"""The broker's end of one client: joins the wire protocol, the native ingest and the subscriptions'
+readers.
+
+Input goes to C in as few calls as it arrived in reads; output is pulled from the readers when the
+medium has room, so a client that does not read costs what it was last given and no more.  Knows no
+socket: see :class:`hermes.transport.Connection` for the side a transport sees.
+
+This is the path every message takes: what runs once per read or per send is written to do little.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from hermes.broker.subscriptions import RequestRefused, Subscription
+from hermes.errors import HermesError, InvalidTopic, Refused
+from hermes.native.envelopes import address_of
+from hermes.native.stream import Deliver, Ingest
+from hermes.transport import Peer
+from hermes.wire import messages as m
+from hermes.wire.server import Event, PublisherRefused, ServerProtocol, ServerState, Violation
+
+if TYPE_CHECKING:
+    from hermes.broker.kernel import Kernel, Queue
+    from hermes.broker.streams import Place
+    from hermes.broker.subscriptions import Reader
+
+LOG = logging.getLogger("hermes.broker")
+
+OWN_BUFFER_FROM = 262144
+"""Bytes of an unfinished frame from which it is collected in place instead of being copied from
+read to read."""
+OWN_BUFFER_MIN = 65536
+"""Bytes such a buffer begins with; it doubles as they arrive, whatever length was announced."""
+VIEWS_MAX = 512
+"""Views of one pull: half of what one sendmsg takes."""
+SHARE = 262144
+"""Bytes one reader gives before the next of the same connection has its turn."""
+IN_FLIGHT_MAX = 4 * 1024 * 1024
+"""Bytes handed to the medium that it may still be using."""
+ANSWERS_MAX = 4096
+"""Frames of answers that wait to be pulled; with more, the peer is not read from until it reads."""
+ANSWERS_LIMIT = 4 * ANSWERS_MAX
+"""Frames with which a peer whose transport goes on reading regardless is cut off."""
+
+_OPEN = ServerState.OPEN
+_CLOSED = ServerState.CLOSED
+_PEER_CLOSED = ServerState.PEER_CLOSED
+_RANGE = int(Deliver.RANGE)
+_COPIED = int(Deliver.COPIED)
+_NOTHING = int(Deliver.NOTHING)
+_AGAIN = int(Deliver.AGAIN)
+# By the core's error number, HM_EGONE and HM_EDAMAGED; the numbers never change.
+_REASONS: dict[int, Literal["retention", "damaged"]] = {16: "retention", 17: "damaged"}
+
+
+class Publisher:
+    """One open publisher of a connection: what it was told, what it waits for."""
+
+    __slots__ = ("durable", "id", "level", "pending", "through")
+
+    def __init__(self, id: int, level: m.AckLevel) -> None:
+        self.id = id
+        self.level = level
+        self.durable = level == "durable"
+        self.through = 0
+        """Acknowledge up to here as ``level`` says, with the next output; 0: nothing to say."""
+        self.pending: list[tuple[int, list[tuple[Place, int]]]] = []
+        """Durable: (through, what must be synced: stream and sequence), oldest first; at most
+        two."""
+
+
+class Connection:
+    """One client.  Belongs to the loop's thread."""
+
+    __slots__ = (
+        "_acks",
+        "_active",
+        "_answers",
+        "_flight",
+        "_flight_size",
+        "_have",
+        "_ingest",
+        "_kernel",
+        "_lost",
+        "_marked",
+        "_needed",
+        "_out",
+        "_out_size",
+        "_own",
+        "_own_address",
+        "_protocol",
+        "_publishers",
+        "_queue",
+        "_receive",
+        "_rest",
+        "_sink",
+        "_subscriptions",
+        "attachment",
+        "bytes_in",
+        "bytes_out",
+        "closing",
+        "deliveries",
+        "number",
+        "opened_ns",
+        "paused",
+        "peer",
+        "stalled_since",
+    )
+
+    def __init__(self, kernel: Kernel, queue: Queue, peer: Peer, number: int) -> None:
+        self.attachment: Any = None
+        self.closing = False
+        self.paused = False
+        self.peer = peer
+        self.number = number
+        self.opened_ns = time.monotonic_ns()
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.deliveries = 0
+        self.stalled_since = 0
+        self._kernel = kernel
+        self._queue = queue
+        self._marked = False
+        self._lost = False
+        self._ingest = Ingest(kernel.streams.router, kernel.limits.message_max)
+        self._sink = Sink(self._ingest)
+        self._protocol = ServerProtocol(self._sink, kernel.limits)
+        self._receive = self._protocol.receive
+        self._rest = b""
+        self._own: bytearray | None = None
+        self._own_address: Any = None
+        self._have = 0
+        self._publishers: dict[int, Publisher] = {}
+        self._subscriptions: dict[int, Subscription] = {}
+        self._acks: list[Publisher] = []
+        self._active: deque[Reader] = deque()
+        self._answers: deque[tuple[int, Iterator[tuple[object, bool]]]] = deque()
+        self._out: list[memoryview] = []
+        self._out_size = 0
+        self._flight: deque[tuple[int, list[memoryview]]] = deque()
+        self._flight_size = 0
+
+    # Input: what a transport calls.
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """The kernel's scratch buffer, behind what is left of an unfinished frame; or that frame's
+        own."""
+        if self._own is not None:
+            return memoryview(self._own)[self._have :]
+        rest = self._rest
+        scratch = self._kernel.scratch
+        if not rest:
+            return scratch
+        scratch[: len(rest)] = rest
+        return scratch[len(rest) :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take everything that is whole; keep the rest."""
+        self.bytes_in += nbytes
+        try:
+            if self._own is not None:
+                self._own_updated(nbytes)
+                return
+            kernel = self._kernel
+            size = len(self._rest) + nbytes
+            consumed = self._process(kernel.scratch_address, size)
+            if consumed == size:
+                self._rest = b""
+            else:
+                self._keep(kernel.scratch[consumed:size])
+        except Exception as error:
+            self._fail(error)
+
+    def eof_received(self) -> None:
+        """The peer will send no more."""
+        if not self._lost:
+            self._protocol.eof()
+            self._after_events()
+            self.mark()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The medium is gone: forget everything."""
+        if self._lost:
+            return
+        self._lost = True
+        self.closing = True
+        self._drop_subscriptions()
+        self._publishers.clear()
+        self._acks.clear()
+        self._answers.clear()
+        self._out = []
+        self._out_size = 0
+        self._flight.clear()
+        self._own = self._own_address = None
+        self._rest = b""
+        self._ingest.close()
+        self._kernel.forget(self)
+
+    # Output: what a transport calls.
+
+    def output(self, limit: int) -> Sequence[memoryview]:
+        """What was pulled and not taken yet, or about ``limit`` bytes more."""
+        self._marked = False
+        if self._out:
+            return self._out
+        if not (self._active or self._acks or self._protocol.has_output or self._answers):
+            return ()
+        if self._flight_size >= IN_FLIGHT_MAX or self._lost:
+            return ()
+        try:
+            return self._pull(limit)
+        except Exception as error:
+            self._fail(error)
+            return self._out
+
+    def advance(self, nbytes: int) -> None:
+        """The medium has taken ``nbytes``."""
+        self.bytes_out += nbytes
+        if nbytes == self._out_size:
+            taken = self._out
+            self._out = []
+            self._out_size = 0
+            self.stalled_since = 0
+        else:
+            taken = self._advance_partly(nbytes)
+        self._flight.append((nbytes, taken))
+        self._flight_size += nbytes
+
+    def release(self, nbytes: int) -> None:
+        """The medium needs the first ``nbytes`` of what it has taken no more."""
+        self._flight_size -= nbytes
+        flight = self._flight
+        while nbytes:
+            size, views = flight[0]
+            if size > nbytes:
+                flight[0] = (size - nbytes, views)
+                return
+            flight.popleft()
+            nbytes -= size
+
+    # What the kernel calls.
+
+    def mark(self) -> None:
+        """Have the transport told that there may be output."""
+        if not self._marked:
+            self._marked = True
+            self._queue.items.append(self)
+
+    def activate(self, reader: Reader) -> None:
+        """``reader`` may have something."""
+        reader.active = True
+        self._active.append(reader)
+        if not self._marked:
+            self._marked = True
+            self._queue.items.append(self)
+
+    def synced(self) -> bool:
+        """A sync ended: acknowledge what it covered; True if nothing waits for another."""
+        waits = False
+        for publisher in self._publishers.values():
+            if publisher.pending:
+                self._acknowledge_synced(publisher)
+                waits = waits or bool(publisher.pending)
+        if self._acks:
+            self.mark()
+        elif self._protocol.state is not _OPEN:
+            self._after_events()
+        return not waits
+
+    def sync_failed(self, place: Place) -> None:
+        """What was appended to ``place`` is not on disk and may never be: end the connections that
+        wait for it."""
+        waiting = any(
+            target is place
+            for publisher in self._publishers.values()
+            for _, targets in publisher.pending
+            for target, _ in targets
+        )
+        if waiting:
+            for publisher in self._publishers.values():
+                publisher.pending.clear()
+            self.refuse(
+                "storage_failed",
+                f"stream {place.name!r} could not be synced to disk: what was not acknowledged as "
+                "durable may be lost",
+            )
+
+    def begin_close(self, reason: str) -> bool:
+        """Say Close once everything there is has been pulled; True when it has been said."""
+        state = self._protocol.state
+        if state is _OPEN and (self._active or self._out or self._answers or self._acks):
+            return False
+        if state is not ServerState.CLOSING and state is not _CLOSED:
+            self._protocol.close(reason)
+            self.mark()
+        self.closing = self.closing or self._protocol.state is _CLOSED
+        return True
+
+    def refuse(self, code: str, message: str) -> None:
+        """End the connection with an error."""
+        self._protocol.error(code, message, fatal=True)
+        self._after_events()
+        self.mark()
+
+    def unpin(self) -> int:
+        """Copy output that refers to log memory and waits for the peer; returns the bytes
+        copied."""
+        if not self._out:
+            return 0
+        copied = self._out_size
+        self._out = [memoryview(bytes(view)) for view in self._out]
+        return copied
+
+    @property
+    def greeted(self) -> bool:
+        """Whether the peer has said who it is."""
+        return self._protocol.hello is not None
+
+    @property
+    def stalled(self) -> bool:
+        """Whether output waits for the peer."""
+        return bool(self._out)
+
+    def describe(self) -> dict[str, object]:
+        """For ``hermes stats``."""
+        hello = self._protocol.hello
+        return {
+            "number": self.number,
+            "transport": self.peer.transport,
+            "address": self.peer.address,
+            "client": hello.client if hello else "",
+            "identity": hello.identity if hello else None,
+            "state": self._protocol.state.value,
+            "age_ns": time.monotonic_ns() - self.opened_ns,
+            "bytes_in": self.bytes_in,
+            "bytes_out": self.bytes_out,
+            "batches_out": self.deliveries,
+            "publishers": len(self._publishers),
+            "subscriptions": len(self._subscriptions),
+            "waiting_bytes": self._out_size + self._flight_size,
+            **self._sink.totals(),
+        }
+
+    def readers(self) -> Iterator[Reader]:
+        """Every reader of every subscription."""
+        for subscription in self._subscriptions.values():
+            yield from subscription.readers
+
+    # Input, inside.
+
+    def _process(self, data: Any, size: int) -> int:
+        """Feed ``size`` bytes at ``data``; returns how many are done with."""
+        protocol, sink = self._protocol, self._sink
+        now_ns = time.time_ns()
+        offset = self._receive(data, size, now_ns)
+        event = protocol.event
+        while event is not None:
+            if sink.touched:
+                self._acknowledge()  # what an event ends or refuses has been taken before it
+            self._handle(event)
+            if offset >= size:
+                break
+            offset += self._receive(data + offset, size - offset, now_ns)
+            event = protocol.event
+        if sink.moved:
+            self._kernel.moved |= sink.moved
+            sink.moved = 0
+        if sink.touched:
+            self._acknowledge()
+        if protocol.has_output or self._answers:
+            self._check_answers()
+            self.mark()
+        if protocol.state is not _OPEN:
+            self._after_events()
+            if protocol.state is _CLOSED:
+                return size
+        return offset
+
+    def _keep(self, rest: memoryview) -> None:
+        needed = self._protocol.needed
+        if needed < OWN_BUFFER_FROM:
+            self._rest = bytes(rest)
+            return
+        self._rest = b""
+        self._own = bytearray(min(needed, max(OWN_BUFFER_MIN, 2 * len(rest))))
+        self._own[: len(rest)] = rest
+        self._own_address = address_of(self._own)
+        self._have = len(rest)
+
+    def _own_updated(self, nbytes: int) -> None:
+        assert self._own is not None
+        self._have += nbytes
+        if self._have < len(self._own):
+            return
+        needed = self._protocol.needed
+        if self._have < needed:
+            grown = bytearray(min(needed, 2 * self._have))
+            grown[: self._have] = self._own
+            self._own, self._own_address = grown, address_of(grown)
+            return
+        own, size, address = self._own, self._have, self._own_address
+        self._own = self._own_address = None
+        self._have = 0
+        consumed = self._process(address, size)
+        if consumed < size:
+            self._keep(memoryview(own)[consumed:size])
+
+    def _check_answers(self) -> None:
+        waiting = self._protocol.output_count
+        if waiting > ANSWERS_MAX:
+            self.paused = True
+            if waiting > ANSWERS_LIMIT:
+                self.refuse("too_slow", "answers are not read")
+
+    # Events.
+
+    def _handle(self, event: Event) -> None:
+        handler = _HANDLERS.get(type(event))
+        if handler is not None:
+            handler(self, event)
+
+    def _on_hello(self, hello: m.Hello) -> None:
+        kernel = self._kernel
+        self._protocol.welcome(
+            server=kernel.server, broker_id=kernel.broker_id, durable=kernel.durable
+        )
+
+    def _on_open(self, request: m.Open) -> None:
+        if request.ack == "durable" and not self._kernel.durable:
+            self._protocol.error(
+                "durable_unavailable",
+                f"the storage {self._kernel.storage.url} keeps nothing on disk",
+                publisher=request.publisher,
+                fatal=True,
+            )
+            return
+        last = self._ingest.open(request.publisher, request.publisher_id)
+        self._publishers[request.publisher] = Publisher(request.publisher, request.ack)
+        self._protocol.ack(request.publisher, last, "opened")
+
+    def _on_subscribe(self, request: m.Subscribe) -> None:
+        kernel, protocol = self._kernel, self._protocol
+        number, name = request.subscription, request.durable
+        subscription = Subscription(self, request)
+        try:
+            stored = kernel.claim_durable(name, subscription) if name is not None else None
+            subscription.open(kernel.streams, request.start, stored)
+        except RequestRefused as error:
+            protocol.error(error.code, str(error), subscription=number)
+        except InvalidTopic as error:
+            protocol.error("invalid_filter", str(error), subscription=number)
+        except Refused as error:
+            protocol.error("too_many_subscriptions", str(error), subscription=number)
+        else:
+            self._subscriptions[number] = subscription
+            for reader in subscription.readers:
+                place = reader.place
+                protocol.position(number, place.index, place.name, reader.cursor.through)
+                self.activate(reader)
+            return
+        kernel.release_durable(subscription)
+
+    def _on_unsubscribe(self, request: m.Unsubscribe) -> None:
+        subscription = self._subscriptions.pop(request.subscription, None)
+        if subscription is not None:
+            self._end(subscription)
+        self._protocol.unsubscribed(request.subscription)
+
+    def _on_commit(self, request: m.Commit) -> None:
+        number, kernel = request.subscription, self._kernel
+        subscription = self._subscriptions[number]
+        problem = self._commit_problem(subscription, request.positions)
+        if problem:
+            self._protocol.error("commit_refused", problem, subscription=number, fatal=False)
+            return
+        assert subscription.durable is not None
+
+        def done(error: HermesError | None) -> None:
+            if self._lost or self._protocol.state is not _OPEN:
+                return
+            if error is None:
+                self._protocol.committed(number, request.positions)
+            else:
+                self._protocol.error("storage_failed", str(error), subscription=number, fatal=False)
+            self.mark()
+
+        kernel.positions.commit(subscription.durable, request.positions, done)
+
+    def _commit_problem(self, subscription: Subscription, positions: dict[str, int]) -> str | None:
+        if subscription.durable is None:
+            return "the subscription has no durable name"
+        for name, sequence in positions.items():
+            place = self._kernel.streams.by_name(name)
+            if place is None:
+                return f"there is no stream {name!r}"
+            if sequence > place.last_sequence:
+                return (
+                    f"{sequence} lies ahead of stream {name!r}, which ends at {place.last_sequence}"
+                )
+        return None
+
+    def _on_query(self, request: m.Query) -> None:
+        pages = self._kernel.answer(request.what, request.arguments)
+        if pages is None:
+            self._protocol.error(
+                "unknown_query",
+                f"no answer to {request.what!r}; ask for one of: "
+                f"{', '.join(self._kernel.questions)}",
+                query=request.query,
+            )
+        else:
+            self._answers.append((request.query, pages))
+
+    def _on_close(self, request: m.Close) -> None:
+        if request.publisher is None:
+            self._drop_subscriptions()
+            return
+        publisher = self._publishers.pop(request.publisher, None)
+        if publisher is not None:
+            self._ingest.close_publisher(request.publisher)
+            if publisher in self._acks:
+                self._acks.remove(publisher)  # nothing is acknowledged after Close
+
+    def _on_refused(self, event: PublisherRefused) -> None:
+        self._kernel.refusals += 1
+
+    def _on_violation(self, event: Violation) -> None:
+        self._kernel.violations += 1
+
+    # Publishers.
+
+    def _acknowledge(self) -> None:
+        """Note how far each publisher has come; the acknowledgements leave with the pass's
+        output."""
+        self._sink.touched = False
+        for number, through, streams in self._ingest.touched():
+            publisher = self._publishers.get(number)
+            if publisher is None or publisher.level == "none":
+                continue
+            if publisher.durable:
+                self._await_sync(publisher, through, streams)
+                continue
+            if not publisher.through:
+                self._acks.append(publisher)
+            publisher.through = through
+        if self._acks and not self._marked:
+            self.mark()
+
+    def _await_sync(self, publisher: Publisher, through: int, streams: int) -> None:
+        targets = self._kernel.want_sync(streams, self)
+        if len(publisher.pending) >= 2:
+            publisher.pending.pop()  # no sync has begun for it that does not also cover this one
+        publisher.pending.append((through, targets))
+
+    def _acknowledge_synced(self, publisher: Publisher) -> None:
+        pending = publisher.pending
+        while pending and all(place.synced >= sequence for place, sequence in pending[0][1]):
+            if not publisher.through:
+                self._acks.append(publisher)
+            publisher.through = pending.pop(0)[0]
+
+    # Output, inside.
+
+    def _pull(self, limit: int) -> list[memoryview]:
+        views = self._out
+        size = 0
+        protocol = self._protocol
+        if self._acks:
+            for publisher in self._acks:
+                protocol.ack(publisher.id, publisher.through, publisher_level(publisher))
+                publisher.through = 0
+            self._acks.clear()
+        if self._answers:
+            self._answer()
+        if protocol.has_output:
+            size = self._take_control(views)
+        if self._active:
+            size = self._pull_readers(views, size, limit)
+        if protocol.state is not _OPEN:
+            self._after_events()
+            if protocol.has_output:
+                size += self._take_control(views)
+        self._out_size = size
+        return views
+
+    def _take_control(self, views: list[memoryview]) -> int:
+        size = 0
+        for frame in self._protocol.take_output():
+            views.append(memoryview(frame))
+            size += len(frame)
+        self.paused = False
+        return size
+
+    def _pull_readers(self, views: list[memoryview], size: int, limit: int) -> int:
+        active = self._active
+        now_ns = time.time_ns()
+        turn = SHARE if len(active) > 1 else limit
+        idle = 0
+        while active and size < limit and len(views) < VIEWS_MAX and idle < len(active):
+            reader = active[0]
+            taken = 0
+            while True:
+                delivery = reader.next(turn, now_ns, reader.progress)
+                kind = delivery.kind
+                if kind == _RANGE:
+                    self.deliveries += 1
+                    views.append(delivery.header)
+                    views.append(delivery.frames)
+                    taken += delivery.size
+                elif kind == _COPIED:
+                    self.deliveries += 1
+                    views.append(delivery.header)
+                    taken += delivery.size
+                elif kind == _NOTHING:
+                    active.popleft()
+                    reader.active = reader.progress = False
+                    break
+                elif kind == _AGAIN:
+                    active.rotate(-1)
+                    idle += 1
+                    self._kernel.again(self)
+                    break
+                else:
+                    taken += self._report_gap(reader, delivery, views)
+                if taken >= turn or size + taken >= limit or len(views) >= VIEWS_MAX:
+                    active.rotate(-1)
+                    break
+            size += taken
+        return size
+
+    def _report_gap(self, reader: Reader, delivery: Any, views: list[memoryview]) -> int:
+        place = reader.place
+        place.gaps += 1
+        self._protocol.gap(
+            reader.subscription.id,
+            place.index,
+            first=delivery.gap_first,
+            last=delivery.gap_last,
+            reason=_REASONS[abs(delivery.gap_reason)],
+        )
+        return self._take_control(views)
+
+    def _answer(self) -> None:
+        """One page of the oldest query."""
+        number, pages = self._answers[0]
+        page, more = next(pages)
+        self._protocol.info(number, page, more=more)
+        if not more:
+            self._answers.popleft()
+
+    def _advance_partly(self, nbytes: int) -> list[memoryview]:
+        taken: list[memoryview] = []
+        out = self._out
+        self._out_size -= nbytes
+        count = 0
+        for view in out:
+            size = len(view)
+            if nbytes < size:
+                break
+            nbytes -= size
+            count += 1
+        taken = out[:count]
+        if nbytes:
+            taken.append(out[count][:nbytes])
+            out[count] = out[count][nbytes:]
+        self._out = out[count:]
+        if not self.stalled_since:
+            self.stalled_since = time.monotonic_ns()
+        return taken
+
+    # Ending.
+
+    def _fail(self, error: Exception) -> None:
+        """Something of ours went wrong: end this connection, not the broker."""
+        LOG.exception("connection %d (%s) failed", self.number, self.peer.address, exc_info=error)
+        self._kernel.failures += 1
+        self._drop_subscriptions()
+        self._acks.clear()
+        self._answers.clear()
+        if self._protocol.state is ServerState.AWAIT_WELCOME or self.greeted:
+            self._protocol.error(
+                "internal", f"{type(error).__name__}: see the broker's log", fatal=True
+            )
+        else:
+            self._protocol.eof()
+        self.closing = True
+        self.mark()
+
+    def _after_events(self) -> None:
+        """Follow the protocol's state where it leads out of OPEN."""
+        protocol = self._protocol
+        state = protocol.state
+        if state is _PEER_CLOSED and not self._waits_for_sync():
+            self._drop_subscriptions()
+            for publisher in self._acks:
+                protocol.ack(publisher.id, publisher.through, publisher_level(publisher))
+            self._acks.clear()
+            protocol.close()
+            state = protocol.state
+        if state is _CLOSED and not self.closing:
+            self._drop_subscriptions()
+            self._answers.clear()
+            self.closing = True
+            self.mark()
+
+    def _waits_for_sync(self) -> bool:
+        return any(publisher.pending for publisher in self._publishers.values())
+
+    def _drop_subscriptions(self) -> None:
+        subscriptions, self._subscriptions = self._subscriptions, {}
+        for subscription in subscriptions.values():
+            self._end(subscription)
+
+    def _end(self, subscription: Subscription) -> None:
+        for reader in subscription.readers:
+            if reader.active:
+                reader.active = False
+                self._active.remove(reader)
+        subscription.close()
+        self._kernel.release_durable(subscription)
+
+
+class Sink:
+    """What the protocol feeds: the native ingest, and what its calls came to since they were last
+    looked at."""
+
+    __slots__ = ("_feed", "batches", "duplicates", "messages", "moved", "touched")
+
+    def __init__(self, ingest: Ingest) -> None:
+        self._feed = ingest.feed
+        self.moved = 0
+        """Bit set of the streams appended to, until the connection clears it."""
+        self.touched = False
+        self.messages = 0
+        self.batches = 0
+        self.duplicates = 0
+
+    def feed(self, data: Any, size: int, now_ns: int) -> Any:
+        """Take what can be taken; see ``hm_ingest_feed``."""
+        feed = self._feed(data, size, now_ns)
+        batches = feed.batches
+        if batches:
+            self.batches += batches
+        if feed.touched:
+            self.touched = True
+            self.moved |= feed.streams
+            self.messages += feed.messages
+            self.duplicates += feed.duplicates
+        return feed
+
+    def totals(self) -> dict[str, object]:
+        """For ``hermes stats``."""
+        return {
+            "messages_in": self.messages,
+            "batches_in": self.batches,
+            "duplicates": self.duplicates,
+        }
+
+
+def publisher_level(publisher: Publisher) -> Any:
+    """The level to state in an Ack."""
+    return "durable" if publisher.durable else "appended"
+
+
+_HANDLERS: dict[type, Any] = {
+    m.Hello: Connection._on_hello,
+    m.Open: Connection._on_open,
+    m.Subscribe: Connection._on_subscribe,
+    m.Unsubscribe: Connection._on_unsubscribe,
+    m.Commit: Connection._on_commit,
+    m.Query: Connection._on_query,
+    m.Close: Connection._on_close,
+    PublisherRefused: Connection._on_refused,
+    Violation: Connection._on_violation,
+}

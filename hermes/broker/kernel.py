@@ -1,0 +1,328 @@
+"""The kernel: hands out connections, and tells the transports which of them may have output.
+
+Joins streams, durable positions and connections; owns no thread and no socket.  Implements
+:class:`hermes.transport.Kernel` for the transports and :class:`hermes.broker.loop.Passes` for the
+loop.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+
+from hermes.broker import queries
+from hermes.broker.config import Config
+from hermes.broker.connection import Connection
+from hermes.broker.loop import Loop
+from hermes.broker.positions import Positions
+from hermes.broker.streams import Place, Streams, message_max
+from hermes.broker.subscriptions import RequestRefused
+from hermes.errors import HermesError, Refused
+from hermes.native.envelopes import address_of
+from hermes.storage import Storage
+from hermes.transport import Agent, Peer
+from hermes.wire.messages import Limits
+
+if TYPE_CHECKING:
+    from hermes.broker.subscriptions import Subscription
+
+SCRATCH_SIZE = 1048576
+"""Bytes read at a time, by all connections in turn: large enough that the system call's price is
+small, small enough to stay in the cache."""
+BATCH_SLACK = 1048576
+"""Bytes a batch may have beyond the message limit."""
+NS_PER_S = 1_000_000_000
+PROGRESS_NS = NS_PER_S
+"""How often a caught-up subscription is told what it has covered without getting a message."""
+TRIM_NS = NS_PER_S
+"""How often retention by age is applied, and segments that a stalled connection holds are looked
+for."""
+STALLED_NS = NS_PER_S
+"""How long output may wait before what it holds of a retired segment is copied."""
+GREETING_NS = NS_PER_S // 4
+"""How often connections that have not said Hello are looked at."""
+
+
+class Queue:
+    """The connections of one agent that may have output."""
+
+    __slots__ = ("items",)
+
+    def __init__(self) -> None:
+        self.items: list[Connection] = []
+
+
+class Kernel:
+    """What a transport may ask of the broker, and what the loop asks of it."""
+
+    questions = queries.QUESTIONS
+
+    def __init__(self, config: Config, storage: Storage, streams: Streams, loop: Loop) -> None:
+        self.config = config
+        self.storage = storage
+        self.streams = streams
+        self.loop = loop
+        self.durable = storage.durable
+        self.server = _server_name()
+        self.broker_id = os.urandom(16)
+        self.started_ns = time.time_ns()
+        self.agents: list[Agent] = []
+        largest = message_max(config)
+        self.limits = Limits(
+            message_max=largest,
+            batch_max=largest + BATCH_SLACK,
+            publishers_max=config.limits.publishers,
+            subscriptions_max=config.limits.subscriptions,
+        )
+        self.scratch = memoryview(bytearray(SCRATCH_SIZE))
+        self.scratch_address = address_of(self.scratch)
+        self.moved = 0
+        """Bit set of the streams appended to since they were last looked at."""
+        self.unfinished = False
+        self.syncing = False
+        self.refusals = 0
+        self.violations = 0
+        self.failures = 0
+        self.connections_total = 0
+        self.copied_bytes = 0
+        self.connections: dict[int, Connection] = {}
+        self.positions = Positions(storage, loop.call, names_max=config.limits.durables)
+        self._queues: dict[object, Queue] = {}
+        self._again: list[Connection] = []
+        self._ungreeted: dict[int, Connection] = {}
+        self._durables: dict[str, Subscription] = {}
+        self._awaiting: dict[int, Connection] = {}  # publishers of theirs wait for a sync
+        self._sync_wanted = False
+        self._stopping = False
+        self._begin_timers()
+
+    # What a transport asks.
+
+    def connect(self, owner: object, peer: Peer) -> Connection:
+        """A new connection of ``owner``'s."""
+        if self._stopping:
+            raise Refused("the broker is stopping", code="stopping")
+        if len(self.connections) >= self.config.limits.connections:
+            raise Refused(
+                "the broker has as many connections as it may", code="too_many_connections"
+            )
+        queue = self._queues.setdefault(owner, Queue())
+        self.connections_total += 1
+        number = self.connections_total
+        connection = Connection(self, queue, peer, number)
+        self.connections[number] = self._ungreeted[number] = connection
+        return connection
+
+    def ready(self, owner: object) -> Iterable[Connection]:
+        """The connections of ``owner`` that may have output."""
+        if self.moved or self._again:
+            self._collect()
+        queue = self._queues.get(owner)
+        if queue is None or not queue.items:
+            return ()
+        items = queue.items
+        queue.items = []
+        return items
+
+    def _collect(self) -> None:
+        """Mark the connections whose readers may have something in the streams that moved."""
+        moved, self.moved = self.moved, 0
+        streams = self.streams
+        while moved:
+            lowest = moved & -moved
+            moved ^= lowest
+            place = streams[lowest.bit_length() - 1]
+            for reader in place.everything:
+                if not reader.active:
+                    reader.connection.activate(reader)
+            followers = place.followers
+            for number in place.stream.ready():
+                for reader in followers.get(number, ()):
+                    if not reader.active:
+                        reader.connection.activate(reader)
+                    if reader.live:
+                        reader.settle()
+        if self._again:
+            again, self._again = self._again, []
+            self.unfinished = False
+            for connection in again:
+                connection.mark()
+
+    # What the loop asks.
+
+    def after_pass(self) -> None:
+        """Begin the syncs that this pass's messages wait for: one for all of them."""
+        if self._sync_wanted:
+            self._sync_wanted = False
+            for place in self.streams:
+                if place.sync_wanted and not place.syncing:
+                    self._begin_sync(place)
+
+    # What connections ask.
+
+    def again(self, connection: Connection) -> None:
+        """Pull ``connection`` in the next pass: a reader has not finished its walk."""
+        self._again.append(connection)
+        self.unfinished = True
+
+    def forget(self, connection: Connection) -> None:
+        """The connection is over."""
+        self.connections.pop(connection.number, None)
+        self._ungreeted.pop(connection.number, None)
+        self._awaiting.pop(connection.number, None)
+
+    def claim_durable(self, name: str, subscription: Subscription) -> dict[str, int] | None:
+        """Reserve a durable name and return what it has committed.
+
+        Raises:
+            RequestRefused: another subscription has it, or there are as many names as there may be.
+        """
+        if name in self._durables:
+            raise RequestRefused("durable_in_use", f"another subscription commits as {name!r}")
+        if not self.positions.has_room(name):
+            text = f"there are {self.config.limits.durables} durable names already"
+            raise RequestRefused("not_allowed", text)
+        self._durables[name] = subscription
+        return self.positions.get(name)
+
+    def release_durable(self, subscription: Subscription) -> None:
+        """Give the name back, if the subscription holds one."""
+        name = subscription.durable
+        if name is not None and self._durables.get(name) is subscription:
+            del self._durables[name]
+
+    def want_sync(self, streams: int, connection: Connection) -> list[tuple[Place, int]]:
+        """Have the streams of a bit set synced after this pass; returns what must be on disk
+        then."""
+        targets = []
+        while streams:
+            lowest = streams & -streams
+            streams ^= lowest
+            place = self.streams[lowest.bit_length() - 1]
+            last = place.last_sequence
+            if place.synced < last:
+                place.sync_wanted = self._sync_wanted = True
+            targets.append((place, last))
+        self._awaiting[connection.number] = connection
+        return targets
+
+    def answer(self, what: str, arguments: dict[str, str]) -> Iterator[tuple[object, bool]] | None:
+        """Pages of the answer to a query, each with whether another follows; None: nothing to say
+        to this."""
+        return queries.pages(self, what, arguments)
+
+    # Syncs.
+
+    def watch_logs(self) -> None:
+        """Have the loop watch the logs' descriptors."""
+        for place in self.streams:
+            fd = place.log.fileno()
+            if fd >= 0:
+                self.loop.watch(fd, partial(self._log_event, place))
+
+    def _begin_sync(self, place: Place) -> None:
+        place.sync_wanted = False
+        try:
+            place.log.sync_begin()
+        except HermesError:
+            self._sync_failed(place)
+            return
+        place.syncing = self.syncing = True
+
+    def _log_event(self, place: Place) -> None:
+        place.log.events()
+        place.syncing = False
+        status = place.log.status()
+        place.synced = status.synced_sequence
+        if status.failed and place.synced < place.last_sequence:
+            self._sync_failed(place)
+        for connection in list(self._awaiting.values()):
+            if connection.synced():
+                del self._awaiting[connection.number]
+        if place.sync_wanted:
+            self._begin_sync(place)
+        self.syncing = any(other.syncing for other in self.streams)
+        self.unfinished = self.unfinished or bool(self._again)
+
+    def _sync_failed(self, place: Place) -> None:
+        """No durable acknowledgement can come any more from this stream: say so instead of staying
+        silent."""
+        for connection in list(self._awaiting.values()):
+            connection.sync_failed(place)
+
+    # Timers.
+
+    def _begin_timers(self) -> None:
+        self.loop.call_every(PROGRESS_NS, self._mark_progress)
+        self.loop.call_every(TRIM_NS, self._trim)
+        self.loop.call_every(GREETING_NS, self._dismiss_silent)
+        interval = self.storage.sync_interval_ns
+        if interval:
+            self.loop.call_every(interval, self._sync_all)
+
+    def _sync_all(self) -> None:
+        for place in self.streams:
+            if not place.syncing and place.log.fileno() >= 0 and place.synced < place.last_sequence:
+                self._begin_sync(place)
+
+    def _mark_progress(self) -> None:
+        """Let selecting readers that are caught up say what they have covered."""
+        for place in self.streams:
+            last = place.last_sequence
+            if last != place.marked_sequence:
+                place.marked_sequence = last
+                for readers in place.followers.values():
+                    for reader in readers:
+                        if not reader.live:
+                            reader.progress = True
+                            if not reader.active:
+                                reader.connection.activate(reader)
+
+    def _trim(self) -> None:
+        pinned = 0
+        for place in self.streams:
+            if place.settings.retention_ns or place.log.status().pinned:
+                place.log.trim(time.time_ns())
+            pinned += place.log.status().pinned
+        if pinned:
+            long_ago = time.monotonic_ns() - STALLED_NS
+            for connection in self.connections.values():
+                if connection.stalled_since and connection.stalled_since < long_ago:
+                    self.copied_bytes += connection.unpin()
+
+    def _dismiss_silent(self) -> None:
+        if not self._ungreeted:
+            return
+        patience = time.monotonic_ns() - self.config.limits.hello
+        for number, connection in list(self._ungreeted.items()):
+            if connection.greeted:
+                del self._ungreeted[number]
+            elif connection.opened_ns < patience:
+                del self._ungreeted[number]
+                connection.refuse("too_slow", "no Hello came in time")
+
+    # Stopping.
+
+    def begin_stop(self) -> None:
+        """Take no new connections and close those there are as soon as they have their output."""
+        self._stopping = True
+        for agent in self.agents:
+            agent.stop_accepting()
+
+    def close_connections(self) -> int:
+        """Say Close wherever everything has been pulled; returns how many connections are left."""
+        for connection in list(self.connections.values()):
+            connection.begin_close("the broker is stopping")
+        return len(self.connections)
+
+
+def _server_name() -> str:
+    from importlib import metadata
+
+    try:
+        return f"hermes {metadata.version('hermes-broker')}"
+    except metadata.PackageNotFoundError:
+        return "hermes"

@@ -1,0 +1,150 @@
+"""What a broker tells about itself: the answers to ``streams``, ``topics``, ``stats`` and
+``config``.
+
+An answer comes in pages that are made when the client takes them, so that a million topics cost no
+more than one page.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from hermes.broker.config import to_values
+from hermes.errors import InvalidTopic
+from hermes.native.patterns import check_pattern, match
+
+if TYPE_CHECKING:
+    from hermes.broker.kernel import Kernel
+    from hermes.broker.streams import Place
+
+QUESTIONS = ("config", "stats", "streams", "topics")
+PAGE = 2048
+"""Topics on a page: with the longest names under the limit of a control frame."""
+CONNECTIONS_PAGE = 512
+"""Connections described on a page, and in all unless ``connections=all`` was asked."""
+
+Page = tuple[object, bool]
+
+
+def pages(kernel: Kernel, what: str, arguments: dict[str, str]) -> Iterator[Page] | None:
+    """The answer to one query; None if there is none."""
+    if what == "streams":
+        return iter([([describe(place) for place in kernel.streams], False)])
+    if what == "topics":
+        return _topics(kernel, arguments)
+    if what == "stats":
+        return _stats(kernel)
+    if what == "config":
+        return iter([(to_values(kernel.config), False)])
+    return None
+
+
+def describe(place: Place) -> dict[str, Any]:
+    """One stream: what it holds, what it claims, how much it keeps."""
+    status, counts = place.log.status(), place.stream.status()
+    return {
+        "name": place.name,
+        "index": place.index,
+        "patterns": place.config.patterns,
+        "first_sequence": status.first_sequence,
+        "last_sequence": status.next_sequence - 1,
+        "messages": status.next_sequence - status.first_sequence,
+        "bytes": status.end_position - status.start_position,
+        "topics": counts.topics,
+        "topics_max": place.topics_max,
+        "create_topics": place.config.create_topics,
+        "segments": status.segments,
+        "segment_bytes": place.settings.segment_bytes,
+        "retention_bytes": place.settings.retention_bytes,
+        "retention_ns": place.settings.retention_ns,
+        "failed": status.failed,
+    }
+
+
+def counters(kernel: Kernel) -> dict[str, Any]:
+    """Every counter of the broker, but for those of single connections."""
+    return {
+        "pid": os.getpid(),
+        "server": kernel.server,
+        "python": sys.version.split()[0],
+        "uptime_ns": time.time_ns() - kernel.started_ns,
+        "loop": {
+            "passes": kernel.loop.passes,
+            "waits": kernel.loop.waits,
+            "idle": kernel.config.idle,
+        },
+        "connections": {"open": len(kernel.connections), "total": kernel.connections_total},
+        "refusals": kernel.refusals,
+        "violations": kernel.violations,
+        "failures": kernel.failures,
+        "durable_names": len(kernel.positions.names()),
+        "position_saves": kernel.positions.saves,
+        "unpinned_bytes": kernel.copied_bytes,
+        "listeners": [{"url": agent.url, **agent.counters()} for agent in kernel.agents],
+        "streams": {place.name: _stream_counters(place) for place in kernel.streams},
+    }
+
+
+def _stream_counters(place: Place) -> dict[str, int]:
+    status, counts = place.log.status(), place.stream.status()
+    return {
+        **counts._asdict(),
+        "appends": status.appends,
+        "segments": status.segments,
+        "spares": status.spares,
+        "recycled": status.recycled,
+        "trimmed": status.trimmed,
+        "pinned": status.pinned,
+        "cold_rolls": status.cold_rolls,
+        "syncs": status.syncs,
+        "synced_sequence": status.synced_sequence,
+        "gaps": place.gaps,
+    }
+
+
+def _stats(kernel: Kernel) -> Iterator[Page]:
+    """The counters, then the connections, page by page."""
+    numbers = list(kernel.connections)
+    described: dict[str, Any] = counters(kernel)
+    for first in range(0, max(1, len(numbers)), CONNECTIONS_PAGE):
+        page = [
+            connection.describe()
+            for number in numbers[first : first + CONNECTIONS_PAGE]
+            if (connection := kernel.connections.get(number)) is not None
+        ]
+        more = first + CONNECTIONS_PAGE < len(numbers)
+        yield {**described, "clients": page}, more
+        described = {}
+
+
+def _topics(kernel: Kernel, arguments: dict[str, str]) -> Iterator[Page]:
+    """Topics of the stream and pattern asked for, page by page; an unknown stream has none."""
+    pattern, only = arguments.get("pattern", ">"), arguments.get("stream")
+    try:
+        check_pattern(pattern)
+    except InvalidTopic:
+        yield [], False
+        return
+    for place in kernel.streams:
+        if only is not None and place.name != only:
+            continue
+        first = 0
+        while topics := place.stream.topics(first, PAGE):
+            first += len(topics)
+            page = [
+                {
+                    "stream": place.name,
+                    "topic": topic.name,
+                    "last_sequence": topic.last_sequence,
+                    "messages": topic.messages,
+                }
+                for topic in topics
+                if pattern == ">" or match(pattern, topic.name)
+            ]
+            if page:
+                yield page, True
+    yield [], False

@@ -1,0 +1,298 @@
+"""The broker's streams: opened from the configuration and from what the storage holds, and who
+follows each.
+
+Knows which topics a stream claims and which readers wait for it; not where their output goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from hermes.broker.config import DEFAULT_STREAM, STREAMS_MAX, Config, StreamConfig
+from hermes.errors import InvalidConfig, InvalidTopic, Refused
+from hermes.native.patterns import match, overlap
+from hermes.native.stream import Router, Stream
+from hermes.storage import LogSettings, Progress, Storage
+
+if TYPE_CHECKING:
+    from hermes.broker.subscriptions import Reader
+    from hermes.native import Log
+
+FRAME_OVERHEAD = 8192
+"""Bytes of a segment that no payload can use: its header, a frame's header, a long topic,
+padding."""
+MISPLACED_MAX = 100_000
+"""Topics of a stream that now belong elsewhere and are remembered by name; with more, the stream is
+simply read."""
+TOPICS_PAGE = 4096
+"""Topics read from a table at a time."""
+
+
+class Place:
+    """One stream: its log, its topics, what it claims and who follows it."""
+
+    def __init__(
+        self,
+        index: int,
+        config: StreamConfig,
+        *,
+        log: Log,
+        stream: Stream,
+        settings: LogSettings,
+        topics_max: int,
+    ) -> None:
+        self.index = index
+        self.topics_max = topics_max
+        self.name = config.name
+        self.config = config
+        self.settings = settings
+        self.log = log
+        self.stream = stream
+        self.patterns = [pattern.encode() for pattern in config.patterns]
+        self.everything: list[Reader] = []
+        """Readers that any append makes ready."""
+        self.followers: dict[int, list[Reader]] = {}
+        """Filter number to all its readers, which its notes make ready."""
+        self.misplaced: list[bytes] | None = []
+        """Topics with messages here that are routed elsewhere by now; None: too many to
+        remember."""
+        self.gaps = 0
+        """Gaps reported to subscribers."""
+        self.synced = 0
+        """Sequences up to here are on disk, as far as we were told."""
+        self.sync_wanted = False
+        self.syncing = False
+        self.marked_sequence = 0
+        """The newest message when progress was last told."""
+
+    @property
+    def last_sequence(self) -> int:
+        """The newest message's, 0 in an empty stream."""
+        return int(self.log.status().next_sequence) - 1
+
+    def follow(self, reader: Reader) -> None:
+        """Have ``reader`` told when it may have something."""
+        self.followers.setdefault(reader.filter, []).append(reader)
+        if reader.live:
+            self.everything.append(reader)
+
+    def unfollow(self, reader: Reader) -> None:
+        """The opposite; does nothing for who does not follow."""
+        readers = self.followers.get(reader.filter, [])
+        if reader in readers:
+            readers.remove(reader)
+            if not readers:
+                del self.followers[reader.filter]
+        if reader.live and reader in self.everything:
+            self.everything.remove(reader)
+
+    def holds(self, pattern: bytes, *, prefix: bool) -> bool:
+        """Whether messages that the filter wants may stand here although they are routed elsewhere
+        now."""
+        if self.misplaced is None:
+            return True
+        if prefix:
+            return any(topic.startswith(pattern) for topic in self.misplaced)
+        return any(match(pattern, topic) for topic in self.misplaced)
+
+    def close(self) -> None:
+        """Close the stream, then its log, which syncs."""
+        self.stream.close()
+        self.log.close()
+
+
+class Streams:
+    """Every stream of the broker, by index; index 0 is ``default``."""
+
+    def __init__(self, config: Config, storage: Storage, progress: Progress | None) -> None:
+        self.router = Router()
+        self._places: list[Place] = []
+        self._names: dict[str, Place] = {}
+        try:
+            for stream in self._wanted(config, storage):
+                self._open(stream, config, storage, progress)
+            self._claim()
+            if len(self._places) > 1:
+                for place in self._places:
+                    place.misplaced = self._misplaced(place)
+        except BaseException:
+            self.close()
+            raise
+
+    def __iter__(self) -> Iterator[Place]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> Place:
+        return self._places[index]
+
+    def by_name(self, name: str) -> Place | None:
+        """The stream of that name, if there is one."""
+        return self._names.get(name)
+
+    def met_by(self, pattern: bytes, *, prefix: bool) -> list[Place]:
+        """The streams in which the filter can meet a message, now or later, by index.
+
+        Raises:
+            InvalidTopic: not a legal pattern.
+        """
+        if len(self._places) == 1:
+            return [self._places[0]]
+        if prefix:
+            return list(self._places)
+        claimed = any(
+            covers(claim, pattern) for place in self._places[1:] for claim in place.patterns
+        )
+        return [
+            place
+            for place in self._places
+            if (place.index == 0 and not claimed)
+            or any(overlap(claim, pattern) for claim in place.patterns)
+            or place.holds(pattern, prefix=False)
+        ]
+
+    def close(self) -> None:
+        """Close every stream and log.  Idempotent."""
+        places, self._places = self._places, []
+        self._names.clear()
+        problem: Exception | None = None
+        self.router.close()
+        for place in places:
+            try:
+                place.close()
+            except Exception as error:  # the others must be synced and closed all the same
+                problem = problem or error
+        if problem is not None:
+            raise problem
+
+    def _wanted(self, config: Config, storage: Storage) -> list[StreamConfig]:
+        """The configured streams, and those of the storage that no configuration names any more."""
+        wanted = config.all_streams()
+        known = {stream.name for stream in wanted}
+        wanted += [StreamConfig(name=name) for name in storage.streams() if name not in known]
+        if len(wanted) > STREAMS_MAX:
+            raise InvalidConfig(
+                f"{storage.url} holds streams that the configuration does not name: with them "
+                "there are "
+                f"{len(wanted)}, over the limit of {STREAMS_MAX}"
+            )
+        return wanted
+
+    def _open(
+        self, stream: StreamConfig, config: Config, storage: Storage, progress: Progress | None
+    ) -> None:
+        settings = settings_for(stream, config)
+        log = storage.open_stream(stream.name, settings, progress)
+        topics_max = stream.topics or config.limits.topics
+        try:
+            opened = Stream(
+                log,
+                index=len(self._places),
+                topics_max=topics_max,
+                create=stream.create_topics,
+            )
+        except BaseException:
+            log.close()
+            raise
+        place = Place(
+            len(self._places),
+            stream,
+            log=log,
+            stream=opened,
+            settings=settings,
+            topics_max=topics_max,
+        )
+        self._places.append(place)
+        self._names[place.name] = place
+        self.router.add(opened)
+        for topic in stream.declare:
+            try:
+                opened.declare(topic)
+            except InvalidTopic as error:
+                raise InvalidConfig(
+                    f"stream {stream.name!r} declares {topic!r}: {error}"
+                ) from error
+
+    def _claim(self) -> None:
+        for place in self._places:
+            for pattern in place.config.patterns:
+                try:
+                    self.router.claim(place.index, pattern)
+                except InvalidTopic as error:
+                    raise InvalidConfig(f"stream {place.name!r}: {error}") from error
+                except Refused as error:
+                    raise InvalidConfig(self._overlap(place, pattern)) from error
+
+    def _overlap(self, place: Place, pattern: str) -> str:
+        others = [
+            f"{claim.decode()!r} of stream {other.name!r}"
+            for other in self._places
+            for claim in other.patterns
+            if other is not place and overlap(claim, pattern)
+        ]
+        return (
+            f"stream {place.name!r} claims {pattern!r}, which overlaps "
+            f"{' and '.join(others) or 'another claim'}: "
+            f"a topic goes to one stream; narrow one of the patterns"
+        )
+
+    def _misplaced(self, place: Place) -> list[bytes] | None:
+        found: list[bytes] = []
+        first = 0
+        while topics := place.stream.topics(first, TOPICS_PAGE):
+            first += len(topics)
+            for topic in topics:
+                name = topic.name.encode()
+                if topic.last_sequence and self.router.route(name) != place.index:
+                    found.append(name)
+            if len(found) > MISPLACED_MAX:
+                return None
+        return found
+
+
+def settings_for(stream: StreamConfig, config: Config) -> LogSettings:
+    """What the broker asks of the stream's log."""
+    retention = stream.retention or config.retention
+    segment = stream.segment or config.segment
+    return LogSettings(
+        segment_bytes=int(segment),
+        retention_bytes=int(retention.size),
+        retention_ns=int(retention.age_ns),
+        message_max=message_max(config),
+    )
+
+
+def message_max(config: Config) -> int:
+    """Largest payload the broker takes: the configured limit, lowered so that a message fits every
+    segment.
+
+    Raises:
+        InvalidConfig: a segment is too small for any message.
+    """
+    segment = min([config.segment, *(s.segment for s in config.streams if s.segment is not None)])
+    room = int(segment) - FRAME_OVERHEAD
+    if room <= 0:
+        raise InvalidConfig(
+            f"a segment of {segment} holds no message: 64KiB is the least that makes sense"
+        )
+    return min(int(config.limits.message), room)
+
+
+def covers(claim: bytes, pattern: bytes) -> bool:
+    """Whether every topic that ``pattern`` wants is claimed by ``claim``; both are legal
+    patterns."""
+    claimed, wanted = claim.split(b"."), pattern.split(b".")
+    for i, token in enumerate(claimed):
+        if i >= len(wanted):
+            return False
+        if token == b">":
+            return True
+        if wanted[i] == b">" or (token not in (b"*", wanted[i])):
+            return False
+    return len(claimed) == len(wanted)
+
+
+__all__ = ["DEFAULT_STREAM", "Place", "Streams", "covers", "message_max", "settings_for"]

@@ -1,0 +1,168 @@
+"""Subscriptions: a filter and a position in each stream it can meet.
+
+There are no queues: a reader is a native cursor, pulled when its connection has room.  Knows no
+socket; the connection that owns a subscription asks its readers for batches, the kernel tells which
+of them may have some.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hermes.broker.streams import Place, Streams, covers
+from hermes.native.stream import Start
+from hermes.wire import messages as m
+
+if TYPE_CHECKING:
+    from hermes.broker.connection import Connection
+
+_SIMPLE = {"latest": Start.LATEST, "earliest": Start.EARLIEST, "last": Start.LAST}
+
+
+class RequestRefused(Exception):
+    """A subscription that cannot be; ``code`` is the protocol's name for why."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Reader:
+    """One subscription's cursor in one stream."""
+
+    __slots__ = (
+        "active",
+        "connection",
+        "cursor",
+        "filter",
+        "live",
+        "next",
+        "place",
+        "progress",
+        "subscription",
+    )
+
+    def __init__(self, subscription: Subscription, place: Place, start: Start, value: int) -> None:
+        self.subscription = subscription
+        self.connection = subscription.connection
+        self.place = place
+        self.cursor = place.stream.open_cursor(
+            subscription.filter,
+            prefix=subscription.prefix,
+            batch_id=subscription.id,
+            start=start,
+            value=value,
+        )
+        self.next = self.cursor.next
+        self.filter = self.cursor.filter
+        self.progress = False
+        """When caught up, say with an empty batch what was covered without a message."""
+        self.active = False
+        """It stands on its connection's list of readers to pull."""
+        self.live = self.cursor.everything
+        """Any append to the stream makes it ready; otherwise notes of its filter do."""
+        place.follow(self)
+
+    def settle(self) -> None:
+        """Its filter had news: from now on only that, once it has met a topic that it does not
+        want."""
+        if not self.cursor.everything:
+            self.place.everything.remove(self)
+            self.live = False
+
+    def close(self) -> None:
+        """Give up the cursor."""
+        self.place.unfollow(self)
+        self.cursor.close()
+
+
+class Subscription:
+    """What one Subscribe asked for."""
+
+    __slots__ = ("connection", "durable", "filter", "id", "prefix", "readers")
+
+    def __init__(self, connection: Connection, request: m.Subscribe) -> None:
+        self.connection = connection
+        self.id = request.subscription
+        self.filter = request.filter.encode()
+        self.prefix = request.kind == "prefix"
+        self.durable = request.durable
+        self.readers: list[Reader] = []
+
+    def open(self, streams: Streams, start: m.Start, stored: dict[str, int] | None) -> None:
+        """Open a reader in every stream that the filter can meet; all or none.
+
+        ``stored`` are the durable name's positions, if it has any.
+
+        Raises:
+            RequestRefused: the start does not fit; the message is for the peer.
+            InvalidTopic: not a legal filter.
+            Refused: the stream has as many filters as it may.
+        """
+        places = streams.met_by(self.filter, prefix=self.prefix)
+        starts = _starts(start, places, streams, stored or {})
+        try:
+            for place, (kind, value) in zip(places, starts, strict=True):
+                self.readers.append(Reader(self, place, kind, value))
+        except Exception:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Give up every reader.  Idempotent."""
+        readers, self.readers = self.readers, []
+        for reader in readers:
+            reader.close()
+
+
+def _starts(
+    start: m.Start, places: list[Place], streams: Streams, stored: dict[str, int]
+) -> list[tuple[Start, int]]:
+    """Where to begin in each of ``places``."""
+    simple = _SIMPLE.get(start.at)
+    if simple is not None:
+        return [(simple, 0)] * len(places)
+    if start.at == "time":
+        return [(Start.TIME, start.time_ns)] * len(places)
+    if start.at == "sequence":
+        return [(Start.SEQUENCE, _bare_sequence(start.sequence, places))]
+    wanted = stored if start.at == "durable" else start.positions
+    unknown = [name for name in wanted if streams.by_name(name) is None]
+    if unknown and start.at == "positions":
+        have = ", ".join(place.name for place in streams)
+        raise RequestRefused("invalid_start", f"there is no stream {unknown[0]!r}; streams: {have}")
+    return [
+        _from_position(place, wanted.get(place.name), _SIMPLE[start.otherwise]) for place in places
+    ]
+
+
+def _bare_sequence(sequence: int, places: list[Place]) -> int:
+    if len(places) != 1:
+        names = ", ".join(place.name for place in places)
+        raise RequestRefused(
+            "invalid_start",
+            f"the pattern spans the streams {names}, each with sequences of its own: "
+            f"give a position for each, or narrow the pattern",
+        )
+    _refuse_ahead(places[0], sequence - 1)
+    return max(1, sequence)
+
+
+def _from_position(place: Place, position: int | None, otherwise: Start) -> tuple[Start, int]:
+    if position is None:
+        return otherwise, 0
+    _refuse_ahead(place, position)
+    return Start.SEQUENCE, position + 1
+
+
+def _refuse_ahead(place: Place, position: int) -> None:
+    last = place.last_sequence
+    if position > last:
+        raise RequestRefused(
+            "position_ahead",
+            f"the stream {place.name!r} ends at sequence {last}, before {position}: it was begun "
+            "anew",
+        )
+
+
+__all__ = ["Reader", "RequestRefused", "Subscription", "covers"]
