@@ -35,7 +35,6 @@ import msgspec
 
 from hermes.errors import MalformedInput
 from hermes.native.envelopes import (
-    CONTROL_MAX,
     EMAGIC,
     EVERSION,
     FRAME_VERSION,
@@ -47,7 +46,6 @@ from hermes.native.envelopes import (
 from hermes.native.frames import HEADER_SIZE, MessageType, encode_batch
 from hermes.wire import messages as m
 from hermes.wire.codec import (
-    BATCH_TYPE,
     HELLO_MAX,
     PROTOCOL_MAX,
     PROTOCOL_MIN,
@@ -64,10 +62,8 @@ _MORE = 0
 _CONTROL = 1
 _ERROR = 2
 _REFUSED = 3
-_CONTROL_FRAME_MAX = HEADER_SIZE + CONTROL_MAX
 _TYPE_OFFSET = 5
 _HELLO = int(MessageType.HELLO)
-_MESSAGE = int(MessageType.MESSAGE)
 
 
 class Feed(Protocol):
@@ -96,7 +92,11 @@ class BatchSink(Protocol):
     """Takes batches and finds control frames; the real one is the ingest of ``hermes.native``."""
 
     def feed(self, data: Any, size: int, now_ns: int, /) -> Feed:
-        """Take what can be taken of ``size`` bytes at ``data``, as ``hm_ingest_feed`` says."""
+        """Take what can be taken of ``size`` bytes at ``data``, as ``hm_ingest_feed`` says.
+
+        A control frame over :data:`~hermes.wire.codec.CONTROL_MAX` is an error as soon as its
+        header is there.
+        """
 
 
 class ServerState(Enum):
@@ -206,7 +206,7 @@ class ServerProtocol:
         if self.state is not ServerState.OPEN:
             return self._receive_unopened(data, size, now_ns)
         feed = self._feed(data, size, now_ns)
-        if feed.kind == _MORE and feed.needed <= _CONTROL_FRAME_MAX:
+        if feed.kind == _MORE:
             self.needed = feed.needed
             return feed.consumed
         return self._receive_control(feed, data, size, now_ns)
@@ -238,8 +238,8 @@ class ServerProtocol:
 
     @property
     def output_count(self) -> int:
-        """How many frames :meth:`take_output` would return: a peer that asks on and does not read piles
-        them up."""
+        """How many frames :meth:`take_output` would return: a peer that asks on and does not read
+        piles them up."""
         return len(self._output)
 
     def welcome(self, *, server: str, broker_id: bytes, durable: bool) -> None:
@@ -433,7 +433,7 @@ class ServerProtocol:
             offset += feed.consumed
             if kind == _MORE:
                 self.needed = feed.needed
-                return offset if self._may_wait(data, offset, size) else size
+                return offset
             if kind == _CONTROL:
                 end = offset + feed.frame_size
                 self._take_control(*control_at(data, offset, feed.frame_size))
@@ -448,16 +448,6 @@ class ServerProtocol:
             if self.event is not None:
                 return offset
             feed = self._feed(data + offset, size - offset, now_ns)
-
-    def _may_wait(self, data: Any, offset: int, size: int) -> bool:
-        """Refuse a control frame that is over its limit before anybody keeps its bytes."""
-        if self.needed <= _CONTROL_FRAME_MAX or size - offset < HEADER_SIZE:
-            return True
-        kind = type_at(data, offset)
-        if kind in (_MESSAGE, BATCH_TYPE):
-            return True
-        self._violated("bad_length", f"a control frame of {self.needed} bytes")
-        return False
 
     def _take_refusal(self, feed: Feed) -> None:
         code = REFUSAL_CODES.get(-feed.error, "publish_refused")
@@ -579,8 +569,6 @@ class ServerProtocol:
             offset += feed.consumed
             if feed.kind == _MORE:
                 self.needed = feed.needed
-                if feed.needed > _CONTROL_FRAME_MAX and not self._may_wait(data, offset, size):
-                    return size
                 return offset
             if feed.kind == _CONTROL:
                 kind, _, payload = control_at(data, offset, feed.frame_size)

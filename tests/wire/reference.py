@@ -16,6 +16,7 @@ HEADER = struct.Struct("<4sBBHQQII")
 PREFIX = struct.Struct("<IIQQ")
 MESSAGE, BATCH = 1, 2
 CONTROL = range(16, 31)
+CONTROL_MAX = 1 << 20
 
 # The core's numbers, as hm_error.h has them.
 EMAGIC, EVERSION, ETYPE, EFLAGS, ELENGTH, EPADDING, ECRC = 6, 7, 8, 9, 10, 11, 12
@@ -124,7 +125,7 @@ def check(data: bytes, message_max: int) -> tuple[int, int]:
     topic_len = flags & 0xFF
     if flags >> 8 or (kind != MESSAGE and flags):
         raise Malformed(EFLAGS)  # property blocks are beyond this reference
-    limit = message_max + (1 << 20) if kind == BATCH else message_max
+    limit = {BATCH: message_max + (1 << 20), MESSAGE: message_max}.get(kind, CONTROL_MAX)
     if payload_len > limit or (kind == BATCH and (payload_len < 24 or payload_len % 8)):
         raise Malformed(ELENGTH)
     topic_end = 32 + topic_len

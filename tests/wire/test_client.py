@@ -134,7 +134,8 @@ def test_batches_continue_one_another(subscribed: Client) -> None:
     subscribed.deliver(ref.batch(1, 0, 5, 8, FRAMES) + ref.batch(1, 0, 8, 20))
     subscribed.deliver(ref.batch(1, 0, 20, 21, ref.message("c", b"", 21)))
 
-    assert [(e.after, e.through) for e in subscribed.events] == [(5, 8), (8, 20), (20, 21)]  # type: ignore[union-attr]
+    batches = [event for event in subscribed.events if isinstance(event, BatchReceived)]
+    assert [(one.after, one.through) for one in batches] == [(5, 8), (8, 20), (20, 21)]
     assert subscribed.protocol.positions(1) == {"default": 21}
 
 
@@ -235,7 +236,8 @@ def test_an_id_may_be_used_again_after_its_end(subscribed: Client) -> None:
 
 
 def test_a_refused_subscription_is_forgotten(subscribed: Client) -> None:
-    """An Error that ends a subscription takes it out of the session; one about a commit does not."""
+    """An Error that ends a subscription takes it out of the session; one about a commit does
+    not."""
     subscribed.protocol.subscribe(2, "..")
     refused = m.Error("invalid_filter", "no", False, subscription=2)
     commit = m.Error("commit_refused", "no", False, subscription=1)
@@ -300,7 +302,8 @@ def test_any_segmentation_gives_the_same_events(random: Random, most: int) -> No
 
 
 def test_a_snapshot_starts_behind_the_last_batch(subscribed: Client) -> None:
-    """Subscriptions resume where they were handed out, by stream name; publishers under their ids."""
+    """Subscriptions resume where they were handed out, by stream name; publishers under their
+    ids."""
     subscribed.deliver(ref.batch(1, 0, 5, 8, FRAMES))
     subscribed.protocol.subscribe(2, "x", start=m.Start(at="last"), durable="d")
 

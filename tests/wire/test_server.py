@@ -426,6 +426,18 @@ def test_each_violation_is_named_and_ends_the_connection(code: str, data: bytes)
     assert errors[0].message
 
 
+def test_a_publisher_is_opened_again_once_per_refusal(opened: Broker) -> None:
+    """The Open that follows a refusal uses it up; another is of an id in use."""
+    opened.store.refused_topics["a"] = 13
+
+    opened.deliver(published(1, "a") + OPEN)
+    assert not isinstance(opened.events[-1], Violation)
+    opened.deliver(OPEN)
+
+    assert isinstance(opened.events[-1], Violation)
+    assert opened.events[-1].code == "id_in_use"
+
+
 def test_a_reopened_publisher_keeps_its_id(opened: Broker) -> None:
     """After a refusal only the same publisher may come back under its number."""
     opened.store.refused_topics["a"] = 13
@@ -483,3 +495,39 @@ def test_random_bytes_never_raise(data: bytes) -> None:
         broker = Broker()
         broker.deliver(prefix + data)
         broker.sent()
+
+
+def scrambled(frames: list[bytes], random: Random) -> bytes:
+    """Frames dropped, repeated, swapped; control payloads changed, with a checksum that fits."""
+    chosen = [frame for frame in frames for _ in range(random.choice([0, 1, 1, 1, 1, 2]))]
+    for _ in range(random.randint(0, 2)):
+        if len(chosen) > 1:
+            at = random.randrange(len(chosen) - 1)
+            chosen[at], chosen[at + 1] = chosen[at + 1], chosen[at]
+    for at, one in enumerate(chosen):
+        if one[5] >= 16 and random.random() < 0.2:
+            (size,) = ref.struct.unpack_from("<I", one, 24)
+            payload = bytearray(one[32 : 32 + size])
+            for _ in range(random.randint(1, 3)):
+                payload[random.randrange(len(payload))] = random.choice([0, 1, 127, 128, 192, 255])
+            chosen[at] = ref.frame(one[5], bytes(payload))
+    return b"".join(chosen)
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_scrambled_sessions_have_one_answer(seed: int) -> None:
+    """Whatever comes in whatever order: all is well, or one fatal Error is the last frame."""
+    random = Random(seed)
+    frames = [HELLO, OPEN, published(1, "a", "md.b"), encode_control(m.Ping(1))]
+    frames += [encode_control(m.Subscribe(1, ">")), published(3, "c"), published(4, "d", "e")]
+    frames += [encode_control(m.Query(1, "stats")), encode_control(m.Unsubscribe(1)), CLOSE]
+    broker = Broker()
+
+    for piece in cut(scrambled(frames, random), random, most=300):
+        broker.deliver(piece)
+
+    sent = [one for one in broker.sent() if isinstance(one, m.Error) and one.fatal]
+    violated = [one for one in broker.events if isinstance(one, Violation)]
+    assert [one.code for one in violated] == [one.code for one in sent]
+    assert len(sent) <= 1
+    assert not sent or broker.sent()[-1] == sent[0]
