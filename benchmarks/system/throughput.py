@@ -58,12 +58,5 @@ def question(scale: Scale) -> Question:
             ),
             Target("send_many and objects", MANY, "messages_per_s", 1.5e6),
             Target("send and objects", ONE, "messages_per_s", 1e6),
-            Target(
-                "what recycling is worth (for information)",
-                UNRECYCLED,
-                "messages_per_s",
-                0,
-                of=(BATCHES,),
-            ),
         ),
     )
