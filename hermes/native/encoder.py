@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hermes.errors import MessageTooLarge, UsageError
 from hermes.native._core import ffi, lib
 from hermes.native._errors import check
-from hermes.native.frames import MESSAGE_MAX, MessageType, frame_size, new_raw
+from hermes.native.frames import MESSAGE_MAX, PROPERTIES_MAX, MessageType, frame_size, new_raw
 from hermes.native.patterns import check_topic, encoded
 
 if TYPE_CHECKING:
@@ -30,6 +30,9 @@ def _address(buffer: Buffer) -> Any:
         return ffi.from_buffer("uint8_t[]", buffer)
     except (BufferError, ValueError) as error:
         raise UsageError("a payload must lie in one piece: pass a contiguous buffer") from error
+    except TypeError as error:
+        kind = type(buffer).__name__
+        raise UsageError(f"a payload is bytes or another buffer, not {kind}: encode it") from error
 
 
 class Encoder:
@@ -80,11 +83,17 @@ class Encoder:
 
         Raises:
             InvalidTopic: the topic is not legal, or a MESSAGE has none.
-            MessageTooLarge: the payload is over ``message_max``.
-            UsageError: the type is no frame's, or it is not MESSAGE and has topic or properties.
+            MessageTooLarge: the payload is over ``message_max``, or the properties over 64 KiB.
+            UsageError: the payload is no buffer, the type is no frame's, or it is not MESSAGE and
+                has a topic or properties.
         """
         data = _address(payload)
         self._bounded(len(data))
+        if len(properties) > PROPERTIES_MAX:
+            raise MessageTooLarge(
+                f"properties of {len(properties)} bytes are over the limit of {PROPERTIES_MAX}: "
+                "what is large belongs into the payload"
+            )
         name = self._legal(topic) if type == MessageType.MESSAGE else encoded(topic, "topic")
         size = frame_size(len(name), len(data), len(properties))
         out = self._room(size)

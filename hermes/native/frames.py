@@ -26,6 +26,8 @@ BATCH_HEADER_SIZE: int = lib.HM_BATCH_HEADER
 """Bytes of a batch before its frames."""
 MESSAGE_MAX: int = lib.HM_MESSAGE_MAX
 """Bytes of payload a message may have, unless a broker says otherwise."""
+PROPERTIES_MAX: int = lib.HM_PROPERTIES_MAX
+"""Bytes of a message's properties."""
 
 new_raw = ffi.new_allocator(should_clear_after_alloc=False)
 """Like ``ffi.new`` without clearing: memory never written is never touched."""

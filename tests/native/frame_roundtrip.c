@@ -107,8 +107,13 @@ static void batches(void) {
     uint64_t rows_size = COUNT * hm_frame_size(7, 0, 13);
     uint8_t *rows = flush(COUNT * 20 - 7, 0, &blocks[3]);
     uint8_t *rows_out = flush(rows_size, 3, &blocks[4]);
+    assert(hm_frame_encode_rows(rows_out, rows_size - 1, topic, 7, rows, 13, 20, COUNT, 1, 2) ==
+           -HM_EFULL);
     assert(hm_frame_encode_rows(rows_out, rows_size, topic, 7, rows, 13, 20, COUNT, 1, 2) ==
            (int64_t)rows_size);
+    /* A size that does not fit 64 bits is no small one. */
+    assert(hm_frame_encode_rows(rows_out, rows_size, topic, 7, rows, UINT32_MAX - 8, 0, UINT32_MAX,
+                                1, 2) == -HM_EFULL);
     assert(hm_frame_index(rows_out, rows_size, HM_MESSAGE_MAX, slices, COUNT, &consumed, &error) ==
            COUNT);
     assert(memcmp(rows_out + slices[COUNT - 1].payload_offset, rows + (COUNT - 1) * 20, 13) == 0);

@@ -258,6 +258,20 @@ class TestDecode:
 
         assert (len(decode(data)), decode(data).consumed) == (1, 48)
 
+    def test_an_empty_buffer_has_an_empty_index(self) -> None:
+        """Nothing is a sound number of frames: every column is empty, and nothing raises."""
+        index = decode(b"")
+
+        assert (len(index), index.consumed, list(index), index.topic) == (0, 0, [], [])
+        assert (index.sequence.tolist(), len(index.numpy()), len(index.rows())) == ([], 0, 0)
+
+    def test_messages_without_payload_have_rows_of_nothing(self) -> None:
+        """An empty payload is a payload."""
+        encoder = Encoder()
+        encoder.encode_rows("a", np.zeros((3, 0), "u1"))
+
+        assert decode(encoder.view).rows().shape == (3, 0)
+
     def test_rows_need_one_size(self) -> None:
         """Payloads of different sizes are no array."""
         encoder = Encoder()
@@ -455,6 +469,16 @@ class TestUsage:
         with pytest.raises(MessageTooLarge, match="11 bytes"):
             encoder.encode_rows("a", np.zeros((2, 11), "u1"))
         assert len(encoder) == 0
+
+    def test_properties_over_the_limit(self) -> None:
+        """Properties have a bound of their own."""
+        with pytest.raises(MessageTooLarge, match="65537 bytes"):
+            Encoder().encode(b"", topic="a", properties=bytes(65537))
+
+    def test_a_payload_that_is_no_buffer(self) -> None:
+        """Text is refused, with the cure."""
+        with pytest.raises(UsageError, match="not str: encode it"):
+            Encoder().encode("text", topic="a")  # type: ignore[arg-type]
 
     def test_lengths_that_do_not_add_up(self) -> None:
         """Lengths must cover the joined buffer exactly."""

@@ -176,13 +176,13 @@ int64_t hm_frame_encode_rows(uint8_t *out, uint64_t capacity, const uint8_t *top
         return -HM_EINVAL;
     mould common;
     mould_init(&common, topic, topic_len, timestamp_ns);
-    uint64_t size = (common.head_size + padded(row_size)) * count;
-    if (size > capacity)
+    uint64_t size = common.head_size + padded(row_size);
+    if (count > 0 && size > capacity / count)
         return -HM_EFULL;
     for (uint32_t i = 0; i < count; i++)
         out = put_message(out, &common, row_size > 0 ? rows + (int64_t)i * stride : NULL, row_size,
                           first_sequence + i);
-    return (int64_t)size;
+    return (int64_t)(size * count);
 }
 
 /* ---- decoding ---- */
