@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from hermes.errors import Closed, UsageError
+from hermes.errors import Closed, StorageDamaged, UsageError
 from hermes.native._core import ffi, lib
 from hermes.native._errors import check, fail
 
@@ -204,7 +204,9 @@ class Log:
         def work() -> int:
             return int(lib.hm_log_open(place.encode(), options, counter, report, log))
 
-        code = work() if progress is None else _watched(work, counter, Path(directory), progress)
+        code = work() if progress is None else watched(work, counter, Path(directory), progress)
+        if code == -lib.HM_EVERSION:
+            raise StorageDamaged(f"{place} was written by a newer Hermes: use that one, or a copy")
         check(code, f"opening the log in {place}")
         return cls(log[0], LogReport(*_read_struct("hm_log_report", report)), place)
 
@@ -452,8 +454,9 @@ class Log:
         self.close()
 
 
-def _watched(work: Callable[[], int], counter: Any, directory: Path, progress: OpenProgress) -> int:
-    """Run ``work`` in a thread of its own and report its progress from this one."""
+def watched(work: Callable[[], int], counter: Any, directory: Path, progress: OpenProgress) -> int:
+    """Run ``work`` in a thread of its own and report its progress from this one; for this
+    package."""
     total = sum(path.stat().st_size for path in directory.glob("*.log"))
     result: list[int] = []
     worker = threading.Thread(target=lambda: result.append(work()), name="hermes-log-open")
