@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
+from hermes.native._core import lib
 
 from hermes import errors
 from hermes.native import _errors
-from hermes.native._core import lib
 
 HEADER = Path(__file__).parents[2] / "hermes" / "native" / "include" / "hm_error.h"
 CODES = {
