@@ -158,10 +158,15 @@ class Reader:
 class ModelBroker(Server):
     """Appends, acknowledges and delivers, at the pace its random source says."""
 
-    def __init__(self, store: ref.ReferenceStore, random: Random) -> None:
+    def __init__(
+        self,
+        store: ref.ReferenceStore,
+        random: Random,
+        ingest: ref.ReferenceIngest | None = None,
+    ) -> None:
         self.store = store
         self.random = random
-        self.ingest = ref.ReferenceIngest(store, MESSAGE_MAX)
+        self.ingest = ingest or ref.ReferenceIngest(store, MESSAGE_MAX)
         self.readers: dict[int, Reader] = {}
         self.oldest = [1, 1]
         self.commits: list[dict[str, int]] = []
@@ -189,7 +194,7 @@ class ModelBroker(Server):
                 self.acknowledge()
                 protocol.close()
             case m.Close():
-                del self.ingest.open[event.publisher]
+                self.ingest.close_publisher(event.publisher)
             case Violation():
                 raise AssertionError(event)
             case _:
@@ -261,6 +266,8 @@ class ModelClient(Client):
         """Every message ever published; sequence is the index plus one."""
         self.acked = 0
         self.on_wire = 0
+        self.began = False
+        """Whether a batch went out on this connection: from then on none may be left out."""
         self.seen: dict[tuple[int, str], list[tuple[int, str, bytes]]] = {}
         self.gaps: dict[tuple[int, str], list[tuple[int, int]]] = {}
         self.first: dict[tuple[int, str], int] = {}
@@ -281,6 +288,13 @@ class ModelClient(Client):
             fresh.output += frame
         return fresh
 
+    def subscribe(self, prefix: str, start: m.Start) -> None:
+        id = self.protocol.new_id()
+        for record in (self.seen, self.gaps, self.first):
+            for key in [key for key in record if key[0] == id]:
+                del record[key]  # type: ignore[attr-defined]  # of one that ended long ago
+        self.output += self.protocol.subscribe(id, prefix, kind="prefix", start=start)
+
     def publish(self, topic: str, payload: bytes) -> None:
         self.sent.append((topic, payload))
 
@@ -294,6 +308,7 @@ class ModelClient(Client):
             )
             self.output += ref.batch(1, 0, first, first + count, frames)
             self.on_wire += count
+            self.began = True
 
     def take(self, event: ClientEvent) -> None:
         super().take(event)
@@ -306,7 +321,8 @@ class ModelClient(Client):
             case m.Ack():
                 assert event.sequence <= max(self.on_wire, self.acked) or event.level == "opened"
                 self.acked = max(self.acked, event.sequence)
-                self.on_wire = max(self.on_wire, self.acked)
+                if not self.began:
+                    self.on_wire = max(self.on_wire, self.acked)
             case m.Pong():
                 self.pongs += 1
             case m.Error():

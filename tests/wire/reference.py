@@ -117,11 +117,11 @@ def check(data: bytes, message_max: int) -> tuple[int, int]:
         raise Malformed(EMAGIC)
     if len(data) > 4 and data[4] != 1:
         raise Malformed(EVERSION)
+    if len(data) > 5 and data[5] not in (MESSAGE, BATCH, *CONTROL):
+        raise Malformed(ETYPE)
     if len(data) < HEADER.size:
         return HEADER.size, 0
     _, _, kind, flags, _, _, payload_len, crc = HEADER.unpack_from(data)
-    if kind not in (MESSAGE, BATCH) and kind not in CONTROL:
-        raise Malformed(ETYPE)
     topic_len = flags & 0xFF
     if flags >> 8 or (kind != MESSAGE and flags):
         raise Malformed(EFLAGS)  # property blocks are beyond this reference
@@ -156,91 +156,122 @@ class ReferenceStore:
         return 1 if topic.startswith("md.") else 0
 
 
+@dataclass
+class OpenPublisher:
+    """A publisher of one connection."""
+
+    identity: bytes
+    next: int = 0
+    """The sequence behind its last batch; 0: it may begin anywhere."""
+    refused: bool = False
+
+
 class ReferenceIngest:
     """One connection's inbound state; see ``hm_ingest.h``."""
 
     def __init__(self, store: ReferenceStore, message_max: int) -> None:
         self.store = store
         self.message_max = message_max
-        self.open: dict[int, bytes] = {}
-        self.refused: set[int] = set()
+        self.open: dict[int, OpenPublisher] = {}
         self.touched: dict[int, int] = {}
-        self._in_batch = 0  # bytes of it that are still to come
+        self._left = 0  # bytes of the batch's frames that are still to come
+        self._skip = False
         self._publisher = 0
-        self._after = 0
+        self._sequence = 0
         self._through = 0
 
-    def open_publisher(self, id: int, publisher: bytes) -> int:
-        self.open[id] = publisher
-        self.refused.discard(id)
-        return max((last.get(publisher, 0) for last in self.store.last), default=0)
+    def open_publisher(self, id: int, identity: bytes) -> int:
+        self.open[id] = OpenPublisher(identity)
+        return max((last.get(identity, 0) for last in self.store.last), default=0)
+
+    def close_publisher(self, id: int) -> None:
+        del self.open[id]
+        self.touched.pop(id, None)
 
     def feed(self, data: Any, size: int, now_ns: int) -> ReferenceFeed:
         feed = ReferenceFeed()
         block = bytes(ffi.buffer(data, size)) if size else b""
         try:
-            self._feed(block, feed)
+            while self._step(block[feed.consumed :], feed):
+                continue
         except Malformed as error:
             feed.kind, feed.error = 2, -error.error
         return feed
 
-    def _feed(self, block: bytes, feed: ReferenceFeed) -> None:
-        while feed.consumed < len(block):
-            rest = block[feed.consumed :]
-            size, kind = check(rest, self.message_max)
-            if self._in_batch and size > self._in_batch:
-                raise Malformed(ELENGTH)
-            if kind == 0:
-                feed.needed = size
-                return
-            if self._in_batch:
-                if not self._take(rest[:size], kind, size, feed):
-                    return
-            elif kind == BATCH:
-                self._begin(rest, size)
-                feed.consumed += 56
-            elif kind == MESSAGE:
-                raise Malformed(ETYPE)
-            else:
-                feed.kind, feed.frame_size = 1, size
-                return
+    def _step(self, rest: bytes, feed: ReferenceFeed) -> bool:
+        """Take the next frame; whether to go on."""
+        if self._left and self._skip:
+            there = min(len(rest), self._left)
+            self._left -= there
+            feed.consumed += there
+            return self._left == 0
+        if self._left:
+            return self._inner(rest[: self._left], feed)
+        if not rest:
+            return False
+        size, kind = check(rest, self.message_max)
+        if len(rest) > 31 and rest[5] == MESSAGE:
+            raise Malformed(ETYPE)
+        if kind == 0:
+            feed.needed = size
+            return False
+        if kind != BATCH:
+            feed.kind, feed.frame_size = 1, size
+            return False
+        self._begin(rest, size - 56)
+        feed.consumed += 56
+        return True
 
-    def _begin(self, rest: bytes, size: int) -> None:
-        id, _, after, through = PREFIX.unpack_from(rest, 32)
-        if id not in self.open:
+    def _begin(self, rest: bytes, frames_size: int) -> None:
+        id, stream, after, through = PREFIX.unpack_from(rest, 32)
+        count = through - after
+        if (count == 0) != (frames_size == 0) or count > frames_size // 32:
+            raise Malformed(ESEQUENCE)
+        who = self.open.get(id)
+        if who is None or stream:
             raise Malformed(EUNKNOWN)
-        self._in_batch = size - 56
-        self._publisher, self._after, self._through = id, after, through
+        if not who.refused and who.next and after >= who.next:
+            raise Malformed(ESEQUENCE)
+        who.next = max(who.next, through + 1)
+        self._left, self._skip = frames_size, who.refused
+        self._publisher, self._sequence, self._through = id, after + 1, through
 
-    def _take(self, one: bytes, kind: int, size: int, feed: ReferenceFeed) -> bool:
+    def _inner(self, rest: bytes, feed: ReferenceFeed) -> bool:
+        size, kind = check(rest, self.message_max)
+        if kind == 0:
+            if size > self._left:
+                raise Malformed(ELENGTH)
+            feed.needed = size
+            return False
         if kind != MESSAGE:
             raise Malformed(ETYPE)
-        sequence = HEADER.unpack_from(one)[4]
-        if sequence != self._after + 1 or sequence > self._through:
+        sequence = HEADER.unpack_from(rest)[4]
+        is_last = size == self._left
+        if sequence != self._sequence or (sequence == self._through) != is_last:
             raise Malformed(ESEQUENCE)
-        self._after = sequence
-        self._in_batch -= size
+        if not self._append(rest[:size], feed):
+            return False
+        self._sequence += 1
+        self._left -= size
         feed.consumed += size
-        if self._publisher in self.refused:
-            return True
-        return self._append(one, sequence, feed)
+        return True
 
-    def _append(self, one: bytes, sequence: int, feed: ReferenceFeed) -> bool:
-        topic_len = one[6]
+    def _append(self, one: bytes, feed: ReferenceFeed) -> bool:
+        who = self.open[self._publisher]
+        topic_len, sequence = one[6], self._sequence
         topic = one[32 : 32 + topic_len].decode()
         start = 32 + len(padded(one[32 : 32 + topic_len]))
         payload = one[start : start + HEADER.unpack_from(one)[6]]
-        publisher = self.open[self._publisher]
         index = self.store.route(topic)
         refusal = self.store.refused_topics.get(topic)
         if refusal is not None:
             feed.kind, feed.error = 3, -refusal
             feed.publisher, feed.stream, feed.sequence = self._publisher, index, sequence
-            self.refused.add(self._publisher)
+            who.refused = self._skip = True
             return False
         last = self.store.last[index]
-        if sequence > last.get(publisher, 0):
-            last[publisher] = sequence
-            self.store.streams[index].append(Stored(topic, payload, publisher, sequence))
-        self.touched[self._publisher] = sequence
+        if sequence > last.get(who.identity, 0):
+            last[who.identity] = sequence
+            self.store.streams[index].append(Stored(topic, payload, who.identity, sequence))
+        self.touched[self._publisher] = max(sequence, self.touched.get(self._publisher, 0))
         return True

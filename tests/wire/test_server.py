@@ -27,9 +27,9 @@ CLOSE = encode_control(m.Close())
 class Broker(Server):
     """Opens publishers and takes what they send; answers nothing else."""
 
-    def __init__(self) -> None:
-        self.store = ref.ReferenceStore()
-        self.ingest = ref.ReferenceIngest(self.store, MESSAGE_MAX)
+    def __init__(self, ingest: ref.ReferenceIngest | None = None) -> None:
+        self.ingest = ingest or ref.ReferenceIngest(ref.ReferenceStore(), MESSAGE_MAX)
+        self.store = self.ingest.store
         super().__init__(self.ingest)
 
     def handle(self, event: Any) -> None:
@@ -37,7 +37,7 @@ class Broker(Server):
         if isinstance(event, m.Open):
             self.ingest.open_publisher(event.publisher, event.publisher_id)
         elif isinstance(event, m.Close) and event.publisher is not None:
-            del self.ingest.open[event.publisher]
+            self.ingest.close_publisher(event.publisher)
 
 
 @pytest.fixture
