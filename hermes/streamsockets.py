@@ -100,7 +100,7 @@ class _Link:
         self.receive = sock.recv_into
         self.send = sock.sendmsg
         self.events = _READ
-        self.limit = OUTPUT_MAX
+        self.limit = OUTPUT_MIN
         self.stalled = False  # the medium was full: output waits for EPOLLOUT
         self.ended = False  # the peer has sent its last byte
         self.until_ns = 0  # not 0: the connection is over, input is dropped until then

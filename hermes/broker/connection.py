@@ -47,6 +47,7 @@ ANSWERS_MAX = 4096
 ANSWERS_LIMIT = 4 * ANSWERS_MAX
 """Frames with which a peer whose transport goes on reading regardless is cut off."""
 
+_NO_FRAMES = memoryview(b"")
 _OPEN = ServerState.OPEN
 _CLOSED = ServerState.CLOSED
 _PEER_CLOSED = ServerState.PEER_CLOSED
@@ -98,6 +99,7 @@ class Connection:
         "_queue",
         "_receive",
         "_rest",
+        "_seen_out",
         "_sink",
         "_subscriptions",
         "attachment",
@@ -109,7 +111,6 @@ class Connection:
         "opened_ns",
         "paused",
         "peer",
-        "stalled_since",
     )
 
     def __init__(self, kernel: Kernel, queue: Queue, peer: Peer, number: int) -> None:
@@ -122,7 +123,7 @@ class Connection:
         self.bytes_in = 0
         self.bytes_out = 0
         self.deliveries = 0
-        self.stalled_since = 0
+        self._seen_out = 0
         self._kernel = kernel
         self._queue = queue
         self._marked = False
@@ -225,7 +226,6 @@ class Connection:
             taken = self._out
             self._out = []
             self._out_size = 0
-            self.stalled_since = 0
         else:
             taken = self._advance_partly(nbytes)
         self._flight.append((nbytes, taken))
@@ -308,23 +308,23 @@ class Connection:
         self.mark()
 
     def unpin(self) -> int:
-        """Copy output that refers to log memory and waits for the peer; returns the bytes
-        copied."""
-        if not self._out:
+        """Copy output that refers to log memory if none of it has moved since the last call;
+        returns the bytes copied."""
+        stalled = bool(self._out) and self._seen_out == self.bytes_out
+        self._seen_out = self.bytes_out
+        if not stalled:
             return 0
-        copied = self._out_size
-        self._out = [memoryview(bytes(view)) for view in self._out]
+        copied = 0
+        for i, view in enumerate(self._out):
+            if not isinstance(view.obj, bytes):
+                self._out[i] = memoryview(bytes(view))
+                copied += len(view)
         return copied
 
     @property
     def greeted(self) -> bool:
         """Whether the peer has said who it is."""
         return self._protocol.hello is not None
-
-    @property
-    def stalled(self) -> bool:
-        """Whether output waits for the peer."""
-        return bool(self._out)
 
     def describe(self) -> dict[str, object]:
         """For ``hermes stats``."""
@@ -412,10 +412,10 @@ class Connection:
 
     def _check_answers(self) -> None:
         waiting = self._protocol.output_count
-        if waiting > ANSWERS_MAX:
+        if waiting > ANSWERS_LIMIT and self.paused:
+            self.refuse("too_slow", "answers are not read")
+        elif waiting > ANSWERS_MAX:
             self.paused = True
-            if waiting > ANSWERS_LIMIT:
-                self.refuse("too_slow", "answers are not read")
 
     # Events.
 
@@ -611,6 +611,7 @@ class Connection:
                     self.deliveries += 1
                     views.append(delivery.header)
                     views.append(delivery.frames)
+                    delivery.frames = _NO_FRAMES  # or the cursor would hold their segment
                     taken += delivery.size
                 elif kind == _COPIED:
                     self.deliveries += 1
@@ -669,8 +670,6 @@ class Connection:
             taken.append(out[count][:nbytes])
             out[count] = out[count][nbytes:]
         self._out = out[count:]
-        if not self.stalled_since:
-            self.stalled_since = time.monotonic_ns()
         return taken
 
     # Ending.

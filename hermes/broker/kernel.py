@@ -40,8 +40,6 @@ PROGRESS_NS = NS_PER_S
 TRIM_NS = NS_PER_S
 """How often retention by age is applied, and segments that a stalled connection holds are looked
 for."""
-STALLED_NS = NS_PER_S
-"""How long output may wait before what it holds of a retired segment is copied."""
 GREETING_NS = NS_PER_S // 4
 """How often connections that have not said Hello are looked at."""
 
@@ -288,10 +286,8 @@ class Kernel:
                 place.log.trim(time.time_ns())
             pinned += place.log.status().pinned
         if pinned:
-            long_ago = time.monotonic_ns() - STALLED_NS
             for connection in self.connections.values():
-                if connection.stalled_since and connection.stalled_since < long_ago:
-                    self.copied_bytes += connection.unpin()
+                self.copied_bytes += connection.unpin()
 
     def _dismiss_silent(self) -> None:
         if not self._ungreeted:
