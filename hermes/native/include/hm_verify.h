@@ -1,4 +1,5 @@
-/* hm_verify.h -- looks at a log's files without changing them; may run beside the broker that writes them.
+/* hm_verify.h -- looks at a log's files without changing them; may run beside the broker that
+ * writes them.
  *
  * Files are mapped read-only.  Of a segment that is being written, what its records covered at the
  * moment of looking is judged; one that retention takes away meanwhile is left out.
@@ -12,12 +13,14 @@
 typedef struct hm_verification hm_verification;
 
 enum { /* what a problem is about */
-    HM_PROBLEM_FRAMES = 1, /* frames [offset, resume) of the segment file are unsound; sound ones may follow */
-    HM_PROBLEM_TORN = 2,   /* the same, at the end of the last, unsealed segment: a crash may do this */
-    HM_PROBLEM_HEADER = 3, /* the header page, at `offset` */
-    HM_PROBLEM_SEAL = 4,   /* the seal */
-    HM_PROBLEM_INDEX = 5,  /* the index file, at `offset` of it; every message is still there */
-    HM_PROBLEM_HOLE = 6,   /* messages between the segment before and this one are missing */
+       HM_PROBLEM_FRAMES =
+           1, /* frames [offset, resume) of the segment file are unsound; sound ones may follow */
+       HM_PROBLEM_TORN =
+           2, /* the same, at the end of the last, unsealed segment: a crash may do this */
+       HM_PROBLEM_HEADER = 3, /* the header page, at `offset` */
+       HM_PROBLEM_SEAL = 4,   /* the seal */
+       HM_PROBLEM_INDEX = 5,  /* the index file, at `offset` of it; every message is still there */
+       HM_PROBLEM_HOLE = 6,   /* messages between the segment before and this one are missing */
 };
 
 typedef struct {
@@ -48,9 +51,11 @@ typedef struct {
     int32_t problems; /* of this segment */
 } hm_verified;
 
-/* Verifies the log in `directory`: every frame, or with `frames` 0 only headers, seals and indexes (then
- * messages and bytes are what these claim).  -HM_EIO, -HM_ENOMEM, -HM_EVERSION: it cannot be looked at. */
-int hm_verify(const char *directory, int frames, uint64_t *progress, hm_verification **verification);
+/* Verifies the log in `directory`: every frame, or with `frames` 0 only headers, seals and indexes
+ * (then messages and bytes are what these claim).  -HM_EIO, -HM_ENOMEM, -HM_EVERSION: it cannot be
+ * looked at. */
+int hm_verify(const char *directory, int frames, uint64_t *progress,
+              hm_verification **verification);
 void hm_verification_free(hm_verification *verification);
 /* Valid until the verification is freed; in the order of the log. */
 const hm_verified *hm_verification_segments(const hm_verification *verification, uint64_t *count);
