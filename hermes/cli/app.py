@@ -1,0 +1,140 @@
+"""The command group: finds commands by name, and imports only the one that is run.
+
+Commands of other distributions come through the entry-point group ``hermes.commands``: the entry
+point's name is the command's, its value a module with a click command called ``command`` (as ours
+are), or the click command itself."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hermes.cli.command import SETTINGS, closest
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+ENTRY_POINT_GROUP = "hermes.commands"
+
+COMMANDS: dict[str, str] = {
+    "serve": "Run a broker.",
+    "pub": "Publish messages.",
+    "sub": "Subscribe, and write messages to stdout.",
+    "streams": "List the broker's streams.",
+    "topics": "List the broker's topics.",
+    "stats": "Show the broker's counters.",
+    "log": "Look into a data directory: inspect, verify, dump.",
+    "plugins": "List what is installed, and whether it works here.",
+    "demo": "Measure a broker on this machine, with nothing set up.",
+    "version": "Show versions.",
+}
+"""The built-in commands, in the order in which ``hermes --help`` shows them."""
+
+
+class Commands(click.Group):
+    """Built-in commands first, then those that plugins bring."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Every command's name, imports nothing."""
+        return [*COMMANDS, *sorted(plugin_commands())]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command, or return None if there is none of that name."""
+        if cmd_name in COMMANDS:
+            command: click.Command = import_module(f"hermes.cli.{cmd_name}").command
+            return command
+        entry = plugin_commands().get(cmd_name)
+        return None if entry is None else load(entry)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, with a suggestion for a name that is misspelt."""
+        name = args[0]
+        if not name.startswith("-") and self.get_command(ctx, name) is None:
+            known = self.list_commands(ctx)
+            ctx.fail(f"No such command {name!r}.{closest(name, known)}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List names and one line each, without importing them."""
+        plugins = plugin_commands()
+        rows = list(COMMANDS.items())
+        rows += [(name, f"From {entry.value}.") for name, entry in sorted(plugins.items())]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+def plugin_commands() -> dict[str, EntryPoint]:
+    """The commands that other distributions announce; one that hides a built-in is left out."""
+    from importlib.metadata import entry_points
+
+    found = entry_points(group=ENTRY_POINT_GROUP)
+    return {entry.name: entry for entry in found if entry.name not in COMMANDS}
+
+
+def load(entry: EntryPoint) -> click.Command:
+    """Import a plugin's command; one that cannot be imported says so when it is run."""
+    try:
+        found = entry.load()
+        found = getattr(found, "command", found)
+        if isinstance(found, click.Command):
+            return found
+        cause = f"{entry.value} is not a click command and has none called 'command'"
+    except Exception as error:  # a plugin may fail in any way; it must not take the others with it
+        cause = f"{type(error).__name__}: {error}"
+    return broken(entry, cause)
+
+
+def broken(entry: EntryPoint, cause: str) -> click.Command:
+    """A command that reports why the plugin could not be loaded."""
+    from hermes.cli.command import Command
+    from hermes.cli.exits import ExitCode
+
+    @click.command(
+        entry.name,
+        cls=Command,
+        help=f"Could not be loaded: {cause}",
+        exits=[ExitCode.PLUGIN],
+        context_settings={"ignore_unknown_options": True},
+    )
+    @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+    def report(arguments: tuple[str, ...]) -> None:
+        from hermes.errors import PluginFailed
+
+        origin = entry.dist.name if entry.dist is not None else entry.value
+        raise PluginFailed(
+            f"the command {entry.name!r} of {origin} could not be loaded: {cause}\n"
+            f"Upgrade or remove it: pip install -U {origin}, or pip uninstall {origin}"
+        )
+
+    return report
+
+
+def show_version(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    """``--version``: the number alone."""
+    if value and not ctx.resilient_parsing:
+        from hermes.cli.version import distribution_version
+
+        click.echo(distribution_version())
+        ctx.exit()
+
+
+@click.group(
+    cls=Commands,
+    context_settings=SETTINGS,
+    help="Hermes, an ultra-low-latency message broker.",
+    epilog="Start with: hermes demo.  Help on one command: hermes COMMAND --help.",
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=show_version,
+    help="Show the version and exit.",
+)
+def app() -> None:
+    """The root of all commands."""

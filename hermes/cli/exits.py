@@ -1,0 +1,137 @@
+"""Exit codes, and how an error becomes one: a sentence on stderr, never a traceback for what is
+not our fault.
+
+``docs/cli.md`` has the table; ``--help`` of each command lists those it uses.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hermes.errors import HermesError
+
+
+class ExitCode(IntEnum):
+    """What the shell is told.  Numbers are never reused."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    TIMED_OUT = 3
+    GAP = 4
+    UNREACHABLE = 5
+    REFUSED = 6
+    STORAGE = 7
+    PLUGIN = 8
+    INTERRUPTED = 130
+    PIPE_CLOSED = 141
+
+
+MEANINGS: dict[ExitCode, str] = {
+    ExitCode.OK: "done",
+    ExitCode.FAILED: "it failed; stderr says why",
+    ExitCode.USAGE: "an option, URL or configuration that cannot work",
+    ExitCode.TIMED_OUT: "the time ran out first",
+    ExitCode.GAP: "messages are missing; stderr says which",
+    ExitCode.UNREACHABLE: "no broker answers there, the connection was lost, or the address is "
+    "taken",
+    ExitCode.REFUSED: "the broker said no, or does not speak the protocol",
+    ExitCode.STORAGE: "the storage is full, damaged, failing or locked",
+    ExitCode.PLUGIN: "a plugin is not installed, or failed",
+    ExitCode.INTERRUPTED: "interrupted (Ctrl-C)",
+    ExitCode.PIPE_CLOSED: "whoever read the output has gone",
+}
+
+
+def exit_code(error: HermesError) -> ExitCode:
+    """The code for ``error``, by whose fault it is."""
+    from hermes import errors
+
+    by_kind: list[tuple[type[HermesError] | tuple[type[HermesError], ...], ExitCode]] = [
+        (errors.UsageError, ExitCode.USAGE),
+        (errors.Timeout, ExitCode.TIMED_OUT),
+        (errors.GapDetected, ExitCode.GAP),
+        (errors.PeerError, ExitCode.REFUSED),
+        (
+            (errors.ConnectFailed, errors.ConnectionLost, errors.AddressInUse),
+            ExitCode.UNREACHABLE,
+        ),
+        (errors.SystemFault, ExitCode.STORAGE),
+        (errors.PluginError, ExitCode.PLUGIN),
+    ]
+    for kind, code in by_kind:
+        if isinstance(error, kind):
+            return code
+    return ExitCode.FAILED
+
+
+def explain(error: HermesError) -> str:
+    """What happened and, where there is a usual cure, what to do."""
+    from hermes import errors
+
+    text = str(error)
+    if isinstance(error, errors.ConnectFailed) and "hermes serve" not in text:
+        text += (
+            "\nIs a broker running?  Start one with: hermes serve"
+            "\nTo reach one elsewhere: --url tcp://HOST:PORT, or set HERMES_URL."
+        )
+    elif isinstance(error, errors.AddressInUse) and "--transport" not in text:
+        text += (
+            "\nAnother program, perhaps another broker, listens there."
+            "\nChoose another port: --transport tcp://127.0.0.1:PORT (port 0 lets the system "
+            "choose)."
+        )
+    elif isinstance(error, errors.DirectoryLocked) and "--storage" not in text:
+        text += "\nStop that broker, or give this one its own place: --storage mmap:DIR"
+    return text
+
+
+def complain(text: str, *, kind: str, code: int, as_json: bool) -> None:
+    """Write an error to stderr: a sentence, or with ``as_json`` one JSON object on a line."""
+    if as_json:
+        import json
+
+        text = json.dumps({"error": kind, "message": text, "exit_code": int(code)})
+    else:
+        text = f"hermes: {text}"
+    sys.stderr.write(text + "\n")
+
+
+def discard_output() -> None:
+    """Point stdout at nothing, so that the interpreter's last flush of a closed pipe is silent."""
+    try:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+    except (OSError, ValueError):
+        return  # stdout is no descriptor (a test's buffer): there is nothing to silence
+
+
+@contextmanager
+def reported(*, as_json: bool) -> Iterator[None]:
+    """Turn what goes wrong inside into a message and :exc:`SystemExit` with its code."""
+    from hermes.errors import HermesError
+
+    try:
+        yield
+        sys.stdout.flush()
+    except HermesError as error:
+        code = exit_code(error)
+        complain(explain(error), kind=type(error).__name__, code=code, as_json=as_json)
+    except KeyboardInterrupt:
+        code = ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        discard_output()
+        code = ExitCode.PIPE_CLOSED
+    except OSError as error:
+        code = ExitCode.FAILED
+        complain(str(error), kind=type(error).__name__, code=code, as_json=as_json)
+    else:
+        return
+    raise SystemExit(int(code))
