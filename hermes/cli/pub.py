@@ -1,0 +1,329 @@
+"""``hermes pub``: a message, the same one many times, or each line of stdin.
+
+Lines are split and sent a buffer at a time, in C; Python sees chunks, never a line.  Memory is
+bounded by one chunk, one line, and the publisher's outbox."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from array import array
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from hermes.cli.command import Command
+from hermes.cli.exits import ExitCode
+from hermes.cli.options import Bytes, client_options, json_option
+
+if TYPE_CHECKING:
+    from hermes.client import Publisher
+
+Batch = tuple["memoryview | bytes", "memoryview | array[int]"]
+"""Payloads joined, and the length of each."""
+
+CHUNK = 4 << 20
+"""Bytes read at once: large enough that a system call costs nothing per line, small enough for
+the cache."""
+PIPE_BYTES = 1 << 20
+"""What stdin's pipe is asked to hold: Linux's own 64 KiB would mean sixteen times the calls."""
+BATCH_BYTES = 1 << 20
+"""Bytes of repeated payload per call."""
+BATCH_COUNT = 65_536
+"""Messages per call."""
+
+
+@click.command(
+    "pub",
+    cls=Command,
+    short_help="Publish messages.",
+    examples=[
+        ("One message", "hermes pub md.xnas.AAPL 'hello'"),
+        (
+            "Each line of a file; \\r and binary bytes are kept, only the newline is not",
+            "hermes pub log.web --stdin < access.log",
+        ),
+        ("A line as soon as it is written", "tail -f app.log | hermes pub log.app --stdin"),
+        (
+            "A hundred thousand messages of 256 bytes, as fast as they go",
+            "hermes pub load.test --count 100000 --size 256",
+        ),
+        (
+            "Ten a second, each on disk before the command ends",
+            "hermes pub tick 'x' --count 100 --rate 10 --ack durable",
+        ),
+    ],
+    exits={
+        ExitCode.OK: "every message was acknowledged as --ack asks (none: handed to the network)",
+        ExitCode.TIMED_OUT: "acknowledgements did not come in time; stderr says how many are "
+        "missing",
+        ExitCode.UNREACHABLE: "no broker answers there, or the connection was lost",
+        ExitCode.REFUSED: "the broker refused: a full disk, too many topics, no durable storage",
+        ExitCode.INTERRUPTED: "interrupted (Ctrl-C); stderr says how many were acknowledged",
+    },
+)
+@click.argument("topic")
+@click.argument("message", required=False)
+@click.option(
+    "--stdin",
+    "from_stdin",
+    is_flag=True,
+    help="Publish each line of standard input, without its newline.",
+)
+@click.option(
+    "--count",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Publish this many messages; with --stdin, stop after as many lines.",
+)
+@click.option("--size", type=Bytes(), help="Without MESSAGE: the size of a generated payload.")
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="R",
+    help="At most so many messages a second.  [default: no limit]",
+)
+@click.option(
+    "--ack",
+    type=click.Choice(["none", "appended", "durable"]),
+    default="appended",
+    show_default=True,
+    help="What must have happened to every message before the command ends: nothing, in the "
+    "broker's log, on its disk.",
+)
+@client_options
+@json_option
+def command(
+    topic: str,
+    message: str | None,
+    from_stdin: bool,
+    count: int | None,
+    size: int | None,
+    rate: float | None,
+    ack: Literal["none", "appended", "durable"],
+    url: str,
+    timeout_ns: int,
+    as_json: bool,
+) -> None:
+    """Publish MESSAGE on TOPIC, or each line of standard input, and wait for the acknowledgements.
+
+    A topic is a dotted name, such as md.xnas.AAPL.  It needs no set-up: the first message makes it.
+    """
+    check_source(message, from_stdin=from_stdin, size=size)
+    import hermes
+
+    with hermes.connect(url, timeout=timeout_ns / 1e9, name="hermes pub") as client:
+        limit = client.limits["message_max"]
+        if from_stdin:
+            batches = lines(sys.stdin.fileno(), limit, count)
+        else:
+            payload = os.fsencode(message) if message is not None else generated(size or 0)
+            batches = repeated(payload, count or 1)
+        publisher = client.publisher(topic, ack=ack)
+        Run(publisher, ack=ack, rate=rate, as_json=as_json).publish(batches)
+
+
+def check_source(message: str | None, *, from_stdin: bool, size: int | None) -> None:
+    """Exactly one of MESSAGE, ``--stdin`` and ``--size`` says what to publish."""
+    given = [
+        name
+        for name, there in (
+            ("MESSAGE", message is not None),
+            ("--stdin", from_stdin),
+            ("--size", size is not None),
+        )
+        if there
+    ]
+    if not given:
+        raise click.UsageError("Nothing to publish: give a MESSAGE, --stdin, or --size BYTES.")
+    if len(given) > 1:
+        raise click.UsageError(
+            f"Give one of {' and '.join(given)}, not both: each says what to publish."
+        )
+
+
+def generated(size: int) -> bytes:
+    """``size`` bytes of printable text, so that ``hermes sub`` shows something."""
+    alphabet = b"abcdefghijklmnopqrstuvwxyz0123456789"
+    return (alphabet * (size // len(alphabet) + 1))[:size]
+
+
+def repeated(payload: bytes, count: int) -> Iterator[Batch]:
+    """``payload``, ``count`` times."""
+    batch = max(1, min(count, BATCH_COUNT, BATCH_BYTES // (len(payload) + 1)))
+    joined = payload * batch
+    lengths = array("I", [len(payload)]) * batch
+    for _ in range(count // batch):
+        yield joined, lengths
+    rest = count % batch
+    if rest:
+        yield payload * rest, lengths[:rest]
+
+
+def lines(descriptor: int, line_max: int, count: int | None) -> Iterator[Batch]:
+    """The lines that ``descriptor`` yields, as soon as they can be read; a last line may lack its
+    newline.
+
+    Raises:
+        MessageTooLarge: a line is longer than ``line_max`` bytes.
+    """
+    from hermes.native.lines import COUNT_MAX, LINES_MAX, LineSplitter
+
+    widen_pipe(descriptor)
+    left = COUNT_MAX if count is None else count
+    buffer = bytearray(CHUNK)
+    splitters = LineSplitter(LINES_MAX)
+    filled = done = 0
+    while left > 0:
+        if filled == len(buffer):
+            if filled > line_max:
+                raise too_long(done + 1, line_max)
+            # One line fills it: go on in one twice as long.  (Not extended: views of it are about.)
+            longer = bytearray(2 * filled)
+            longer[:filled] = buffer
+            buffer = longer
+        view = memoryview(buffer)
+        got = os.readv(descriptor, [view[filled:]])
+        filled += got
+        start = 0
+        while start < filled and left > 0:
+            splitter = splitters if left >= LINES_MAX else LineSplitter(left)
+            joined, lengths, consumed = splitter.split(view[start:filled])
+            if not consumed:
+                break
+            if len(joined) > line_max and max(lengths) > line_max:
+                raise too_long(
+                    done + 1 + next(i for i, n in enumerate(lengths) if n > line_max), line_max
+                )
+            yield joined, lengths
+            start += consumed
+            done += len(lengths)
+            left -= len(lengths)
+        if not got:
+            break
+        rest = filled - start
+        view[:rest] = view[start:filled]
+        filled = rest
+    if left > 0 and filled > start:
+        if filled - start > line_max:
+            raise too_long(done + 1, line_max)
+        yield memoryview(buffer)[start:filled], array("I", [filled - start])
+
+
+def too_long(number: int, line_max: int) -> Exception:
+    """The error for line ``number``."""
+    from hermes.errors import MessageTooLarge
+
+    return MessageTooLarge(
+        f"line {number:,} of standard input is longer than {line_max:,} bytes, the broker's "
+        "limit for a message; "
+        f"the {number - 1:,} lines before it were published"
+    )
+
+
+def widen_pipe(descriptor: int) -> None:
+    """Ask for a larger pipe, where the system has such a thing."""
+    try:
+        import fcntl
+
+        fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    except (ImportError, AttributeError, OSError):
+        return  # not a pipe, or not Linux: nothing is lost but a little speed
+
+
+class Run:
+    """One run of the command: sends batches, paces them, waits for acknowledgements, and
+    reports."""
+
+    def __init__(
+        self, publisher: Publisher, *, ack: str, rate: float | None, as_json: bool
+    ) -> None:
+        from hermes.cli.output import Progress
+
+        self._publisher = publisher
+        self._ack = ack
+        self._rate = rate
+        self._as_json = as_json
+        self._progress = Progress()
+        self._started_ns = time.monotonic_ns()
+        self._messages = 0
+        self._bytes = 0
+
+    def publish(self, batches: Iterator[Batch]) -> None:
+        """Send everything, then wait until it is acknowledged."""
+        try:
+            for joined, lengths in batches:
+                if self._rate is None:
+                    self._send(joined, lengths)
+                else:
+                    self._send_paced(joined, lengths, self._rate)
+            self._publisher.flush()
+            self._publisher.close()
+        except KeyboardInterrupt:
+            self._progress.close()
+            sys.stderr.write(
+                f"hermes: interrupted after {self._messages:,} messages were sent; "
+                f"{self._publisher.acked:,} of them are acknowledged\n"
+            )
+            raise
+        finally:
+            self._progress.close()
+        self._report()
+
+    def _send(self, joined: memoryview | bytes, lengths: memoryview | array[int]) -> None:
+        self._publisher.send_many(joined, lengths)
+        self._messages += len(lengths)
+        self._bytes += len(joined)
+        if self._progress.due():
+            self._progress.show(self._summary("sent"))
+
+    def _send_paced(
+        self, joined: memoryview | bytes, lengths: memoryview | array[int], rate: float
+    ) -> None:
+        """Send what is due; the schedule is fixed at the start, so a stall is made up for."""
+        view = memoryview(joined)
+        first = offset = 0
+        while first < len(lengths):
+            ahead_ns = self._started_ns + int(self._messages * 1e9 / rate) - time.monotonic_ns()
+            if ahead_ns > 0:
+                time.sleep(ahead_ns / 1e9)
+            elapsed_ns = time.monotonic_ns() - self._started_ns
+            due = max(1, int(elapsed_ns * rate / 1e9) + 1 - self._messages)
+            batch = lengths[first : first + due]
+            size = sum(batch)
+            self._send(view[offset : offset + size], batch)
+            first += len(batch)
+            offset += size
+
+    def _elapsed_s(self) -> float:
+        return (time.monotonic_ns() - self._started_ns) / 1e9
+
+    def _summary(self, word: str) -> str:
+        from hermes.cli.figures import format_bytes, format_count
+
+        elapsed_s = self._elapsed_s() or 1e-9
+        return (
+            f"{format_count(self._messages)} messages, {format_bytes(self._bytes)} {word} in "
+            f"{elapsed_s:.1f} s "
+            f"({format_count(self._messages / elapsed_s)} messages/s, "
+            f"{format_bytes(self._bytes / elapsed_s)}/s)"
+        )
+
+    def _report(self) -> None:
+        if self._as_json:
+            from hermes.cli.output import print_json
+
+            elapsed_s = self._elapsed_s()
+            print_json(
+                {
+                    "messages": self._messages,
+                    "bytes": self._bytes,
+                    "ack": self._ack,
+                    "seconds": round(elapsed_s, 6),
+                }
+            )
+        elif sys.stderr.isatty() and self._messages > 1:
+            word = "handed to the network" if self._ack == "none" else self._ack
+            sys.stderr.write(self._summary(word) + "\n")

@@ -1,0 +1,305 @@
+"""``hermes serve``: a broker in the foreground.  Flags and a TOML file fill the same
+configuration."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hermes.cli.command import Command
+from hermes.cli.exits import ExitCode
+from hermes.cli.options import json_option
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from hermes.broker.broker import Broker
+    from hermes.broker.config import Config
+
+
+@click.command(
+    "serve",
+    cls=Command,
+    short_help="Run a broker.",
+    examples=[
+        ("On tcp://127.0.0.1:7601, with its log in the platform's data directory", "hermes serve"),
+        (
+            "With its data beside you, and a stream of its own for market data",
+            "hermes serve --storage mmap:./data --stream md='md.>'",
+        ),
+        (
+            "In memory only, two gigabytes a stream and no older than an hour",
+            "hermes serve --storage memory --retention 2GiB,1h",
+        ),
+        (
+            "On a port the system chooses, telling a script which one",
+            "hermes serve --transport tcp://127.0.0.1:0 --ready-file ready.json",
+        ),
+        ("From a file; flags win over it", "hermes serve --config broker.toml --idle spin"),
+    ],
+    exits={
+        ExitCode.OK: "stopped in order by SIGTERM or SIGINT: everything taken is in the log, "
+        "on disk where that was promised",
+        ExitCode.UNREACHABLE: "an address is taken",
+        ExitCode.STORAGE: "the storage cannot be opened, is locked by another broker, or "
+        "failed on the way down",
+        ExitCode.PLUGIN: "a transport or storage is not installed, or failed",
+        ExitCode.INTERRUPTED: "a second signal forced it",
+    },
+)
+@click.option(
+    "--transport",
+    "transports",
+    multiple=True,
+    metavar="NAME-or-URL",
+    help="Where to listen; may be repeated.  [default: tcp://127.0.0.1:7601]",
+)
+@click.option(
+    "--storage",
+    metavar="SPEC",
+    help="Where logs are kept: mmap:DIR, memory, or another plugin's URL.  [default: mmap: in "
+    "the platform's data directory]",
+)
+@click.option(
+    "--stream",
+    "streams",
+    multiple=True,
+    metavar="NAME=PATTERN[,PATTERN]",
+    help="A log of its own for the topics under these patterns; may be repeated.",
+)
+@click.option(
+    "--idle",
+    type=click.Choice(["block", "adaptive", "spin"]),
+    help="What to do when there is nothing to do: sleep, spin briefly and then sleep, or spin "
+    "(a core of its own, the lowest latency).  [default: adaptive]",
+)
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE.toml",
+    help="Read the configuration from here first (docs/configuration.md); flags win.",
+)
+@click.option(
+    "--ready-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write process id and bound URLs here, as JSON, once every listener is bound.",
+)
+@click.option(
+    "--retention",
+    metavar="BYTES[,AGE]",
+    help="What to keep of each stream; 0 bytes: no bound.  [default: 10GiB]",
+)
+@click.option(
+    "--segment",
+    metavar="BYTES",
+    help="Size of a segment file: retention removes whole ones.  [default: 128MiB]",
+)
+@json_option
+def command(
+    transports: tuple[str, ...],
+    storage: str | None,
+    streams: tuple[str, ...],
+    idle: str | None,
+    config_file: Path | None,
+    ready_file: Path | None,
+    retention: str | None,
+    segment: str | None,
+    as_json: bool,
+) -> None:
+    """Run a broker until SIGTERM or SIGINT (Ctrl-C).
+
+    The first signal stops it in order: no new connections, everything it took is appended and
+    synced, clients are told. A second signal ends it at once; what was acknowledged is in the log
+    all the same."""
+    config = configure(
+        config_file,
+        {
+            "listeners": list(transports) or None,
+            "storage": storage,
+            "idle": idle,
+            "retention": retention,
+            "segment": segment,
+        },
+        [parse_stream(text) for text in streams],
+    )
+    serve(config, ready_file, as_json=as_json)
+
+
+def parse_stream(text: str) -> dict[str, Any]:
+    """``NAME=PATTERN[,PATTERN]`` as one ``[[streams]]`` table."""
+    name, equals, patterns = text.partition("=")
+    listed = [pattern.strip() for pattern in patterns.split(",")]
+    if not equals or not name.strip() or not all(listed):
+        raise click.BadParameter(
+            f"{text!r} is not NAME=PATTERN[,PATTERN], as in md='md.>' (quoted, because of the "
+            "shell)",
+            param_hint="--stream",
+        )
+    return {"name": name.strip(), "patterns": listed}
+
+
+def configure(file: Path | None, flags: dict[str, Any], streams: list[dict[str, Any]]) -> Config:
+    """The file's configuration, flags laid over it; a ``--stream`` replaces the patterns of one
+    in the file.
+
+    Raises:
+        InvalidConfig: the file or a flag says something that cannot be.
+    """
+    from hermes.broker import config as configuration
+
+    if file is None and not streams:
+        values: dict[str, Any] = {}
+    else:
+        loaded = configuration.load(file) if file is not None else configuration.Config()
+        values = configuration.to_values(loaded)
+    values |= {key: value for key, value in flags.items() if value is not None}
+    tables: list[dict[str, Any]] = values.get("streams", [])
+    if len({stream["name"] for stream in streams}) != len(streams):
+        raise click.BadParameter(
+            "the same stream is given twice: list its patterns with commas", param_hint="--stream"
+        )
+    by_name = {table["name"]: table for table in tables}
+    for stream in streams:
+        if stream["name"] in by_name:
+            by_name[stream["name"]]["patterns"] = stream["patterns"]
+        else:
+            tables.append(stream)
+    values["streams"] = tables
+    return configuration.from_values(
+        values, source="the command line" if file is None else f"{file} and the command line"
+    )
+
+
+def write_ready(path: Path, ready: dict[str, Any]) -> None:
+    """Write the file so that whoever sees it sees all of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(json.dumps(ready) + "\n", encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def serve(config: Config, ready_file: Path | None, *, as_json: bool) -> None:
+    """Open the broker, say where it is, and run it until a signal stops it."""
+    from hermes.broker.broker import Broker
+    from hermes.cli.figures import format_bytes
+    from hermes.cli.output import Progress
+
+    if ready_file is not None:
+        ready_file.unlink(missing_ok=True)  # one from an earlier run would mislead who waits for it
+    with Progress() as progress:
+
+        def verifying(stream: str, done: int, total: int) -> None:
+            progress.show(
+                f"verifying stream {stream}: {format_bytes(done)} of {format_bytes(total)}"
+            )
+
+        broker = Broker(config, progress=verifying)
+        signals = Signals(broker)
+        with signals.handled():
+            try:
+                broker.open()
+                progress.close()
+                ready = describe(broker)
+                announce(broker, ready, as_json=as_json)
+                if ready_file is not None:
+                    write_ready(ready_file, ready)
+                signals.opened = True
+                gc.collect()
+                gc.freeze()  # what is there at the start stays: no need to look at it again
+                broker.run(signals=False)
+            finally:
+                broker.close()
+                if ready_file is not None:
+                    forget_ready(ready_file)
+    if signals.count > 1:
+        raise SystemExit(int(ExitCode.INTERRUPTED))
+
+
+class Signals:
+    """SIGTERM and SIGINT: while opening they end the command, then they stop the broker."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self.opened = False
+        """Clients may be connected: stop in order."""
+        self.count = 0
+
+    @contextlib.contextmanager
+    def handled(self) -> Iterator[None]:
+        """Handle them inside; as before afterwards."""
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        before = {number: signal.signal(number, self._on_signal) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.count += 1
+        if not self.opened:
+            raise KeyboardInterrupt
+        self._broker.stop()
+
+
+def describe(broker: Broker) -> dict[str, Any]:
+    """What the ready file has: process id and listeners, in the order of the flags."""
+    return {
+        "pid": os.getpid(),
+        "listeners": [
+            {
+                "transport": listener.transport,
+                "url": listener.url,
+                **({"doors": listener.doors} if listener.doors else {}),
+            }
+            for listener in broker.listeners
+        ],
+    }
+
+
+def announce(broker: Broker, ready: dict[str, Any], *, as_json: bool) -> None:
+    """Say where it listens, where it stores, and what it keeps."""
+    from hermes.units import ByteSize, Duration
+
+    streams = broker.streams()
+    if as_json:
+        from hermes.cli.output import print_json
+
+        kept = [
+            {key: stream[key] for key in ("name", "patterns", "retention_bytes", "retention_ns")}
+            for stream in streams
+        ]
+        print_json({**ready, "storage": broker.storage_url, "streams": kept})
+        return
+    for listener in ready["listeners"]:
+        click.echo(f"listening on {listener['url']}")
+        for role, address in listener.get("doors", {}).items():
+            click.echo(f"             {address} ({role})")
+    click.echo(f"storing in   {broker.storage_url}")
+    for stream in streams:
+        size, age_ns = stream["retention_bytes"], stream["retention_ns"]
+        bounds = [str(ByteSize(size))] if size else []
+        bounds += [str(Duration(age_ns))] if age_ns else []
+        patterns = f" ({', '.join(stream['patterns'])})" if stream["patterns"] else ""
+        click.echo(f"stream       {stream['name']}{patterns} keeps {' and '.join(bounds) or 'all'}")
+    sys.stdout.flush()
+
+
+def forget_ready(path: Path) -> None:
+    """Remove the file that says we are ready, if it is ours."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        if json.loads(path.read_text(encoding="utf-8"))["pid"] == os.getpid():
+            path.unlink()

@@ -1,0 +1,53 @@
+"""``hermes streams``: the broker's streams, and what each holds."""
+
+from __future__ import annotations
+
+import click
+
+from hermes.cli.command import Command
+from hermes.cli.options import client_options, json_option
+from hermes.cli.query import EXITS, show_rows
+
+COLUMNS = [
+    "name",
+    "patterns",
+    "first_sequence",
+    "last_sequence",
+    "messages",
+    "bytes",
+    "topics",
+    "segments",
+    "retention_bytes",
+    "retention_ns",
+]
+"""What the table shows; --json has everything."""
+
+
+@click.command(
+    "streams",
+    cls=Command,
+    short_help="List the broker's streams.",
+    examples=[
+        ("A table", "hermes streams"),
+        (
+            "The last sequence of each, for a script",
+            "hermes streams --json | jq -r '.[] | \"\\(.name) \\(.last_sequence)\"'",
+        ),
+    ],
+    exits=EXITS,
+)
+@client_options
+@json_option
+def command(url: str, timeout_ns: int, as_json: bool) -> None:
+    """List the streams: which topics each takes, which sequences it holds, how much, and what it
+    keeps."""
+    import hermes
+
+    with hermes.connect(url, timeout=timeout_ns / 1e9, name="hermes streams") as client:
+        rows = client.streams()
+    if as_json:
+        from hermes.cli.output import print_json
+
+        print_json(rows)
+    else:
+        show_rows(rows, COLUMNS, "The broker has no streams.")
