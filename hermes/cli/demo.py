@@ -1,0 +1,403 @@
+"""``hermes demo``: a real broker, an injector and a subscriber, and what it took each message to
+get through.
+
+Three processes besides this one, as in real life: nothing shares an interpreter.  The injector
+follows a schedule that is fixed before it starts; latency is measured from the time at which a
+message was *due*, so that a stall anywhere shows in every message it held up
+(``docs/decisions/0060``)."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+
+from hermes.cli.command import Command
+from hermes.cli.exits import ExitCode
+from hermes.cli.options import Bytes, json_option
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hdrh.histogram import HdrHistogram
+
+MESSAGES = 20_000
+RATE = 4_000.0
+SIZE = 256
+SIZE_MIN = 16
+"""Bytes: the due time and the number of the message travel in the payload."""
+START_S = 20.0
+"""How long the broker and the subscriber may take to start."""
+GRACE_S = 15.0
+"""How long after the schedule's end the last message may still arrive."""
+LATENCY_MAX_NS = 3_600_000_000_000
+"""Top of the histogram, one hour: nothing is clipped."""
+DIGITS = 3
+"""Significant digits of the histogram."""
+PERCENTILES = (50.0, 90.0, 99.0, 99.9)
+BARS = 12
+"""Rows of the little histogram."""
+BAR_WIDTH = 44
+
+
+@click.command(
+    "demo",
+    cls=Command,
+    short_help="Measure a broker on this machine, with nothing set up.",
+    examples=[
+        ("Five seconds, one table", "hermes demo"),
+        ("The original battle test", "hermes demo --messages 1000 --rate 200"),
+        (
+            "Larger messages, faster, for a script",
+            "hermes demo --messages 100000 --rate 20000 --size 1KiB --json",
+        ),
+    ],
+    exits={
+        ExitCode.OK: "every message was delivered, once and in order",
+        ExitCode.FAILED: "messages were lost, or one of the processes failed; stderr says which",
+        ExitCode.INTERRUPTED: "interrupted (Ctrl-C); nothing is left behind",
+    },
+)
+@click.option(
+    "--messages",
+    type=click.IntRange(min=1),
+    default=MESSAGES,
+    show_default=True,
+    metavar="N",
+    help="Messages to send.",
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True),
+    default=RATE,
+    show_default=True,
+    metavar="R",
+    help="Messages a second, evenly spaced.",
+)
+@click.option(
+    "--size",
+    type=Bytes(),
+    default=str(SIZE),
+    show_default=True,
+    help=f"Bytes of a payload, at least {SIZE_MIN}.",
+)
+@click.option(
+    "--transport",
+    default="tcp://127.0.0.1:0",
+    show_default=True,
+    metavar="URL",
+    help="Where the broker listens: a transport's name or URL.",
+)
+@json_option
+def command(messages: int, rate: float, size: int, transport: str, as_json: bool) -> None:
+    """Start a broker with its log in a temporary directory, send messages through it, and measure.
+
+    The broker, an injector and a subscriber run as processes of their own, which talk over the
+    transport.  The table shows what was sent and delivered, the one-way latency from each
+    message's intended send time to the subscriber's hands, and the throughput.  Everything is
+    removed afterwards."""
+    if size < SIZE_MIN:
+        raise click.BadParameter(
+            f"must be at least {SIZE_MIN} bytes: the time of sending travels in it",
+            param_hint="--size",
+        )
+    from hermes.cli.output import Progress, print_json
+
+    with Progress(enabled=not as_json) as progress:
+        result = run(messages, rate, size, transport, progress)
+    if as_json:
+        print_json(result.as_json())
+    else:
+        show(result)
+    if not result.sound:
+        sys.stderr.write(f"hermes: {result.verdict()}\n")
+        raise SystemExit(int(ExitCode.FAILED))
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a run measured."""
+
+    transport: str
+    storage: str
+    size: int
+    rate: float
+    sent: int
+    delivered: int
+    duplicates: int
+    disordered: int
+    seconds: float
+    """From the first message's due time to the last delivery."""
+    histogram: HdrHistogram
+
+    @property
+    def sound(self) -> bool:
+        """True if every message was delivered, once and in order."""
+        return self.delivered == self.sent and not self.duplicates and not self.disordered
+
+    @property
+    def throughput(self) -> float:
+        """Deliveries a second."""
+        return self.delivered / self.seconds if self.seconds > 0 else 0.0
+
+    def latency_ns(self) -> dict[str, int]:
+        """Minimum, percentiles and maximum."""
+        if not self.delivered:
+            return {}
+        found = {"min": int(self.histogram.get_min_value())}
+        found |= {f"p{p:g}": int(self.histogram.get_value_at_percentile(p)) for p in PERCENTILES}
+        return {**found, "max": int(self.histogram.get_max_value())}
+
+    def verdict(self) -> str:
+        """What went wrong, in words."""
+        return (
+            f"of {self.sent:,} messages {self.delivered:,} were delivered; "
+            f"{self.duplicates:,} twice, {self.disordered:,} out of order"
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """The shape that docs/cli.md documents."""
+        return {
+            "transport": self.transport,
+            "storage": self.storage,
+            "size": self.size,
+            "rate": self.rate,
+            "sent": self.sent,
+            "delivered": self.delivered,
+            "delivered_percent": 100.0 * self.delivered / self.sent,
+            "duplicates": self.duplicates,
+            "disordered": self.disordered,
+            "seconds": round(self.seconds, 6),
+            "messages_per_second": round(self.throughput, 3),
+            "bytes_per_second": round(self.throughput * self.size, 3),
+            "latency_ns": self.latency_ns(),
+        }
+
+
+class Child:
+    """A process of the demo, which reports in JSON lines on its stdout."""
+
+    def __init__(self, name: str, arguments: list[str]) -> None:
+        self.name = name
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            stdout=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C reaches us alone; we end them in order
+        )
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        self.output: IO[bytes] = self._process.stdout
+        self._errors: IO[bytes] = self._process.stderr
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def check(self) -> None:
+        """Raise if it has ended with an error."""
+        if self._process.poll() not in (None, 0):
+            raise self.failure()
+
+    def failure(self) -> Exception:
+        """What it said before it ended."""
+        from hermes.errors import SystemFault
+
+        said = self._errors.read().decode(errors="replace").strip()
+        return SystemFault(
+            f"the {self.name} ended with code {self._process.wait()}: {said or 'it said nothing'}"
+        )
+
+    def report(self) -> dict[str, Any]:
+        """The next line it reports; waits for it.
+
+        Raises:
+            SystemFault: it ended instead.
+        """
+        line = self.output.readline()
+        if not line:
+            raise self.failure()
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    def end(self) -> None:
+        """Stop it, gently first; never leaves it running."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(5)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self.output.close()
+        self._errors.close()
+
+
+def run(messages: int, rate: float, size: int, transport: str, progress: Any) -> Result:
+    """Start everything, wait for the end, stop everything."""
+    import tempfile
+    from contextlib import ExitStack
+
+    with ExitStack() as stack:
+        # Removed last, when nothing runs any more.
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hermes-demo-")))
+        progress.show("starting a broker ...")
+        ready = place / "ready.json"
+        storage = f"mmap:{place / 'data'}"
+        broker = Child(
+            "broker",
+            [
+                "hermes",
+                "serve",
+                "--transport",
+                transport,
+                "--storage",
+                storage,
+                "--retention",
+                "0",
+                "--ready-file",
+                str(ready),
+                "--json",
+            ],
+        )
+        stack.callback(broker.end)
+        url = await_ready(broker, ready)
+
+        progress.show("starting a subscriber and an injector ...")
+        roles = "hermes.cli.demo_roles"
+        subscriber = Child(
+            "subscriber", [roles, "subscriber", url, str(messages), str(place / "latencies")]
+        )
+        stack.callback(subscriber.end)
+        subscriber.report()  # it is subscribed: what is sent from now on reaches it
+        injector = Child("injector", [roles, "injector", url, str(messages), str(rate), str(size)])
+        stack.callback(injector.end)
+        start_ns = int(injector.report()["start_ns"])
+
+        last = follow(subscriber, injector, broker, messages, start_ns, messages / rate, progress)
+        sent = int(injector.report()["sent"])
+        return Result(
+            transport=url,
+            storage=storage,
+            size=size,
+            rate=rate,
+            sent=sent,
+            delivered=int(last["delivered"]),
+            duplicates=int(last["duplicates"]),
+            disordered=int(last["disordered"]),
+            seconds=max(0, int(last["last_ns"]) - start_ns) / 1e9,
+            histogram=read_histogram(place / "latencies"),
+        )
+
+
+def await_ready(broker: Child, ready: Path) -> str:
+    """The URL of the broker's listener, once it is bound."""
+    from hermes.errors import Timeout
+
+    deadline = time.monotonic() + START_S
+    while not ready.exists():
+        broker.check()
+        if time.monotonic() > deadline:
+            raise Timeout(f"the broker did not start within {START_S:g} s")
+        time.sleep(0.01)
+    listeners = json.loads(ready.read_text())["listeners"]
+    return str(listeners[0]["url"])
+
+
+def follow(
+    subscriber: Child,
+    injector: Child,
+    broker: Child,
+    messages: int,
+    start_ns: int,
+    scheduled_s: float,
+    progress: Any,
+) -> dict[str, Any]:
+    """Show how far the subscriber is, until its last report."""
+    while True:
+        report = subscriber.report()
+        if report.get("done"):
+            return report
+        broker.check()
+        injector.check()
+        delivered = int(report["delivered"])
+        elapsed = max(0.0, (time.monotonic_ns() - start_ns) / 1e9)
+        done = int(24 * delivered / messages)
+        progress.show(
+            f"[{'#' * done}{'.' * (24 - done)}] {delivered:,} of {messages:,} delivered, "
+            f"{elapsed:.1f} of {scheduled_s:.1f} s"
+        )
+
+
+def read_histogram(path: Path) -> HdrHistogram:
+    """The histogram of the latencies in ``path``: ns, 64 bits each, in the order of delivery."""
+    from array import array
+
+    from hdrh.histogram import HdrHistogram
+
+    histogram = HdrHistogram(1, LATENCY_MAX_NS, DIGITS)
+    latencies = array("q")
+    latencies.frombytes(path.read_bytes())
+    for latency in latencies:
+        histogram.record_value(min(max(latency, 1), LATENCY_MAX_NS))
+    return histogram
+
+
+def show(result: Result) -> None:
+    """The table and the histogram."""
+    from hermes.cli.figures import format_bytes, format_count, format_duration
+    from hermes.cli.output import print_table
+
+    percent = 100.0 * result.delivered / result.sent
+    rows = [
+        (
+            "sent",
+            f"{result.sent:,} messages of {format_bytes(result.size)} at "
+            f"{format_count(result.rate)}/s",
+        ),
+        ("delivered", f"{result.delivered:,} ({percent:.6g} %)"),
+    ]
+    for name, value in result.latency_ns().items():
+        rows.append((f"latency {name}", format_duration(value)))
+    rows.append(
+        (
+            "throughput",
+            f"{format_count(result.throughput)} messages/s, "
+            f"{format_bytes(result.throughput * result.size)}/s",
+        )
+    )
+    cores = os.cpu_count()
+    click.echo(f"{result.transport}, log on disk, 4 processes on {cores} cores")
+    print_table(["", ">measured"], rows)
+    if result.delivered:
+        click.echo("One-way latency, from the intended send time to the subscriber's hands")
+        for line in bars(result.histogram):
+            click.echo(line)
+
+
+def bars(histogram: HdrHistogram) -> Iterator[str]:
+    """A histogram with buckets of equal ratio: one line each, from the 0th percentile to the
+    maximum."""
+    from hermes.cli.figures import format_duration
+
+    low, high = max(1, histogram.get_min_value()), max(2, histogram.get_max_value())
+    ratio = (high / low) ** (1 / BARS)
+    counts = [0] * BARS
+    edges = [low * ratio ** (i + 1) for i in range(BARS)]
+    for item in histogram.get_recorded_iterator():
+        value = item.value_iterated_to
+        row = next((i for i, edge in enumerate(edges) if value <= edge), BARS - 1)
+        counts[row] += item.count_at_value_iterated_to
+    most, total = max(counts), sum(counts)
+    for edge, count in zip(edges, counts, strict=True):
+        bar = "█" * round(BAR_WIDTH * count / most) or ("▏" if count else "")
+        yield f"  <= {format_duration(edge):>8} {bar:<{BAR_WIDTH}} {100 * count / total:7.3f} %"

@@ -1,0 +1,125 @@
+"""What holds for every command: documentation, ``--json``, examples, exit codes, quick start."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from hermes.cli.app import COMMANDS, app
+from hermes.cli.command import Command
+from hermes.cli.exits import MEANINGS, ExitCode
+
+CLI_PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
+
+
+def leaves() -> list[tuple[str, click.Command]]:
+    """Every command that does something, with its full name."""
+    context = click.Context(app)
+    found: list[tuple[str, click.Command]] = []
+    for name in COMMANDS:
+        command = app.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            found += [(f"{name} {sub}", leaf) for sub, leaf in command.commands.items()]
+        else:
+            found.append((name, command))
+    return found
+
+
+LEAVES = leaves()
+each_command = pytest.mark.parametrize(
+    ("name", "command"), LEAVES, ids=[name.replace(" ", "-") for name, _ in LEAVES]
+)
+
+
+@each_command
+def test_every_command_speaks_json(name: str, command: click.Command) -> None:
+    """``--json`` is an option of every command."""
+    assert any("--json" in parameter.opts for parameter in command.params), name
+
+
+@each_command
+def test_every_option_is_explained(name: str, command: click.Command) -> None:
+    """The command has a description and a summary, and each of its options a help text."""
+    assert command.help, name
+    assert command.get_short_help_str(), name
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, f"{name} {parameter.opts[0]} has no help"
+
+
+@each_command
+def test_every_command_has_examples_that_parse(name: str, command: click.Command) -> None:
+    """Each example names the command, and every option in it exists."""
+    assert isinstance(command, Command)
+    assert command.examples, name
+    known = {"--help"} | {
+        option
+        for parameter in command.params
+        for option in (*parameter.opts, *parameter.secondary_opts)
+    }
+    for what, line in command.examples:
+        assert what
+        assert f"hermes {name}" in line or line == "hermes --version"
+        mine = line.split(f"hermes {name}")[-1].split("|")[0]
+        if line != "hermes --version":
+            assert set(re.findall(r"(?<!\S)--[a-z-]+", mine)) <= known, line
+
+
+@each_command
+def test_help_shows_examples_and_exit_codes(name: str, command: click.Command) -> None:
+    """``--help`` ends with worked examples and the exit codes."""
+    text = command.get_help(click.Context(command, info_name=name))
+
+    assert "Examples:" in text
+    assert re.search(r"Exit codes:\n  0 ", text)
+
+
+@each_command
+def test_every_command_has_a_place_in_the_docs(name: str, command: click.Command) -> None:
+    """docs/cli.md has a section for it, and each of its own options stands there or in its help."""
+    page = CLI_PAGE.read_text()
+
+    assert f"## `hermes {name.split()[0]}`" in page
+
+
+def test_exit_codes_of_the_docs_are_those_of_the_code() -> None:
+    """The table of exit codes lists each of them, and no other."""
+    page = CLI_PAGE.read_text()
+    table = page[page.index("## Exit codes") : page.index("## Which broker")]
+
+    assert {int(code) for code in re.findall(r"^\| (\d+) \|", table, re.M)} == set(ExitCode)
+    assert set(MEANINGS) == set(ExitCode)
+
+
+def test_help_of_the_group_lists_every_command_without_importing_it() -> None:
+    """``hermes --help`` names all commands and imports none, nor rich, nor the native core."""
+    program = (
+        "import sys\n"
+        "from hermes.cli.app import app\n"
+        "app(['--help'], standalone_mode=False)\n"
+        "heavy = ['rich', 'msgspec', 'hermes.native', 'asyncio', 'hermes.cli.pub']\n"
+        "print('imported:', [name for name in heavy if name in sys.modules])\n"
+    )
+
+    output = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout
+
+    for name, summary in COMMANDS.items():
+        assert re.search(rf"^  {name} +{re.escape(summary)}", output, re.M)
+    assert "imported: []" in output
+
+
+def test_summaries_of_the_group_are_those_of_the_commands() -> None:
+    """The one line in ``hermes --help`` is the one that the command itself has."""
+    context = click.Context(app)
+    for name, summary in COMMANDS.items():
+        command = app.get_command(context, name)
+        assert command is not None
+        assert command.short_help == summary

@@ -1,0 +1,96 @@
+"""``hermes demo``: the real thing, small; and its arithmetic."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from array import array
+from collections.abc import Callable
+from pathlib import Path
+
+from hermes.cli.demo import Result, bars, read_histogram
+
+Hermes = Callable[..., "subprocess.CompletedProcess[bytes]"]
+
+
+def result(latencies: list[int], path: Path, *, sent: int) -> Result:
+    """What a run with these latencies would have measured."""
+    path.write_bytes(array("q", latencies).tobytes())
+    return Result(
+        transport="tcp://127.0.0.1:1",
+        storage="mmap:/x",
+        size=256,
+        rate=1000.0,
+        sent=sent,
+        delivered=len(latencies),
+        duplicates=0,
+        disordered=0,
+        seconds=2.0,
+        histogram=read_histogram(path),
+    )
+
+
+def test_percentiles_are_those_of_the_samples(tmp_path: Path) -> None:
+    """With 1..1000 us each percentile is its own number, to three digits."""
+    measured = result([1000 * n for n in range(1, 1001)], tmp_path / "l", sent=1000)
+
+    latency = measured.latency_ns()
+
+    assert list(latency) == ["min", "p50", "p90", "p99", "p99.9", "max"]
+    expected = [1_000, 500_000, 900_000, 990_000, 999_000, 1_000_000]
+    for value, wanted in zip(latency.values(), expected, strict=True):
+        assert abs(value - wanted) <= wanted / 500
+    assert measured.throughput == 500
+
+
+def test_the_histogram_shows_every_sample_once(tmp_path: Path) -> None:
+    """Its percentages add up to a hundred, also with an outlier far away."""
+    measured = result([50_000] * 990 + [80_000] * 9 + [1_000_000_000], tmp_path / "l", sent=1000)
+
+    shares = [float(re.findall(r"([\d.]+) %$", line)[0]) for line in bars(measured.histogram)]
+
+    assert abs(sum(shares) - 100) < 0.01
+    assert shares[-1] == 0.1
+
+
+def test_one_lost_message_is_a_failure(tmp_path: Path) -> None:
+    """Anything but 100 % is not sound, and the verdict has the numbers."""
+    measured = result([1000] * 999, tmp_path / "l", sent=1000)
+
+    assert not measured.sound
+    assert "1,000" in measured.verdict()
+    assert "999" in measured.verdict()
+
+
+def test_the_demo_delivers_everything(hermes: Hermes) -> None:
+    """A short run ends with 0, with all messages delivered and latencies in ascending order."""
+    done = hermes("demo", "--messages", "500", "--rate", "1000", "--json")
+
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["sent"] == found["delivered"] == 500
+    assert found["delivered_percent"] == 100
+    latency = list(found["latency_ns"].values())
+    assert latency == sorted(latency)
+    assert latency[0] > 0
+
+
+def test_the_demo_prints_one_table(hermes: Hermes) -> None:
+    """What was sent, delivered, every percentile, the throughput and a histogram."""
+    done = hermes("demo", "--messages", "200", "--rate", "1000")
+
+    assert done.returncode == 0, done.stderr
+    text = done.stdout.decode()
+    for word in ["sent", "delivered", "100 %", "min", "p50", "p90", "p99.9", "max", "throughput"]:
+        assert word in text
+    assert "█" in text
+
+
+def test_a_demo_that_cannot_start_says_why(hermes: Hermes) -> None:
+    """A transport that does not exist ends the demo with its cause."""
+    done = hermes("demo", "--messages", "1", "--transport", "carrier-pigeon")
+
+    assert done.returncode != 0
+    assert b"carrier-pigeon" in done.stderr
+    assert b"Traceback" not in done.stderr
