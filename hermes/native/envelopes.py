@@ -37,6 +37,8 @@ Buffer = bytes | bytearray | memoryview
 Address = Any
 """A ``uint8_t *`` of cffi: memory that its owner keeps alive."""
 
+_SMALL = 512
+"""Bytes of a small control frame: all but Hello with credentials, positions and answers."""
 _ENVELOPE = struct.Struct("<QQQQIIIi")
 _PAYLOAD_LEN = struct.Struct("<I")
 
@@ -95,21 +97,42 @@ class EnvelopeReader:
         self._buffer = self._address = None
 
 
-def encode_frame(kind: int, payload: bytes) -> bytes:
-    """One control frame.
+class FrameEncoder:
+    """Makes control frames, the small ones without asking for memory each time.
 
-    Raises:
-        ValueError: the payload is over :data:`CONTROL_MAX`.
+    Belongs to one thread.
     """
-    size = len(payload)
-    if size > CONTROL_MAX:
-        raise ValueError(f"a control frame holds {CONTROL_MAX} bytes, not {size}")
-    capacity = lib.hm_frame_size(0, 0, size)
-    out = ffi.new("uint8_t[]", capacity)
-    null = ffi.NULL
-    written = lib.hm_frame_encode(out, capacity, kind, null, 0, null, 0, payload, size, 0, 0)
-    assert written == capacity
-    return bytes(ffi.buffer(out))
+
+    __slots__ = ("_encode", "_null", "_out", "_view")
+
+    def __init__(self) -> None:
+        self._out = ffi.new("uint8_t[]", _SMALL)
+        self._view = ffi.buffer(self._out)
+        self._encode = lib.hm_frame_encode
+        self._null = ffi.NULL
+
+    def encode(self, kind: int, payload: bytes) -> bytes:
+        """One control frame.
+
+        Raises:
+            ValueError: the payload is over :data:`CONTROL_MAX`.
+        """
+        null, size = self._null, len(payload)
+        if size > _SMALL - HEADER_SIZE:
+            return self._encode_large(kind, payload)
+        end = self._encode(self._out, _SMALL, kind, null, 0, null, 0, payload, size, 0, 0)
+        frame: bytes = self._view[:end]
+        return frame
+
+    def _encode_large(self, kind: int, payload: bytes) -> bytes:
+        size = len(payload)
+        if size > CONTROL_MAX:
+            raise ValueError(f"a control frame holds {CONTROL_MAX} bytes, not {size}")
+        null, capacity = self._null, lib.hm_frame_size(0, 0, size)
+        out = ffi.new("uint8_t[]", capacity)
+        written = self._encode(out, capacity, kind, null, 0, null, 0, payload, size, 0, 0)
+        assert written == capacity
+        return bytes(ffi.buffer(out))
 
 
 def control_at(address: Address, offset: int, size: int) -> tuple[int, int, bytes]:

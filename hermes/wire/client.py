@@ -46,8 +46,8 @@ from hermes.wire.codec import (
     BATCH_TYPE,
     PROTOCOL_MAX,
     PROTOCOL_MIN,
+    ControlEncoder,
     decode_control,
-    encode_control,
 )
 from hermes.wire.errorcodes import ERROR_CODES, MALFORMED_CODES
 
@@ -115,6 +115,7 @@ class ClientProtocol:
     use."""
 
     __slots__ = (
+        "_encode",
         "_last_id",
         "_publishers",
         "_queries",
@@ -146,6 +147,7 @@ class ClientProtocol:
         :attr:`position` on."""
         self._reader = EnvelopeReader(control_max=CONTROL_MAX, batch_max=0)
         self._read = self._reader.read
+        self._encode = ControlEncoder().encode
         self._publishers: dict[int, m.Open] = {}
         self._subscriptions: dict[int, m.Subscribe] = {}
         self._unsubscribing: set[int] = set()
@@ -173,7 +175,7 @@ class ClientProtocol:
         """The first bytes of a connection."""
         assert self.state is ClientState.NEW
         self.state = ClientState.GREETING
-        return encode_control(
+        return self._encode(
             m.Hello(PROTOCOL_MIN, PROTOCOL_MAX, client[: m.TEXT_MAX], identity, credentials or {})
         )
 
@@ -274,10 +276,8 @@ class ClientProtocol:
                         id, stream, after, through, start + BATCH_HEADER_SIZE, following
                     )
             elif kind > 0:
-                payload = memoryview(buffer)[
-                    start + HEADER_SIZE : start + HEADER_SIZE + payload_len
-                ]
-                event = self._take_control(kind, bytes(payload))
+                begin = start + HEADER_SIZE
+                event = self._take_control(kind, buffer[begin : begin + payload_len])
                 if event is not None:
                     self.position = following
                     return event
@@ -351,11 +351,11 @@ class ClientProtocol:
 
     def _say(self, message: Any) -> bytes:
         assert self.state not in (ClientState.NEW, ClientState.CLOSING, ClientState.CLOSED)
-        return encode_control(message)
+        return self._encode(message)
 
     def _violated(self, code: str, message: str) -> NoReturn:
         if self.state is not ClientState.CLOSING:
-            self.output.append(encode_control(m.Error(code, message[: m.TEXT_MAX])))
+            self.output.append(self._encode(m.Error(code, message[: m.TEXT_MAX])))
         self.state = ClientState.CLOSED
         raise MalformedInput(f"{message} [{code}]", code=code)
 
@@ -367,13 +367,13 @@ class ClientProtocol:
             self._violated("not_hermes", "what answers there does not begin with HRMS")
         if error == EVERSION:
             text = f"the broker's frames are not of version {FRAME_VERSION}"
-            self.output.append(encode_control(m.Error("unsupported_version", text)))
+            self.output.append(self._encode(m.Error("unsupported_version", text)))
             self.state = ClientState.CLOSED
             raise VersionRefused(f"{text} [unsupported_version]")
         self._violated(MALFORMED_CODES.get(error, "internal"), error_text(error))
 
     def _refuse_after_close(self) -> None:
-        if self.state in (ClientState.PEER_CLOSED, ClientState.CLOSED):
+        if self.state in _ENDED:
             self._violated("after_close", "the broker sent something after its Close")
 
     def _begins(self, id: int, stream: int, after: int, through: int) -> bool:
@@ -405,8 +405,9 @@ class ClientProtocol:
         for key in [key for key in self._through if key >> 32 == subscription]:
             del self._through[key]
 
-    def _take_control(self, kind: int, payload: bytes) -> Event | None:
-        self._refuse_after_close()
+    def _take_control(self, kind: int, payload: Buffer) -> Event | None:
+        if self.state in _ENDED:
+            self._refuse_after_close()
         try:
             message = decode_control(kind, payload)
         except MalformedInput as error:
@@ -466,7 +467,7 @@ class ClientProtocol:
 
     def _on_ping(self, message: m.Ping) -> None:
         if self.state is not ClientState.CLOSING:
-            self.output.append(encode_control(m.Pong(message.token)))
+            self.output.append(self._encode(m.Pong(message.token)))
 
     def _on_pong(self, message: m.Pong) -> m.Pong:
         return message
@@ -476,6 +477,7 @@ class ClientProtocol:
             self._violated("unexpected", f"an answer to query {message.query}, which is not asked")
         if not message.more:
             self._queries.discard(message.query)
+        message.data = message.data.copy()  # the caller's buffer will be overwritten
         return message
 
     def _on_unsubscribe(self, message: m.Unsubscribe) -> m.Unsubscribe:
@@ -518,6 +520,8 @@ class ClientProtocol:
             self._resumed[id] = self.positions(id)
         self._through.clear()
 
+
+_ENDED = (ClientState.PEER_CLOSED, ClientState.CLOSED)
 
 _HANDLERS: dict[type, Any] = {
     m.Welcome: ClientProtocol._on_welcome,

@@ -63,19 +63,36 @@ _DECODE = {
     int(number): msgspec.msgpack.Decoder(kind).decode  # one typed decoder each, made once
     for number, kind in CLASSES.items()
 }
-_encode = msgspec.msgpack.Encoder().encode
+
+
+class ControlEncoder:
+    """Makes the frames of one connection; belongs to one thread."""
+
+    __slots__ = ("_frame", "_payload")
+
+    def __init__(self) -> None:
+        self._payload = msgspec.msgpack.Encoder().encode
+        self._frame = envelopes.FrameEncoder().encode
+
+    def encode(self, message: Message) -> bytes:
+        """The whole frame of ``message``.
+
+        Raises:
+            ValueError: its payload is over :data:`CONTROL_MAX`.
+        """
+        return self._frame(_TYPES[message.__class__], self._payload(message))
 
 
 def encode_control(message: Message) -> bytes:
-    """The whole frame of ``message``.
+    """The whole frame of ``message``; who makes many keeps a :class:`ControlEncoder`.
 
     Raises:
         ValueError: its payload is over :data:`CONTROL_MAX`.
     """
-    return envelopes.encode_frame(_TYPES[type(message)], _encode(message))
+    return ControlEncoder().encode(message)
 
 
-def decode_control(type: int, payload: bytes | memoryview) -> Message:
+def decode_control(type: int, payload: bytes | bytearray | memoryview) -> Message:
     """The message in a validated control frame; nothing of it refers to ``payload`` but
     ``Info.data``.
 

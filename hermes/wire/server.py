@@ -49,8 +49,8 @@ from hermes.wire.codec import (
     HELLO_MAX,
     PROTOCOL_MAX,
     PROTOCOL_MIN,
+    ControlEncoder,
     decode_control,
-    encode_control,
 )
 from hermes.wire.errorcodes import ERROR_CODES, MALFORMED_CODES, REFUSAL_CODES
 
@@ -158,6 +158,7 @@ class ServerProtocol:
 
     __slots__ = (
         "_announced",
+        "_encode",
         "_feed",
         "_handlers",
         "_hello",
@@ -184,6 +185,7 @@ class ServerProtocol:
         self.needed = HEADER_SIZE
         """Bytes the next :meth:`receive` wants in one piece; 0 if any will do."""
         self._feed = sink.feed
+        self._encode = ControlEncoder().encode
         self._reader = EnvelopeReader(control_max=HELLO_MAX, batch_max=0)
         self._hello: m.Hello | None = None
         self._output: list[bytes] = []
@@ -258,7 +260,10 @@ class ServerProtocol:
     ) -> None:
         """All messages of ``publisher`` up to ``sequence`` have reached ``level``; ``opened``
         answers Open."""
-        self._send(m.Ack(publisher, sequence, level))
+        if self.state is ServerState.OPEN:  # the one that is made once per read
+            self._output.append(self._encode(m.Ack(publisher, sequence, level)))
+        else:
+            self._send(m.Ack(publisher, sequence, level))
 
     def stream(self, index: int, name: str) -> None:
         """Announce the stream before its first batch or gap; does nothing if it was announced."""
@@ -306,7 +311,7 @@ class ServerProtocol:
         Raises:
             ValueError: it does not fit one frame.
         """
-        frame = encode_control(m.Info(query, msgspec.Raw(msgspec.msgpack.encode(data)), more))
+        frame = self._encode(m.Info(query, msgspec.Raw(msgspec.msgpack.encode(data)), more))
         self._append(frame)
         if not more:
             self._queries.discard(query)
@@ -341,7 +346,7 @@ class ServerProtocol:
         text = message[: m.TEXT_MAX]
         if self.state not in _ENDED:
             self._output.append(
-                encode_control(m.Error(code, text, ends, publisher, sequence, subscription, query))
+                self._encode(m.Error(code, text, ends, publisher, sequence, subscription, query))
             )
         if ends:
             self.state = ServerState.CLOSED
@@ -353,14 +358,14 @@ class ServerProtocol:
         """
         if self.state in _ENDED:
             return
-        self._output.append(encode_control(m.Close(reason[: m.TEXT_MAX])))
+        self._output.append(self._encode(m.Close(reason[: m.TEXT_MAX])))
         asking = self.state is ServerState.OPEN
         self.state = ServerState.CLOSING if asking else ServerState.CLOSED
 
     # ---- inside ----
 
     def _send(self, message: Any) -> None:
-        self._append(encode_control(message))
+        self._append(self._encode(message))
 
     def _append(self, frame: bytes) -> None:
         assert self.state not in _UNGREETED, "before Welcome only an Error or Close can be sent"

@@ -204,6 +204,20 @@ def test_info_comes_in_parts(subscribed: Client) -> None:
     assert data == [0, 1, 2]
 
 
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_an_answer_outlives_the_buffer(client: Client, kind: Any) -> None:
+    """What Info holds is the caller's to keep when the buffer is filled anew."""
+    client.deliver(WELCOME)
+    client.protocol.query(3, "stats")
+    memory = bytearray(encode_control(m.Info(3, msgspec.Raw(msgspec.msgpack.encode("kept")))))
+
+    event = client.protocol.receive(kind(memory), 0, len(memory))
+    memory[:] = bytes(len(memory))
+
+    assert isinstance(event, m.Info)
+    assert msgspec.msgpack.decode(event.data) == "kept"
+
+
 def test_ping_is_answered(subscribed: Client) -> None:
     """A Pong with the same token is put into the output, no event made."""
     subscribed.deliver(encode_control(m.Ping(7)))
