@@ -10,28 +10,14 @@
         for message in client.subscribe("md.>", start="earliest"):
             print(message.topic, message.sequence, message.payload)
 
-Names are looked up when they are first used, so that ``import hermes`` costs nothing.
+Names are looked up when they are first used, so that ``import hermes`` costs nothing;
+``__init__.pyi`` has their types.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from hermes import errors as errors
-    from hermes.broker import Broker as Broker
-    from hermes.client import Batch as Batch
-    from hermes.client import Client as Client
-    from hermes.client import Gap as Gap
-    from hermes.client import Message as Message
-    from hermes.client import Publisher as Publisher
-    from hermes.client import Start as Start
-    from hermes.client import Subscription as Subscription
-    from hermes.client import connect as connect
-    from hermes.native.api import get_include as get_include
-
-    __version__: str
+from typing import Any
 
 _HOMES = {
     "Batch": "hermes.client",

@@ -235,22 +235,12 @@ class Client:
         self.check()
         deadline = self.deadline(timeout)
         with self._locked(deadline):
-            self._until(lambda: self._link is not None, deadline, f"asking for {what}")
-            protocol = self._session.protocol
-            number, answer = protocol.new_id(), Answer()
-            self._session.answers[number] = answer
-            try:
-                self._say(protocol.query(number, what, arguments))
-                self._until(
-                    lambda: answer.complete or answer.failure is not None,
-                    deadline,
-                    f"asking for {what}",
-                )
-            finally:
-                del self._session.answers[number]
-        if answer.failure is not None:
-            raise answer.failure
-        return answer.value()
+            while True:
+                answer = self._ask(what, arguments, deadline)
+                if answer.failure is not None:
+                    raise answer.failure
+                if answer.complete:
+                    return answer.value()
 
     def streams(self, *, timeout: float | None = None) -> list[dict[str, Any]]:
         """The broker's streams."""
@@ -281,7 +271,6 @@ class Client:
         deadline = self.deadline(timeout)
         begun = time.perf_counter()
         with self._locked(deadline):
-            self._until(lambda: self._link is not None, deadline, "a ping")
             self._round_trip(lambda: False, deadline, "a ping")
         return time.perf_counter() - begun
 
@@ -533,9 +522,13 @@ class Client:
             link.write(frames)
 
     def _say(self, frame: bytes) -> None:
+        """Send a frame that a new connection would make up for, should this one be broken."""
         link = self._link
         assert link is not None
-        link.write(frame)
+        try:
+            link.write(frame)
+        except ConnectionLost as error:
+            self._lost(error)
 
     def _dismissed(self) -> None:
         """The broker has ended the connection: with an error, or with Close."""
@@ -556,6 +549,7 @@ class Client:
 
     def _round_trip(self, ready: Callable[[], bool], deadline: int | None, what: str) -> None:
         """Wait until the broker has answered everything sent so far, or ``ready``."""
+        self._until(lambda: self._link is not None, deadline, what)
         token = secrets.randbits(62)
         session, protocol = self._session, self._session.protocol
         self._say(protocol.ping(token))
@@ -640,7 +634,9 @@ class Client:
         if self._closed or self._reconnect_ns <= 0:
             self._give_up(error)
             raise error
-        self._failure = None
+        for line in self._session.lines.values():
+            if line.outbox is not None:
+                line.outbox.rewind()  # what was not acknowledged is not on any wire
         self._lost_ns = self._next_ns = time.monotonic_ns()
         self._attempts = 0
 
@@ -689,6 +685,24 @@ class Client:
         self._next_ns = now + int(pause * random.uniform(0.5, 1.0) * NS_PER_S)
 
     # ---- publishers and subscriptions ----
+
+    def _ask(self, what: str, arguments: dict[str, str], deadline: int | None) -> Answer:
+        """Ask once; incomplete if the connection broke meanwhile."""
+        self._until(lambda: self._link is not None, deadline, f"asking for {what}")
+        session, protocol = self._session, self._session.protocol
+        number, answer = protocol.new_id(), Answer()
+        session.answers[number] = answer
+
+        def over() -> bool:
+            done = answer.complete or answer.failure is not None
+            return done or session.protocol is not protocol
+
+        try:
+            self._say(protocol.query(number, what, arguments))
+            self._until(over, deadline, f"asking for {what}", writing=True)
+        finally:
+            del session.answers[number]
+        return answer
 
     def _open_line(
         self,

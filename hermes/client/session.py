@@ -227,8 +227,6 @@ class Session:
         for line in self.lines.values():
             line.opened = None
         self.pongs.clear()
-        for answer in self.answers.values():
-            answer.failure = Refused("the connection broke before the answer came: ask again")
         hello = self.protocol.hello(client=client, identity=identity, credentials=credentials)
         return [hello, *self.protocol.restore(resume)]
 

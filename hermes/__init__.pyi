@@ -1,0 +1,15 @@
+"""The public names; :mod:`hermes` looks them up when they are first used."""
+
+from hermes import errors as errors
+from hermes.broker import Broker as Broker
+from hermes.client import Batch as Batch
+from hermes.client import Client as Client
+from hermes.client import Gap as Gap
+from hermes.client import Message as Message
+from hermes.client import Publisher as Publisher
+from hermes.client import Start as Start
+from hermes.client import Subscription as Subscription
+from hermes.client import connect as connect
+from hermes.native.api import get_include as get_include
+
+__version__: str

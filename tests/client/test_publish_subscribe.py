@@ -1,0 +1,572 @@
+"""Publishing and subscribing through a real broker."""
+
+from __future__ import annotations
+
+import os
+import threading
+from array import array
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pytest
+
+import hermes
+from hermes.errors import (
+    Closed,
+    Forked,
+    InvalidTopic,
+    MessageTooLarge,
+    Refused,
+    Timeout,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+np = pytest.importorskip("numpy")
+
+
+def payloads(subscription: hermes.Subscription, count: int) -> list[bytes]:
+    """The payloads of the next ``count`` messages."""
+    return [subscription.receive(5).payload for _ in range(count)]
+
+
+def test_what_is_published_after_subscribe_returns_is_seen(client: hermes.Client):
+    """subscribe() returns once the broker has confirmed: the very next message arrives."""
+    subscription = client.subscribe("md.>")
+    with client.publisher("md.a") as publisher:
+        assert publisher.send(b"hello") == 1
+
+    message = subscription.receive(5)
+
+    assert (message.topic, message.payload, message.sequence) == ("md.a", b"hello", 1)
+    assert message.stream == "default"
+    assert abs(message.timestamp_ns / 1e9 - datetime.now().timestamp()) < 60
+
+
+def test_flush_waits_for_the_acknowledgement(client: hermes.Client):
+    """After flush() everything is acknowledged, and sequences count from 1."""
+    publisher = client.publisher("md.a")
+    assert [publisher.send(b"x") for _ in range(3)] == [1, 2, 3]
+
+    publisher.flush()
+
+    assert publisher.acked == publisher.sent == 3
+    assert client.streams()[0]["messages"] == 3
+
+
+def test_a_message_may_have_a_topic_and_a_time_of_its_own(client: hermes.Client):
+    """send() takes another topic than the publisher's, and a timestamp."""
+    subscription = client.subscribe(">")
+    publisher = client.publisher("md.a")
+    publisher.send(b"1")
+    publisher.send(b"2", "md.b")
+    publisher.send(b"3", timestamp_ns=77)
+
+    found = [subscription.receive(5) for _ in range(3)]
+
+    assert [m.topic for m in found] == ["md.a", "md.b", "md.a"]
+    assert found[2].timestamp_ns == 77
+
+
+@pytest.mark.parametrize("linger", [None, 0.001])
+def test_many_at_once(client: hermes.Client, linger: float | None):
+    """Payloads as a sequence, or joined with lengths in any 32-bit form, arrive one by one in order."""
+    subscription = client.subscribe("md.*")
+    publisher = client.publisher("md.a", linger=linger)
+    publisher.send_many([b"a", b"", b"ccc"])
+    publisher.send_many(b"ddee", array("I", [2, 2]))
+    publisher.send_many(b"ffg", [2, 1], "md.b")
+    publisher.send_many(memoryview(b"hij"), np.array([1, 2], dtype=np.uint32))
+    last = publisher.send_many(np.frombuffer(b"kl", np.uint8), np.array([1, 1], dtype=np.int64))
+
+    assert last == 11
+    expected = [b"a", b"", b"ccc", b"dd", b"ee", b"ff", b"g", b"h", b"ij", b"k", b"l"]
+    assert payloads(subscription, 11) == expected
+
+
+def test_far_more_than_the_window_at_once(client: hermes.Client, other: hermes.Client):
+    """send_many() of several times what the window holds waits for acknowledgements in between."""
+    subscription = other.subscribe("md.a")
+    publisher = client.publisher("md.a", window=1 << 16)
+    sent = [b"%d" % i * (i % 50) for i in range(5000)]
+
+    publisher.send_many(sent)
+
+    assert payloads(subscription, 5000) == sent
+
+
+def test_rows_of_arrays(client: hermes.Client):
+    """Rows of a 2-D array, records of a 1-D one and a strided view are sent as the bytes they are."""
+    subscription = client.subscribe("md.a")
+    publisher = client.publisher("md.a")
+    grid = np.arange(12, dtype=np.uint16).reshape(3, 4)
+    records = np.zeros(2, dtype=[("price", "<f8"), ("size", "<u4")])
+    records["size"] = [7, 8]
+
+    publisher.send_rows(grid)
+    publisher.send_rows(records)
+    publisher.send_rows(grid[:, ::2])
+    publisher.send_rows(grid[:0])
+
+    expected = [row.tobytes() for row in (*grid, *records, *grid[:, ::2])]
+    assert payloads(subscription, 8) == expected
+
+
+def test_a_batch_shows_arrays_over_the_memory_it_arrived_in(client: hermes.Client):
+    """Sequences, timestamps, offsets, lengths, topics, payloads and rows of a batch, nothing copied."""
+    subscription = client.subscribe("md.a")
+    kind = np.dtype([("number", "<u4"), ("double", "<u4")])
+    rows = np.array([(i, 2 * i) for i in range(100)], dtype=kind)
+    client.publisher("md.a").send_rows(rows)
+    found, count = [], 0
+    for batch in subscription.batches(timeout=5):
+        found.append(batch)
+        count += len(batch)
+        if count == 100:
+            break
+
+    assert np.concatenate([b.sequences for b in found]).tolist() == list(range(1, 101))
+    assert all((b.lengths == 8).all() and (b.timestamps > 0).all() for b in found)
+    assert np.concatenate([b.rows(kind) for b in found]).tolist() == rows.tolist()
+    (first, *_) = found
+    assert first.topics[0] == "md.a"
+    assert first.payloads()[0] == rows[0].tobytes()
+    assert first.frames[first.offsets[0] : first.offsets[0] + 8] == rows[0].tobytes()
+    assert [m.payload for m in first] == [bytes(p) for p in first.payloads()]
+    assert not first.rows(kind).flags.owndata
+    assert "covers 1 to" in repr(first)
+    with pytest.raises(TypeError):
+        first.frames[0] = 0
+
+
+def test_rows_of_mixed_topics_are_gathered(client: hermes.Client):
+    """rows() works over frames of different sizes; payloads of another size are an error."""
+    subscription = client.subscribe("md.>")
+    publisher = client.publisher("md.a", linger=0.05)
+    for i in range(4):
+        publisher.send(i.to_bytes(4, "little"), "md.a" if i % 2 else "md.a.much.longer.topic")
+    publisher.flush()
+    (batch,) = (next(subscription.batches(timeout=5)),)
+
+    assert batch.rows("<u4").tolist() == list(range(len(batch)))
+    with pytest.raises(UsageError, match="4 bytes"):
+        batch.rows("<u8")
+
+
+def test_batches_go_on_where_single_messages_stopped(client: hermes.Client):
+    """Messages and batches may be mixed: nothing is skipped and nothing comes twice."""
+    subscription = client.subscribe("md.a", start="earliest")
+    publisher = client.publisher("md.a")
+    publisher.send_many([b"%d" % i for i in range(100)])
+    publisher.flush()
+    found = payloads(subscription, 3)
+    while len(found) < 97:
+        batch = next(subscription.batches(timeout=5))
+        found += [bytes(p) for p in batch.payloads()]
+    found += payloads(subscription, 100 - len(found))
+
+    assert found == [b"%d" % i for i in range(100)]
+
+
+def test_positions_follow_the_consumer(client: hermes.Client):
+    """positions says what was handed out, message by message, and starts another subscription there."""
+    client.publisher("md.a").send_many([b"%d" % i for i in range(10)])
+    first = client.subscribe("md.a", start="earliest")
+    payloads(first, 4)
+
+    second = client.subscribe("md.a", start=first.positions)
+
+    assert first.positions == {"default": 4}
+    assert payloads(second, 6) == payloads(first, 6)
+
+
+@pytest.mark.parametrize(
+    ("start", "expected"),
+    [
+        ("earliest", [b"a1", b"b1", b"a2"]),
+        ("last", [b"b1", b"a2"]),
+        (2, [b"b1", b"a2"]),
+        (0.0, [b"a1", b"b1", b"a2"]),
+        (datetime(2000, 1, 1, tzinfo=UTC), [b"a1", b"b1", b"a2"]),
+        ({"default": 2}, [b"a2"]),
+        (hermes.Start(at="sequence", sequence=3), [b"a2"]),
+    ],
+)
+def test_a_subscription_starts_where_it_is_told(
+    client: hermes.Client, start: hermes.client.StartPoint, expected: list[bytes]
+):
+    """Every form of start gives exactly the messages behind it, then goes on live."""
+    publisher = client.publisher("md.a")
+    publisher.send(b"a1")
+    publisher.send(b"b1", "md.b")
+    publisher.send(b"a2")
+    publisher.flush()
+
+    subscription = client.subscribe("md.>", start=start)
+    publisher.send(b"live")
+
+    assert payloads(subscription, len(expected) + 1) == [*expected, b"live"]
+
+
+def test_a_durable_subscription_goes_on_where_it_was_committed(
+    client: hermes.Client, other: hermes.Client
+):
+    """After commit() and close, the same name continues behind the last message that was handed out."""
+    client.publisher("md.a").send_many([b"%d" % i for i in range(10)])
+    with client.subscribe("md.a", start="earliest", durable="app") as subscription:
+        payloads(subscription, 4)
+        subscription.commit()
+    client.ping()
+
+    with other.subscribe("md.a", durable="app") as subscription:
+        assert payloads(subscription, 6) == [b"%d" % i for i in range(4, 10)]
+
+
+def test_only_durable_subscriptions_commit(client: hermes.Client):
+    """commit() without a durable name says what is missing."""
+    with pytest.raises(UsageError, match="durable=NAME"):
+        client.subscribe("md.a").commit()
+
+
+def test_a_refused_commit_leaves_the_subscription_alive(client: hermes.Client):
+    """A commit that the broker refuses raises, and messages still come."""
+    subscription = client.subscribe("md.a", durable="app")
+
+    with pytest.raises(Refused):
+        subscription.commit({"default": 1_000_000})
+
+    client.publisher("md.a").send(b"x")
+    assert payloads(subscription, 1) == [b"x"]
+
+
+def test_receive_gives_up_in_time(client: hermes.Client):
+    """Without a message, receive() and iteration raise Timeout that names the pattern."""
+    subscription = client.subscribe("md.a")
+
+    with pytest.raises(Timeout, match=r"'md\.a'"):
+        subscription.receive(0.05)
+    with pytest.raises(Timeout):
+        next(subscription.messages(timeout=0))
+    with pytest.raises(Timeout):
+        next(subscription.batches(timeout=0.01))
+
+
+def test_iteration_ends_when_the_subscription_is_closed(client: hermes.Client):
+    """Closing a subscription from another thread ends a loop over it."""
+    subscription = client.subscribe("md.a")
+    closing = threading.Timer(0.1, subscription.close)
+    closing.start()
+
+    assert list(subscription) == []
+
+    closing.join()
+    with pytest.raises(Closed):
+        subscription.receive(1)
+
+
+@pytest.mark.parametrize("topic", ["", ".", "md.", "md.*", ">", "x" * 256, "\udc80"])
+def test_an_illegal_topic_is_refused_before_anything_is_sent(client: hermes.Client, topic: str):
+    """Publishers and messages with an illegal topic raise InvalidTopic."""
+    publisher = client.publisher("md.a")
+    with pytest.raises(InvalidTopic):
+        client.publisher(topic)
+    with pytest.raises(InvalidTopic):
+        publisher.send(b"x", topic)
+    with pytest.raises(InvalidTopic):
+        publisher.send_many([b"x"], topic=topic)
+
+    assert publisher.sent == 0
+
+
+def test_a_topic_has_to_come_from_somewhere(client: hermes.Client):
+    """A publisher without a topic needs one with each message."""
+    publisher = client.publisher()
+    with pytest.raises(InvalidTopic, match="no topic"):
+        publisher.send(b"x")
+    with pytest.raises(InvalidTopic, match="no topic"):
+        publisher.send_many([b"x"])
+
+    assert publisher.send(b"x", "md.a") == 1
+
+
+@pytest.mark.parametrize("pattern", ["", "md..a", "md.>.a", "x" * 256])
+def test_an_illegal_pattern_is_refused(client: hermes.Client, pattern: str):
+    """subscribe() checks the pattern itself."""
+    with pytest.raises(InvalidTopic):
+        client.subscribe(pattern)
+
+
+def test_too_large_a_message_is_refused_before_anything_is_sent(
+    serve: Callable[..., hermes.Broker],
+):
+    """A payload over the broker's limit raises, alone or among others, and nothing is sent."""
+    broker = serve(limits={"message": 1000})
+    with hermes.connect(broker.url) as client:
+        publisher = client.publisher("md.a")
+        with pytest.raises(MessageTooLarge, match="1001 bytes is over the 1000"):
+            publisher.send(b"x" * 1001)
+        with pytest.raises(MessageTooLarge, match="1001"):
+            publisher.send_many([b"x", b"x" * 1001])
+        with pytest.raises(MessageTooLarge, match="1001"):
+            publisher.send_rows(np.zeros((2, 1001), dtype=np.uint8))
+
+        assert publisher.sent == 0
+        assert publisher.send(b"x" * 1000) == 1
+
+
+def test_the_largest_message_passes(client: hermes.Client):
+    """A message of exactly the limit goes through, larger than any buffer, and small ones after it."""
+    subscription = client.subscribe("md.a")
+    publisher = client.publisher("md.a")
+    large = os.urandom(client.limits["message_max"])
+
+    publisher.send(large, timeout=20)
+    publisher.send(b"small")
+
+    assert subscription.receive(20).payload == large
+    assert payloads(subscription, 1) == [b"small"]
+
+
+def test_wrong_arguments_are_usage_errors(client: hermes.Client):
+    """What cannot work is refused with the reason."""
+    publisher = client.publisher("md.a")
+    with pytest.raises(UsageError, match="needs the lengths"):
+        publisher.send_many(b"abc")
+    with pytest.raises(UsageError, match="add up to 2, the buffer has 3"):
+        publisher.send_many(b"abc", [1, 1])
+    with pytest.raises(UsageError, match="0 to 4294967295"):
+        publisher.send_many(b"abc", [-1, 4])
+    with pytest.raises(UsageError, match="dimensions"):
+        publisher.send_rows(np.zeros((2, 2, 2), dtype=np.uint8))
+    with pytest.raises(UsageError, match="seconds"):
+        client.publisher("md.a", linger=-1)
+    with pytest.raises(UsageError, match="16 bytes"):
+        client.publisher("md.a", publisher_id=b"short")
+    with pytest.raises(UsageError, match="on_gap"):
+        client.subscribe("md.a", on_gap="explode")  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        publisher.send("text")  # type: ignore[arg-type]
+
+
+def test_durable_acknowledgements_need_a_storage_that_can(client: hermes.Client):
+    """With the memory storage, ack='durable' is refused with the cure."""
+    with pytest.raises(Refused, match="mmap"):
+        client.publisher("md.a", ack="durable")
+
+
+def test_close_sends_what_a_publisher_without_acknowledgements_has(broker: hermes.Broker):
+    """Messages of level none are all there after close(), also those that linger."""
+    with hermes.connect(broker.url) as client:
+        publisher = client.publisher("md.a", ack="none", linger=10.0)
+        for _ in range(1000):
+            publisher.send(b"x")
+
+    with hermes.connect(broker.url) as client:
+        assert client.streams()[0]["messages"] == 1000
+
+
+def test_a_fire_and_forget_publisher_frees_its_history(client: hermes.Client):
+    """Acknowledgements are taken while publishing: far more than the window passes without a flush."""
+    publisher = client.publisher("md.a", window=1 << 16, linger=0.001)
+
+    for _ in range(20_000):
+        publisher.send(b"x" * 100, timeout=5)
+
+    publisher.flush()
+    assert publisher.acked == 20_000
+
+
+def test_closed_things_say_so(broker: hermes.Broker):
+    """Everything raises Closed after close(), and close() may be called again."""
+    client = hermes.connect(broker.url)
+    publisher, subscription = client.publisher("md.a"), client.subscribe("md.a")
+    lone = client.publisher("md.a")
+    lone.close()
+    with pytest.raises(Closed):
+        lone.send(b"x")
+    client.close()
+    client.close()
+    publisher.close()
+    subscription.close()
+
+    for use in (
+        lambda: publisher.send(b"x"),
+        lambda: publisher.send_many([b"x"]),
+        publisher.flush,
+        lambda: subscription.receive(1),
+        lambda: client.publisher("md.a"),
+        client.stats,
+    ):
+        with pytest.raises(Closed):
+            use()
+
+
+def test_a_forked_child_gets_a_clear_error(client: hermes.Client):
+    """In a child every use raises Forked; the parent goes on undisturbed."""
+    publisher, subscription = client.publisher("md.a"), client.subscribe("md.a")
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            uses = (
+                lambda: publisher.send(b"x"),
+                lambda: subscription.receive(1),
+                lambda: client.subscribe("md.a"),
+                lambda: publisher.flush(),
+            )
+            for use in uses:
+                with pytest.raises(Forked):
+                    use()
+            client.close()
+            code = 0
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+
+    assert os.waitstatus_to_exitcode(status) == 0
+    publisher.send(b"parent")
+    assert payloads(subscription, 1) == [b"parent"]
+
+
+def test_queries_are_answered(client: hermes.Client):
+    """streams(), topics() and stats() give what the broker says; nonsense is refused."""
+    publisher = client.publisher("md.a")
+    publisher.send_many([b"x"] * 3)
+    publisher.send(b"y", "news.b")
+    publisher.flush()
+
+    assert client.streams()[0]["messages"] == 4
+    assert {t["topic"]: t["messages"] for t in client.topics("md.>")} == {"md.a": 3}
+    assert len(client.topics()) == 2
+    assert client.stats()["connections"]["open"] == 1
+    with pytest.raises(Refused, match="unknown_query"):
+        client.query("weather")
+
+
+def test_a_publisher_id_goes_on_where_it_was(client: hermes.Client, other: hermes.Client):
+    """A publisher opened under a known id counts on behind its last message."""
+    name = bytes(range(16))
+    with client.publisher("md.a", publisher_id=name) as publisher:
+        publisher.send_many([b"x"] * 5)
+    client.ping()
+
+    with other.publisher("md.a", publisher_id=name) as publisher:
+        assert publisher.send(b"y") == 6
+        assert publisher.publisher_id == name
+
+
+def test_threads_share_a_client(client: hermes.Client, other: hermes.Client):
+    """Threads that publish on one publisher and consume one subscription: each message once, in order."""
+    count, senders = 2000, 3
+    subscription = other.subscribe("md.a")
+    publisher = client.publisher("md.a", linger=0.001)
+    found: list[bytes] = []
+    problems: list[BaseException] = []
+
+    def guarded(work: Callable[[], None]) -> threading.Thread:
+        def run() -> None:
+            try:
+                work()
+            except BaseException as error:
+                problems.append(error)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        return thread
+
+    def send(name: int) -> None:
+        for i in range(count):
+            if i % 100 == 50:
+                publisher.send_many([b"%d %d" % (name, i)])
+            else:
+                publisher.send(b"%d %d" % (name, i))
+
+    def receive() -> None:
+        while len(found) < count * senders:
+            try:
+                found.append(subscription.receive(0.3).payload)
+            except Timeout:
+                assert len(found) >= count * senders
+                return
+
+    receivers = [guarded(receive) for _ in range(2)]
+    sending = [guarded(lambda name=name: send(name)) for name in range(senders)]  # type: ignore[misc]
+    for thread in (*sending, *receivers):
+        thread.join(60)
+
+    assert problems == []
+    assert len(set(found)) == len(found) == count * senders
+    client.query("streams")
+
+
+def test_several_threads_wait_on_one_client(client: hermes.Client, other: hermes.Client):
+    """Two subscriptions of one client, each waited for by a thread: one reads for both."""
+    first, second = client.subscribe("md.a"), client.subscribe("md.b")
+    found: dict[str, bytes] = {}
+    threads = [
+        threading.Thread(target=lambda s=s: found.update({s.pattern: s.receive(10).payload}))  # type: ignore[misc]
+        for s in (first, second)
+    ]
+    for thread in threads:
+        thread.start()
+
+    publisher = other.publisher()
+    publisher.send(b"for b", "md.b")
+    threads[1].join(10)
+    assert found == {"md.b": b"for b"}
+    client.publisher("md.a").send(b"for a")  # while the other thread still waits
+    threads[0].join(10)
+
+    assert found == {"md.a": b"for a", "md.b": b"for b"}
+
+
+def test_a_sibling_that_is_not_consumed_stops_reading(broker: hermes.Broker):
+    """Reading for one subscription stops when another's queue is full; the error names it; consuming helps."""
+    with (
+        hermes.connect(broker.url, queue_bytes=100_000) as client,
+        hermes.connect(broker.url) as other,
+    ):
+        full, wanted = client.subscribe("md.full"), client.subscribe("md.wanted")
+        publisher = other.publisher()
+        publisher.send_many([b"x" * 1000] * 3000, topic="md.full")
+        publisher.send(b"late", "md.wanted")
+        publisher.flush()
+
+        with pytest.raises(Timeout):
+            wanted.receive(0.2)
+        with pytest.raises(Timeout, match=r"'md\.full' has 100000"):
+            client.ping(timeout=0.2)
+
+        assert len(payloads(full, 3000)) == 3000
+        assert payloads(wanted, 1) == [b"late"]
+
+
+def test_spinning_receives_too(broker: hermes.Broker):
+    """A client that spins before it sleeps gets the same messages."""
+    with hermes.connect(broker.url, spin=50e-6) as client:
+        subscription, publisher = client.subscribe("md.a"), client.publisher("md.a")
+        for i in range(50):
+            publisher.send(b"%d" % i)
+            assert subscription.receive(5).payload == b"%d" % i
+
+
+def test_inproc_works_alike(serve: Callable[..., hermes.Broker]):
+    """The same client speaks to an embedded broker without TCP."""
+    broker = serve(listeners=["inproc:"])
+    with hermes.connect(broker.url) as client:
+        subscription = client.subscribe("md.a")
+        client.publisher("md.a").send(b"x")
+
+        assert payloads(subscription, 1) == [b"x"]
+
+
+def test_the_url_may_come_from_the_environment(
+    broker: hermes.Broker, monkeypatch: pytest.MonkeyPatch
+):
+    """Without an argument, connect() takes HERMES_URL."""
+    monkeypatch.setenv("HERMES_URL", broker.url)
+    with hermes.connect(name="test") as client:
+        assert client.connected
+        assert repr(client) == f"<Client of {broker.url}, connected>"

@@ -1,0 +1,355 @@
+"""Connections that break: everything goes on, exactly once, or says that it does not."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+import hermes
+from hermes.errors import (
+    ConnectFailed,
+    ConnectionLost,
+    HermesError,
+    MalformedInput,
+    Refused,
+    Timeout,
+)
+
+if TYPE_CHECKING:
+    from tests.client.conftest import Wire
+
+
+def stored(broker: hermes.Broker) -> list[bytes]:
+    """The payloads of everything that is in the broker's log."""
+    with hermes.connect(broker.url) as client:
+        count = client.streams()[0]["messages"]
+        subscription = client.subscribe(">", start="earliest")
+        return [subscription.receive(5).payload for _ in range(count)]
+
+
+@pytest.mark.parametrize("linger", [None, 0.002])
+def test_unacknowledged_messages_are_sent_again_once(
+    broker: hermes.Broker, wire: Wire, linger: float | None
+):
+    """Connections cut again and again while publishing: every message is in the log once, in order."""
+    with hermes.connect(wire.url, timeout=20) as client:
+        publisher = client.publisher("md.a", linger=linger)
+        for i in range(2000):
+            publisher.send(b"%d" % i)
+            if i % 400 == 200:
+                wire.cut()
+        publisher.flush()
+
+        assert publisher.acked == 2000
+        assert wire.connections >= 3
+    assert stored(broker) == [b"%d" % i for i in range(2000)]
+
+
+def test_what_the_broker_has_but_did_not_acknowledge_is_not_appended_twice(
+    broker: hermes.Broker, wire: Wire
+):
+    """Acknowledgements are lost with the connection: the messages are sent again, and stored once."""
+    with hermes.connect(wire.url, timeout=20) as client:
+        publisher = client.publisher("md.a")
+        wire.hold("down")
+        publisher.send_many([b"%d" % i for i in range(500)])
+        with hermes.connect(broker.url) as other:
+            deadline = time.monotonic() + 10
+            while other.streams()[0]["messages"] < 500:
+                assert time.monotonic() < deadline
+        assert publisher.acked == 0
+        wire.cut()
+        wire.let_go()
+        publisher.flush()
+
+        assert publisher.acked == 500
+    assert stored(broker) == [b"%d" % i for i in range(500)]
+
+
+def test_a_subscription_goes_on_without_a_gap_or_a_repetition(broker: hermes.Broker, wire: Wire):
+    """Cut while messages stream in: the subscriber gets each exactly once, in order."""
+    with hermes.connect(wire.url, timeout=20) as client, hermes.connect(broker.url) as other:
+        subscription = client.subscribe("md.a")
+        publisher = other.publisher("md.a")
+        found: list[bytes] = []
+        for i in range(10):
+            publisher.send_many([b"%d" % (i * 100 + k) for k in range(100)])
+            if i % 3 == 1:
+                wire.cut()
+            found += [subscription.receive(10).payload for _ in range(60)]
+        found += [subscription.receive(10).payload for _ in range(400)]
+
+        assert found == [b"%d" % i for i in range(1000)]
+        assert wire.connections >= 3
+        with pytest.raises(Timeout):
+            subscription.receive(0.05)
+
+
+def test_a_message_sent_during_an_outage_is_kept_and_sent_later(broker: hermes.Broker, wire: Wire):
+    """While nobody answers, send() takes the message, says so with Timeout, and delivers it once later."""
+    with hermes.connect(wire.url, timeout=20) as client:
+        publisher = client.publisher("md.a")
+        publisher.send(b"before")
+        publisher.flush()
+        wire.refusing = True
+        wire.cut()
+        with pytest.raises(Timeout):
+            client.ping(timeout=0.2)  # by now the loss is known
+        with pytest.raises(Timeout, match="do not send it again; 1 messages"):
+            publisher.send(b"during", timeout=0.2)
+        wire.refusing = False
+        publisher.send(b"after")
+        publisher.flush()
+
+    assert stored(broker) == [b"before", b"during", b"after"]
+
+
+def test_a_lingering_publisher_reconnects_by_itself(broker: hermes.Broker, wire: Wire):
+    """With a linger, send() does not wait for the broker to come back, and nothing is lost."""
+    with hermes.connect(wire.url, timeout=20) as client:
+        publisher = client.publisher("md.a", linger=0.001)
+        publisher.send(b"0")
+        publisher.flush()
+        wire.cut()
+        for i in range(1, 200):
+            publisher.send(b"%d" % i)
+        publisher.flush()
+
+    assert stored(broker) == [b"%d" % i for i in range(200)]
+
+
+def test_trying_has_a_bound(wire: Wire):
+    """When the broker does not come back, the error says how long and how often it was tried."""
+    client = hermes.connect(wire.url, reconnect=0.3)
+    subscription = client.subscribe("md.a")
+    wire.refusing = True
+    wire.cut()
+    begun = time.monotonic()
+
+    with pytest.raises(ConnectionLost, match=r"\d+ attempts in \d"):
+        subscription.receive()
+
+    assert 0.2 < time.monotonic() - begun < 10
+    with pytest.raises(ConnectionLost):
+        client.publisher("md.a")
+    assert client.closed
+    client.close()
+
+
+def test_without_reconnect_a_broken_connection_is_an_error(wire: Wire):
+    """reconnect=False: the first use after the connection broke raises, what is lost is counted."""
+    client = hermes.connect(wire.url, reconnect=False)
+    publisher = client.publisher("md.a")
+    wire.cut()
+
+    def publish() -> None:
+        for _ in range(1000):
+            publisher.send(b"x")
+            publisher.flush()
+
+    with pytest.raises(ConnectionLost):
+        publish()
+
+    client.close()
+
+
+def test_a_deadline_holds_while_reconnecting(wire: Wire):
+    """receive() with a timeout gives up in time although the broker is away."""
+    client = hermes.connect(wire.url, reconnect=60)
+    subscription = client.subscribe("md.a")
+    wire.refusing = True
+    wire.cut()
+    begun = time.monotonic()
+
+    with pytest.raises(Timeout):
+        subscription.receive(0.3)
+
+    assert time.monotonic() - begun < 5
+    wire.refusing = False
+    client.close()
+
+
+def test_back_pressure_waits_then_says_how_much_is_queued(wire: Wire):
+    """A broker that does not read: send() waits, then raises Timeout with the queue; nothing is lost."""
+    with hermes.connect(wire.url, timeout=20) as client:
+        publisher = client.publisher("md.a", window=1 << 20)
+        wire.hold("up")
+        sent = 0
+
+        def publish() -> None:
+            nonlocal sent
+            while True:
+                publisher.send(b"%d" % sent + b" " * 4000, timeout=0.2)
+                sent += 1
+
+        with pytest.raises(Timeout, match=r"messages \(\d+ bytes\) are queued") as caught:
+            publish()
+        taken = publisher.sent
+        assert taken in (sent, sent + 1)
+        assert ("not taken" in str(caught.value)) == (taken == sent)
+
+        with pytest.raises(Timeout, match=r"\d+ of 1000 messages were taken"):
+            publisher.send_many([b"x" * 4000] * 1000, timeout=0.2)
+        wire.let_go()
+        publisher.flush()
+        assert publisher.acked == publisher.sent
+
+
+def test_a_client_that_waits_for_room_reads_meanwhile(broker: hermes.Broker):
+    """A publisher under back-pressure takes its acknowledgements: both directions never wait at once."""
+    with hermes.connect(broker.url, timeout=20) as client, hermes.connect(broker.url) as other:
+        subscription = other.subscribe("md.a")
+        publisher = client.publisher("md.a", window=1 << 16, ack="appended")
+        sending = threading.Thread(
+            target=lambda: [publisher.send(b"x" * 1000) for _ in range(5000)]
+        )
+        sending.start()
+        found = [subscription.receive(20) for _ in range(5000)]
+        sending.join(20)
+
+    assert found[-1].sequence == 5000
+
+
+def test_bytes_changed_on_the_way_are_found(wire: Wire):
+    """A flipped bit in a payload: MalformedInput at the subscriber, and the connection is closed."""
+    client = hermes.connect(wire.url)
+    subscription = client.subscribe("md.a")
+    wire.tamper = lambda data: data.replace(b"precious", b"Precious")
+    client.publisher("md.a").send(b"precious")
+
+    with pytest.raises(MalformedInput, match="connection is closed"):
+        subscription.receive(5)
+
+    assert not client.connected
+    with pytest.raises(MalformedInput):
+        client.ping()
+    client.close()
+
+
+def test_nobody_there():
+    """Connecting where nobody listens fails at once and says what to do."""
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        url = f"tcp://127.0.0.1:{door.getsockname()[1]}"
+
+    with pytest.raises(ConnectFailed, match="hermes serve"):
+        hermes.connect(url)
+
+
+def test_somebody_else_there():
+    """A server that says nothing: Timeout in time; one that says something else: it is told apart."""
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        url = f"tcp://127.0.0.1:{door.getsockname()[1]}"
+        with pytest.raises(Timeout, match="is that a Hermes broker"):
+            hermes.connect(url, timeout=0.2)
+
+        def speak() -> None:
+            for _ in range(2):  # the first is the one that was not answered
+                peer, _address = door.accept()
+                with peer:
+                    peer.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n" + bytes(32))
+                    while peer.recv(1000):
+                        pass
+
+        speaking = threading.Thread(target=speak)
+        speaking.start()
+        with pytest.raises(MalformedInput, match="not_hermes"):
+            hermes.connect(url, timeout=5)
+        speaking.join(5)
+
+
+def test_a_broker_that_stops_says_goodbye():
+    """A client of a broker that is stopped learns so, and cannot come back."""
+    with hermes.Broker(listeners=["tcp://127.0.0.1:0"], storage="memory:") as broker:
+        client = hermes.connect(broker.url, reconnect=0.2)
+        subscription = client.subscribe("md.a")
+        problems: list[type] = []
+
+        def wait() -> None:
+            try:
+                subscription.receive()
+            except HermesError as error:
+                problems.append(type(error))
+
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+    waiting.join(10)
+
+    assert problems == [ConnectionLost]
+    client.close()
+
+
+def test_a_refused_publisher_says_how_much_is_lost_and_can_try_again(
+    serve: Callable[..., hermes.Broker],
+):
+    """One topic too many: the publisher's next calls raise with the count; others are untouched."""
+    broker = serve(limits={"topics": 2})
+    with hermes.connect(broker.url) as client:
+        publisher, sound = client.publisher("md.a"), client.publisher("md.a")
+        publisher.send(b"1")
+        publisher.send(b"2", "md.b")
+        publisher.send(b"3", "md.c")
+        publisher.send(b"4", "md.a")
+
+        with pytest.raises(Refused, match="2 messages are unacknowledged") as caught:
+            publisher.flush()
+        assert caught.value.code == "too_many_topics"
+        with pytest.raises(Refused):
+            publisher.send(b"5")
+        sound.send(b"sound")
+        sound.flush()
+        publisher.resend()
+        with pytest.raises(Refused):
+            publisher.flush()
+        with pytest.raises(Refused):
+            publisher.close()
+        publisher.close()
+
+    assert stored(broker) == [b"1", b"2", b"sound"]
+
+
+def test_what_was_refused_is_not_lost_silently(serve: Callable[..., hermes.Broker]):
+    """A publisher that was refused and never looked: close() of the client raises."""
+    broker = serve(limits={"topics": 1})
+    client = hermes.connect(broker.url)
+    publisher = client.publisher("md.a")
+    publisher.send(b"1")
+    publisher.send(b"2", "md.b")
+
+    with pytest.raises(Refused, match="1 messages are unacknowledged"):
+        client.close()
+
+
+def test_requests_survive_a_broken_connection(wire: Wire):
+    """Subscribing, opening a publisher and asking on a connection that broke unnoticed: all work."""
+    with hermes.connect(wire.url, timeout=20) as client:
+        for _ in range(3):
+            wire.cut()
+            subscription = client.subscribe("md.a")
+            wire.cut()
+            publisher = client.publisher("md.a")
+            publisher.send(b"x")
+            assert subscription.receive(10).payload == b"x"
+            subscription.close()
+            wire.cut()
+            assert client.streams()[0]["topics"] == 1
+            wire.cut()
+            assert client.ping() > 0
+
+
+def test_a_commit_survives_a_broken_connection(wire: Wire):
+    """commit() on a connection that broke unnoticed is stored on the next."""
+    with hermes.connect(wire.url, timeout=20) as client:
+        client.publisher("md.a").send_many([b"0", b"1"])
+        subscription = client.subscribe("md.a", start="earliest", durable="app")
+        subscription.receive(5)
+        wire.cut()
+        subscription.commit()
+        subscription.close()
+        client.ping()
+
+        assert client.subscribe("md.a", durable="app").receive(5).payload == b"1"

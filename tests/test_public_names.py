@@ -1,0 +1,48 @@
+"""What ``import hermes`` offers, and what it costs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hermes
+
+
+def test_every_public_name_is_there():
+    """Each name of __all__ can be had, and dir() shows it."""
+    for name in hermes.__all__:
+        assert getattr(hermes, name) is not None
+        assert name in dir(hermes)
+
+
+def test_the_stub_has_the_same_names():
+    """Type checkers see exactly what is there at run time."""
+    stub = ast.parse(Path(hermes.__file__).with_suffix(".pyi").read_text())
+    typed = {
+        alias.asname for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+
+    assert typed | {"__version__"} == set(hermes.__all__)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    """A misspelt name is told as of any module."""
+    with pytest.raises(AttributeError, match="conect"):
+        hermes.conect  # noqa: B018
+
+
+def test_importing_hermes_loads_nothing():
+    """``import hermes`` alone imports no other module of the package."""
+    code = "import sys, hermes; print([m for m in sys.modules if m.startswith('hermes.')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_headers_are_where_get_include_says():
+    """A plugin finds the table of functions among the headers."""
+    assert (Path(hermes.get_include()) / "hm_api.h").is_file()
