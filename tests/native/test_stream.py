@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 from hermes.native._core import lib
@@ -15,6 +15,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from hermes.errors import Closed, InvalidTopic, MessageTooLarge, Refused
 from hermes.native import Decoder, Encoder, Log, decode_batch, match
 from hermes.native.stream import CHUNK, Cursor, Deliver, Start, Stream
+
+if TYPE_CHECKING:
+    from tests.native.conftest import RunC
 
 KIB = 1024
 BATCH_HEADER = 56
@@ -314,6 +317,20 @@ def test_a_gap_in_notes_begins_with_the_first_wanted_message(model: Model) -> No
     follower.drain()
 
     assert follower.gaps == [(lost, model.first - 1)]
+
+
+def test_selecting_holds_no_segment(model: Model) -> None:
+    """Copying selected frames, by note and by walking, leaves no segment pinned behind."""
+    model.append(("b", b""), ("a", b""))
+    noted = Follower(model, "a", start=Start.LATEST)
+    walking = Follower(model, "a", start=Start.EARLIEST)
+    for _ in range(100):
+        model.append(("a", b"x"), ("b", bytes(1000)))
+        noted.drain()
+        walking.drain()
+
+    assert model.log.status().trimmed > 5
+    assert model.log.status().pinned == 0
 
 
 def test_an_old_sequence_begins_with_a_gap(model: Model) -> None:
@@ -636,3 +653,14 @@ class StreamMachine(RuleBasedStateMachine):
 
 TestStreamMachine = StreamMachine.TestCase
 TestStreamMachine.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("small", [False, True])
+def test_the_scenario_under_sanitizers(run_c: RunC, seed: int, small: bool) -> None:
+    """A long random scenario through ingest and cursors holds in C, also with tiny rings and lists."""
+    defines = ("HM_SMALL_BOUNDS=1",) if small else ()
+
+    said = run_c("stream_scenario.c", "60000", str(seed), defines=defines)
+
+    assert "delivered" in said

@@ -29,7 +29,8 @@ typedef struct {
 
 static void unpin(pass *p) {
     if (p->segment != NULL)
-        unpin(p);
+        hm_segment_release(p->segment);
+    p->segment = NULL;
 }
 
 /* Brings the frames at `position`, which is not the end, into the pass's window.  MORE, GAP or

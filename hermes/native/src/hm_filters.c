@@ -9,6 +9,12 @@
 #define UNINTERNED UINT32_MAX /* matched anew each time */
 #define SLOTS_MIN  16u
 
+#ifdef HM_SMALL_BOUNDS /* a test reaches them */
+#define ENTRIES_MAX 16u
+#else
+#define ENTRIES_MAX HM_FILTERS_ENTRIES_MAX
+#endif
+
 /* ---- a map from hashes to numbers, whose keys its user compares ---- */
 
 typedef struct {
@@ -230,7 +236,7 @@ static uint32_t intern(hm_filters *f, const uint32_t *ids, uint32_t count) {
         if (known->count == count && memcmp(known->ids, ids, count * sizeof *ids) == 0)
             return number;
     }
-    if (f->entries + count > HM_FILTERS_ENTRIES_MAX || map_reserve(&f->by_ids) != 0 ||
+    if (f->entries + count > ENTRIES_MAX || map_reserve(&f->by_ids) != 0 ||
         numbers_reserve(&f->lists) != 0)
         return UNINTERNED;
     list *new = malloc(sizeof *new + count * sizeof *ids);

@@ -5,9 +5,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define NOTES_MIN 64u
+#ifdef HM_SMALL_BOUNDS /* a test reaches them */
+#define NOTES_MIN        4u
+#define NOTES_MAX        8u
+#define STREAM_NOTES_MAX 40u
+#else
+#define NOTES_MIN        64u
+#define NOTES_MAX        HM_NOTES_MAX
+#define STREAM_NOTES_MAX HM_STREAM_NOTES_MAX
+#endif
 
-_Static_assert((HM_NOTES_MAX & (HM_NOTES_MAX - 1)) == 0, "rings double from 64 to this");
+_Static_assert((NOTES_MAX & (NOTES_MAX - 1)) == 0, "rings double from 64 to this");
 
 void hm_interest_news(hm_stream *stream, uint32_t filter) {
     hm_interest *interest = &stream->interests[filter];
@@ -34,7 +42,7 @@ static void release_passed(hm_interest *interest) {
 static int grow(hm_stream *stream, hm_interest *interest) {
     uint32_t capacity = interest->capacity == 0 ? NOTES_MIN : interest->capacity * 2;
     uint64_t more = capacity - interest->capacity;
-    if (capacity > HM_NOTES_MAX || stream->note_room + more > HM_STREAM_NOTES_MAX)
+    if (capacity > NOTES_MAX || stream->note_room + more > STREAM_NOTES_MAX)
         return -HM_ELIMIT;
     hm_note *notes = malloc(capacity * sizeof *notes);
     if (notes == NULL)
@@ -53,7 +61,7 @@ static int grow(hm_stream *stream, hm_interest *interest) {
  * all. */
 static int make_room(hm_stream *stream, hm_interest *interest) {
     /* As many notes as cursors at least, so that looking at every cursor is paid for. */
-    if (interest->capacity >= interest->cursor_count || interest->capacity == HM_NOTES_MAX)
+    if (interest->capacity >= interest->cursor_count || interest->capacity == NOTES_MAX)
         release_passed(interest);
     if (interest->capacity > 0 && interest->tail - interest->head <= interest->capacity / 2)
         return 1;

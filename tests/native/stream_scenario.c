@@ -1,0 +1,221 @@
+/* Random appends, subscriptions, reads and trims; every delivery is held against a plain list.
+ *
+ *     stream_scenario STEPS SEED
+ *
+ * With HM_SMALL_BOUNDS the core's rings and lists are so small that this overflows them all the
+ * time.
+ */
+#include "hm_ingest.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define KIB          1024u
+#define MESSAGES_MAX 400000u
+#define CURSORS      24u
+#define BATCH_MAX    12u
+#define OUT          (6 * KIB)
+
+static const char *const topics[] = {"a", "a.x", "a.y", "b", "b.x", "b.x.c", "ab", "c.d.e.f"};
+static const struct {
+    int kind;
+    const char *text;
+} filters[] = {
+    {HM_FILTER_PATTERN, ">"},     {HM_FILTER_PATTERN, "a"},     {HM_FILTER_PATTERN, "a.*"},
+    {HM_FILTER_PATTERN, "*.x"},   {HM_FILTER_PATTERN, "*.x.*"}, {HM_FILTER_PATTERN, "b.>"},
+    {HM_FILTER_PATTERN, "none"},  {HM_FILTER_PREFIX, "a"},      {HM_FILTER_PREFIX, ""},
+    {HM_FILTER_PATTERN, "*.*.>"}, {HM_FILTER_PATTERN, "*"},     {HM_FILTER_PREFIX, "b.x"},
+};
+
+#define TOPICS  (sizeof topics / sizeof topics[0])
+#define FILTERS (sizeof filters / sizeof filters[0])
+
+static uint64_t state;
+static uint8_t topic_of[MESSAGES_MAX + 1]; /* by sequence */
+static uint64_t last;                      /* sequence */
+static hm_cursor *cursors[CURSORS];
+static uint32_t filter_of[CURSORS];
+static uint64_t covered[CURSORS];
+static uint64_t got, gaps, walks;
+
+static void must(int holds, const char *what) {
+    if (!holds) {
+        fprintf(stderr, "%s, at sequence %llu\n", what, (unsigned long long)last);
+        abort();
+    }
+}
+
+static uint32_t below(uint32_t bound) {
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(state >> 33) % bound;
+}
+
+static int wants(uint32_t filter, const char *topic) {
+    size_t len = strlen(filters[filter].text);
+    if (filters[filter].kind == HM_FILTER_PREFIX)
+        return strncmp(topic, filters[filter].text, len) == 0;
+    return hm_pattern_match((const uint8_t *)filters[filter].text, (uint32_t)len,
+                            (const uint8_t *)topic, (uint32_t)strlen(topic));
+}
+
+static void publish(hm_ingest *ingest) {
+    static uint8_t bytes[64 * KIB];
+    static const uint8_t payload[2 * KIB];
+    uint32_t count = 1 + below(BATCH_MAX);
+    uint64_t used = HM_BATCH_HEADER, after = last;
+    uint32_t known = last < 200 ? 3 : (uint32_t)TOPICS; /* some topics come late */
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t topic = below(known);
+        int64_t size = hm_frame_encode(
+            bytes + used, sizeof bytes - used, HM_MESSAGE, (const uint8_t *)topics[topic],
+            (uint32_t)strlen(topics[topic]), NULL, 0, payload,
+            below(8) == 0 ? below(sizeof payload) : below(64), last + 1, 1);
+        must(size > 0, "encoding");
+        used += (uint64_t)size;
+        topic_of[++last] = (uint8_t)topic;
+    }
+    hm_batch_encode(bytes, 1, 0, after, last, used - HM_BATCH_HEADER, 1);
+    uint64_t at = 0;
+    while (at < used) { /* in random pieces */
+        hm_feed feed;
+        uint64_t there = at + 1 + below(4 * KIB);
+        hm_ingest_feed(ingest, bytes + at, (there < used ? there : used) - at, 1, &feed);
+        must(feed.kind == HM_FEED_MORE, "feeding");
+        if (feed.consumed == 0) {
+            hm_ingest_feed(ingest, bytes + at, used - at, 1, &feed);
+            must(feed.kind == HM_FEED_MORE && feed.consumed == used - at, "feeding the rest");
+        }
+        at += feed.consumed;
+    }
+}
+
+/* Holds the frames of a batch against the list. */
+static void verify(uint32_t i, const hm_delivery *delivery, const uint8_t *frames, uint64_t size) {
+    uint64_t at = 0;
+    must(delivery->after == covered[i] && delivery->through >= covered[i], "coverage");
+    for (uint64_t sequence = delivery->after + 1; sequence <= delivery->through; sequence++) {
+        if (!wants(filter_of[i], topics[topic_of[sequence]]))
+            continue;
+        hm_slice slice;
+        uint64_t needed;
+        must(at < size, "a wanted message is missing");
+        int64_t frame = hm_frame_check(frames + at, size - at, HM_MESSAGE_MAX, &slice, &needed);
+        must(frame > 0 && slice.sequence == sequence, "frames in order");
+        at += (uint64_t)frame;
+        got++;
+    }
+    must(at == size, "an unwanted message was sent");
+    covered[i] = delivery->through;
+}
+
+static int take(hm_log *log, uint32_t i, uint64_t limit) {
+    static uint8_t out[OUT];
+    hm_delivery delivery;
+    hm_log_status status;
+    uint64_t capacity = HM_BATCH_HEADER + below(OUT - HM_BATCH_HEADER);
+    int error = hm_cursor_next(cursors[i], out, capacity, limit, (int)below(2), 1, &delivery);
+    must(error == 0, "reading");
+    if (delivery.kind == HM_DELIVER_COPIED) {
+        verify(i, &delivery, out + HM_BATCH_HEADER, delivery.written - HM_BATCH_HEADER);
+    } else if (delivery.kind == HM_DELIVER_RANGE) {
+        uint64_t mapped;
+        hm_segment *segment = hm_log_pin(log, delivery.range.segment);
+        must(segment != NULL, "pinning");
+        verify(i, &delivery, hm_segment_memory(segment, &mapped) + delivery.range.offset,
+               delivery.range.size);
+        hm_segment_release(segment);
+    } else if (delivery.kind == HM_DELIVER_GAP) {
+        hm_log_status_get(log, &status);
+        must(delivery.gap_first == covered[i] + 1 && delivery.gap_last >= delivery.gap_first &&
+                 delivery.gap_last < status.first_sequence,
+             "a gap of what is gone");
+        covered[i] = delivery.gap_last;
+        gaps++;
+    }
+    must(hm_cursor_through(cursors[i]) == covered[i], "through");
+    return delivery.kind;
+}
+
+static void subscribe(hm_stream *stream, uint32_t i) {
+    static const int starts[] = {HM_START_LATEST, HM_START_EARLIEST, HM_START_SEQUENCE};
+    const char *text = filters[filter_of[i] = below((uint32_t)FILTERS)].text;
+    uint64_t back = below(300), value = last > back ? last - back : 1;
+    int error = hm_cursor_open(stream, filters[filter_of[i]].kind, (const uint8_t *)text,
+                               (uint32_t)strlen(text), 1, starts[below(3)], value, &cursors[i]);
+    must(error == 0, "subscribing");
+    covered[i] = hm_cursor_through(cursors[i]);
+}
+
+static void unsubscribe(uint32_t i) {
+    hm_cursor_close(cursors[i]);
+    cursors[i] = NULL;
+}
+
+int main(int argc, char **argv) {
+    must(argc == 3, "usage: stream_scenario STEPS SEED");
+    uint32_t steps = (uint32_t)strtoul(argv[1], NULL, 10), ready[4];
+    state = strtoul(argv[2], NULL, 10);
+    hm_log_options options = {.segment_bytes = 32 * KIB,
+                              .retention_bytes = 128 * KIB,
+                              .message_max = HM_MESSAGE_MAX,
+                              .spares = 1};
+    hm_log *log;
+    hm_stream *stream;
+    hm_stream_status status;
+    hm_log_status kept;
+    uint64_t known;
+    must(hm_log_open_memory(&options, &log) == 0, "opening a log");
+    must(hm_stream_open(log, 0, 1000, 1, &stream) == 0, "opening a stream");
+    hm_router *router = hm_router_new();
+    must(hm_router_add(router, stream) == 0, "adding the stream");
+    hm_ingest *ingest = hm_ingest_new(router, 64 * KIB);
+    must(hm_ingest_open(ingest, 1, (const uint8_t *)"a publisher's id", &known) == 0, "opening");
+    for (uint32_t step = 0; step < steps && last + BATCH_MAX < MESSAGES_MAX; step++) {
+        uint32_t i = below(CURSORS);
+        switch (below(8)) {
+        case 0:
+        case 1:
+            publish(ingest);
+            break;
+        case 2:
+            if (cursors[i] == NULL)
+                subscribe(stream, i);
+            else if (below(8) == 0)
+                unsubscribe(i);
+            break;
+        case 3:
+            hm_log_trim(log, 1);
+            while (hm_stream_ready(stream, ready, 4) == 4)
+                continue;
+            hm_stream_status_get(stream, &status);
+            walks += status.walks;
+            break;
+        default:
+            if (cursors[i] != NULL)
+                take(log, i, below(4) == 0 ? 1 : below(8 * KIB));
+        }
+    }
+    for (uint32_t i = 0; i < CURSORS; i++) {
+        if (cursors[i] == NULL)
+            continue;
+        for (int kind = HM_DELIVER_AGAIN, quiet = 0; kind != HM_DELIVER_NOTHING || quiet < 20;) {
+            kind = take(log, i, 64 * KIB); /* progress is asked for at random: be patient */
+            quiet = kind == HM_DELIVER_NOTHING ? quiet + 1 : 0;
+        }
+        must(covered[i] == last, "everything is covered in the end");
+        unsubscribe(i);
+    }
+    hm_stream_status_get(stream, &status);
+    hm_log_status_get(log, &kept);
+    must(kept.pinned == 0, "no retired segment is held");
+    must(status.filters == 0 && status.cursors == 0 && status.notes == 0, "nothing is left");
+    hm_ingest_free(ingest);
+    hm_router_free(router);
+    hm_stream_close(stream);
+    hm_log_close(log);
+    printf("%llu messages, %llu delivered, %llu gaps, %llu walks\n", (unsigned long long)last,
+           (unsigned long long)got, (unsigned long long)gaps, (unsigned long long)walks);
+    must(gaps > 0 && got > last, "the scenario reaches what it is about");
+    return 0;
+}
