@@ -91,50 +91,56 @@ static int sync_segment(const job *todo) {
     return hm_map_sync(segment->map, segment->synced_end, todo->end);
 }
 
-static int run_job(hm_pool *pool, const job *todo) {
-    int error = sync_segment(todo);
+/* Notes the outcome of a job and lets go of its segment. */
+static void end_job(hm_pool *pool, const job *done, int error) {
     pthread_mutex_lock(&pool->lock);
     if (error == 0) {
-        todo->segment->synced_end = todo->end;
-        todo->segment->synced_records = todo->records;
-        todo->segment->header_synced = true;
+        done->segment->synced_end = done->end;
+        done->segment->synced_records = done->records;
+        done->segment->header_synced = true;
     }
     pthread_mutex_unlock(&pool->lock);
-    hm_segment_release(todo->segment);
+    hm_segment_release(done->segment);
+}
+
+/* Takes the list of sealed segments that are not on disk, each referenced.  Returns how many. */
+static uint32_t take_unsynced(hm_pool *pool, hm_segment **list) {
+    uint32_t count = 0;
+    pthread_mutex_lock(&pool->lock);
+    *list = pool->unsynced;
+    pool->unsynced = NULL;
+    for (hm_segment *at = *list; at; at = at->unsynced_next) {
+        at->unsynced = false;
+        hm_segment_retain(at);
+        count++;
+    }
+    pthread_mutex_unlock(&pool->lock);
+    return count;
+}
+
+/* 0 or errno. */
+static int sync_sealed(hm_pool *pool) {
+    hm_segment *list;
+    bool many = take_unsynced(pool, &list) > HM_SYNC_EACH_MAX;
+    /* Each sync of a file waits for the journal; beyond a few, one for the whole file system is
+     * cheaper. */
+    int error = many && syncfs(pool->dirfd) != 0 ? errno : 0;
+    while (list) {
+        job todo = {list, list->end, list->record_count};
+        list = list->unsynced_next;
+        if (error == 0 && !many) {
+            error = sync_segment(&todo);
+        }
+        end_job(pool, &todo, error);
+    }
     return error;
 }
 
-/* Under the lock: the oldest sealed segment that is not on disk, referenced. */
-static bool next_unsynced(hm_pool *pool, job *todo) {
-    hm_segment *segment = pool->unsynced;
-    if (segment == NULL) {
-        return false;
-    }
-    pool->unsynced = segment->unsynced_next;
-    segment->unsynced = false;
-    hm_segment_retain(segment);
-    *todo = (job){segment, segment->end, segment->record_count};
-    return true;
-}
-
-static int sync_everything(hm_pool *pool, job *active, bool directory) {
-    job todo;
-    int error = 0;
-    for (;;) {
-        pthread_mutex_lock(&pool->lock);
-        bool more = error == 0 && next_unsynced(pool, &todo);
-        pthread_mutex_unlock(&pool->lock);
-        if (!more) {
-            break;
-        }
-        error = run_job(pool, &todo);
-    }
+static int sync_everything(hm_pool *pool, const job *active, bool directory) {
+    int error = sync_sealed(pool);
     if (active->segment) {
-        if (error == 0) {
-            error = run_job(pool, active);
-        } else {
-            hm_segment_release(active->segment);
-        }
+        error = error ? error : sync_segment(active);
+        end_job(pool, active, error);
     }
     if (error == 0 && directory && fsync(pool->dirfd) != 0) {
         error = errno;

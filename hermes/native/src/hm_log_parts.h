@@ -18,12 +18,14 @@
 
 #include "hm_log.h"
 
-#define HM_PAGE            4096
-#define HM_FRAME_SMALLEST  HM_FRAME_HEADER /* bytes: no topic, no payload */
-#define HM_INDEX_CHUNK     262144  /* bytes an index file grows by, at most: 4,096 records */
-#define HM_WARM_SLICE      262144  /* bytes populated per call: half a millisecond on a cold host */
-#define HM_WARM_FIRST      4194304 /* bytes made warm before a log has shown that it is busy */
-#define HM_POPULATE_MAX    16      /* hints that may wait; more are dropped, they are hints */
+#define HM_PAGE           4096
+#define HM_FRAME_SMALLEST HM_FRAME_HEADER /* bytes: no topic, no payload */
+#define HM_INDEX_CHUNK    262144          /* bytes an index file grows by, at most: 4,096 records */
+#define HM_WARM_SLICE     262144  /* bytes populated per call: half a millisecond on a cold host */
+#define HM_WARM_FIRST     4194304 /* bytes made warm before a log has shown that it is busy */
+#define HM_POPULATE_MAX   16      /* hints that may wait; more are dropped, they are hints */
+#define HM_SYNC_EACH_MAX                                                                           \
+    16 /* segments synced one by one; beyond, the file system is asked once, first */
 #define HM_STARVED_WAIT_NS 100000000 /* ns between tries to get a segment on a full disk */
 
 /* The header page of a segment file; every other byte of the page is zero.

@@ -111,15 +111,23 @@ static const hm_record *mark_behind(const hm_walk *walk) {
 }
 
 /* Whether sound consecutive frames lead from a candidate to the place we must pass, or far enough.
- */
+ * Single unsound frames whose length still leads to their successor may stand between. */
 static bool leads_on(const hm_walk *walk, place from, uint64_t bound, uint64_t bound_sequence) {
     for (int frames = 0; frames < CHAIN_STRONG; frames++) {
-        if (from.offset == bound) {
-            return bound_sequence == UINT64_MAX || from.sequence == bound_sequence;
+        if (from.offset >= bound || from.sequence == walk->next_sequence) {
+            return from.offset <= bound && (from.offset < bound || bound_sequence == UINT64_MAX ||
+                                            from.sequence == bound_sequence);
         }
         int64_t size = hm_walk_check(walk, from.offset, from.sequence);
         if (size < 0) {
-            return false;
+            uint64_t span = claimed_span(walk, from.offset);
+            uint64_t after = from.offset + span;
+            bool passes = after == bound ? from.sequence + 1 == bound_sequence
+                                         : hm_walk_check(walk, after, from.sequence + 1) > 0;
+            if (span == 0 || !passes) {
+                return false;
+            }
+            size = (int64_t)span;
         }
         from.offset += (uint64_t)size;
         from.sequence++;
@@ -141,9 +149,12 @@ static bool skip_one(const hm_walk *walk, uint64_t bound, uint64_t bound_sequenc
     return hm_walk_check(walk, next.offset, next.sequence) > 0;
 }
 
-/* Looks at every aligned place for a frame that could be one of those to come. */
+/* Looks at every aligned place for a frame that could be one of those to come.  A damaged payload
+ * may hold whole frames itself, with any sequence: a candidate is believed only if it leads on. */
 static bool scan(const hm_walk *walk, uint64_t bound, uint64_t bound_sequence, place *found) {
     static const char magic[4] = {'H', 'R', 'M', 'S'};
+    /* No record and no seal to lead to: then the first is the best there is. */
+    bool blind = bound_sequence == UINT64_MAX && walk->next_sequence == UINT64_MAX;
     bool any = false;
     for (uint64_t at = walk->offset + 8; at + HM_FRAME_HEADER <= bound; at += 8) {
         if (memcmp(walk->map + at, magic, sizeof magic) != 0) {
@@ -159,8 +170,7 @@ static bool scan(const hm_walk *walk, uint64_t bound, uint64_t bound_sequence, p
             *found = here;
             return true;
         }
-        /* Perhaps a frame inside a damaged payload; the best there is unless a better one comes. */
-        if (!any) {
+        if (blind && !any) {
             *found = here;
             any = true;
         }
