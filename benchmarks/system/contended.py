@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 
 from benchmarks.system import hermes_rounds
-from benchmarks.system.harness import Contestant, Metrics, Question, Scale, Stage
+from benchmarks.system.harness import Broker, Contestant, Metrics, Question, Scale, Stage
 
 PAIRS = (
     ("send_many", "many", "batches"),
@@ -23,7 +23,11 @@ def embedded(stage: Stage, *, messages: int, busy: bool) -> Metrics:
     """The broker runs inside a Python program."""
     role = stage.python("hermes_roles", "embedded", *(["busy"] if busy else []))
     return hermes_rounds.client_throughput(
-        stage, url=role.line(), messages=messages, publish="rows", receive="batches"
+        stage,
+        broker=Broker(role, role.line()),
+        messages=messages,
+        publish="rows",
+        receive="batches",
     )
 
 

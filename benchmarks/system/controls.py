@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from benchmarks.system.harness import (
     MESSAGE_BYTES,
+    Meter,
     Metrics,
     Stage,
     compiled,
     percentiles,
-    rate,
+    throughput,
 )
 
 READ_BYTES = 262_144
@@ -31,14 +32,12 @@ def relay_throughput(
     port = relay.line()
     drains = [stage.role(program, "sink", port, volume).ready() for _ in range(sinks)]
     source = stage.role(program, "load", port, MESSAGE_BYTES, write_bytes, volume).ready()
+    meter = Meter(broker=[relay], publisher=[source], subscriber=drains)
     for role in (*drains, source):
         role.go()
     start = source.result()["start_ns"]
     end = max(drain.result()["end_ns"] for drain in drains)
-    per_second = rate(messages, start, end)
-    if sinks > 1:
-        return {"deliveries_per_s": per_second * sinks, "messages_per_s": per_second}
-    return {"messages_per_s": per_second, "gigabytes_per_s": per_second * MESSAGE_BYTES / 1e9}
+    return throughput(messages, start, end, meter, receivers=sinks)
 
 
 def relay_roundtrip(stage: Stage, *, wait: str, count: int, python: bool = False) -> Metrics:
@@ -54,20 +53,19 @@ def relay_roundtrip(stage: Stage, *, wait: str, count: int, python: bool = False
 
 def zmq_throughput(stage: Stage, *, copy: bool, messages: int, subscribers: int = 1) -> Metrics:
     """Messages per second through the proxy, first send to last receive."""
-    front, back = stage.python("zmq_roles", "proxy").line().split()
+    proxy = stage.python("zmq_roles", "proxy")
+    front, back = proxy.line().split()
     receivers = [
         stage.python("zmq_roles", "subscribe", back, messages, copy).ready()
         for _ in range(subscribers)
     ]
     sender = stage.python("zmq_roles", "publish", front, messages, MESSAGE_BYTES, copy).ready()
+    meter = Meter(broker=[proxy], publisher=[sender], subscriber=receivers)
     for role in (*receivers, sender):
         role.go()
     start = sender.result()["start_ns"]
     end = max(receiver.result()["end_ns"] for receiver in receivers)
-    per_second = rate(messages, start, end)
-    if subscribers > 1:
-        return {"deliveries_per_s": per_second * subscribers, "messages_per_s": per_second}
-    return {"messages_per_s": per_second, "gigabytes_per_s": per_second * MESSAGE_BYTES / 1e9}
+    return throughput(messages, start, end, meter, receivers=subscribers)
 
 
 def zmq_roundtrip(stage: Stage, *, count: int) -> Metrics:

@@ -28,13 +28,13 @@ def lag(stage: Stage, *, messages: int) -> Metrics:
     """How much the broker's own memory grows while four subscribers fall behind by everything."""
     broker = stage.broker(*hermes_rounds.RECYCLING)
     hermes_rounds.client_throughput(
-        stage, url=broker.url, messages=messages // 10, publish="rows", receive="batches"
+        stage, broker=broker, messages=messages // 10, publish="rows", receive="batches"
     )
     before = broker.role.anonymous_bytes()
     for _ in range(SUBSCRIBERS):
         stage.python("hermes_roles", "stall", broker.url, ">").ready().go()
     metrics = hermes_rounds.client_throughput(
-        stage, url=broker.url, messages=messages, publish="rows", receive="batches"
+        stage, broker=broker, messages=messages, publish="rows", receive="batches"
     )
     grown = broker.role.anonymous_bytes() - before
     return {

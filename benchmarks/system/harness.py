@@ -145,6 +145,12 @@ class Role:
         fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
         return int(fields["RssAnon"].split()[0]) * 1024
 
+    def cpu_ns(self) -> int:
+        """Processor time of all its threads so far, also just after it has ended."""
+        status = Path(f"/proc/{self.process.pid}/stat").read_text()
+        user, system = status.rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) * (1_000_000_000 // os.sysconf("SC_CLK_TCK"))
+
     def close(self) -> None:
         """End it, politely first."""
         if self.process.poll() is None:
@@ -158,6 +164,28 @@ class Role:
             if stream is not None:
                 with contextlib.suppress(BrokenPipeError):
                     stream.close()
+
+
+class Meter:
+    """Processor time of the parts of a round, from when it is made: it says who is the bottleneck.
+
+    On a machine with fewer cores than parts, the sum over the cores bounds the rate.
+    """
+
+    def __init__(self, **parts: list[Role]) -> None:
+        self._parts = parts
+        self._before = {name: self._total(roles) for name, roles in parts.items()}
+
+    @staticmethod
+    def _total(roles: list[Role]) -> int:
+        return sum(role.cpu_ns() for role in roles)
+
+    def per_message(self, messages: int) -> dict[str, float]:
+        """Nanoseconds of each part, a published message."""
+        return {
+            f"{name}_cpu_ns": (self._total(roles) - self._before[name]) / messages
+            for name, roles in self._parts.items()
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +289,17 @@ def rate(messages: int, start_ns: int, end_ns: int) -> float:
     if end_ns <= start_ns:
         raise Failed("it ended before it began")
     return messages * 1e9 / (end_ns - start_ns)
+
+
+def throughput(
+    messages: int, start_ns: int, end_ns: int, meter: Meter, *, receivers: int = 1
+) -> dict[str, float]:
+    """What a round of throughput reports: rates, and where the processor time went."""
+    per_second = rate(messages, start_ns, end_ns)
+    found = {"messages_per_s": per_second}
+    if receivers > 1:
+        found = {"deliveries_per_s": per_second * receivers} | found
+    return found | meter.per_message(messages)
 
 
 def percentiles(round_trips_ns: list[int]) -> dict[str, float]:

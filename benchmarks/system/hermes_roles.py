@@ -3,7 +3,7 @@
 publish URL TOPIC SIZE COUNT API         API: rows, many, one (with a linger), each (without)
 subscribe URL PATTERN COUNT API          API: batches, objects
 stall URL PATTERN                        subscribes and never reads
-pingpong URL SIZE COUNT
+pingpong URL SIZE COUNT WAIT ACK         WAIT: poll, block
 embedded [busy]                          a broker in this process; prints its URL
 """
 
@@ -17,12 +17,15 @@ from collections.abc import Callable
 
 import hermes
 from benchmarks.system.harness import report, role_body
+from hermes.wire.messages import AckLevel
 
 ROWS = 4096
 """Messages of one ``send_rows``."""
 MANY = 1000
 """Messages of one ``send_many``."""
 LINGER_S = 0.001
+SPIN_S = 1.0
+"""Longer than any round trip: a client that polls never sleeps."""
 TIMEOUT_S = 60.0
 
 
@@ -134,14 +137,14 @@ def stall(url: str, pattern: str) -> None:
             sys.stdin.readline()
 
 
-def pingpong(url: str, size: int, count: int) -> None:
+def pingpong(url: str, size: int, count: int, wait: str, ack: AckLevel) -> None:
     """Publish a message and receive it, ``count`` times."""
     payload = bytes(size)
     took = []
     with (
-        hermes.connect(url, timeout=TIMEOUT_S) as client,
+        hermes.connect(url, timeout=TIMEOUT_S, spin=SPIN_S if wait == "poll" else 0.0) as client,
         client.subscribe("bench.pingpong") as subscription,
-        client.publisher("bench.pingpong") as publisher,
+        client.publisher("bench.pingpong", ack=ack) as publisher,
     ):
         messages = iter(subscription)
         with role_body():
@@ -177,8 +180,8 @@ def main(role: str, *arguments: str) -> None:
     elif role == "stall":
         stall(*arguments)
     elif role == "pingpong":
-        url, size, count = arguments
-        pingpong(url, int(size), int(count))
+        url, size, count, wait, ack = arguments
+        pingpong(url, int(size), int(count), wait, "none" if ack == "none" else "appended")
     elif role == "embedded":
         embedded("busy" in arguments)
 

@@ -9,12 +9,14 @@ from benchmarks.system.harness import (
     MESSAGE_BYTES,
     Broker,
     Failed,
+    Meter,
     Metrics,
     Role,
     Stage,
     compiled,
     percentiles,
     rate,
+    throughput,
 )
 
 PER_BATCH = 1024
@@ -66,6 +68,7 @@ def wire_throughput(
     sender = wire_publisher(
         stage, broker, messages=messages, topics=topics, per_batch=per_batch, per_call=per_call
     )
+    meter = Meter(broker=[broker.role], publisher=[sender], subscriber=receivers)
     for role in (*receivers, sender):
         role.go()
     start = sender.result()["start_ns"]
@@ -73,10 +76,10 @@ def wire_throughput(
     if any(report["messages"] != wanted for report in reports):
         raise Failed(f"wanted {wanted} messages each, got {[r['messages'] for r in reports]}")
     end = max(report["end_ns"] for report in reports)
-    deliveries = {"deliveries_per_s": rate(wanted * subscribers, start, end)}
-    return {"messages_per_s": rate(messages, start, end)} | (
-        deliveries if wanted * subscribers != messages or len(patterns) > 1 else {}
-    )
+    found = throughput(messages, start, end, meter, receivers=subscribers)
+    if len(patterns) > 1:
+        found = {"deliveries_per_s": rate(wanted, start, end)} | found
+    return found
 
 
 TOPIC = "bench.throughput"
@@ -92,32 +95,35 @@ def client_throughput(
     subscribers: int = 1,
     size: int = MESSAGE_BYTES,
     flags: tuple[str, ...] = RECYCLING,
-    url: str | None = None,
+    broker: Broker | None = None,
 ) -> Metrics:
     """Messages per second between users of the client, from the first call to the last receipt.
 
-    ``publish`` and ``receive``: an API of ``hermes_roles``.  ``url``: of a broker that runs already.
+    ``publish`` and ``receive``: an API of ``hermes_roles``.  ``broker``: one that runs already.
     """
-    url = url or stage.broker(*flags).url
+    broker = broker or stage.broker(*flags)
+    url = broker.url
     receivers = [
         stage.python("hermes_roles", "subscribe", url, TOPIC, messages, receive).ready()
         for _ in range(subscribers)
     ]
     sender = stage.python("hermes_roles", "publish", url, TOPIC, size, messages, publish).ready()
+    meter = Meter(broker=[broker.role], publisher=[sender], subscriber=receivers)
     for role in (*receivers, sender):
         role.go()
     start = sender.result()["start_ns"]
     reports = [receiver.result() for receiver in receivers]
     if any(report["messages"] != messages for report in reports):
         raise Failed(f"sent {messages} messages, got {[r['messages'] for r in reports]}")
-    per_second = rate(messages, start, max(report["end_ns"] for report in reports))
-    if subscribers > 1:
-        return {"deliveries_per_s": per_second * subscribers, "messages_per_s": per_second}
-    return {"messages_per_s": per_second, "gigabytes_per_s": per_second * size / 1e9}
+    end = max(report["end_ns"] for report in reports)
+    return throughput(messages, start, end, meter, receivers=subscribers)
 
 
-def roundtrip(stage: Stage, *, count: int, idle: str) -> Metrics:
+def roundtrip(
+    stage: Stage, *, count: int, idle: str, wait: str = "block", ack: str = "appended"
+) -> Metrics:
     """Round trips of one message; broker and client each on a core of its own."""
     url = stage.broker("--idle", idle, core=1).url
-    client = stage.python("hermes_roles", "pingpong", url, MESSAGE_BYTES, count, core=0)
+    numbers = (MESSAGE_BYTES, count, wait, ack)
+    client = stage.python("hermes_roles", "pingpong", url, *numbers, core=0)
     return percentiles(client.ready().go().result()["round_trips_ns"])

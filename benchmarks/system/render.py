@@ -25,6 +25,11 @@ HEADINGS = {
     "p999_us": "p99.9, us",
     "ns": "ns",
     "bytes_each": "bytes each",
+    "broker_cpu_ns": "broker CPU, ns/message",
+    "publisher_cpu_ns": "publisher CPU",
+    "subscriber_cpu_ns": "subscribers CPU",
+    "lag_mib": "lag, MiB",
+    "growth_mib": "growth, MiB",
 }
 
 
@@ -47,11 +52,11 @@ def heading(metric: str) -> str:
     return HEADINGS.get(metric, metric.replace("_", " "))
 
 
-def _cell(values: Mapping[str, Any] | None) -> str:
+def _cell(metric: str, values: Mapping[str, Any] | None) -> str:
     if values is None:
         return ""
     text = figure(values["median"])
-    if len(values["rounds"]) > 1:
+    if len(values["rounds"]) > 1 and not metric.endswith("_cpu_ns"):
         text += f" ({figure(values['min'])} to {figure(values['max'])})"
     return text
 
@@ -74,7 +79,7 @@ def question(result: Mapping[str, Any]) -> Iterator[str]:
         (
             [
                 row["name"],
-                *(_cell(row["metrics"].get(name)) for name in metrics),
+                *(_cell(name, row["metrics"].get(name)) for name in metrics),
                 *([row["error"] or row["note"]] if noted else []),
             ]
             for row in result["rows"]

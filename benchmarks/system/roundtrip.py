@@ -13,7 +13,7 @@ from benchmarks.system.harness import Contestant, Question, Scale, Target
 POLL = "C relay, C client, busy-poll"
 BLOCK = "C relay, C client, blocking"
 ZMQ = "pyzmq proxy"
-SPIN = "Hermes, --idle spin"
+SPIN = "Hermes, --idle spin, client spins"
 DEFAULT = "Hermes, default (--idle adaptive)"
 
 
@@ -30,13 +30,15 @@ def question(scale: Scale) -> Question:
             Contestant(
                 "C relay, Python client, busy-poll", partial(relay, wait="poll", python=True)
             ),
-            Contestant(SPIN, partial(run, idle="spin")),
+            Contestant(SPIN, partial(run, idle="spin", wait="poll")),
+            Contestant(f"{SPIN}, ack none", partial(run, idle="spin", wait="poll", ack="none")),
             Contestant(BLOCK, partial(relay, wait="block"), "floor"),
             Contestant(
                 "C relay, Python client, blocking", partial(relay, wait="block", python=True)
             ),
             Contestant(DEFAULT, partial(run, idle="adaptive")),
             Contestant("Hermes, --idle block", partial(run, idle="block")),
+            Contestant("Hermes, default, ack none", partial(run, idle="adaptive", ack="none")),
             Contestant(ZMQ, partial(controls.zmq_roundtrip, count=count), "peer"),
         ),
         targets=(
