@@ -40,14 +40,16 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.mark.slow
 def test_every_contestant_is_measured(result: tuple[Path, Path]) -> None:
-    """Each row has figures above zero and no error, each target a verdict."""
+    """Each row has figures that can be, and no error, each target a verdict."""
     written: dict[str, Any] = json.loads(result[0].read_text())
 
     assert [question["name"] for question in written["questions"]] == ["tiny", "roundtrip"]
     for question in written["questions"]:
         for row in question["rows"]:
             assert row["error"] is None, row
-            assert all(values["median"] > 0 for values in row["metrics"].values()), row
+            for name, values in row["metrics"].items():
+                short = name.endswith("_cpu_ns")  # less than a tick of the clock is nothing
+                assert values["median"] > 0 or (short and values["median"] == 0), row
         assert all(target["reached"] is not None for target in question["targets"])
     assert {"commit", "cpu", "cores", "kernel", "python", "compiler", "versions"} <= set(
         written["environment"]
