@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from hermes.errors import HermesError, MalformedInput, Refused
+from hermes.native.frames import HEADER_SIZE
 from hermes.native.outbox import Outbox
 from hermes.wire import messages as m
 from hermes.wire.client import BatchReceived, ClientProtocol
@@ -247,7 +248,7 @@ class Session:
         """
         protocol = self.protocol
         receive, feeds, names = protocol.receive, self.feeds, protocol.stream_names
-        while True:
+        while start < end:
             event = receive(buffer, start, end)
             start = protocol.position
             if event is None:
@@ -269,6 +270,8 @@ class Session:
                 handler = self._handlers.get(type(event))
                 if handler is not None:
                     handler(event)
+        protocol.needed = HEADER_SIZE
+        return start
 
     def _on_ack(self, ack: m.Ack) -> None:
         line = self.lines.get(ack.publisher)

@@ -172,7 +172,8 @@ class Subscription:
         """Have messages ready."""
         client = self._client
         deadline = None if timeout < 0 else client.deadline(timeout)
-        with client.locked(deadline):
+        client.lock(deadline)
+        try:
             while not self._ready:  # another thread may have been faster
                 segment = self._next_segment(deadline)
                 found = self._reader.messages(
@@ -186,6 +187,8 @@ class Subscription:
                 if isinstance(found, int):
                     self._unsound(found, segment)
                 self._ready.extend(found)
+        finally:
+            client.unlock()
 
     def _next_batch(self, timeout: float) -> Batch:
         client = self._client
