@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from hermes.errors import Closed, StorageDamaged, UsageError
+from hermes.errors import Closed, MessageTooLarge, StorageDamaged, UsageError
 from hermes.native._core import ffi, lib
 from hermes.native._errors import check, fail
 
@@ -307,6 +307,8 @@ class Log:
         what = f"appending {count} messages to the log in {self._name}"
         if done:
             what += f" (the first {done} are in it)"
+        if code == -lib.HM_ELENGTH:
+            raise MessageTooLarge(f"{what}: a message is larger than a segment")
         fail(code, what)
 
     def publisher_sequence(self, publisher: bytes) -> int:

@@ -183,6 +183,15 @@ static void seal_active(hm_log *log, bool shrink) {
     pthread_mutex_unlock(&pool->lock);
 }
 
+/* It was the last in the list, and holds nothing. */
+static void drop_placeholder(hm_log *log) {
+    hm_segment *segment = log->active;
+    assert(segment == log->segments[log->segments_first + log->segments_count - 1]);
+    log->segments_count--;
+    log->active = NULL;
+    hm_segment_release(segment);
+}
+
 static void activate(hm_log *log, hm_segment *segment) {
     hm_pool *pool = log->pool;
     log->active = segment;
@@ -211,7 +220,9 @@ static int install(hm_log *log, hm_segment *segment, uint64_t now_ns) {
         put_back(log, segment);
         return error;
     }
-    if (log->active) {
+    if (log->active && log->active->placeholder) {
+        drop_placeholder(log);
+    } else if (log->active) {
         seal_active(log, false);
     }
     error = hm_segment_install(segment, now_ns);
@@ -247,17 +258,14 @@ static bool is_too_old(const hm_log *log, const hm_segment *segment, uint64_t no
     return age && now_ns > age && segment->last_time_ns < now_ns - age;
 }
 
-/* Retires sealed segments for as long as one is too many or too old.  `coming`: sealed bytes that
- * the active one is about to become. */
-static int retire_due(hm_log *log, uint64_t capacity, uint64_t now_ns) {
-    int retired = 0;
+/* Retires sealed segments for as long as one is too many or too old.  `capacity`: of the active
+ * segment, and of the one to come if it is about to be sealed. */
+static void retire_due(hm_log *log, uint64_t capacity, uint64_t now_ns) {
     while (log->segments_count > 1 &&
            (is_too_big(log, capacity) ||
             is_too_old(log, log->segments[log->segments_first], now_ns))) {
         retire_oldest(log);
-        retired++;
     }
-    return retired;
 }
 
 static int starve(hm_log *log, int error) {
@@ -278,14 +286,47 @@ static int roll(hm_log *log, uint64_t now_ns) {
     return starve(log, error ? error : install(log, segment, now_ns));
 }
 
-static int start(hm_log *log) {
-    hm_segment *segment = NULL;
+static uint64_t realtime_ns(void) {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
+    return (uint64_t)now.tv_sec * 1000000000U + (uint64_t)now.tv_nsec;
+}
+
+static int start_writing(hm_log *log, uint64_t now_ns) {
+    hm_segment *segment = NULL;
     int error = take_segment(log, &segment);
-    error = error
-                ? error
-                : install(log, segment, (uint64_t)now.tv_sec * 1000000000U + (uint64_t)now.tv_nsec);
+    return error ? error : install(log, segment, now_ns);
+}
+
+/* On a full disk the log opens all the same, to be read: its active segment is one without room, so
+ * that every append tries to get a real one. */
+static int start_reading(hm_log *log) {
+    hm_segment *segment = NULL;
+    int error = hm_segment_placeholder(log->pool, &segment);
+    if (error) {
+        return error;
+    }
+    segment->base_sequence = segment->next_sequence = log->next_sequence;
+    segment->base_position = log->end_position;
+    segment->last_time_ns = log->time_ns;
+    error = hm_log_add_segment(log, segment);
+    if (error) {
+        hm_segment_release(segment);
+        return error;
+    }
+    activate(log, segment);
+    log->pool->starved = true; /* the helper is yet to start */
+    return 0;
+}
+
+static int start(hm_log *log) {
+    uint64_t now_ns = realtime_ns();
+    int error = start_writing(log, now_ns);
+    if (error == -HM_ENOSPACE) {
+        retire_due(log, log->pool->options.segment_bytes, now_ns);
+        error = start_writing(log, now_ns);
+    }
+    error = error == -HM_ENOSPACE ? start_reading(log) : error;
     log->cold_rolls = 0;
     if (error == 0 && pthread_create(&log->helper, NULL, hm_helper_main, log->pool) != 0) {
         error = -HM_ENOMEM;
@@ -379,7 +420,7 @@ static void ask_sync(hm_log *log) {
     hm_segment *segment = log->active;
     pool->sync_asked++;
     pool->sync_target = log->next_sequence;
-    pool->sync_active = segment->sealed ? NULL : segment;
+    pool->sync_active = segment->sealed || segment->placeholder ? NULL : segment;
     pool->sync_end = segment->end;
     pool->sync_records = segment->record_count;
     if (pool->sync_active) {
@@ -395,7 +436,7 @@ static void ask_sync(hm_log *log) {
 static int close_active(hm_log *log) {
     hm_pool *pool = log->pool;
     int error = 0;
-    if (log->active && !log->active->sealed) {
+    if (log->active && !log->active->sealed && !log->active->placeholder) {
         seal_active(log, true);
     }
     if (log->active && pool->dirfd >= 0) {
@@ -457,7 +498,7 @@ static uint64_t copy_run(uint8_t *to, const uint8_t *from, uint64_t size, uint64
         frames++;
     }
     *count = frames;
-    return done;
+    return block == size && done != size ? 0 : done;
 }
 
 static void note_publisher(hm_log *log, const hm_origin *origin, uint64_t count) {
@@ -874,6 +915,7 @@ const uint8_t *hm_segment_memory(const hm_segment *segment, uint64_t *size) {
 
 int hm_log_trim(hm_log *log, uint64_t now_ns) {
     now_ns = now_ns > log->time_ns ? now_ns : log->time_ns;
+    uint64_t before = log->trimmed;
     hm_segment *active = log->active;
     bool refused = atomic_load_explicit(&log->pool->failed, memory_order_relaxed) != 0;
     uint64_t age = log->pool->options.retention_ns;
@@ -883,7 +925,8 @@ int hm_log_trim(hm_log *log, uint64_t now_ns) {
         log->time_ns = now_ns;
         roll(log, now_ns); /* no space: it is tried again at the next trim */
     }
-    return retire_due(log, log->active->map_size, now_ns);
+    retire_due(log, log->active->map_size, now_ns);
+    return (int)(log->trimmed - before);
 }
 
 int hm_log_sync_begin(hm_log *log) {

@@ -132,6 +132,8 @@ struct hm_segment {
     int fd;                /* -1: memory, or sealed */
     int index_fd;
     enum { HM_NAME_NONE, HM_NAME_SPARE, HM_NAME_BASE } name; /* NONE: memory, or unlinked */
+    bool
+        placeholder; /* stands for an active segment that the disk had no room for; holds nothing */
     bool sealed;
     bool shrunk;     /* its file was cut to what it holds */
     bool retired;    /* no longer part of the log */
@@ -240,6 +242,8 @@ static inline uint64_t hm_segment_end_position(const hm_segment *segment) {
 void hm_pool_unref(hm_pool *pool);
 /* Makes a segment of the pool's size: a spare file, or memory.  Takes and drops the lock itself. */
 int hm_segment_make(hm_pool *pool, hm_segment **made);
+/* A segment without files and without room. */
+int hm_segment_placeholder(hm_pool *pool, hm_segment **made);
 /* Gives a returned segment a fresh index, so that it can be used again. */
 int hm_segment_refit(hm_segment *segment);
 /* Unlinks what is a spare, unmaps, frees; nobody refers to it any more. */

@@ -215,16 +215,39 @@ static int fill_segment(hm_segment *segment) {
     return error ? error : make_index(segment);
 }
 
-int hm_segment_make(hm_pool *pool, hm_segment **made) {
+static hm_segment *new_segment(hm_pool *pool) {
     hm_segment *segment = calloc(1, sizeof *segment);
+    if (segment) {
+        segment->pool = pool;
+        atomic_fetch_add_explicit(&pool->refs, 1, memory_order_relaxed);
+        atomic_init(&segment->refs, 1);
+        segment->fd = segment->index_fd = -1;
+        segment->end = HM_LOG_SEGMENT_HEADER;
+    }
+    return segment;
+}
+
+int hm_segment_placeholder(hm_pool *pool, hm_segment **made) {
+    hm_segment *segment = new_segment(pool);
     if (segment == NULL) {
         return -HM_ENOMEM;
     }
-    segment->pool = pool;
-    atomic_fetch_add_explicit(&pool->refs, 1, memory_order_relaxed);
-    atomic_init(&segment->refs, 1);
-    segment->fd = segment->index_fd = -1;
-    segment->end = HM_LOG_SEGMENT_HEADER;
+    segment->placeholder = true;
+    segment->map_size = HM_LOG_SEGMENT_HEADER;
+    int error = map_memory(-1, segment->map_size, (void **)&segment->map);
+    if (error) {
+        hm_segment_destroy(segment);
+        return error;
+    }
+    *made = segment;
+    return 0;
+}
+
+int hm_segment_make(hm_pool *pool, hm_segment **made) {
+    hm_segment *segment = new_segment(pool);
+    if (segment == NULL) {
+        return -HM_ENOMEM;
+    }
     pthread_mutex_lock(&pool->lock);
     segment->spare_number = pool->spare_next++;
     pthread_mutex_unlock(&pool->lock);
