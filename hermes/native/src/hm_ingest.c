@@ -353,8 +353,9 @@ static int outer(take *t) {
     hm_slice slice;
     uint64_t needed;
     int64_t size = hm_frame_check(frame, there, limit, &slice, &needed);
-    if (type == HM_MESSAGE && (size >= 0 || size == -HM_ETRUNC))
-        return malformed(t, -HM_ETYPE);
+    if (type == HM_MESSAGE && size != -HM_EMAGIC && size != -HM_EVERSION)
+        return malformed(t,
+                         -HM_ETYPE); /* the header says it: whatever else is wrong or not there */
     if (size == -HM_ETRUNC)
         return more(t, needed);
     if (size < 0)
