@@ -8,6 +8,7 @@ message was *due*, so that a stall anywhere shows in every message it held up
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -33,15 +34,22 @@ RATE = 4_000.0
 SIZE = 256
 SIZE_MIN = 16
 """Bytes: the due time and the number of the message travel in the payload."""
+SEGMENT = 64 << 20
+"""Bytes: small enough for any temporary directory, large enough for any message."""
 START_S = 20.0
 """How long the broker and the subscriber may take to start."""
-GRACE_S = 15.0
-"""How long after the schedule's end the last message may still arrive."""
+IDLE_S = 15.0
+"""How long nothing may come before the subscriber gives up."""
+BURST = 500_000
+BURST_BYTES = 256 << 20
+"""Bytes of payload in the burst, at most: it all stays in a temporary directory for a moment."""
 LATENCY_MAX_NS = 3_600_000_000_000
 """Top of the histogram, one hour: nothing is clipped."""
 DIGITS = 3
 """Significant digits of the histogram."""
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
+BAR = 24
+"""Characters of the progress bar."""
 BARS = 12
 """Rows of the little histogram."""
 BAR_WIDTH = 44
@@ -95,23 +103,38 @@ BAR_WIDTH = 44
     metavar="URL",
     help="Where the broker listens: a transport's name or URL.",
 )
+@click.option(
+    "--burst",
+    type=click.IntRange(min=0),
+    default=BURST,
+    show_default=True,
+    metavar="N",
+    help="Messages sent as fast as they go, after the paced ones; 0: none.",
+)
 @json_option
-def command(messages: int, rate: float, size: int, transport: str, as_json: bool) -> None:
+def command(
+    messages: int, rate: float, size: int, transport: str, burst: int, as_json: bool
+) -> None:
     """Start a broker with its log in a temporary directory, send messages through it, and measure.
 
     The broker, an injector and a subscriber run as processes of their own, which talk over the
     transport.  The table shows what was sent and delivered, the one-way latency from each
-    message's intended send time to the subscriber's hands, and the throughput.  Everything is
-    removed afterwards."""
+    message's intended send time to the subscriber's hands, and the throughput: at that pace, and of
+    a burst in which both ends use batches.  Everything is removed afterwards.
+    """
     if size < SIZE_MIN:
         raise click.BadParameter(
             f"must be at least {SIZE_MIN} bytes: the time of sending travels in it",
             param_hint="--size",
         )
+    import signal
+
     from hermes.cli.output import Progress, print_json
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: nothing is left behind
     with Progress(enabled=not as_json) as progress:
-        result = run(messages, rate, size, transport, progress)
+        burst = min(burst, BURST_BYTES // size)
+        result = run(Plan(messages, rate, size, transport, burst), progress)
     if as_json:
         print_json(result.as_json())
     else:
@@ -119,6 +142,32 @@ def command(messages: int, rate: float, size: int, transport: str, as_json: bool
     if not result.sound:
         sys.stderr.write(f"hermes: {result.verdict()}\n")
         raise SystemExit(int(ExitCode.FAILED))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run is to do."""
+
+    messages: int
+    rate: float
+    size: int
+    transport: str
+    burst: int
+
+
+@dataclass(frozen=True, slots=True)
+class Burst:
+    """What the burst came to."""
+
+    sent: int
+    delivered: int
+    seconds: float
+    """From the first send to the last delivery."""
+
+    @property
+    def throughput(self) -> float:
+        """Deliveries a second."""
+        return self.delivered / self.seconds if self.seconds > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +185,14 @@ class Result:
     seconds: float
     """From the first message's due time to the last delivery."""
     histogram: HdrHistogram
+    burst: Burst | None = None
 
     @property
     def sound(self) -> bool:
         """True if every message was delivered, once and in order."""
-        return self.delivered == self.sent and not self.duplicates and not self.disordered
+        complete = self.burst is None or self.burst.delivered == self.burst.sent
+        exact = self.delivered == self.sent and not self.duplicates and not self.disordered
+        return complete and exact
 
     @property
     def throughput(self) -> float:
@@ -157,10 +209,13 @@ class Result:
 
     def verdict(self) -> str:
         """What went wrong, in words."""
-        return (
+        text = (
             f"of {self.sent:,} messages {self.delivered:,} were delivered; "
             f"{self.duplicates:,} twice, {self.disordered:,} out of order"
         )
+        if self.burst is not None:
+            text += f"; of {self.burst.sent:,} in the burst {self.burst.delivered:,}"
+        return text
 
     def as_json(self) -> dict[str, Any]:
         """The shape that docs/cli.md documents."""
@@ -178,6 +233,15 @@ class Result:
             "messages_per_second": round(self.throughput, 3),
             "bytes_per_second": round(self.throughput * self.size, 3),
             "latency_ns": self.latency_ns(),
+            "burst": None
+            if self.burst is None
+            else {
+                "sent": self.burst.sent,
+                "delivered": self.burst.delivered,
+                "seconds": round(self.burst.seconds, 6),
+                "messages_per_second": round(self.burst.throughput, 3),
+                "bytes_per_second": round(self.burst.throughput * self.size, 3),
+            },
         }
 
 
@@ -187,14 +251,16 @@ class Child:
     def __init__(self, name: str, arguments: list[str]) -> None:
         self.name = name
         self._process = subprocess.Popen(
-            [sys.executable, "-m", *arguments],
+            [sys.executable, "-m", "hermes.cli.demo_roles", *arguments],
             stdout=subprocess.PIPE,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C reaches us alone; we end them in order
         )
         assert self._process.stdout is not None
         assert self._process.stderr is not None
+        assert self._process.stdin is not None
+        self._input: IO[bytes] = self._process.stdin
         self.output: IO[bytes] = self._process.stdout
         self._errors: IO[bytes] = self._process.stderr
 
@@ -203,6 +269,14 @@ class Child:
         """Its process id."""
         return self._process.pid
 
+    def go(self) -> None:
+        """Tell it to go on."""
+        try:
+            self._input.write(b"go\n")
+            self._input.flush()
+        except BrokenPipeError:
+            raise self.failure() from None
+
     def check(self) -> None:
         """Raise if it has ended with an error."""
         if self._process.poll() not in (None, 0):
@@ -210,10 +284,10 @@ class Child:
 
     def failure(self) -> Exception:
         """What it said before it ended."""
-        from hermes.errors import SystemFault
+        from hermes.errors import HermesError
 
         said = self._errors.read().decode(errors="replace").strip()
-        return SystemFault(
+        return HermesError(
             f"the {self.name} ended with code {self._process.wait()}: {said or 'it said nothing'}"
         )
 
@@ -221,7 +295,7 @@ class Child:
         """The next line it reports; waits for it.
 
         Raises:
-            SystemFault: it ended instead.
+            HermesError: it ended instead.
         """
         line = self.output.readline()
         if not line:
@@ -240,9 +314,11 @@ class Child:
                 self._process.wait()
         self.output.close()
         self._errors.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._input.close()
 
 
-def run(messages: int, rate: float, size: int, transport: str, progress: Any) -> Result:
+def run(plan: Plan, progress: Any) -> Result:
     """Start everything, wait for the end, stop everything."""
     import tempfile
     from contextlib import ExitStack
@@ -256,47 +332,61 @@ def run(messages: int, rate: float, size: int, transport: str, progress: Any) ->
         broker = Child(
             "broker",
             [
-                "hermes",
-                "serve",
-                "--transport",
-                transport,
-                "--storage",
-                storage,
-                "--retention",
-                "0",
-                "--ready-file",
-                str(ready),
-                "--json",
+                "broker",
+                f"--transport={plan.transport}",
+                f"--storage={storage}",
+                f"--segment={SEGMENT}",
+                "--retention=0",
+                f"--ready-file={ready}",
             ],
         )
         stack.callback(broker.end)
         url = await_ready(broker, ready)
 
         progress.show("starting a subscriber and an injector ...")
-        roles = "hermes.cli.demo_roles"
+        latencies = place / "latencies"
+        idle_s = IDLE_S + 1 / plan.rate
         subscriber = Child(
-            "subscriber", [roles, "subscriber", url, str(messages), str(place / "latencies")]
+            "subscriber",
+            ["subscriber", url, *map(str, (plan.messages, idle_s, plan.burst, latencies))],
         )
         stack.callback(subscriber.end)
         subscriber.report()  # it is subscribed: what is sent from now on reaches it
-        injector = Child("injector", [roles, "injector", url, str(messages), str(rate), str(size)])
+        injector = Child(
+            "injector",
+            ["injector", url, *map(str, (plan.messages, plan.rate, plan.size, plan.burst))],
+        )
         stack.callback(injector.end)
         start_ns = int(injector.report()["start_ns"])
 
-        last = follow(subscriber, injector, broker, messages, start_ns, messages / rate, progress)
+        last = follow(plan, subscriber, [broker, injector], start_ns, progress)
         sent = int(injector.report()["sent"])
+        progress.show(f"a burst of {plan.burst:,} messages ...")
         return Result(
             transport=url,
             storage=storage,
-            size=size,
-            rate=rate,
+            size=plan.size,
+            rate=plan.rate,
             sent=sent,
             delivered=int(last["delivered"]),
             duplicates=int(last["duplicates"]),
             disordered=int(last["disordered"]),
             seconds=max(0, int(last["last_ns"]) - start_ns) / 1e9,
-            histogram=read_histogram(place / "latencies"),
+            burst=run_burst(subscriber, injector) if plan.burst else None,
+            histogram=read_histogram(latencies),
         )
+
+
+def run_burst(subscriber: Child, injector: Child) -> Burst:
+    """Have the injector begin, and wait for both."""
+    injector.go()
+    received = subscriber.report()
+    sent = injector.report()
+    return Burst(
+        sent=int(sent["sent"]),
+        delivered=int(received["delivered"]),
+        seconds=max(0, int(received["last_ns"]) - int(sent["start_ns"])) / 1e9,
+    )
 
 
 def await_ready(broker: Child, ready: Path) -> str:
@@ -314,26 +404,21 @@ def await_ready(broker: Child, ready: Path) -> str:
 
 
 def follow(
-    subscriber: Child,
-    injector: Child,
-    broker: Child,
-    messages: int,
-    start_ns: int,
-    scheduled_s: float,
-    progress: Any,
+    plan: Plan, subscriber: Child, others: list[Child], start_ns: int, progress: Any
 ) -> dict[str, Any]:
-    """Show how far the subscriber is, until its last report."""
+    """Show how far the subscriber is, until it has all of the paced messages."""
+    messages, scheduled_s = plan.messages, plan.messages / plan.rate
     while True:
         report = subscriber.report()
         if report.get("done"):
             return report
-        broker.check()
-        injector.check()
+        for child in others:
+            child.check()
         delivered = int(report["delivered"])
         elapsed = max(0.0, (time.monotonic_ns() - start_ns) / 1e9)
-        done = int(24 * delivered / messages)
+        done = int(BAR * delivered / messages)
         progress.show(
-            f"[{'#' * done}{'.' * (24 - done)}] {delivered:,} of {messages:,} delivered, "
+            f"[{'#' * done}{'.' * (BAR - done)}] {delivered:,} of {messages:,} delivered, "
             f"{elapsed:.1f} of {scheduled_s:.1f} s"
         )
 
@@ -370,13 +455,23 @@ def show(result: Result) -> None:
         rows.append((f"latency {name}", format_duration(value)))
     rows.append(
         (
-            "throughput",
+            "throughput, paced",
             f"{format_count(result.throughput)} messages/s, "
             f"{format_bytes(result.throughput * result.size)}/s",
         )
     )
+    if result.burst is not None:
+        burst, rate = result.burst, result.burst.throughput
+        rows.append(
+            (
+                "throughput, burst",
+                f"{format_count(rate)} messages/s, {format_bytes(rate * result.size)}/s",
+            )
+        )
+        share = 100.0 * burst.delivered / burst.sent
+        rows.append(("delivered, burst", f"{burst.delivered:,} ({share:.6g} %)"))
     cores = os.cpu_count()
-    click.echo(f"{result.transport}, log on disk, 4 processes on {cores} cores")
+    click.echo(f"{result.transport}, mmap log, 4 processes on {cores} cores")
     print_table(["", ">measured"], rows)
     if result.delivered:
         click.echo("One-way latency, from the intended send time to the subscriber's hands")

@@ -3,6 +3,15 @@
 
 from __future__ import annotations
 
+UNITS_NS = (
+    ("d", 86_400 * 10**9),
+    ("h", 3_600 * 10**9),
+    ("min", 60 * 10**9),
+    ("s", 10**9),
+    ("ms", 10**6),
+    ("us", 10**3),
+)
+
 
 def three_digits(value: float) -> str:
     """``1.23``, ``12.3``, ``123``, ``1,234``."""
@@ -31,8 +40,8 @@ def format_count(count: float) -> str:
 
 
 def format_duration(ns: float) -> str:
-    """Three digits and the unit that fits: ``12.3 us``."""
-    for unit, factor in (("ns", 1), ("us", 10**3), ("ms", 10**6)):
-        if ns < factor * 1000:
+    """Three digits and the unit that fits: ``12.3 us``, ``4 h``."""
+    for unit, factor in UNITS_NS:
+        if ns >= factor:
             return f"{three_digits(ns / factor)} {unit}"
-    return f"{three_digits(ns / 1e9)} s" if ns < 120e9 else f"{three_digits(ns / 60e9)} min"
+    return f"{three_digits(ns)} ns"

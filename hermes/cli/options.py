@@ -13,7 +13,7 @@ from hermes import units
 
 DEFAULT_URL = "tcp://127.0.0.1:7601"
 BARE_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
-TIMEOUT_S = 10
+TIMEOUT = "10s"
 """How long a client waits for an answer before it gives up."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -53,7 +53,7 @@ class StartPoint(click.ParamType):  # type: ignore[type-arg]  # generic since cl
     """Where a subscription begins.  The value is a word, a sequence, or a time as an aware
     datetime."""
 
-    name = "latest|earliest|last|SEQUENCE|TIME"
+    name = "start"
     words = ("latest", "earliest", "last")
 
     def convert(
@@ -105,8 +105,8 @@ def client_options(function: Function) -> Function:
         "--timeout",
         "timeout_ns",
         type=Duration(),
-        default=str(TIMEOUT_S),
-        show_default="10 s",
+        default=TIMEOUT,
+        show_default=True,
         help="Give up after this long without an answer from the broker.",
     )(function)
     return click.option(

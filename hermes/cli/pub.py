@@ -60,7 +60,8 @@ BATCH_COUNT = 65_536
         ExitCode.TIMED_OUT: "acknowledgements did not come in time; stderr says how many are "
         "missing",
         ExitCode.UNREACHABLE: "no broker answers there, or the connection was lost",
-        ExitCode.REFUSED: "the broker refused: a full disk, too many topics, no durable storage",
+        ExitCode.REFUSED: "the broker refused: too many topics, no durable storage",
+        ExitCode.STORAGE: "the broker's disk is full or failing; stderr says which",
         ExitCode.INTERRUPTED: "interrupted (Ctrl-C); stderr says how many were acknowledged",
     },
 )

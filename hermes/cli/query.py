@@ -16,7 +16,7 @@ def cell(name: str, value: Any) -> str:
     """A value for people: the unit is in the name's ending."""
     from hermes.cli.figures import format_bytes, format_duration
 
-    if value is None:
+    if value is None or value == []:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -31,8 +31,9 @@ def cell(name: str, value: Any) -> str:
     return f"{value:,}"
 
 
-def show_rows(rows: list[dict[str, Any]], columns: list[str], nothing: str) -> None:
-    """A table with these columns, or the sentence ``nothing`` if there are no rows."""
+def show_rows(rows: list[dict[str, Any]], columns: dict[str, str], nothing: str) -> None:
+    """A table with ``columns`` (head to field), or the sentence ``nothing`` if there are no
+    rows."""
     import click
 
     from hermes.cli.output import print_table
@@ -40,23 +41,19 @@ def show_rows(rows: list[dict[str, Any]], columns: list[str], nothing: str) -> N
     if not rows:
         click.echo(nothing)
         return
-    numeric = {
-        name for name in columns if all(isinstance(row.get(name), int | float) for row in rows)
-    }
-    heads = [f"{'>' if name in numeric else ''}{name.replace('_', ' ')}" for name in columns]
-    print_table(heads, [[cell(name, row.get(name)) for name in columns] for row in rows])
+    heads = [
+        f"{'>' if isinstance(rows[0].get(name), int | float) else ''}{head}"
+        for head, name in columns.items()
+    ]
+    print_table(heads, [[cell(name, row.get(name)) for name in columns.values()] for row in rows])
 
 
-def flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested counters as rows of (dotted name, value)."""
-    rows: list[tuple[str, str]] = []
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested counters as dotted name to value."""
+    found: dict[str, str] = {}
     for name, value in values.items():
         if isinstance(value, dict):
-            rows += flatten(value, f"{prefix}{name}.")
-        elif isinstance(value, list) and value and isinstance(value[0], dict):
-            for index, item in enumerate(value):
-                label = item.get("name") or item.get("url") or index
-                rows += flatten(item, f"{prefix}{name}[{label}].")
+            found |= flatten(value, f"{prefix}{name}.")
         else:
-            rows.append((f"{prefix}{name}", cell(name, value)))
-    return rows
+            found[f"{prefix}{name}"] = cell(name, value)
+    return found

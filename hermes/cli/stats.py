@@ -9,7 +9,23 @@ import click
 
 from hermes.cli.command import Command
 from hermes.cli.options import Duration, client_options, json_option
-from hermes.cli.query import EXITS, flatten
+from hermes.cli.query import EXITS, flatten, show_rows
+
+CLIENTS_SHOWN = 20
+"""Connections in the table."""
+CLIENT_FIELDS = (
+    "client",
+    "address",
+    "state",
+    "publishers",
+    "subscriptions",
+    "messages_in",
+    "batches_out",
+    "waiting_bytes",
+)
+"""What the table shows of each."""
+COLUMNS_SHOWN = 4
+"""Streams or listeners beside one another."""
 
 
 @click.command(
@@ -50,9 +66,37 @@ def command(every_ns: int | None, url: str, timeout_ns: int, as_json: bool) -> N
 
 def show(counters: dict[str, Any], *, as_json: bool) -> None:
     """One answer."""
-    from hermes.cli.output import print_json, print_table
+    from hermes.cli.output import print_json
 
     if as_json:
         print_json(counters)
-    else:
-        print_table(["counter", ">value"], flatten(counters))
+        return
+    parts = dict(counters)
+    listeners, streams = parts.pop("listeners"), parts.pop("streams")
+    clients: list[dict[str, Any]] = parts.pop("clients")
+    show_side_by_side("broker", {"": parts})
+    show_side_by_side("listeners", {listener.pop("url"): listener for listener in listeners})
+    show_side_by_side("streams", streams)
+    if clients:
+        click.echo()
+        rest = len(clients) - CLIENTS_SHOWN
+        shown = clients[:CLIENTS_SHOWN]
+        show_rows(shown, {name.replace("_", " "): name for name in CLIENT_FIELDS}, "")
+        if rest > 0:
+            click.echo(f"and {rest:,} clients more: --json has all")
+
+
+def show_side_by_side(what: str, columns: dict[str, dict[str, Any]]) -> None:
+    """One row per counter, one column for each of several things that have the same counters."""
+    from hermes.cli.output import print_table
+
+    names = list(columns)
+    for first in range(0, len(names), COLUMNS_SHOWN):
+        part = {name: flatten(columns[name]) for name in names[first : first + COLUMNS_SHOWN]}
+        counters = dict.fromkeys(counter for values in part.values() for counter in values)
+        rows = [
+            [counter.replace("_", " "), *(values.get(counter, "-") for values in part.values())]
+            for counter in counters
+        ]
+        click.echo()
+        print_table([what, *(f">{name}" for name in part)], rows)

@@ -8,19 +8,19 @@ from hermes.cli.command import Command
 from hermes.cli.options import client_options, json_option
 from hermes.cli.query import EXITS, show_rows
 
-COLUMNS = [
-    "name",
-    "patterns",
-    "first_sequence",
-    "last_sequence",
-    "messages",
-    "bytes",
-    "topics",
-    "segments",
-    "retention_bytes",
-    "retention_ns",
-]
-"""What the table shows; --json has everything."""
+COLUMNS = {
+    "stream": "name",
+    "patterns": "patterns",
+    "first": "first_sequence",
+    "last": "last_sequence",
+    "messages": "messages",
+    "bytes": "bytes",
+    "topics": "topics",
+    "segments": "segments",
+    "keeps": "retention_bytes",
+    "and": "retention_ns",
+}
+"""Heads of the table, and the fields they show; --json has every field."""
 
 
 @click.command(

@@ -68,6 +68,7 @@ LINES = 1024
     "--from",
     "start",
     type=StartPoint(),
+    metavar="latest|earliest|last|SEQUENCE|TIME",
     default="latest",
     show_default=True,
     help="Where to begin: what comes from now on, the oldest message kept, the newest of each "

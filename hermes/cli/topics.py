@@ -40,6 +40,6 @@ def command(pattern: str, url: str, timeout_ns: int, as_json: bool) -> None:
     else:
         show_rows(
             rows,
-            ["topic", "stream", "last_sequence", "messages"],
+            {"topic": "topic", "stream": "stream", "last": "last_sequence", "messages": "messages"},
             f"No topic matches {pattern!r} yet.",
         )

@@ -45,7 +45,7 @@ def started(
     *arguments: str | Path, url: str | None = None, **options: Any
 ) -> subprocess.Popen[bytes]:
     """Start a command; the caller ends it."""
-    env = environment() | ({"HERMES_URL": url} if url else {})
+    env = environment() | ({"HERMES_URL": url} if url else {}) | options.pop("env", {})
     options = {
         "stdin": subprocess.DEVNULL,
         "stdout": subprocess.PIPE,

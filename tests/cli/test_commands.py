@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from hermes.cli.app import COMMANDS, app
 from hermes.cli.command import Command
@@ -123,3 +127,110 @@ def test_summaries_of_the_group_are_those_of_the_commands() -> None:
         command = app.get_command(context, name)
         assert command is not None
         assert command.short_help == summary
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["version"]], ids=["help", "version"])
+def test_light_commands_are_quick(arguments: list[str]) -> None:
+    """`hermes --help` and `hermes version` take less than 150 ms of processor time."""
+
+    def seconds() -> float:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "hermes", *arguments], stdout=subprocess.DEVNULL
+        )
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        assert child.returncode == 0
+        return usage.ru_utime + usage.ru_stime
+
+    assert min(seconds() for _ in range(5)) < 0.150
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("hermes p", {"pub", "plugins"}),
+        ("hermes log ", {"inspect", "verify", "dump"}),
+        ("hermes pub --a", {"--ack"}),
+        ("hermes sub --format ", {"raw", "text", "json"}),
+    ],
+)
+def test_the_shell_completes(words: str, offered: set[str]) -> None:
+    """Commands, options and values, by the protocol that docs/cli.md sets up."""
+    environment = os.environ | {
+        "_HERMES_COMPLETE": "bash_complete",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(words.count(" ")),
+    }
+
+    done = subprocess.run(
+        [sys.executable, "-c", "from hermes.cli import main; main()"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert {line.partition(",")[2] for line in done.stdout.splitlines()} == offered
+
+
+class Distribution(importlib.metadata.Distribution):
+    """A distribution with one command, as another package would install it."""
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def read_text(self, filename: str) -> str | None:
+        """Its metadata."""
+        if filename == "entry_points.txt":
+            return f"[hermes.commands]\nhello = {self._value}\npub = {self._value}\n"
+        return "Name: hermes-hello\nVersion: 1\n" if filename == "METADATA" else None
+
+    def locate_file(self, path: object) -> Path:
+        """It has no files."""
+        return Path(str(path))
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Make a distribution appear to be installed, whose command is ``value``."""
+
+    def appear(value: str) -> None:
+        found = Distribution(value).entry_points
+        monkeypatch.setattr(
+            importlib.metadata, "entry_points", lambda group: found.select(group=group)
+        )
+
+    return appear
+
+
+def test_a_plugin_brings_a_command(install: Callable[[str], None]) -> None:
+    """It is listed, runs, and cannot replace a built-in."""
+    install("hermes.cli.version")
+    runner = CliRunner()
+
+    listed, ran, ours = (
+        runner.invoke(app, ["--help"]),
+        runner.invoke(app, ["hello"]),
+        runner.invoke(app, ["pub", "--help"]),
+    )
+
+    assert re.search(r"^  hello +From hermes.cli.version", listed.output, re.M)
+    assert ran.exit_code == 0
+    assert ran.output.startswith("hermes ")
+    assert "TOPIC" in ours.output
+
+
+@pytest.mark.parametrize("value", ["no.such.module", "json:dumps"])
+def test_a_broken_command_harms_nobody_until_it_is_run(
+    install: Callable[[str], None], value: str
+) -> None:
+    """`--help` works; running it names the distribution, the cause and the cure, with code 8."""
+    install(value)
+    runner = CliRunner()
+
+    listed, ran = runner.invoke(app, ["--help"]), runner.invoke(app, ["hello", "--any", "thing"])
+
+    assert listed.exit_code == 0
+    assert ran.exit_code == 8
+    assert "hermes-hello" in ran.output
+    assert "pip" in ran.output

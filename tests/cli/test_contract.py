@@ -318,3 +318,68 @@ def test_config_file_and_flags_fill_the_same_configuration(
     }
 
     assert names == {"default", "md", "log"}
+
+
+def test_an_interrupted_publisher_says_how_far_it_got(
+    started: Started, hermes: Hermes, broker: RunningBroker
+) -> None:
+    """SIGINT while `pub --stdin` waits for a line: 130, and the lines before it are in the log."""
+    publisher = started("pub", "log", "--stdin", url=broker.url, stdin=subprocess.PIPE)
+    assert publisher.stdin is not None
+    publisher.stdin.write(b"first\nsecond\n")
+    publisher.stdin.flush()
+    got = hermes("sub", "log", "--from", "earliest", "--count", "2", url=broker.url)
+    assert got.stdout == b"first\nsecond\n"
+
+    publisher.send_signal(signal.SIGINT)
+    _, errors = publisher.communicate(timeout=20)
+
+    assert publisher.returncode == 130
+    assert b"interrupted after 2 messages" in errors
+    assert b"2 of them are acknowledged" in errors
+    assert b"Traceback" not in errors
+
+
+def test_a_second_signal_forces_the_end(
+    started: Started, hermes: Hermes, make_broker: MakeBroker, tmp_path: Path, wait_for: WaitFor
+) -> None:
+    """With a subscriber that does not read, the first signal waits for it, the second does not."""
+    file = tmp_path / "broker.toml"
+    file.write_text('[limits]\nstop = "10m"\n')
+    broker = make_broker("--config", str(file))
+    hermes("pub", "a", "--size", "64KiB", "--count", "500", url=broker.url)
+    subscriber = started("sub", "a", "--from", "earliest", url=broker.url)
+    assert subscriber.stdout is not None
+    assert subscriber.stdout.read(1)  # and no more: its pipe fills, then its socket
+    assert broker.process is not None
+
+    broker.process.send_signal(signal.SIGTERM)
+    wait_for(
+        lambda: hermes("stats", "--timeout", "1", url=broker.url).returncode != 0, "a closed door"
+    )
+    assert broker.process.poll() is None
+    broker.process.send_signal(signal.SIGTERM)
+
+    assert broker.process.wait(20) == 130
+    assert "Traceback" not in broker.complaint()
+
+
+def test_the_ready_file_goes_with_the_broker(broker: RunningBroker) -> None:
+    """After an orderly end nobody is told of a broker that is not there."""
+    assert (broker.place / "ready.json").exists()
+
+    broker.end()
+
+    assert not (broker.place / "ready.json").exists()
+
+
+def test_text_shows_what_a_terminal_would_obey(hermes: Hermes, broker: RunningBroker) -> None:
+    """Control characters and bytes that are not UTF-8 are escaped in text, and only there."""
+    payload = b"a\x1b[31mb\tc\r\xffd"
+    hermes("pub", "a", "--stdin", stdin=payload, url=broker.url)
+    sub = ("sub", "a", "--from", "earliest", "--count", "1", "--format")
+
+    text, raw = hermes(*sub, "text", url=broker.url), hermes(*sub, "raw", url=broker.url)
+
+    assert text.stdout == b"a 1 a\\x1b[31mb\tc\\r\\xffd\n"
+    assert raw.stdout == payload + b"\n"

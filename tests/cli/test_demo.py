@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 from array import array
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from hermes.cli.demo import Result, bars, read_histogram
+import pytest
+
+from hermes.cli.demo import Burst, Result, bars, read_histogram
 
 Hermes = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
@@ -63,14 +68,23 @@ def test_one_lost_message_is_a_failure(tmp_path: Path) -> None:
     assert "999" in measured.verdict()
 
 
+def test_a_message_lost_in_the_burst_is_a_failure(tmp_path: Path) -> None:
+    """The burst counts as well."""
+    measured = result([1000], tmp_path / "l", sent=1)
+
+    assert measured.sound
+    assert not replace(measured, burst=Burst(sent=10, delivered=9, seconds=1.0)).sound
+
+
 def test_the_demo_delivers_everything(hermes: Hermes) -> None:
     """A short run ends with 0, with all messages delivered and latencies in ascending order."""
-    done = hermes("demo", "--messages", "500", "--rate", "1000", "--json")
+    done = hermes("demo", "--messages", "500", "--rate", "1000", "--burst", "5000", "--json")
 
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["sent"] == found["delivered"] == 500
     assert found["delivered_percent"] == 100
+    assert found["burst"]["sent"] == found["burst"]["delivered"] == 5000
     latency = list(found["latency_ns"].values())
     assert latency == sorted(latency)
     assert latency[0] > 0
@@ -78,7 +92,7 @@ def test_the_demo_delivers_everything(hermes: Hermes) -> None:
 
 def test_the_demo_prints_one_table(hermes: Hermes) -> None:
     """What was sent, delivered, every percentile, the throughput and a histogram."""
-    done = hermes("demo", "--messages", "200", "--rate", "1000")
+    done = hermes("demo", "--messages", "200", "--rate", "1000", "--burst", "1000")
 
     assert done.returncode == 0, done.stderr
     text = done.stdout.decode()
@@ -94,3 +108,29 @@ def test_a_demo_that_cannot_start_says_why(hermes: Hermes) -> None:
     assert done.returncode != 0
     assert b"carrier-pigeon" in done.stderr
     assert b"Traceback" not in done.stderr
+
+
+def test_an_interrupted_demo_leaves_nothing_behind(
+    started: Callable[..., subprocess.Popen[bytes]],
+    wait_for: Callable[[Callable[[], bool], str], None],
+    tmp_path: Path,
+) -> None:
+    """Ctrl-C in the middle: exit code 130, its temporary directory gone, its processes ended."""
+    demo = started("demo", "--messages", "100000", "--rate", "100", env={"TMPDIR": str(tmp_path)})
+
+    def at_work() -> bool:
+        assert demo.poll() is None
+        return any(tmp_path.glob("hermes-demo-*/ready.json"))
+
+    wait_for(at_work, "the demo's broker")
+    (ready,) = tmp_path.glob("hermes-demo-*/ready.json")
+    broker = json.loads(ready.read_text())["pid"]
+
+    demo.send_signal(signal.SIGINT)
+    _, errors = demo.communicate(timeout=30)
+
+    assert demo.returncode == 130
+    assert b"Traceback" not in errors
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ProcessLookupError):
+        os.kill(broker, 0)
