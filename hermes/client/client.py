@@ -38,6 +38,7 @@ from hermes.errors import (
     Timeout,
     UsageError,
 )
+from hermes.native.frames import HEADER_SIZE
 from hermes.native.outbox import CAPACITY, CAPACITY_MIN, Flusher, Outbox
 from hermes.native.patterns import check_pattern, check_topic
 from hermes.transport import Channel
@@ -366,7 +367,10 @@ class Client:
 
         Raises:
             Timeout: another thread had it until the deadline.
+            Forked: this is a child, where it may be held for ever.
         """
+        if self._forked:
+            self.check()
         if not self._lock.acquire(blocking=False) and not self._lock.acquire(
             timeout=_seconds_until(deadline)
         ):
@@ -491,7 +495,29 @@ class Client:
             finally:
                 self._sleepers -= 1
 
-    def _pump(self, link: Link, left_ns: int, blocked: bool) -> None:
+    def receive_for(self, take: Callable[[Inbox, Session], None], timeout_ns: int) -> None:
+        """Read once, offering what comes to ``take`` before it is looked at in general.
+
+        Does nothing if that cannot be done right now: :meth:`wait` knows why.  The lock is held.
+        """
+        link = self._link
+        if link is None or self._pumping or self._closed or self._forked or self._full():
+            return
+        try:
+            self._pump(link, timeout_ns, False, take)
+        except ConnectionLost as error:
+            self._lost(error)
+        except PeerError as error:
+            self._give_up(error)
+            raise
+
+    def _pump(
+        self,
+        link: Link,
+        left_ns: int,
+        blocked: bool,
+        take: Callable[[Inbox, Session], None] | None = None,
+    ) -> None:
         """Read once, for everybody."""
         inbox, session = self._inbox, self._session
         inbox.make_room(session.protocol.needed)
@@ -515,6 +541,11 @@ class Client:
         if size == 0:
             raise self._ended()
         inbox.end += size
+        if take is not None:
+            take(inbox, session)
+            if inbox.start == inbox.end:
+                session.protocol.needed = HEADER_SIZE
+                return
         try:
             inbox.start = session.receive(inbox.buffer, inbox.start, inbox.end)
         finally:

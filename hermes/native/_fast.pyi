@@ -60,6 +60,21 @@ class Reader:
         Every frame is checked wholly, sequences must rise within (after, through]; else the core's
         number of what is wrong, negative.
         """
+    def direct(
+        self,
+        buffer: Buffer,
+        start: int,
+        end: int,
+        id: int,
+        coverage: dict[int, int],
+        names: dict[int, str],
+        /,
+    ) -> tuple[list[Message], int, str, int, int] | None:
+        """If a whole, sound batch of subscription ``id`` stands at ``buffer[start]`` and goes on
+        where ``coverage`` (subscription << 32 | stream index -> last sequence covered) says:
+        ``(messages, stop, stream name, after, through)``, and ``coverage`` is moved on.  Else None,
+        and nothing has changed: it is for others to say what is wrong, if anything is.
+        """
     def index(
         self, buffer: Buffer, start: int, stop: int, after: int, through: int, /
     ) -> bytes | int:

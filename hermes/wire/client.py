@@ -125,6 +125,7 @@ class ClientProtocol:
         "_subscriptions",
         "_through",
         "_unsubscribing",
+        "coverage",
         "needed",
         "output",
         "position",
@@ -154,6 +155,10 @@ class ClientProtocol:
         self._queries: set[int] = set()
         # (subscription << 32 | stream index) -> through.
         self._through: dict[int, int] = {}
+        self.coverage = self._through
+        """(subscription << 32 | stream index) -> ``through`` of the last batch or gap.  A caller
+        that takes a sound batch out of its buffer itself, because it goes on exactly there, moves
+        it on."""
         # Subscription -> stream name -> through on the connection before this one.
         self._resumed: dict[int, dict[str, int]] = {}
         self._last_id = 0

@@ -132,6 +132,39 @@ def test_sequences_must_rise_within_the_coverage():
     assert reader.index(swapped, 0, len(data), 0, 2) == -lib.HM_ESEQUENCE
 
 
+def test_a_batch_is_taken_directly_only_if_it_goes_on_exactly_there():
+    """direct() takes a whole sound batch that continues its coverage, and leaves all else alone."""
+    outbox = Outbox(id=7, first_sequence=5)
+    outbox.put(b"md.a", b"x")
+    outbox.put(b"md.b", b"y")
+    header, frames_ = outbox.batch(1 << 20, 1) or (b"", memoryview(b""))
+    whole = header + bytes(frames_)
+    damaged = whole[:-8] + b"!" + whole[-7:]
+    reader, names, key = Reader(MESSAGE_MAX), {0: "default"}, 7 << 32
+    size = len(whole)
+
+    for data, end, id, coverage, known in (
+        (whole, size - 8, 7, {key: 4}, names),  # not wholly there
+        (whole, size, 8, {key: 4}, names),  # another subscription's
+        (whole, size, 7, {key: 3}, names),  # a gap
+        (whole, size, 7, {}, names),  # the first one
+        (whole, size, 7, {key: 4}, {}),  # an unknown stream
+        (damaged, size, 7, {key: 4}, names),
+        (whole[56:], size - 56, 7, {key: 4}, names),  # no batch
+    ):
+        before = dict(coverage)
+        assert reader.direct(data, 0, end, id, coverage, known) is None
+        assert coverage == before
+
+    coverage = {key: 4}
+    found = reader.direct(b"12345678" + whole + whole, 8, 8 + 2 * size, 7, coverage, names)
+    assert found is not None
+    messages, stop, stream, after, through = found
+    assert [(m.topic, m.payload) for m in messages] == [("md.a", b"x"), ("md.b", b"y")]
+    assert (stop, stream, after, through) == (8 + size, "default", 4, 6)
+    assert coverage == {key: 6}
+
+
 def test_half_a_frame_is_an_error():
     """A batch ends where its last frame ends."""
     data = frames(b"a", b"b")

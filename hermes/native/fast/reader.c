@@ -96,10 +96,10 @@ static int region_of(PyObject *buffer, PyObject *start, PyObject *stop, region *
 typedef struct {
     uint64_t after;
     uint64_t through;
-} coverage;
+} coverage_range;
 
 /* Checks up to `capacity` frames.  Returns their count, or -HM_E*. */
-static int64_t check(const reader *self, const region *bytes, uint64_t *at, coverage *covered,
+static int64_t check(const reader *self, const region *bytes, uint64_t *at, coverage_range *covered,
                      hm_slice *slices, uint64_t capacity) {
     uint64_t consumed;
     int32_t error;
@@ -137,7 +137,26 @@ static int append_messages(reader *self, const uint8_t *base, const hm_slice *sl
     return 0;
 }
 
-static int coverage_of(PyObject *after, PyObject *through, coverage *self) {
+/* Every frame of `bytes` as a Message.  NULL: `*error` is -HM_E*, or 0 with an exception set. */
+static PyObject *list_messages(reader *self, const region *bytes, coverage_range *covered,
+                               PyObject *stream, int64_t *error) {
+    PyObject *list = PyList_New(0);
+    hm_slice slices[STRIDE];
+    *error = 0;
+    for (uint64_t at = 0; list != NULL && at < bytes->size;) {
+        const uint8_t *base = bytes->data + at;
+        int64_t found = check(self, bytes, &at, covered, slices, STRIDE);
+        if (found < 0) {
+            *error = found;
+            Py_CLEAR(list);
+        } else if (append_messages(self, base, slices, found, stream, list) < 0) {
+            Py_CLEAR(list);
+        }
+    }
+    return list;
+}
+
+static int coverage_of(PyObject *after, PyObject *through, coverage_range *self) {
     self->after = PyLong_AsUnsignedLongLong(after);
     self->through = PyLong_AsUnsignedLongLong(through);
     return PyErr_Occurred() ? -1 : 0;
@@ -150,29 +169,16 @@ PyDoc_STRVAR(messages_doc,
 static PyObject *reader_messages(PyObject *object, PyObject *const *args, Py_ssize_t count) {
     reader *self = (reader *)object;
     region bytes;
-    coverage covered;
+    coverage_range covered;
     if (count != 6)
         return PyErr_Format(PyExc_TypeError, "messages takes 6 arguments, not %zd", count);
     if (coverage_of(args[4], args[5], &covered) < 0 ||
         region_of(args[0], args[1], args[2], &bytes) < 0)
         return NULL;
-    PyObject *list = PyList_New(0);
-    hm_slice slices[STRIDE];
-    int64_t found = 0;
-    for (uint64_t at = 0; list != NULL && at < bytes.size;) {
-        const uint8_t *base = bytes.data + at;
-        found = check(self, &bytes, &at, &covered, slices, STRIDE);
-        if (found < 0)
-            break;
-        if (append_messages(self, base, slices, found, args[3], list) < 0)
-            Py_CLEAR(list);
-    }
+    int64_t error = 0;
+    PyObject *list = list_messages(self, &bytes, &covered, args[3], &error);
     PyBuffer_Release(&bytes.view);
-    if (list != NULL && found < 0) {
-        Py_DECREF(list);
-        return PyLong_FromLongLong(found);
-    }
-    return list;
+    return error < 0 ? PyLong_FromLongLong(error) : list;
 }
 
 PyDoc_STRVAR(index_doc,
@@ -183,7 +189,7 @@ PyDoc_STRVAR(index_doc,
 static PyObject *reader_index(PyObject *object, PyObject *const *args, Py_ssize_t count) {
     const reader *self = (const reader *)object;
     region bytes;
-    coverage covered;
+    coverage_range covered;
     if (count != 5)
         return PyErr_Format(PyExc_TypeError, "index takes 5 arguments, not %zd", count);
     if (coverage_of(args[3], args[4], &covered) < 0 ||
@@ -244,8 +250,80 @@ static PyObject *reader_frame(PyObject *object, PyObject *const *args, Py_ssize_
                          batch.through);
 }
 
+/* Whether the batch begins where the last one of its subscription and stream ended; the number of
+ * both. */
+static PyObject *continues(const hm_batch *batch, PyObject *coverage) {
+    PyObject *key =
+        PyLong_FromUnsignedLongLong((unsigned long long)batch->id << 32 | batch->stream);
+    if (key == NULL)
+        return NULL;
+    PyObject *ended = PyDict_GetItemWithError(coverage, key);
+    if (ended != NULL && PyLong_AsUnsignedLongLong(ended) == batch->after)
+        return key;
+    Py_DECREF(key);
+    return NULL;
+}
+
+/* The frames of a whole batch as a list, and the coverage moved on; NULL without an exception if
+ * one is unsound. */
+static PyObject *take_batch(reader *self, const hm_batch *batch, const uint8_t *frames,
+                            PyObject *key, PyObject *coverage, PyObject *stream) {
+    region bytes = {.data = frames, .size = batch->frames_size};
+    coverage_range covered = {batch->after, batch->through};
+    int64_t error;
+    PyObject *list = list_messages(self, &bytes, &covered, stream, &error);
+    PyObject *through = list != NULL ? PyLong_FromUnsignedLongLong(batch->through) : NULL;
+    if (list == NULL || through == NULL || PyDict_SetItem(coverage, key, through) < 0)
+        Py_CLEAR(list);
+    Py_XDECREF(through);
+    return list;
+}
+
+PyDoc_STRVAR(direct_doc,
+             "direct($self, buffer, start, end, id, coverage, names, /)\n--\n\n"
+             "If a whole, sound batch of subscription ``id`` stands at buffer[start] and goes on "
+             "where ``coverage`` says: ``(messages, stop, stream name, after, through)``, and "
+             "``coverage`` is moved on.  Else None.");
+
+static PyObject *reader_direct(PyObject *object, PyObject *const *args, Py_ssize_t count) {
+    reader *self = (reader *)object;
+    region bytes;
+    if (count != 6 || !PyDict_Check(args[4]) || !PyDict_Check(args[5]))
+        return PyErr_Format(PyExc_TypeError, "direct takes 6 arguments, the last two dicts");
+    unsigned long long id = PyLong_AsUnsignedLongLong(args[3]);
+    if (PyErr_Occurred() || region_of(args[0], args[1], args[2], &bytes) < 0)
+        return NULL;
+    hm_slice slice;
+    hm_batch batch;
+    uint64_t needed;
+    PyObject *result = NULL, *key = NULL, *list = NULL, *name = NULL, *number = NULL;
+    int64_t size =
+        fast_core->frame_check(bytes.data, bytes.size, self->message_max, &slice, &needed);
+    if (size <= 0 || slice.type != HM_BATCH || (uint64_t)size > bytes.size)
+        goto done;
+    fast_core->batch_parse(bytes.data, &batch);
+    if (batch.id != id || (key = continues(&batch, args[4])) == NULL)
+        goto done;
+    number = PyLong_FromUnsignedLong(batch.stream);
+    if (number == NULL || (name = PyDict_GetItemWithError(args[5], number)) == NULL)
+        goto done;
+    list = take_batch(self, &batch, bytes.data + HM_BATCH_HEADER, key, args[4], name);
+    if (list != NULL)
+        result = Py_BuildValue("OnOKK", list, PyLong_AsSsize_t(args[1]) + (Py_ssize_t)size, name,
+                               (unsigned long long)batch.after, (unsigned long long)batch.through);
+done:
+    PyBuffer_Release(&bytes.view);
+    Py_XDECREF(key);
+    Py_XDECREF(number);
+    Py_XDECREF(list);
+    if (result == NULL && !PyErr_Occurred())
+        Py_RETURN_NONE;
+    return result;
+}
+
 static PyMethodDef methods[] = {
     {"messages", (PyCFunction)(void (*)(void))reader_messages, METH_FASTCALL, messages_doc},
+    {"direct", (PyCFunction)(void (*)(void))reader_direct, METH_FASTCALL, direct_doc},
     {"index", (PyCFunction)(void (*)(void))reader_index, METH_FASTCALL, index_doc},
     {"frame", (PyCFunction)(void (*)(void))reader_frame, METH_FASTCALL, frame_doc},
     {NULL, NULL, 0, NULL},
