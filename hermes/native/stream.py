@@ -48,7 +48,8 @@ end."""
 READY_AT_ONCE = 4096
 
 _new_raw = ffi.new_allocator(should_clear_after_alloc=False)
-_DELIVERY = struct.Struct("=6Q6Q2i")
+_DELIVERY = struct.Struct("=Q64x3Qi")
+"""Of an ``hm_delivery``: written; size, segment and offset of its range; kind."""
 _INFO = struct.Struct("=2I2Q")
 
 
@@ -115,35 +116,50 @@ class Delivery:
     """What one call of :meth:`Cursor.next` produced; the cursor's next call overwrites it, but not
     the memory of its views.
 
-    ``header`` and ``frames`` stay valid for as long as anything refers to them.
+    ``header`` and ``frames`` stay valid for as long as anything refers to them.  What is not read
+    for every batch is looked up when it is asked for.
     """
 
-    __slots__ = (
-        "after",
-        "frames",
-        "gap_first",
-        "gap_last",
-        "gap_reason",
-        "header",
-        "kind",
-        "messages",
-        "size",
-        "through",
-    )
+    __slots__ = ("_raw", "frames", "header", "kind", "size")
 
-    def __init__(self) -> None:
+    def __init__(self, raw: Any) -> None:
+        """For :class:`Cursor`: ``raw`` is its ``hm_delivery *``."""
+        self._raw = raw
         self.kind: int = Deliver.NOTHING
         self.header = memoryview(b"")
         self.frames = memoryview(b"")
         self.size = 0
         """Bytes of ``header`` and ``frames`` together."""
-        self.after = 0
-        self.through = 0
-        self.messages = 0
-        self.gap_first = 0
-        self.gap_last = 0
-        self.gap_reason = 0
+
+    @property
+    def after(self) -> int:
+        """The batch (or gap) covers the sequences after this one"""
+        return int(self._raw.after)
+
+    @property
+    def through(self) -> int:
+        """up to this one."""
+        return int(self._raw.through)
+
+    @property
+    def messages(self) -> int:
+        """Frames in the batch."""
+        return int(self._raw.messages)
+
+    @property
+    def gap_first(self) -> int:
+        """First sequence that cannot be had."""
+        return int(self._raw.gap_first)
+
+    @property
+    def gap_last(self) -> int:
+        """Last sequence that cannot be had."""
+        return int(self._raw.gap_last)
+
+    @property
+    def gap_reason(self) -> int:
         """``HM_EGONE`` (retention has passed it) or ``HM_EDAMAGED``."""
+        return int(self._raw.gap_reason)
 
 
 class _Output:
@@ -341,8 +357,8 @@ class Cursor:
         self._handle = handle
         self._output = output
         self._log_view: Callable[[int, int, int], memoryview] = stream.log.view
-        self._delivery = Delivery()
         self._raw = ffi.new("hm_delivery *")
+        self._delivery = Delivery(self._raw)
         self._raw_view = ffi.buffer(self._raw)
         self.filter: int = lib.hm_cursor_filter(handle)
         """Number of its filter, as :meth:`Stream.ready` reports it."""
@@ -381,32 +397,20 @@ class Cursor:
             StorageFailed: the log cannot be read.
             Closed: after :meth:`close`.
         """
+        handle = self._handle
+        if handle is None:
+            raise Closed("the cursor is closed")
         output = self._output
         if output.left < CHUNK_REST:
             output.renew()
         used = output.used
         code = lib.hm_cursor_next(
-            self.handle, output.address + used, output.left, limit, progress, now_ns, self._raw
+            handle, output.address + used, output.left, limit, progress, now_ns, self._raw
         )
         if code < 0:
             check(code, "reading a stream")
         delivery = self._delivery
-        (
-            written,
-            delivery.after,
-            delivery.through,
-            delivery.messages,
-            delivery.gap_first,
-            delivery.gap_last,
-            _,
-            _,
-            _,
-            size,
-            segment,
-            offset,
-            delivery.kind,
-            delivery.gap_reason,
-        ) = _DELIVERY.unpack_from(self._raw_view)
+        written, size, segment, offset, delivery.kind = _DELIVERY.unpack_from(self._raw_view)
         if written:
             delivery.header = output.view[used : used + written]
             output.used = used + written

@@ -92,7 +92,7 @@ static void publish(hm_ingest *ingest) {
 
 /* Holds the frames of a batch against the list. */
 static void verify(uint32_t i, const hm_delivery *delivery, const uint8_t *frames, uint64_t size) {
-    uint64_t at = 0;
+    uint64_t at = 0, messages = 0;
     must(delivery->after == covered[i] && delivery->through >= covered[i], "coverage");
     for (uint64_t sequence = delivery->after + 1; sequence <= delivery->through; sequence++) {
         if (!wants(filter_of[i], topics[topic_of[sequence]]))
@@ -103,8 +103,10 @@ static void verify(uint32_t i, const hm_delivery *delivery, const uint8_t *frame
         int64_t frame = hm_frame_check(frames + at, size - at, HM_MESSAGE_MAX, &slice, &needed);
         must(frame > 0 && slice.sequence == sequence, "frames in order");
         at += (uint64_t)frame;
-        got++;
+        messages++;
     }
+    got += messages;
+    must(delivery->messages == messages, "the count of messages");
     must(at == size, "an unwanted message was sent");
     covered[i] = delivery->through;
 }

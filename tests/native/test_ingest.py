@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from hermes.errors import InvalidTopic, MalformedInput, Refused, UsageError
 from hermes.native import Decoder, Encoder, Log, MessageType, Run, encode_batch
-from hermes.native.stream import PUBLISHERS_MAX, STREAMS_MAX, Feed, Ingest, Router, Stream
+from hermes.native.stream import PUBLISHERS_MAX, STREAMS_MAX, Feed, Ingest, Router, Start, Stream
 
 KIB = 1024
 MESSAGE_MAX = 4 * KIB
@@ -565,6 +566,27 @@ def test_a_message_larger_than_a_segment_is_refused() -> None:
     assert len(broker.stored()) == 1
     assert ingest.touched() == [(1, 1, 1)]
     broker.close()
+
+
+def test_a_full_disk_refuses_and_serves_on(tmp_path: Path) -> None:
+    """When the log has no space the publisher is told from which message on; what is in stays readable."""
+    log = Log.open(tmp_path, segment_bytes=64 * KIB, disk_bytes=192 * KIB)
+    stream = Stream(log)
+    router = Router()
+    router.add(stream)
+    ingest = Ingest(router, MESSAGE_MAX)
+    ingest.open(1, ALICE)
+
+    total = feed_all(ingest, [batch(i, ("a", bytes(1000))) for i in range(1, 1000)])
+
+    (outcome,) = total.outcomes
+    assert (outcome.kind, outcome.error) == (Feed.REFUSED, -lib.HM_ENOSPACE)
+    assert outcome.sequence == total.messages + 1 == log.status().next_sequence
+    assert ingest.touched() == [(1, total.messages, 1)]
+    assert stream.open_cursor(">", start=Start.EARLIEST).next(4 * KIB, 1).messages > 0
+    router.close()
+    stream.close()
+    log.close()
 
 
 def test_a_refusal_found_late_is_blamed_on_its_own_publisher() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -492,6 +493,52 @@ def test_a_stream_learns_its_topics_from_the_log(model: Model) -> None:
     assert [m.payload for m in follower.received] == [b"1", b"3"]
 
 
+def _damaged(place: Path) -> Log:
+    """A log of 100 messages of two topics in turn, in one file; that of sequence 41 is damaged."""
+    with Log.open(place, segment_bytes=256 * KIB) as log:
+        encoder = Encoder()
+        for i in range(100):
+            encoder.encode(bytes([i]) * 200, topic="ab"[i % 2])
+        log.append(encoder.view, 100)
+    (file,) = [path for path in place.glob("*.log") if not path.name.startswith("spare")]
+    data = bytearray(file.read_bytes())
+    data[data.index(bytes([40]) * 200)] ^= 1
+    file.write_bytes(data)
+    return Log.open(place, segment_bytes=256 * KIB)
+
+
+@pytest.mark.parametrize("pattern", [">", "a"])
+def test_what_is_damaged_is_a_gap(tmp_path: Path, pattern: str) -> None:
+    """A quarantined message is a gap that says so, in a range and in a walk; all others are served."""
+    with _damaged(tmp_path) as log, Stream(log) as stream:
+        cursor = stream.open_cursor(pattern, start=Start.EARLIEST)
+        seen: list[int] = []
+        gaps: list[tuple[int, int, int]] = []
+        while (delivery := cursor.next(4 * KIB, 1)).kind != Deliver.NOTHING:
+            if delivery.kind == Deliver.GAP:
+                gaps.append((delivery.gap_first, delivery.gap_last, delivery.gap_reason))
+                continue
+            copied = delivery.kind == Deliver.COPIED
+            frames = delivery.header[BATCH_HEADER:] if copied else delivery.frames
+            seen += [header.sequence for header, _, _ in Decoder(frames)]
+
+    step = 1 if pattern == ">" else 2
+    assert gaps == [(41, 41, lib.HM_EDAMAGED)]
+    assert seen == [sequence for sequence in range(1, 101, step) if sequence != 41]
+
+
+def test_a_start_inside_damage_begins_with_a_gap(tmp_path: Path) -> None:
+    """A start at a sequence that is quarantined says so before it goes on behind it."""
+    with _damaged(tmp_path) as log, Stream(log) as stream:
+        cursor = stream.open_cursor(">", start=Start.SEQUENCE, value=41)
+        delivery = cursor.next(4 * KIB, 1)
+
+        assert delivery.kind == Deliver.GAP
+        assert (delivery.gap_first, delivery.gap_last) == (41, 41)
+        assert delivery.gap_reason == lib.HM_EDAMAGED
+        assert cursor.next(4 * KIB, 1).after == 41
+
+
 def test_unknown_topics_are_refused_where_creation_is_off() -> None:
     """With creation off a topic must be declared; nothing of a refused append is kept."""
     made = Model(create=False)
@@ -658,7 +705,7 @@ TestStreamMachine.settings = settings(max_examples=80, stateful_step_count=40, d
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("small", [False, True])
 def test_the_scenario_under_sanitizers(run_c: RunC, seed: int, small: bool) -> None:
-    """A long random scenario through ingest and cursors holds in C, also with tiny rings and lists."""
+    """A long random scenario holds in C too, also where rings and lists are tiny."""
     defines = ("HM_SMALL_BOUNDS=1",) if small else ()
 
     said = run_c("stream_scenario.c", "60000", str(seed), defines=defines)

@@ -159,4 +159,8 @@ int hm_stream_commit(hm_stream *stream, const uint8_t *frames, uint64_t size, ui
                      const hm_span *spans, uint32_t span_count, const hm_origin *origin,
                      uint64_t now_ns, uint32_t *appended);
 
+_Static_assert(offsetof(hm_delivery, range) == 48 && sizeof(hm_range) == 48, "read by Python");
+_Static_assert(offsetof(hm_delivery, kind) == 96, "read by Python");
+_Static_assert(sizeof(hm_topic_info) == 24, "read in bulk by Python");
+
 #endif
