@@ -118,7 +118,8 @@ def command(
     with hermes.connect(url, timeout=timeout_ns / 1e9, name="hermes pub") as client:
         limit = client.limits["message_max"]
         if from_stdin:
-            batches = lines(sys.stdin.fileno(), limit, count)
+            source = LineSource(sys.stdin.fileno(), line_max=limit, count=count)
+            batches = iter(source)
         else:
             payload = os.fsencode(message) if message is not None else generated(size or 0)
             batches = repeated(payload, count or 1)
@@ -163,65 +164,84 @@ def repeated(payload: bytes, count: int) -> Iterator[Batch]:
         yield payload * rest, lengths[:rest]
 
 
-def lines(descriptor: int, line_max: int, count: int | None) -> Iterator[Batch]:
-    """The lines that ``descriptor`` yields, as soon as they can be read; a last line may lack its
-    newline.
+class LineSource:
+    """The lines of a descriptor, as soon as they can be read; the last may lack its newline."""
 
-    Raises:
-        MessageTooLarge: a line is longer than ``line_max`` bytes.
-    """
-    from hermes.native.lines import COUNT_MAX, LINES_MAX, LineSplitter
+    def __init__(self, descriptor: int, *, line_max: int, count: int | None) -> None:
+        """``line_max``: bytes of a line; ``count``: stop after so many, None: at the end."""
+        from hermes.native.lines import COUNT_MAX, LineSplitter
 
-    widen_pipe(descriptor)
-    left = COUNT_MAX if count is None else count
-    buffer = bytearray(CHUNK)
-    splitters = LineSplitter(LINES_MAX)
-    filled = done = 0
-    while left > 0:
-        if filled == len(buffer):
-            if filled > line_max:
-                raise too_long(done + 1, line_max)
-            # One line fills it: go on in one twice as long.  (Not extended: views of it are about.)
-            longer = bytearray(2 * filled)
-            longer[:filled] = buffer
-            buffer = longer
-        view = memoryview(buffer)
-        got = os.readv(descriptor, [view[filled:]])
-        filled += got
-        start = 0
-        while start < filled and left > 0:
-            splitter = splitters if left >= LINES_MAX else LineSplitter(left)
-            joined, lengths, consumed = splitter.split(view[start:filled])
+        self._descriptor = descriptor
+        self._line_max = line_max
+        self._left = COUNT_MAX if count is None else count
+        self._splitter = LineSplitter()
+        self._buffer = bytearray(CHUNK)
+        self._start = self._end = 0
+        """What was read and is not handed out stands in ``buffer[start:end]``."""
+        self._done = 0
+        widen_pipe(descriptor)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches of lines, valid until the next is asked for.
+
+        Raises:
+            MessageTooLarge: a line is too long; those before it have been handed out.
+        """
+        more = True
+        while more and self._left:
+            more = self._read()
+            yield from self._complete_lines()
+        size = self._end - self._start
+        if self._left and size:
+            self._check(size)
+            yield memoryview(self._buffer)[self._start : self._end], array("I", [size])
+
+    def _read(self) -> bool:
+        """Read once behind what is left; False at the end of input."""
+        held = self._end - self._start
+        buffer = self._buffer
+        if held == len(buffer):  # one unfinished line fills it
+            self._check(held)
+            self._buffer = bytearray(2 * held)  # not extended: views of the old one are about
+        memoryview(self._buffer)[:held] = memoryview(buffer)[self._start : self._end]
+        got = os.readv(self._descriptor, [memoryview(self._buffer)[held:]])
+        self._start, self._end = 0, held + got
+        return got > 0
+
+    def _complete_lines(self) -> Iterator[Batch]:
+        view = memoryview(self._buffer)
+        while self._left:
+            joined, lengths, consumed = self._splitter.split(view[self._start : self._end])
             if not consumed:
-                break
-            if len(joined) > line_max and max(lengths) > line_max:
-                raise too_long(
-                    done + 1 + next(i for i, n in enumerate(lengths) if n > line_max), line_max
-                )
+                return
+            whole = len(lengths)
+            if self._left < whole:
+                lengths = lengths[: self._left]
+                joined = joined[: sum(lengths)]
+            if len(joined) > self._line_max:
+                yield from self._up_to_long_line(joined, lengths)
+            self._start += consumed
+            self._done += len(lengths)
+            self._left -= len(lengths)
             yield joined, lengths
-            start += consumed
-            done += len(lengths)
-            left -= len(lengths)
-        if not got:
-            break
-        rest = filled - start
-        view[:rest] = view[start:filled]
-        filled = rest
-    if left > 0 and filled > start:
-        if filled - start > line_max:
-            raise too_long(done + 1, line_max)
-        yield memoryview(buffer)[start:filled], array("I", [filled - start])
 
+    def _up_to_long_line(self, joined: memoryview, lengths: memoryview) -> Iterator[Batch]:
+        """If a line is too long, hand out those before it, then raise."""
+        long = next((i for i, size in enumerate(lengths) if size > self._line_max), None)
+        if long is not None:
+            yield joined[: sum(lengths[:long])], lengths[:long]
+            self._done += long
+            self._check(lengths[long])
 
-def too_long(number: int, line_max: int) -> Exception:
-    """The error for line ``number``."""
-    from hermes.errors import MessageTooLarge
+    def _check(self, size: int) -> None:
+        if size > self._line_max:
+            from hermes.errors import MessageTooLarge
 
-    return MessageTooLarge(
-        f"line {number:,} of standard input is longer than {line_max:,} bytes, the broker's "
-        "limit for a message; "
-        f"the {number - 1:,} lines before it were published"
-    )
+            raise MessageTooLarge(
+                f"line {self._done + 1:,} of standard input is longer than {self._line_max:,} "
+                f"bytes, the broker's limit for a message; the {self._done:,} lines before it were "
+                "sent"
+            )
 
 
 def widen_pipe(descriptor: int) -> None:

@@ -383,3 +383,33 @@ def test_text_shows_what_a_terminal_would_obey(hermes: Hermes, broker: RunningBr
 
     assert text.stdout == b"a 1 a\\x1b[31mb\tc\\r\\xffd\n"
     assert raw.stdout == payload + b"\n"
+
+
+def test_a_line_over_the_limit_is_named_and_those_before_it_are_published(
+    hermes: Hermes, make_broker: MakeBroker, tmp_path: Path
+) -> None:
+    """Exit code 2 and the line's number; every line before it is in the log, none after it."""
+    file = tmp_path / "broker.toml"
+    file.write_text('[limits]\nmessage = "1KiB"\n')
+    broker = make_broker("--config", str(file))
+
+    put = hermes("pub", "a", "--stdin", stdin=b"1\n2\n" + b"x" * 1025 + b"\n4\n", url=broker.url)
+    got = hermes(
+        "sub", "a", "--from", "earliest", "--count", "3", "--duration", "1", url=broker.url
+    )
+
+    assert put.returncode == 2
+    assert b"line 3 " in put.stderr
+    assert got.returncode == 3
+    assert got.stdout == b"1\n2\n"
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 9])
+def test_count_bounds_the_lines_of_stdin(hermes: Hermes, broker: RunningBroker, count: int) -> None:
+    """`--stdin --count N` publishes the first N lines, or all if there are fewer."""
+    put = hermes(
+        "pub", "a", "--stdin", "--count", str(count), "--json", stdin=b"1\n\n3\n4", url=broker.url
+    )
+
+    assert put.returncode == 0
+    assert json.loads(put.stdout)["messages"] == min(count, 4)
