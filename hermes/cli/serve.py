@@ -181,6 +181,15 @@ def configure(file: Path | None, flags: dict[str, Any], streams: list[dict[str, 
     )
 
 
+def check_place(path: Path) -> None:
+    """Find out before the broker is open whether the ready file can be written."""
+    if not os.access(path.absolute().parent, os.W_OK | os.X_OK):
+        raise click.BadParameter(
+            f"{path} cannot be written: {path.absolute().parent} is no directory of ours",
+            param_hint="--ready-file",
+        )
+
+
 def write_ready(path: Path, ready: dict[str, Any]) -> None:
     """Write the file so that whoever sees it sees all of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -198,6 +207,7 @@ def serve(config: Config, ready_file: Path | None, *, as_json: bool) -> None:
     from hermes.cli.output import Progress
 
     if ready_file is not None:
+        check_place(ready_file)
         ready_file.unlink(missing_ok=True)  # one from an earlier run would mislead who waits for it
     with Progress() as progress:
 

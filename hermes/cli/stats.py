@@ -13,17 +13,16 @@ from hermes.cli.query import EXITS, flatten, show_rows
 
 CLIENTS_SHOWN = 20
 """Connections in the table."""
-CLIENT_FIELDS = (
-    "client",
-    "address",
-    "state",
-    "publishers",
-    "subscriptions",
-    "messages_in",
-    "batches_out",
-    "waiting_bytes",
-)
-"""What the table shows of each."""
+CLIENT_FIELDS = {
+    "client": "client",
+    "address": "address",
+    "pubs": "publishers",
+    "subs": "subscriptions",
+    "in": "messages_in",
+    "batches out": "batches_out",
+    "waiting": "waiting_bytes",
+}
+"""Heads of the table, and the fields of a connection that they show."""
 COLUMNS_SHOWN = 4
 """Streams or listeners beside one another."""
 
@@ -81,7 +80,7 @@ def show(counters: dict[str, Any], *, as_json: bool) -> None:
         click.echo()
         rest = len(clients) - CLIENTS_SHOWN
         shown = clients[:CLIENTS_SHOWN]
-        show_rows(shown, {name.replace("_", " "): name for name in CLIENT_FIELDS}, "")
+        show_rows(shown, CLIENT_FIELDS, "")
         if rest > 0:
             click.echo(f"and {rest:,} clients more: --json has all")
 
