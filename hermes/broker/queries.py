@@ -58,9 +58,9 @@ def describe(place: Place) -> dict[str, Any]:
         "topics_max": place.topics_max,
         "create_topics": place.config.create_topics,
         "segments": status.segments,
-        "segment_bytes": place.settings.segment_bytes,
-        "retention_bytes": place.settings.retention_bytes,
-        "retention_ns": place.settings.retention_ns,
+        "segment_bytes": place.log.segment_bytes,
+        "retention_bytes": place.log.retention_bytes,
+        "retention_ns": place.log.retention_ns,
         "failed": status.failed,
     }
 

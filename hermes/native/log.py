@@ -158,8 +158,14 @@ class Log:
     """A log; made by :meth:`open` or :meth:`memory`, closed by :meth:`close` or leaving a
     ``with``."""
 
-    def __init__(self, handle: Any, report: LogReport, name: str) -> None:
+    def __init__(self, handle: Any, report: LogReport, name: str, options: Any) -> None:
         """For :meth:`open` and :meth:`memory`: take over an ``hm_log *``."""
+        self.segment_bytes = int(options.segment_bytes)
+        """Size of a segment, header included."""
+        self.retention_bytes = int(options.retention_bytes)
+        """Bytes of frames kept; 0: no bound."""
+        self.retention_ns = int(options.retention_ns)
+        """Age up to which frames are kept; 0: no bound."""
         self._handle = ffi.gc(handle, lib.hm_log_close)
         self._report = report
         self._name = name
@@ -208,7 +214,7 @@ class Log:
         if code == -lib.HM_EVERSION:
             raise StorageDamaged(f"{place} was written by a newer Hermes: use that one, or a copy")
         check(code, f"opening the log in {place}")
-        return cls(log[0], LogReport(*_read_struct("hm_log_report", report)), place)
+        return cls(log[0], LogReport(*_read_struct("hm_log_report", report)), place, options)
 
     @classmethod
     def memory(
@@ -231,7 +237,7 @@ class Log:
         options = _options(segment_bytes, retention_bytes, retention_ns, 0, message_max, spares)
         log = ffi.new("hm_log **")
         check(lib.hm_log_open_memory(options, log), "making a log in memory")
-        return cls(log[0], LogReport(), "memory")
+        return cls(log[0], LogReport(), "memory", options)
 
     @property
     def handle(self) -> Any:

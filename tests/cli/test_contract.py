@@ -52,6 +52,27 @@ def test_serve_prints_where_it_listens_stores_and_what_it_keeps(broker: RunningB
     assert "10GiB" in output.replace(" ", "")
 
 
+def test_a_storage_that_keeps_less_says_so(
+    started: Started, wait_for: WaitFor, tmp_path: Path
+) -> None:
+    """What is printed as kept is what the storage keeps, not what it was asked for."""
+    ready = tmp_path / "ready.json"
+    broker = started(
+        "serve",
+        "--transport",
+        "tcp://127.0.0.1:0",
+        "--storage",
+        "memory:?limit=33554432",
+        "--ready-file",
+        ready,
+    )
+    wait_for(ready.exists, "the ready file")
+    broker.send_signal(signal.SIGTERM)
+    output, _ = broker.communicate(timeout=20)
+
+    assert b"default keeps 32MiB" in output
+
+
 def test_messages_cross_processes_with_every_field(hermes: Hermes, broker: RunningBroker) -> None:
     """What `pub` sends, `sub --json` shows: topic, stream, sequence, timestamp and payload."""
     assert hermes("pub", "md.a", "x", url=broker.url).returncode == 0
