@@ -34,6 +34,8 @@ class Wire:
         self.tamper: Callable[[bytes], bytes] = lambda data: data
         """What is done to the bytes that come from the broker."""
         self.connections = 0
+        self.bytes_up = 0
+        """What was passed to the broker."""
         self._start(self._accept)
 
     def _start(self, target: Callable[..., None], *args: Any) -> None:
@@ -66,6 +68,7 @@ class Wire:
                 if not data:
                     break
                 self._flowing[way].wait()
+                self.bytes_up += len(data) if way == "up" else 0
                 target.sendall(self.tamper(data) if way == "down" else data)
         with contextlib.suppress(OSError):
             target.shutdown(socket.SHUT_WR)

@@ -378,6 +378,17 @@ def test_a_fire_and_forget_publisher_frees_its_history(client: hermes.Client):
     assert publisher.acked == 20_000
 
 
+def test_acknowledgements_are_taken_while_publishing(client: hermes.Client):
+    """With a window that never fills, sending alone frees what is acknowledged."""
+    publisher = client.publisher("md.a")
+    outbox = publisher._outbox
+    for _ in range(100_000):  # a quarter of the window
+        publisher.send(b"x" * 100)
+        if outbox.status().acked:
+            return
+    pytest.fail("nothing was freed")
+
+
 def test_closed_things_say_so(broker: hermes.Broker):
     """Everything raises Closed after close(), and close() may be called again."""
     client = hermes.connect(broker.url)
