@@ -1,5 +1,6 @@
 """The ``hermes`` command.  One command per file; nothing heavy is imported before a command needs
-it."""
+it.
+"""
 
 from __future__ import annotations
 

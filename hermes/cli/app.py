@@ -2,7 +2,8 @@
 
 Commands of other distributions come through the entry-point group ``hermes.commands``: the entry
 point's name is the command's, its value a module with a click command called ``command`` (as ours
-are), or the click command itself."""
+are), or the click command itself.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +84,10 @@ def load(entry: EntryPoint) -> click.Command:
         if isinstance(found, click.Command):
             return found
         cause = f"{entry.value} is not a click command and has none called 'command'"
-    except Exception as error:  # a plugin may fail in any way; it must not take the others with it
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # a plugin may fail in any way; it must not take the others with it
         cause = f"{type(error).__name__}: {error}"
     return broken(entry, cause)
 

@@ -4,7 +4,8 @@ get through.
 Three processes besides this one, as in real life: nothing shares an interpreter.  The injector
 follows a schedule that is fixed before it starts; latency is measured from the time at which a
 message was *due*, so that a stall anywhere shows in every message it held up
-(``docs/decisions/0060``)."""
+(``docs/decisions/0060``).
+"""
 
 from __future__ import annotations
 
@@ -481,7 +482,8 @@ def show(result: Result) -> None:
 
 def bars(histogram: HdrHistogram) -> Iterator[str]:
     """A histogram with buckets of equal ratio: one line each, from the 0th percentile to the
-    maximum."""
+    maximum.
+    """
     from hermes.cli.figures import format_duration
 
     low, high = max(1, histogram.get_min_value()), max(2, histogram.get_max_value())

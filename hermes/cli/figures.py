@@ -1,5 +1,6 @@
 """Sizes, counts and durations as people read them.  What they write is read by
-:mod:`hermes.units`."""
+:mod:`hermes.units`.
+"""
 
 from __future__ import annotations
 

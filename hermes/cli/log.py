@@ -1,5 +1,6 @@
 """``hermes log``: a data directory, read without a broker, or beside one.  Nothing is ever
-changed."""
+changed.
+"""
 
 from __future__ import annotations
 

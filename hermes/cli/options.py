@@ -84,8 +84,7 @@ def parse_time(text: str) -> datetime:
     except (ValueError, OverflowError, OSError) as error:
         raise ValueError(
             f"{text!r} is none of latest, earliest, last, a sequence (an integer), an ISO 8601 "
-            "time "
-            "such as 2026-01-31T09:30:00, or @SECONDS since 1970"
+            "time such as 2026-01-31T09:30:00, or @SECONDS since 1970"
         ) from error
 
 

@@ -67,7 +67,8 @@ class Progress:
     """One line on stderr, rewritten in place; silent unless stderr is a terminal.
 
     It has no thread: a second Python thread would cost the first one more than all it shows (the
-    GIL)."""
+    GIL).
+    """
 
     def __init__(self, *, enabled: bool = True) -> None:
         self._enabled = enabled and sys.stderr.isatty()

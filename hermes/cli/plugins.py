@@ -1,7 +1,8 @@
 """``hermes plugins``: what is installed, and whether each works here.
 
 Looking inside means importing, and a plugin may do anything then: each is tried in a child
-process, with a deadline."""
+process, with a deadline.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +68,8 @@ def command(check: bool, as_json: bool) -> None:
     """List the installed transports, storages, commands and other plugins.
 
     A plugin is a Python distribution with an entry point in one of the groups hermes.transports,
-    hermes.storages, hermes.plugins and hermes.commands; pip install is all it takes."""
+    hermes.storages, hermes.plugins and hermes.commands; pip install is all it takes.
+    """
     from hermes.plugins import listing
 
     rows: list[dict[str, Any]] = [

@@ -1,7 +1,8 @@
 """``hermes pub``: a message, the same one many times, or each line of stdin.
 
 Lines are split and sent a buffer at a time, in C; Python sees chunks, never a line.  Memory is
-bounded by one chunk, one line, and the publisher's outbox."""
+bounded by one chunk, one line, and the publisher's outbox.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +34,8 @@ BATCH_BYTES = 1 << 20
 """Bytes of repeated payload per call."""
 BATCH_COUNT = 65_536
 """Messages per call."""
+STALL_NS = 50_000_000
+"""With a rate: how late messages may be sent faster to keep it on average."""
 
 
 @click.command(
@@ -256,7 +259,8 @@ def widen_pipe(descriptor: int) -> None:
 
 class Run:
     """One run of the command: sends batches, paces them, waits for acknowledgements, and
-    reports."""
+    reports.
+    """
 
     def __init__(
         self, publisher: Publisher, *, ack: str, rate: float | None, as_json: bool
@@ -269,6 +273,8 @@ class Run:
         self._as_json = as_json
         self._progress = Progress()
         self._started_ns = time.monotonic_ns()
+        self._due_ns: float = self._started_ns
+        """With a rate: when the next message may go."""
         self._messages = 0
         self._bytes = 0
 
@@ -303,18 +309,23 @@ class Run:
     def _send_paced(
         self, joined: memoryview | bytes, lengths: memoryview | array[int], rate: float
     ) -> None:
-        """Send what is due; the schedule is fixed at the start, so a stall is made up for."""
+        """Send what is due, at most ``rate`` a second; a short stall is made up for, a pause of
+        whoever writes to stdin is not.
+        """
         view = memoryview(joined)
+        interval_ns = 1e9 / rate
         first = offset = 0
         while first < len(lengths):
-            ahead_ns = self._started_ns + int(self._messages * 1e9 / rate) - time.monotonic_ns()
+            ahead_ns = self._due_ns - time.monotonic_ns()
             if ahead_ns > 0:
                 time.sleep(ahead_ns / 1e9)
-            elapsed_ns = time.monotonic_ns() - self._started_ns
-            due = max(1, int(elapsed_ns * rate / 1e9) + 1 - self._messages)
+            now_ns = time.monotonic_ns()
+            self._due_ns = max(self._due_ns, now_ns - STALL_NS)
+            due = 1 + int((now_ns - self._due_ns) / interval_ns)
             batch = lengths[first : first + due]
             size = sum(batch)
             self._send(view[offset : offset + size], batch)
+            self._due_ns += len(batch) * interval_ns
             first += len(batch)
             offset += size
 
@@ -325,12 +336,10 @@ class Run:
         from hermes.cli.figures import format_bytes, format_count
 
         elapsed_s = self._elapsed_s() or 1e-9
-        return (
-            f"{format_count(self._messages)} messages, {format_bytes(self._bytes)} {word} in "
-            f"{elapsed_s:.1f} s "
-            f"({format_count(self._messages / elapsed_s)} messages/s, "
-            f"{format_bytes(self._bytes / elapsed_s)}/s)"
-        )
+        sent, size = format_count(self._messages), format_bytes(self._bytes)
+        rate = format_count(self._messages / elapsed_s)
+        speed = format_bytes(self._bytes / elapsed_s)
+        return f"{sent} messages, {size} {word} in {elapsed_s:.1f} s ({rate} messages/s, {speed}/s)"
 
     def _report(self) -> None:
         if self._as_json:

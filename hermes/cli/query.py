@@ -1,5 +1,6 @@
 """What ``streams``, ``topics`` and ``stats`` share: a question to the broker, and tables of its
-answer."""
+answer.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ def cell(name: str, value: Any) -> str:
 
 def show_rows(rows: list[dict[str, Any]], columns: dict[str, str], nothing: str) -> None:
     """A table with ``columns`` (head to field), or the sentence ``nothing`` if there are no
-    rows."""
+    rows.
+    """
     import click
 
     from hermes.cli.output import print_table

@@ -1,5 +1,6 @@
 """``hermes serve``: a broker in the foreground.  Flags and a TOML file fill the same
-configuration."""
+configuration.
+"""
 
 from __future__ import annotations
 
@@ -121,7 +122,8 @@ def command(
 
     The first signal stops it in order: no new connections, everything it took is appended and
     synced, clients are told. A second signal ends it at once; what was acknowledged is in the log
-    all the same."""
+    all the same.
+    """
     config = configure(
         config_file,
         {

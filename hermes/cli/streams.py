@@ -40,7 +40,8 @@ COLUMNS = {
 @json_option
 def command(url: str, timeout_ns: int, as_json: bool) -> None:
     """List the streams: which topics each takes, which sequences it holds, how much, and what it
-    keeps."""
+    keeps.
+    """
     import hermes
 
     with hermes.connect(url, timeout=timeout_ns / 1e9, name="hermes streams") as client:

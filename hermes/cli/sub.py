@@ -1,7 +1,8 @@
 """``hermes sub``: messages to stdout, whole batches at a time.
 
 ``raw`` never enters Python per message: C writes the payloads of a batch, each with its newline,
-into a buffer that goes out in one system call."""
+into a buffer that goes out in one system call.
+"""
 
 from __future__ import annotations
 
@@ -72,8 +73,8 @@ LINES = 1024
     default="latest",
     show_default=True,
     help="Where to begin: what comes from now on, the oldest message kept, the newest of each "
-    "topic, a sequence, or a "
-    "time (ISO 8601, or @SECONDS since 1970).  With --durable: where to begin the first time.",
+    "topic, a sequence, or a time (ISO 8601, or @SECONDS since 1970).  With --durable: where to "
+    "begin the first time.",
 )
 @click.option(
     "--count", type=click.IntRange(min=1), metavar="N", help="Stop after this many messages."

@@ -25,7 +25,8 @@ from hermes.cli.query import EXITS, show_rows
 @json_option
 def command(pattern: str, url: str, timeout_ns: int, as_json: bool) -> None:
     """List the topics that PATTERN covers (all, if it is left out), and the last sequence of
-    each."""
+    each.
+    """
     from hermes.native.patterns import check_pattern
 
     check_pattern(pattern)

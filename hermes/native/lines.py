@@ -1,5 +1,6 @@
 """Lines of text to messages and back, a buffer at a time: what pipes need.  Knows no file and no
-socket."""
+socket.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ class LineSplitter:
 
         ``data`` is writable and is overwritten: the joined lines stand at its start.  A line
         without a newline is left where it is, at ``data[consumed:]``.  What is returned is valid
-        until the next call or until ``data`` changes."""
+        until the next call or until ``data`` changes.
+        """
         with ffi.from_buffer("uint8_t[]", data, require_writable=True) as pointer:
             count = lib.hm_lines_split(
                 pointer, len(data), self._lengths, self._capacity, self._joined, self._consumed
@@ -57,7 +59,8 @@ class LineJoiner:
 
         ``frames`` holds whole, validated MESSAGE frames.  What does not fit is left for the next
         call, which begins at the bytes not yet taken; the buffer grows to hold at least one
-        message.  The view is valid until the next call."""
+        message.  The view is valid until the next call.
+        """
         while True:
             with ffi.from_buffer("uint8_t[]", frames) as pointer:
                 count = lib.hm_lines_join(

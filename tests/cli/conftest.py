@@ -68,7 +68,8 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
 @dataclass
 class RunningBroker:
     """``hermes serve`` in a process of its own; may be killed and started again on the same
-    data."""
+    data.
+    """
 
     place: Path
     flags: tuple[str, ...] = ()

@@ -29,7 +29,8 @@ def test_ready_file_names_process_and_listeners_in_the_order_of_the_flags(
     make_broker: MakeBroker,
 ) -> None:
     """The ready file has the broker's pid and each listener's real URL, url first among
-    addresses."""
+    addresses.
+    """
     broker = make_broker("--transport", "tcp://127.0.0.1:0", "--transport", "tcp://[::1]:0")
 
     assert broker.process is not None
@@ -95,7 +96,8 @@ def test_kill_and_restart_keep_messages_and_sequences(
     hermes: Hermes, broker: RunningBroker
 ) -> None:
     """After `kill -9` and a restart on the same directory, everything is there under its
-    sequence."""
+    sequence.
+    """
     hermes("pub", "md.a", "--stdin", stdin=b"1\n2\n3\n", url=broker.url)
     sub = ("sub", "md.>", "--from", "earliest", "--json", "--count")
     before = hermes(*sub, "3", url=broker.url)
@@ -186,6 +188,28 @@ def test_rate_spaces_messages(hermes: Hermes, broker: RunningBroker) -> None:
     assert json.loads(put.stdout)["seconds"] >= 4 / 20
 
 
+def test_a_pause_on_stdin_is_no_credit_for_a_burst(
+    started: Started, hermes: Hermes, broker: RunningBroker
+) -> None:
+    """After a pause of whoever writes, `--rate` still spaces the messages that follow."""
+    publisher = started(
+        "pub", "a", "--stdin", "--rate", "20", "--json", url=broker.url, stdin=subprocess.PIPE
+    )
+    assert publisher.stdin is not None
+    publisher.stdin.write(b"1\n")
+    publisher.stdin.flush()
+    hermes("sub", "a", "--from", "earliest", "--count", "1", url=broker.url)
+    hermes("sub", "a", "--duration", "1", url=broker.url)  # the pause
+    publisher.stdin.write(b"2\n" * 10)
+    publisher.stdin.close()
+    publisher.stdin = None
+    sub = ("sub", "a", "--from", "earliest", "--count", "11", "--json")
+
+    times = [m["timestamp_ns"] for m in objects(hermes(*sub, url=broker.url).stdout)]
+
+    assert times[-1] - times[1] >= 8 * 50_000_000
+
+
 def test_sub_times_out_with_3(hermes: Hermes, broker: RunningBroker) -> None:
     """With a count that is not reached in time: exit code 3, and what came is out."""
     hermes("pub", "a", "x", url=broker.url)
@@ -207,7 +231,8 @@ def test_duration_without_count_ends_with_0(hermes: Hermes, broker: RunningBroke
 
 def test_gap_ends_with_4_and_names_what_is_missing(hermes: Hermes, make_broker: MakeBroker) -> None:
     """A subscription that retention has passed by ends with 4, and says which sequences are
-    gone."""
+    gone.
+    """
     broker = make_broker("--segment", "1MiB", "--retention", "2MiB")
     hermes("pub", "a", "--size", "64KiB", "--count", "100", url=broker.url)
 

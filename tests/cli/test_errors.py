@@ -1,5 +1,6 @@
 """What a newcomer gets wrong: each mistake has a sentence that says what to do, and its exit
-code."""
+code.
+"""
 
 from __future__ import annotations
 

@@ -69,7 +69,8 @@ def test_verify_names_file_frame_and_what_is_missing(
     hermes: Hermes, data: Path, place: int
 ) -> None:
     """Any byte of a frame (header, topic, padding, payload): its segment, offset and sequence, and
-    how many sound messages stand behind; nothing is changed."""
+    how many sound messages stand behind; nothing is changed.
+    """
     damaged = 400
     offset = HEADER + FRAME * (damaged - 1)
     flip(segment(data), offset + place)

@@ -1,5 +1,6 @@
 """docs/cli.md shows the JSON that commands really print: the same keys, all of them, in that
-order."""
+order.
+"""
 
 from __future__ import annotations
 
