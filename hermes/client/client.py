@@ -136,7 +136,7 @@ class Client:
         channel = self._dial(self.deadline(timeout))
         self._output: Output = ChannelOutput() if channel.stream_fd is None else Flusher()
         self._session = Session(self._output)
-        self._inbox = Inbox(self._session.protocol)
+        self._inbox = Inbox()
         self._closed = False
         _clients.add(self)
         try:
@@ -629,7 +629,7 @@ class Client:
             identity=self.url.username,
             credentials={} if self.url.password is None else {"password": self.url.password},
         )
-        self._inbox.adopt(session.protocol)
+        self._inbox.clear()
         link = self._link = Link(channel, self._inbox, self._output)
         try:
             link.write(b"".join(frames))

@@ -7,12 +7,9 @@ when nothing refers to it any more, which CPython's reference count tells.  Know
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hermes.native.envelopes import address_of
-
-if TYPE_CHECKING:
-    from hermes.wire.client import ClientProtocol
 
 BUFFER = 1 << 20
 """Bytes of a buffer: a few batches, and the second-level cache still holds it."""
@@ -26,10 +23,9 @@ _IN_LIST = sys.getrefcount(_LONE[0])
 class Inbox:
     """The current buffer: what has arrived and is not taken stands in ``[start, end)``."""
 
-    __slots__ = ("_idle", "_protocol", "_spares", "address", "buffer", "end", "start")
+    __slots__ = ("_idle", "_spares", "address", "buffer", "end", "start")
 
-    def __init__(self, protocol: ClientProtocol) -> None:
-        self._protocol = protocol
+    def __init__(self) -> None:
         self._spares: list[bytearray] = []
         self.buffer = bytearray(BUFFER)
         """Where the connection is read into."""
@@ -38,10 +34,8 @@ class Inbox:
         self.start = self.end = self._idle = 0
         self._install()
 
-    def adopt(self, protocol: ClientProtocol) -> None:
+    def clear(self) -> None:
         """Begin anew for another connection; what had arrived is forgotten."""
-        self._protocol.forget_buffer()
-        self._protocol = protocol
         self._retire()
         self.buffer = self._take(BUFFER)
         self._install()
@@ -85,14 +79,11 @@ class Inbox:
         """Count the references that a buffer has when nobody looks at it."""
         self.address = address_of(self.buffer)
         self.start = self.end = 0
-        # The protocol remembers the buffer it last looked at: make it look.
-        self._protocol.receive(self.buffer, 0, 0)
         self._idle = sys.getrefcount(self.buffer)
 
     def _retire(self) -> None:
         if len(self.buffer) == BUFFER and len(self._spares) < SPARES_MAX:
             self._spares.append(self.buffer)
-        self._protocol.forget_buffer()
         self.address = None
 
     def _take(self, size: int) -> bytearray:

@@ -14,6 +14,15 @@ def bind(address: int, /) -> None:
         ImportError: the table is older than this module.
     """
 
+def envelope(
+    buffer: Buffer, start: int, end: int, control_max: int, batch_max: int, /
+) -> tuple[int, int, int, int, int, int, int, int]:
+    """What stands at ``buffer[start]``, as the fields of ``hm_envelope``.
+
+    Raises:
+        ValueError: ``[start, end)`` is not within the buffer.
+    """
+
 @final
 class Message:
     """One message, as a subscription hands it out; read-only."""
@@ -79,8 +88,3 @@ class Reader:
         self, buffer: Buffer, start: int, stop: int, after: int, through: int, /
     ) -> bytes | int:
         """The same checks; an array of ``hm_slice``: 32 bytes each, offsets relative to ``start``."""
-    def frame(self, buffer: Buffer, start: int, stop: int, /) -> tuple[int, ...]:
-        """What stands at ``buffer[start]``: ``(type, size)``, of a batch ``(2, size, id, stream,
-        after, through)`` with its frames unchecked; ``(0, needed)`` if that many bytes must be
-        there first; ``(-HM_E*, 0)`` if it is unsound.
-        """

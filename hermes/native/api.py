@@ -28,6 +28,7 @@ def get_include() -> str:
 _fast.bind(api_address())
 
 Message = _fast.Message
+envelope = _fast.envelope
 Reader = _fast.Reader
 Sender = _fast.Sender
 REFUSED = _fast.REFUSED

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from hermes.native import _errors
 from hermes.native._core import ffi, lib
+from hermes.native.api import envelope
 from hermes.native.frames import HEADER_SIZE
 
 CONTROL_MAX: int = lib.HM_CONTROL_MAX
@@ -61,16 +62,13 @@ class Envelope(NamedTuple):
 
 
 class EnvelopeReader:
-    """Reads one buffer after another; remembers the address of the last, which costs more than
-    reading."""
+    """Finds the frames in a connection's bytes, under its limits."""
 
-    __slots__ = ("_address", "_buffer", "_envelope", "_next", "_view", "batch_max", "control_max")
+    __slots__ = ("_envelope", "_next", "_view", "batch_max", "control_max")
 
     def __init__(self, *, control_max: int, batch_max: int) -> None:
         self.control_max = control_max
         self.batch_max = batch_max
-        self._buffer: Buffer | None = None
-        self._address: Address = None
         self._envelope = ffi.new("hm_envelope *")
         self._view = ffi.buffer(self._envelope)
         self._next = lib.hm_envelope_next
@@ -78,23 +76,14 @@ class EnvelopeReader:
     def read(self, buffer: Buffer, start: int, end: int) -> tuple[int, ...]:
         """Describe the frame at ``start`` of ``buffer``, as the fields of :class:`Envelope`.
 
-        ``end`` must not lie behind the buffer's; the buffer is kept until another is read or
-        :meth:`forget`.
+        Keeps the GIL: giving it up would cost more than reading does.
         """
-        if buffer is not self._buffer:
-            self._address = ffi.from_buffer("uint8_t[]", buffer)
-            self._buffer = buffer
-        self._next(self._address, start, end, self.control_max, self.batch_max, self._envelope)
-        return _ENVELOPE.unpack(self._view)
+        return envelope(buffer, start, end, self.control_max, self.batch_max)
 
     def read_at(self, address: Address, size: int) -> Envelope:
         """Describe the frame at ``address``, of which ``size`` bytes are there."""
         self._next(address, 0, size, self.control_max, self.batch_max, self._envelope)
         return Envelope._make(_ENVELOPE.unpack(self._view))
-
-    def forget(self) -> None:
-        """Let go of the last buffer, so that it may be resized."""
-        self._buffer = self._address = None
 
 
 class FrameEncoder:

@@ -260,8 +260,7 @@ class ClientProtocol:
         """The next event in ``buffer[start:end]``, or None if there is none yet; sets
         :attr:`position`.
 
-        ``buffer`` is kept until another is given or :meth:`forget_buffer`; a batch's frames are
-        valid as long as the caller leaves them where they are.
+        A batch's frames are valid as long as the caller leaves them where they are.
 
         Raises:
             MalformedInput: the broker broke the protocol; :attr:`output` says so, send it and hang
@@ -299,10 +298,6 @@ class ClientProtocol:
         orderly = self.state in (ClientState.PEER_CLOSED, ClientState.CLOSED)
         self.state = ClientState.CLOSED
         return orderly
-
-    def forget_buffer(self) -> None:
-        """Let go of the buffer last received from, so that it may be resized."""
-        self._reader.forget()
 
     def positions(self, subscription: int) -> dict[str, int]:
         """How far the batches handed out have covered: stream name to ``through``."""

@@ -8,7 +8,6 @@ import pytest
 
 import hermes
 from hermes.client.inbox import BUFFER, Inbox
-from hermes.wire.client import ClientProtocol
 
 np = pytest.importorskip("numpy")
 
@@ -21,7 +20,7 @@ def fill(inbox: Inbox, data: bytes) -> None:
 
 def test_a_buffer_nobody_looks_at_is_used_again():
     """Everything taken, nothing kept: the next read goes to the start of the same buffer."""
-    inbox = Inbox(ClientProtocol())
+    inbox = Inbox()
     was = inbox.address
     fill(inbox, b"x" * 1000)
     inbox.start = 1000
@@ -35,7 +34,7 @@ def test_a_buffer_nobody_looks_at_is_used_again():
 @pytest.mark.parametrize("keep", [memoryview, lambda b: np.frombuffer(b, np.uint8)[5:]])
 def test_a_buffer_somebody_looks_at_is_left_alone(keep):  # type: ignore[no-untyped-def]
     """A view, or an array over it, keeps what it shows through any number of further reads."""
-    inbox = Inbox(ClientProtocol())
+    inbox = Inbox()
     fill(inbox, b"k" * BUFFER)
     kept = keep(inbox.buffer)
     inbox.start = BUFFER
@@ -56,7 +55,7 @@ def test_a_buffer_somebody_looks_at_is_left_alone(keep):  # type: ignore[no-unty
 
 def test_the_start_of_a_frame_moves_with_its_rest():
     """Half a frame at a buffer's end is brought to where its other half has room."""
-    inbox = Inbox(ClientProtocol())
+    inbox = Inbox()
     fill(inbox, os.urandom(BUFFER))
     inbox.start = BUFFER - 100
     half = bytes(inbox.buffer[-100:])
@@ -71,7 +70,7 @@ def test_the_start_of_a_frame_moves_with_its_rest():
 
 def test_a_frame_larger_than_a_buffer_finds_room():
     """A buffer of its own is made for what does not fit any."""
-    inbox = Inbox(ClientProtocol())
+    inbox = Inbox()
     fill(inbox, b"half")
 
     inbox.make_room(5 * BUFFER)
@@ -82,7 +81,7 @@ def test_a_frame_larger_than_a_buffer_finds_room():
 
 def test_retired_buffers_come_back():
     """A buffer whose last view is gone serves again, instead of new memory."""
-    inbox = Inbox(ClientProtocol())
+    inbox = Inbox()
     first = id(inbox.buffer)
     view = memoryview(inbox.buffer)
     fill(inbox, b"x" * BUFFER)

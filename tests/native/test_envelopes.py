@@ -117,14 +117,12 @@ def test_reading_a_buffer_at_an_offset() -> None:
     assert reader.read(buffer, 8 + size, len(buffer) - 1)[-1] == 0
 
 
-def test_a_buffer_may_be_resized_once_forgotten() -> None:
-    """The reader holds on to its last buffer until it is told to let go."""
+def test_a_region_outside_its_buffer_is_an_error() -> None:
+    """Offsets are checked before anything is read, and the buffer is let go of at once."""
     reader = EnvelopeReader(control_max=CONTROL_MAX, batch_max=BATCH_MAX)
     buffer = bytearray(CONTROL)
+    with pytest.raises(ValueError, match="is not in a buffer"):
+        reader.read(buffer, 0, len(buffer) + 1)
     reader.read(buffer, 0, len(buffer))
-    with pytest.raises(BufferError):
-        buffer.append(0)
-
-    reader.forget()
 
     buffer.append(0)

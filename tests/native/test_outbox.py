@@ -19,13 +19,15 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from hermes.errors import InvalidConfig, UsageError
 from hermes.native import outbox as native
-from hermes.native.api import REFUSED, Message, Reader
+from hermes.native.api import REFUSED, Message, Reader, envelope
 from hermes.native.outbox import Flusher, Outbox, lengths_of
 
 if TYPE_CHECKING:
     from tests.native.conftest import RunC, Sanitizer
 
 MESSAGE_MAX = 1 << 24
+BATCH_MAX = MESSAGE_MAX + (1 << 20)
+CONTROL_MAX = 1 << 20
 FRAME = 56  # bytes of a message with a 4-byte topic and a payload of 9 to 16 bytes
 FAR = 1 << 62
 
@@ -35,7 +37,7 @@ def messages_in(batch: tuple[bytes, memoryview]) -> list[Message]:
     header, frames = batch
     whole = header + bytes(frames)
     reader = Reader(MESSAGE_MAX)
-    kind, size, _id, _stream, after, through = reader.frame(whole, 0, len(whole))
+    size, after, through, *_, kind = envelope(whole, 0, len(whole), CONTROL_MAX, BATCH_MAX)
     assert (kind, size) == (2, len(whole))
     found = reader.messages(whole, len(header), size, "default", after, through)
     assert isinstance(found, list)
@@ -50,10 +52,10 @@ def receive_messages(sock: socket.socket, count: int, timeout: float = 5.0) -> l
     while len(found) < count:
         data += sock.recv(1 << 20)
         while True:
-            kind, size, *envelope = reader.frame(data, 0, len(data))
+            size, after, through, *_, kind = envelope(data, 0, len(data), CONTROL_MAX, BATCH_MAX)
             if kind != 2:
                 break
-            got = reader.messages(data, 56, size, "default", envelope[2], envelope[3])
+            got = reader.messages(data, 56, size, "default", after, through)
             assert isinstance(got, list)
             found += got
             data = data[size:]

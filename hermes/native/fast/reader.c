@@ -215,40 +215,36 @@ static PyObject *reader_index(PyObject *object, PyObject *const *args, Py_ssize_
     return result;
 }
 
-PyDoc_STRVAR(
-    frame_doc,
-    "frame($self, buffer, start, stop, /)\n--\n\n"
-    "What stands at buffer[start]: ``(type, size)``; of a batch ``(2, size, id, stream, after, "
-    "through)``, its frames unchecked; ``(0, needed)`` if that many bytes must be there first; "
-    "``(-HM_E*, 0)`` if it is unsound.");
+PyDoc_STRVAR(envelope_doc, "envelope(buffer, start, end, control_max, batch_max, /)\n--\n\n"
+                           "What stands at buffer[start], as the fields of hm_envelope.");
 
-static PyObject *reader_frame(PyObject *object, PyObject *const *args, Py_ssize_t count) {
-    const reader *self = (const reader *)object;
+static PyObject *envelope(PyObject *module, PyObject *const *args, Py_ssize_t count) {
+    (void)module;
     region bytes;
-    if (count != 3)
-        return PyErr_Format(PyExc_TypeError, "frame takes 3 arguments, not %zd", count);
-    if (region_of(args[0], args[1], args[2], &bytes) < 0)
+    if (count != 5)
+        return PyErr_Format(PyExc_TypeError, "envelope takes 5 arguments, not %zd", count);
+    unsigned long control_max = PyLong_AsUnsignedLong(args[3]);
+    unsigned long batch_max = PyLong_AsUnsignedLong(args[4]);
+    if (PyErr_Occurred() || region_of(args[0], args[1], args[2], &bytes) < 0)
         return NULL;
-    hm_slice slice;
-    hm_batch batch;
-    uint64_t needed = 0;
-    int64_t size =
-        fast_core->frame_check(bytes.data, bytes.size, self->message_max, &slice, &needed);
-    if (size > 0 && slice.type == HM_BATCH)
-        fast_core->batch_parse(bytes.data, &batch);
-    int incomplete = size == -HM_ETRUNC || (size > 0 && (uint64_t)size > bytes.size);
-    if (incomplete && size > 0)
-        needed = (uint64_t)size;
+    if (control_max > UINT32_MAX || batch_max > UINT32_MAX) {
+        PyBuffer_Release(&bytes.view);
+        return PyErr_Format(PyExc_ValueError, "limits are less than 4 GiB");
+    }
+    hm_envelope found;
+    fast_core->envelope_next(bytes.data, 0, bytes.size, (uint32_t)control_max, (uint32_t)batch_max,
+                             &found);
     PyBuffer_Release(&bytes.view);
-    if (incomplete)
-        return Py_BuildValue("iK", 0, needed);
-    if (size < 0)
-        return Py_BuildValue("ii", (int)size, 0);
-    if (slice.type != HM_BATCH)
-        return Py_BuildValue("iL", (int)slice.type, size);
-    return Py_BuildValue("iLIIKK", (int)slice.type, size, batch.id, batch.stream, batch.after,
-                         batch.through);
+    return Py_BuildValue("KKKKIIIi", (unsigned long long)found.size,
+                         (unsigned long long)found.after, (unsigned long long)found.through,
+                         (unsigned long long)found.needed, found.id, found.stream,
+                         found.payload_len, found.kind);
 }
+
+static PyMethodDef functions[] = {
+    {"envelope", (PyCFunction)(void (*)(void))envelope, METH_FASTCALL, envelope_doc},
+    {NULL, NULL, 0, NULL},
+};
 
 /* Whether the batch begins where the last one of its subscription and stream ended; the number of
  * both. */
@@ -325,7 +321,6 @@ static PyMethodDef methods[] = {
     {"messages", (PyCFunction)(void (*)(void))reader_messages, METH_FASTCALL, messages_doc},
     {"direct", (PyCFunction)(void (*)(void))reader_direct, METH_FASTCALL, direct_doc},
     {"index", (PyCFunction)(void (*)(void))reader_index, METH_FASTCALL, index_doc},
-    {"frame", (PyCFunction)(void (*)(void))reader_frame, METH_FASTCALL, frame_doc},
     {NULL, NULL, 0, NULL},
 };
 
@@ -350,5 +345,5 @@ int fast_add_reader(PyObject *module) {
         return -1;
     int status = PyModule_AddType(module, (PyTypeObject *)type);
     Py_DECREF(type);
-    return status;
+    return status < 0 ? -1 : PyModule_AddFunctions(module, functions);
 }

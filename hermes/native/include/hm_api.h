@@ -10,6 +10,7 @@
 #ifndef HM_API_H
 #define HM_API_H
 
+#include "hm_envelope.h"
 #include "hm_flusher.h"
 #include "hm_pattern.h"
 
@@ -41,6 +42,8 @@ struct hm_api {
     void (*batch_encode)(uint8_t *out, uint32_t id, uint32_t stream, uint64_t after,
                          uint64_t through, uint64_t frames_size, uint64_t timestamp_ns);
     void (*batch_parse)(const uint8_t *data, hm_batch *batch);
+    void (*envelope_next)(const uint8_t *data, uint64_t start, uint64_t end, uint32_t control_max,
+                          uint32_t batch_max, hm_envelope *envelope);
     int (*topic_check)(const uint8_t *name, uint32_t len);
     int (*pattern_check)(const uint8_t *pattern, uint32_t len);
     int (*pattern_match)(const uint8_t *pattern, uint32_t pattern_len, const uint8_t *name,

@@ -12,6 +12,7 @@ static const hm_api api = {
     .frame_index = hm_frame_index,
     .batch_encode = hm_batch_encode,
     .batch_parse = hm_batch_parse,
+    .envelope_next = hm_envelope_next,
     .topic_check = hm_topic_check,
     .pattern_check = hm_pattern_check,
     .pattern_match = hm_pattern_match,
