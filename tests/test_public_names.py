@@ -23,7 +23,10 @@ def test_the_stub_has_the_same_names():
     """Type checkers see exactly what is there at run time."""
     stub = ast.parse(Path(hermes.__file__).with_suffix(".pyi").read_text())
     typed = {
-        alias.asname for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names
+        alias.asname
+        for node in stub.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
     }
 
     assert typed | {"__version__"} == set(hermes.__all__)
