@@ -18,7 +18,6 @@ typedef struct {
     hm_record *records; /* the sound ones, copied */
     uint64_t record_count;
     uint64_t unsound_records;
-    uint64_t covered; /* sequence after the last message the records speak of */
     bool mislaid; /* its header names another segment: a recycled file whose new name was lost */
     bool gone;    /* not part of the log */
 } found;
@@ -44,15 +43,29 @@ static bool was_written(const found *segment) {
 
 /* reading ------------------------------------------------------------------------------------- */
 
+/* Sequence up to which the records of an unsealed last segment say that messages were committed.  A
+ * slot of zeros before other records never reached the disk: what it spoke of was not synced, and
+ * who had sent it is not known, so the log ends before it.  Records that are there but damaged say
+ * nothing, nor does a missing index: then whatever sound frames follow are kept. */
 static uint64_t index_coverage(const found *segment) {
-    bool index = segment->files.has_index;
-    /* Damaged records at the end, or none at all, say nothing: whatever sound frames follow were
-     * very likely committed, and to keep them does no harm. */
-    return index && segment->unsound_records == 0 ? segment->covered : UINT64_MAX;
+    uint64_t covered = segment->base;
+    for (uint64_t i = 0; i < segment->files.slot_count; i++) {
+        const hm_record *slot = &segment->files.slots[i];
+        int error = hm_record_check(slot);
+        if (error == -HM_EEMPTY) {
+            return covered;
+        }
+        if (error) {
+            return segment->unsound_records ? UINT64_MAX : covered;
+        }
+        covered = slot->first_sequence + hm_record_count(slot);
+    }
+    return segment->files.has_index ? covered : UINT64_MAX;
 }
 
 static int read_records(found *segment, uint64_t base_position) {
     const hm_files *files = &segment->files;
+    uint64_t covered;
     free(segment->records);
     segment->record_count = 0;
     segment->records = malloc((files->slot_count + 1) * sizeof *segment->records);
@@ -61,7 +74,7 @@ static int read_records(found *segment, uint64_t base_position) {
     }
     segment->record_count =
         hm_records_sift(files->slots, files->slot_count, segment->base, base_position,
-                        segment->records, &segment->unsound_records, &segment->covered);
+                        segment->records, &segment->unsound_records, &covered);
     return 0;
 }
 
@@ -80,12 +93,19 @@ static uint64_t base_position(const found *segment, uint64_t previous_end) {
     return previous_end;
 }
 
-/* Verifies one segment.  `next_base`: of the segment after it, UINT64_MAX if there is none. */
-static int verify(recovery *self, found *segment, uint64_t previous_end, uint64_t next_base) {
+/* Verifies one segment.  `previous_*`: where the one before ended, 0: there is none.  `next_base`:
+ * of the one after it, UINT64_MAX if there is none. */
+static int verify(recovery *self, found *segment, uint64_t previous_end, uint64_t previous_next,
+                  uint64_t next_base) {
     hm_walk *walk = &segment->walk;
     free(walk->damage);
     uint64_t position = base_position(segment, previous_end);
     position = position < previous_end ? previous_end : position;
+    if (previous_next && segment->base > previous_next && position == previous_end) {
+        /* Where it stood is lost with what stood before it: a hole in the sequences is one in the
+         * positions. */
+        position += (segment->base - previous_next) * HM_FRAME_SMALLEST;
+    }
     int error = read_records(segment, position);
     if (error) {
         return error;
@@ -166,20 +186,25 @@ static void place_first(found *segment, const found *next) {
 }
 
 static int verify_all(recovery *self) {
-    uint64_t previous_end = 0;
+    uint64_t previous_end = 0, previous_next = 0;
     for (uint64_t i = 0; i < self->count; i++) {
         found *segment = &self->found[i];
         if (segment->gone) {
             continue;
         }
-        int error = verify(self, segment, previous_end, next_base(self, i));
+        int error = verify(self, segment, previous_end, previous_next, next_base(self, i));
         if (error) {
             return error;
         }
         if (previous_end == 0 && segment->files.size >= HM_LOG_SEGMENT_HEADER) {
             place_first(segment, following(self, segment));
         }
-        previous_end = was_written(segment) ? end_position(segment) : previous_end;
+        if (was_written(segment)) {
+            const hm_walk *walk = &segment->walk;
+            uint64_t end = walk->sealed ? walk->end : walk->offset;
+            previous_end = walk->base_position + end - HM_LOG_SEGMENT_HEADER;
+            previous_next = walk->sealed ? walk->next_sequence : walk->expected;
+        }
     }
     return 0;
 }
@@ -281,12 +306,6 @@ static void clip_records(found *segment) {
         }
         segment->record_count--;
     }
-}
-
-/* A last written segment that was never sealed ends where its sound, committed frames do. */
-static void cut(recovery *self, found *last) {
-    self->report->cut_bytes += bytes_behind(last);
-    clip_records(last);
 }
 
 /* What should stand up to where the next segment begins, or the seal, and does not. */
@@ -407,9 +426,9 @@ static int take_records(hm_segment *segment, found *from) {
         segment->record_capacity = files->slot_count;
         segment->index_reserved = files->slot_bytes;
         files->slots = NULL;
-        if (from->record_count) { /* the last one may have been clipped */
-            memcpy(&segment->records[from->record_count - 1],
-                   &from->records[from->record_count - 1], sizeof(hm_record));
+        uint64_t last = from->record_count - 1; /* it may have been clipped */
+        if (memcmp(&segment->records[last], &from->records[last], sizeof(hm_record)) != 0) {
+            memcpy(&segment->records[last], &from->records[last], sizeof(hm_record));
         }
         return 0;
     }
@@ -538,6 +557,7 @@ static int adopt(recovery *self, found *from, bool needs_seal) {
     from->walk.damage = segment->damage; /* lent: counting and rebuilding need it */
     from->files.map = segment->map;
     count_damage(self, &from->walk);
+    clip_records(from);
     remember_publishers(log, from);
     error = take_records(segment, from);
     from->walk.damage = NULL;
@@ -595,9 +615,10 @@ static const found *numbering(const recovery *self) {
  * one. */
 static void remember_empty(recovery *self, const found *last) {
     for (uint64_t i = 0; i < self->count; i++) {
-        const found *segment = &self->found[i];
+        found *segment = &self->found[i];
         if (segment->gone && !segment->mislaid && segment->base == self->log->next_sequence &&
             (last == NULL || segment > last)) {
+            clip_records(segment); /* of what it held nothing is left but the checkpoint */
             remember_publishers(self->log, segment);
         }
     }
@@ -606,16 +627,18 @@ static void remember_empty(recovery *self, const found *last) {
 static int decide(recovery *self) {
     hm_log *log = self->log;
     found *last = last_written(self);
-    if (last && !last->walk.sealed) {
+    while (last && !last->walk.sealed) {
         /* Nothing was written behind it, so its own records say what was committed. */
-        int error = verify(self, last, last->walk.base_position, UINT64_MAX);
+        int error = verify(self, last, last->walk.base_position, 0, UINT64_MAX);
         if (error) {
             return error;
         }
-        if (!last->walk.sealed) {
-            cut(self, last);
+        if (last->walk.sealed || last->walk.messages) {
+            break;
         }
+        last = last_written(self); /* nothing in it was committed: the one before was the last */
     }
+    self->report->cut_bytes += last && !last->walk.sealed ? bytes_behind(last) : 0;
     const found *empty = last ? NULL : numbering(self);
     if (last) {
         bool sealed = last->walk.sealed;

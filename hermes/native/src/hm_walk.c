@@ -149,31 +149,57 @@ static bool skip_one(const hm_walk *walk, uint64_t bound, uint64_t bound_sequenc
     return hm_walk_check(walk, next.offset, next.sequence) > 0;
 }
 
-/* Looks at every aligned place for a frame that could be one of those to come.  A damaged payload
- * may hold whole frames itself, with any sequence: a candidate is believed only if it leads on. */
-static bool scan(const hm_walk *walk, uint64_t bound, uint64_t bound_sequence, place *found) {
+/* The sequence after the last of the sound consecutive frames from `from` on; `from` ends behind
+ * it. */
+static uint64_t follow_chain(const hm_walk *walk, place *from) {
+    for (int64_t size; (size = hm_walk_check(walk, from->offset, from->sequence)) > 0;) {
+        from->offset += (uint64_t)size;
+        from->sequence++;
+    }
+    return from->sequence;
+}
+
+/* Whether a frame that could be one of those to come stands at `at`. */
+static bool plausible(const hm_walk *walk, uint64_t at, place *here) {
     static const char magic[4] = {'H', 'R', 'M', 'S'};
-    /* No record and no seal to lead to: then the first is the best there is. */
-    bool blind = bound_sequence == UINT64_MAX && walk->next_sequence == UINT64_MAX;
+    if (memcmp(walk->map + at, magic, sizeof magic) != 0) {
+        return false;
+    }
+    uint64_t most = walk->expected + (at - walk->offset) / HM_FRAME_SMALLEST;
+    uint64_t sequence = hm_frame_sequence(walk->map + at);
+    *here = (place){at, sequence};
+    return sequence > walk->expected && sequence <= most && sequence < walk->next_sequence &&
+           hm_walk_check(walk, at, sequence) > 0;
+}
+
+/* Looks at every aligned place for a frame that could be one of those to come.  A damaged payload
+ * may hold whole frames itself, with any sequence: a candidate is believed if it leads on to what
+ * is known.  Behind the last mark it is also believed if nothing sound behind its chain contradicts
+ * it. */
+static bool scan(const hm_walk *walk, uint64_t bound, uint64_t bound_sequence, bool marked,
+                 place *found) {
     bool any = false;
+    uint64_t chain_next = 0;
+    place here;
     for (uint64_t at = walk->offset + 8; at + HM_FRAME_HEADER <= bound; at += 8) {
-        if (memcmp(walk->map + at, magic, sizeof magic) != 0) {
-            continue;
-        }
-        place here = {at, 0};
-        uint64_t most = walk->expected + (at - walk->offset) / HM_FRAME_SMALLEST;
-        if (check_any(walk, at, &here.sequence) < 0 || here.sequence <= walk->expected ||
-            here.sequence > most || here.sequence >= walk->next_sequence) {
+        if (!plausible(walk, at, &here)) {
             continue;
         }
         if (leads_on(walk, here, bound, bound_sequence)) {
             *found = here;
             return true;
         }
-        if (blind && !any) {
-            *found = here;
-            any = true;
+        if (marked) {
+            continue;
         }
+        if (!any || here.sequence < chain_next) {
+            *found = here;
+            chain_next = follow_chain(walk, &here);
+            any = true;
+        } else {
+            follow_chain(walk, &here);
+        }
+        at = here.offset - 8;
     }
     return any;
 }
@@ -185,7 +211,8 @@ static bool resync(const hm_walk *walk, place *found) {
     uint64_t bound_sequence = mark           ? mark->first_sequence
                               : walk->sealed ? walk->next_sequence
                                              : UINT64_MAX;
-    if (skip_one(walk, bound, bound_sequence, found) || scan(walk, bound, bound_sequence, found)) {
+    if (skip_one(walk, bound, bound_sequence, found) ||
+        scan(walk, bound, bound_sequence, mark != NULL, found)) {
         return true;
     }
     if (mark) {

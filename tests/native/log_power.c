@@ -1,0 +1,508 @@
+/* log_power.c -- what a power loss may leave of a log, made from every sync the log asks for.
+ *
+ * The core is compiled with its system calls renamed to the functions below.  They keep, beside the
+ * real files, what a disk is bound to have: the pages of each file that a sync covered, as they
+ * were then, and the directory as of its last sync.  A power loss keeps, page by page and at
+ * random, either that or what the file holds now, and of the directory any prefix of the changes
+ * since.  The log is opened on the result, judged against a model, and goes on from there into its
+ * next life.
+ *
+ *     log_power DIRECTORY SEED LIVES
+ *
+ * Must hold: what a finished sync covered is there; whatever is served is what was appended under
+ * that sequence on this time line, never a frame of an earlier life; no publisher is remembered
+ * beyond what the log has.
+ */
+#include "hm_log.h"
+
+#include <assert.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define PAGE       4096
+#define FILES      512
+#define OPERATIONS 4096
+#define NAME       48
+#define MESSAGES   1000000
+#define PUBLISHERS 3
+
+static uint64_t state;
+
+static uint64_t draw(uint64_t below) {
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    return state % below;
+}
+
+/* ---- the disk ---- */
+
+typedef struct {
+    ino_t inode;
+    int fd; /* keeps the inode, and its number, alive */
+    uint8_t *durable;
+    uint64_t size; /* durable */
+} file;
+
+typedef struct {
+    char name[NAME];
+    ino_t inode; /* 0: the name goes away */
+} entry;
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static bool recording;
+static file files[FILES];
+static int file_count;
+static entry listing[FILES]; /* durable */
+static int listed;
+static entry changes[OPERATIONS]; /* since */
+static int changed;
+
+static int real_openat(int dirfd, const char *name, int flags) {
+    return (int)syscall(SYS_openat, dirfd, name, flags, 0600);
+}
+
+static file *find_file(ino_t inode) {
+    for (int i = 0; i < file_count; i++)
+        if (files[i].inode == inode)
+            return &files[i];
+    return NULL;
+}
+
+static file *know_file(int dirfd, const char *name) {
+    struct stat status;
+    int fd = real_openat(dirfd, name, O_RDONLY | O_CLOEXEC);
+    assert(fd >= 0 && fstat(fd, &status) == 0);
+    file *known = find_file(status.st_ino);
+    if (known) {
+        close(fd);
+        return known;
+    }
+    assert(file_count < FILES);
+    files[file_count] = (file){status.st_ino, fd, NULL, 0};
+    return &files[file_count++];
+}
+
+static void change(const char *name, ino_t inode) {
+    assert(changed < OPERATIONS && strlen(name) < NAME);
+    strcpy(changes[changed].name, name);
+    changes[changed++].inode = inode;
+}
+
+static void apply(const entry *wanted) {
+    for (int i = 0; i < listed; i++) {
+        if (strcmp(listing[i].name, wanted->name) == 0) {
+            if (wanted->inode)
+                listing[i].inode = wanted->inode;
+            else
+                listing[i] = listing[--listed];
+            return;
+        }
+    }
+    if (wanted->inode) {
+        assert(listed < FILES);
+        listing[listed++] = *wanted;
+    }
+}
+
+/* A crash may keep the first `count` changes of the directory. */
+static void keep_changes(int count) {
+    for (int i = 0; i < count; i++)
+        apply(&changes[i]);
+    memmove(changes, changes + count, (size_t)(changed - count) * sizeof *changes);
+    changed -= count;
+}
+
+/* [begin, end) of the file is on disk as it is now; the rest as it was. */
+static void harden(file *hard, uint64_t begin, uint64_t end) {
+    struct stat status;
+    assert(fstat(hard->fd, &status) == 0);
+    uint64_t size = (uint64_t)status.st_size;
+    uint8_t *grown = calloc(1, size + PAGE);
+    assert(grown);
+    memcpy(grown, hard->durable ? hard->durable : grown, hard->size < size ? hard->size : size);
+    free(hard->durable);
+    hard->durable = grown;
+    hard->size = size;
+    end = end < size ? end : size;
+    if (begin < end)
+        assert(pread(hard->fd, grown + begin, end - begin, (off_t)begin) >= 0);
+}
+
+int openat(int dirfd, const char *name, int flags, ...) {
+    pthread_mutex_lock(&lock);
+    bool exists = faccessat(dirfd, name, F_OK, 0) == 0;
+    int fd = real_openat(dirfd, name, flags);
+    int error = errno;
+    if (fd >= 0 && recording && (flags & O_CREAT) && !exists)
+        change(name, know_file(dirfd, name)->inode);
+    pthread_mutex_unlock(&lock);
+    errno = error;
+    return fd;
+}
+
+int renameat(int from_dirfd, const char *from, int to_dirfd, const char *to) {
+    pthread_mutex_lock(&lock);
+    int result = (int)syscall(SYS_renameat2, from_dirfd, from, to_dirfd, to, 0);
+    if (result == 0 && recording) {
+        ino_t inode = know_file(to_dirfd, to)->inode;
+        change(from, 0); /* a crash between the two is harsher than a journal allows */
+        change(to, inode);
+    }
+    pthread_mutex_unlock(&lock);
+    return result;
+}
+
+int unlinkat(int dirfd, const char *name, int flags) {
+    pthread_mutex_lock(&lock);
+    int result = (int)syscall(SYS_unlinkat, dirfd, name, flags);
+    if (result == 0 && recording)
+        change(name, 0);
+    pthread_mutex_unlock(&lock);
+    return result;
+}
+
+int fsync(int fd) {
+    struct stat status;
+    pthread_mutex_lock(&lock);
+    assert(fstat(fd, &status) == 0);
+    if (recording && S_ISDIR(status.st_mode)) {
+        keep_changes(changed);
+    } else if (recording) {
+        file *hard = find_file(status.st_ino);
+        assert(hard);
+        harden(hard, 0, UINT64_MAX);
+    }
+    pthread_mutex_unlock(&lock);
+    return 0;
+}
+
+int syncfs(int fd) {
+    (void)fd;
+    pthread_mutex_lock(&lock);
+    for (int i = 0; recording && i < file_count; i++)
+        harden(&files[i], 0, UINT64_MAX);
+    if (recording)
+        keep_changes(changed);
+    pthread_mutex_unlock(&lock);
+    return 0;
+}
+
+/* Which file is mapped at an address, and where. */
+static file *mapped(const void *address, uint64_t *offset) {
+    char line[512];
+    file *found = NULL;
+    FILE *maps = fopen("/proc/self/maps", "r");
+    assert(maps);
+    while (!found && fgets(line, sizeof line, maps)) {
+        unsigned long begin, end, from, inode;
+        char access[8], device[16];
+        if (sscanf(line, "%lx-%lx %7s %lx %15s %lu", &begin, &end, access, &from, device, &inode) ==
+                6 &&
+            (unsigned long)address >= begin && (unsigned long)address < end) {
+            *offset = from + (unsigned long)address - begin;
+            found = find_file(inode);
+            break;
+        }
+    }
+    fclose(maps);
+    return found;
+}
+
+int msync(void *address, size_t size, int flags) {
+    (void)flags;
+    uint64_t offset = 0;
+    pthread_mutex_lock(&lock);
+    file *hard = recording ? mapped(address, &offset) : NULL;
+    assert(hard || !recording);
+    if (hard)
+        harden(hard, offset, (offset + size + PAGE - 1) / PAGE * PAGE);
+    pthread_mutex_unlock(&lock);
+    return 0;
+}
+
+static void write_survivor(const char *directory, const entry *kept, uint64_t odds) {
+    char path[512];
+    struct stat status;
+    const file *from = find_file(kept->inode);
+    assert(from && fstat(from->fd, &status) == 0);
+    uint64_t now = (uint64_t)status.st_size;
+    uint64_t size = draw(100) < odds ? now : from->size;
+    snprintf(path, sizeof path, "%s/%s", directory, kept->name);
+    int fd = real_openat(AT_FDCWD, path, O_CREAT | O_EXCL | O_WRONLY);
+    assert(fd >= 0 && ftruncate(fd, (off_t)size) == 0);
+    for (uint64_t at = 0; at < size; at += PAGE) {
+        uint8_t page[PAGE] = {0};
+        uint64_t part = size - at < PAGE ? size - at : PAGE;
+        if (draw(100) < odds) {
+            if (at < now)
+                assert(pread(from->fd, page, part, (off_t)at) >= 0);
+        } else if (at < from->size) {
+            memcpy(page, from->durable + at, from->size - at < part ? from->size - at : part);
+        }
+        assert(pwrite(fd, page, part, (off_t)at) == (ssize_t)part);
+    }
+    close(fd);
+}
+
+static void forget_disk(void) {
+    for (int i = 0; i < file_count; i++) {
+        close(files[i].fd);
+        free(files[i].durable);
+    }
+    file_count = listed = changed = 0;
+}
+
+static void lose_power(const char *survivor) {
+    pthread_mutex_lock(&lock);
+    static const uint64_t odds[] = {0, 10, 50, 90, 100};
+    uint64_t chance = odds[draw(5)];
+    keep_changes((int)draw((uint64_t)changed + 1));
+    assert(mkdir(survivor, 0700) == 0);
+    for (int i = 0; i < listed; i++)
+        write_survivor(survivor, &listing[i], chance);
+    recording = false;
+    forget_disk();
+    pthread_mutex_unlock(&lock);
+}
+
+/* The next life begins with what survived, all of it on disk. */
+static void start_recording(const char *directory) {
+    DIR *stream = opendir(directory);
+    assert(stream);
+    for (struct dirent *at; (at = readdir(stream));) {
+        if (at->d_name[0] == '.')
+            continue;
+        file *known = know_file(dirfd(stream), at->d_name);
+        harden(known, 0, UINT64_MAX);
+        change(at->d_name, known->inode);
+    }
+    closedir(stream);
+    keep_changes(changed);
+    recording = true;
+}
+
+static void remove_directory(const char *directory) {
+    DIR *stream = opendir(directory);
+    assert(stream);
+    for (struct dirent *at; (at = readdir(stream));)
+        if (at->d_name[0] != '.')
+            syscall(SYS_unlinkat, dirfd(stream), at->d_name, 0);
+    closedir(stream);
+    rmdir(directory);
+}
+
+/* ---- the model ---- */
+
+typedef struct {
+    uint64_t id; /* unique over all lives; 0: not on this time line, or lost */
+    uint32_t publisher;
+    uint64_t publisher_sequence;
+} message;
+
+static message *model; /* by sequence */
+static uint64_t next_id = 1;
+static uint64_t sent[PUBLISHERS];
+static uint64_t clock_ns = 1000000000;
+
+static hm_log *open_log(const char *directory) {
+    hm_log_options options = {.segment_bytes = 16384,
+                              .retention_bytes = 120000,
+                              .message_max = HM_MESSAGE_MAX,
+                              .spares = 2};
+    hm_log_report report;
+    hm_log *log = NULL;
+    int error = hm_log_open(directory, &options, NULL, &report, &log);
+    if (error) {
+        fprintf(stderr, "open: %s\n", hm_error_text(error));
+        abort();
+    }
+    return log;
+}
+
+static void append(hm_log *log) {
+    static uint8_t frames[65536];
+    uint64_t size = 0, sequence, position;
+    uint32_t count = 1 + (uint32_t)draw(12), publisher = (uint32_t)draw(PUBLISHERS), appended;
+    hm_origin origin = {.first_sequence = sent[publisher] + 1};
+    hm_log_status status;
+
+    origin.publisher[0] = (uint8_t)(publisher + 1);
+    hm_log_status_get(log, &status);
+    for (uint32_t i = 0; i < count; i++) {
+        uint64_t payload[160] = {next_id};
+        uint64_t length = sizeof next_id * (1 + draw(draw(4) ? 20 : 160));
+        int64_t written =
+            hm_frame_encode(frames + size, sizeof frames - size, HM_MESSAGE, (const uint8_t *)"t.a",
+                            3, NULL, 0, (const uint8_t *)payload, (uint32_t)length, 0, 0);
+        assert(written > 0);
+        size += (uint64_t)written;
+        assert(status.next_sequence + i < MESSAGES);
+        model[status.next_sequence + i] = (message){next_id++, publisher, ++sent[publisher]};
+    }
+    clock_ns += draw(3000000);
+    int error =
+        hm_log_append(log, frames, size, count, &origin, clock_ns, &sequence, &position, &appended);
+    assert(error == 0 && sequence == status.next_sequence);
+}
+
+static void check_run(hm_log *log, const hm_range *range) {
+    uint64_t size, at = 0, sequence = range->first_sequence, needed;
+    hm_segment *segment = hm_log_pin(log, range->segment);
+    assert(segment);
+    const uint8_t *frames = hm_segment_memory(segment, &size) + range->offset;
+    while (at < range->size) {
+        hm_slice slice;
+        int64_t span =
+            hm_frame_check(frames + at, range->size - at, HM_MESSAGE_MAX, &slice, &needed);
+        uint64_t id;
+        assert(span > 0 && slice.sequence == sequence);
+        memcpy(&id, frames + at + slice.payload_offset, sizeof id);
+        if (model[sequence].id != id) {
+            fprintf(stderr, "sequence %lu is message %lu, expected %lu\n", sequence, id,
+                    model[sequence].id);
+            abort();
+        }
+        at += (uint64_t)span;
+        sequence++;
+    }
+    assert(sequence == range->next_sequence);
+    hm_segment_release(segment);
+}
+
+static void lose(uint64_t from, uint64_t to, uint64_t kept_from, uint64_t synced) {
+    for (uint64_t sequence = from; sequence < to; sequence++) {
+        if (sequence >= kept_from && sequence <= synced && model[sequence].id) {
+            fprintf(stderr, "sequence %lu was on disk and is lost\n", sequence);
+            abort();
+        }
+        model[sequence].id = 0;
+    }
+}
+
+/* `kept_from`: oldest message before the crash; `synced`: the last one a finished sync covered. */
+static void judge(hm_log *log, uint64_t kept_from, uint64_t synced, uint64_t written) {
+    hm_log_status status;
+    hm_range range;
+    uint64_t last[PUBLISHERS] = {0};
+
+    hm_log_status_get(log, &status);
+    if (getenv("LOG_POWER_VERBOSE"))
+        fprintf(stderr, "was %lu..%lu, synced %lu; is %lu..%lu\n", kept_from, written, synced,
+                status.first_sequence, status.next_sequence);
+    assert(status.next_sequence <= written);
+    assert(status.next_sequence > synced);
+    lose(1, status.first_sequence, kept_from, synced);
+    uint64_t at = status.start_position, expected = status.first_sequence;
+    for (int kind; (kind = hm_log_read(log, at, 5000, &range)) != 0;) {
+        if (kind == 1) {
+            if (range.first_sequence != expected) {
+                fprintf(stderr, "%lu where %lu should be\n", range.first_sequence, expected);
+                abort();
+            }
+            check_run(log, &range);
+            expected = range.next_sequence;
+            at += range.size;
+        } else {
+            if (kind != -HM_EDAMAGED || range.position <= at) {
+                fprintf(stderr, "read at %lu: %s, go on at %lu\n", at, hm_error_text(kind),
+                        range.position);
+                abort();
+            }
+            lose(expected, range.first_sequence, kept_from, synced);
+            expected = range.first_sequence;
+            at = range.position;
+        }
+    }
+    assert(expected == status.next_sequence);
+    for (uint64_t sequence = 1; sequence < expected; sequence++) {
+        message *known = &model[sequence];
+        if (known->publisher_sequence > last[known->publisher])
+            last[known->publisher] = known->publisher_sequence;
+    }
+    for (uint32_t i = 0; i < PUBLISHERS; i++) {
+        uint8_t id[16] = {(uint8_t)(i + 1)};
+        uint64_t remembered = hm_log_publisher(log, id), durable = 0;
+        for (uint64_t sequence = 1; sequence <= synced; sequence++)
+            if (model[sequence].publisher == i)
+                durable = model[sequence].publisher_sequence;
+        if (remembered > last[i] || remembered < durable) {
+            fprintf(stderr, "publisher %u: %lu, not within %lu..%lu\n", i, remembered, durable,
+                    last[i]);
+            abort();
+        }
+        sent[i] = remembered;
+        /* Kept without its record, it is nobody's: the publisher sends it again. */
+        for (uint64_t sequence = 1; sequence < expected; sequence++)
+            if (model[sequence].publisher == i && model[sequence].publisher_sequence > remembered)
+                model[sequence].publisher_sequence = remembered;
+    }
+    for (uint64_t sequence = expected; sequence < written; sequence++)
+        model[sequence] = (message){0};
+}
+
+int main(int argc, char **argv) {
+    assert(argc == 4);
+    char directory[256], survivor[256];
+    state = strtoull(argv[2], NULL, 10) * 2654435769u + 88172645463325252u;
+    int lives = atoi(argv[3]);
+    model = calloc(MESSAGES, sizeof *model);
+    assert(model);
+    snprintf(directory, sizeof directory, "%s/0", argv[1]);
+    assert(mkdir(directory, 0700) == 0);
+    uint64_t holes = 0, cuts = 0, synced_lives = 0;
+    start_recording(directory);
+    hm_log *log = open_log(directory);
+    for (int life = 1; life <= lives; life++) {
+        for (uint64_t steps = draw(60); steps > 0; steps--) {
+            append(log);
+            uint64_t what = draw(20);
+            if (what == 0)
+                assert(hm_log_sync_wait(log, 60000000000u) == 0);
+            else if (what == 1)
+                assert(hm_log_sync_begin(log) == 0);
+        }
+        bool clean = draw(8) == 0;
+        hm_log_status before;
+        hm_log_status_get(log, &before);
+        uint64_t synced = before.synced_sequence;
+        if (clean) {
+            assert(hm_log_close(log) == 0);
+            synced = before.next_sequence - 1;
+        }
+        snprintf(survivor, sizeof survivor, "%s/%d", argv[1], life);
+        lose_power(survivor);
+        if (!clean)
+            hm_log_close(log);
+        remove_directory(directory);
+        strcpy(directory, survivor);
+        start_recording(directory);
+        log = open_log(directory);
+        hm_log_status after;
+        hm_log_status_get(log, &after);
+        judge(log, before.first_sequence, synced, before.next_sequence);
+        cuts += after.next_sequence < before.next_sequence;
+        synced_lives += synced > 0;
+        holes += after.next_sequence - after.first_sequence > 0;
+    }
+    hm_log_close(log);
+    pthread_mutex_lock(&lock);
+    recording = false;
+    forget_disk();
+    pthread_mutex_unlock(&lock);
+    remove_directory(directory);
+    free(model);
+    printf("%d lives, %lu with synced messages, %lu that lost some\n", lives, synced_lives, cuts);
+    return 0;
+}
