@@ -5,7 +5,7 @@
 #   make test    all tests
 #   make lint    every checker, changing nothing
 #   make format  the formatters, changing what they find
-#   make bench   the benchmarks: micro, then the whole broker beside its controls
+#   make bench   the benchmarks: single operations, then the whole broker beside its controls
 #   make clean   removes what the other targets made
 
 VENV   := .venv
@@ -29,7 +29,6 @@ test: $(STAMP)
 	$(BIN)/pytest
 
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks.micro
 	$(BIN)/python -m benchmarks.system
 
 lint: $(STAMP)
