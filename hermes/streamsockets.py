@@ -33,6 +33,8 @@ WRITES_PER_PASS = 8
 """Sends to one connection in one poll, for the same reason."""
 EVENTS_PER_PASS = 512
 """Ready descriptors looked at in one poll; the kernel hands out the others first next time."""
+BULK = 65536
+"""Bytes read at once from which a peer counts as sending in bulk."""
 OUTPUT_MIN = 65536
 """Bytes pulled for a connection that has just stalled: what a stalled subscriber keeps alive."""
 OUTPUT_MAX = 1048576
@@ -83,11 +85,13 @@ class _Link:
         "dropped",
         "ended",
         "events",
+        "express",
         "fd",
         "gone",
         "limit",
         "receive",
         "send",
+        "small",
         "sock",
         "stalled",
         "until_ns",
@@ -99,6 +103,8 @@ class _Link:
         self.connection = connection
         self.receive = sock.recv_into
         self.send = sock.sendmsg
+        self.express = connection.express
+        self.small = True  # it does not send in bulk
         self.events = _READ
         self.limit = OUTPUT_MIN
         self.stalled = False  # the medium was full: output waits for EPOLLOUT
@@ -144,6 +150,7 @@ class SocketAgent:
             ("accepted", "refused", "accept_pauses", "connections_lost", "stalls", "lingered"), 0
         )
         self._epoll = select.epoll()
+        self._epoll_fd = self._epoll.fileno()
         self._wait = self._epoll.poll
         self._accept_again()
 
@@ -183,6 +190,12 @@ class SocketAgent:
             events = self._wait(0, EVENTS_PER_PASS)
         work = 0
         links = self._links
+        if len(events) == 1:
+            fd, what = events[0]
+            link = links.get(fd)
+            if link is not None and what == _READ and link.small and self._express(link):
+                events = []
+                work = 1
         for fd, what in events:
             link = links.get(fd)
             if link is not None:
@@ -284,6 +297,14 @@ class SocketAgent:
 
     # Reading.
 
+    def _express(self, link: _Link) -> bool:
+        """Have everything done in one call; False: nothing was."""
+        if link.stalled or link.until_ns or link.ended or link.events != _READ:
+            return False
+        done = link.express(link.fd, self._epoll_fd)
+        link.small = done >= 0
+        return done > 0
+
     def _read(self, link: _Link, what: int) -> None:
         if link.until_ns:
             self._drop_input(link)
@@ -309,6 +330,7 @@ class SocketAgent:
                 self._write(link)
                 return
             connection.buffer_updated(count)
+            link.small = count < BULK
             if connection.paused:
                 self._watch(link)
                 return

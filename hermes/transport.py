@@ -69,6 +69,16 @@ class Connection(Protocol):
         """``nbytes`` of input stand at the start of the buffer.  Never raises for what a peer
         sent."""
 
+    def express(self, fd: int, epoll_fd: int) -> int:
+        """An offer to transports whose medium is a non-blocking stream socket: read, work and write
+        in one native call, for as long as nothing but the common case turns up.
+
+        Called when the socket ``fd`` is readable and the medium owes no output.  ``epoll_fd`` is
+        looked at meanwhile for other descriptors.  Returns an amount of work; 0: nothing was done,
+        read as usual; -1: read as usual the next few times, this peer sends in bulk.  What it could
+        not send is output as always.
+        """
+
     def eof_received(self) -> None:
         """The peer will send no more; output may still be pulled until :attr:`closing`."""
 

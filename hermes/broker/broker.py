@@ -112,6 +112,8 @@ class Broker:
             kernel.agents.append(agent)
             loop.add(agent)
         kernel.watch_logs()
+        if len(kernel.agents) == 1:  # others would wait meanwhile
+            kernel.express_spin_ns = loop.spin_ns
         self._kernel, self._loop = kernel, loop
 
     # What is there.

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from hermes.broker.subscriptions import RequestRefused, Subscription
 from hermes.errors import HermesError, InvalidTopic, Refused
 from hermes.native.envelopes import address_of
+from hermes.native.express import CURSORS_MAX, INPUT, READ_SIZE, WORK, Express, Result
 from hermes.native.stream import Deliver, Ingest
 from hermes.transport import Peer
 from hermes.wire import messages as m
@@ -38,6 +39,8 @@ OWN_BUFFER_MIN = 65536
 """Bytes such a buffer begins with; it doubles as they arrive, whatever length was announced."""
 VIEWS_MAX = 512
 """Views of one pull: half of what one sendmsg takes."""
+EXPRESS_BOUND_NS = 1_000_000
+"""How long one run of the common case may take: timers and others wait meanwhile."""
 SHARE = 262144
 """Bytes one reader gives before the next of the same connection has its turn."""
 IN_FLIGHT_MAX = 4 * 1024 * 1024
@@ -82,6 +85,8 @@ class Connection:
         "_acks",
         "_active",
         "_answers",
+        "_epoch",
+        "_express",
         "_flight",
         "_flight_size",
         "_have",
@@ -99,7 +104,9 @@ class Connection:
         "_queue",
         "_receive",
         "_rest",
+        "_seats",
         "_seen_out",
+        "_shared",
         "_sink",
         "_subscriptions",
         "attachment",
@@ -130,6 +137,10 @@ class Connection:
         self._lost = False
         self._ingest = Ingest(kernel.streams.router, kernel.limits.message_max)
         self._sink = Sink(self._ingest)
+        self._express: Express | None = Express(self._ingest)
+        self._seats: dict[int, Reader] = {}
+        self._epoch = -1
+        self._shared = 0
         self._protocol = ServerProtocol(self._sink, kernel.limits)
         self._receive = self._protocol.receive
         self._rest = b""
@@ -177,6 +188,42 @@ class Connection:
         except Exception as error:
             self._fail(error)
 
+    def express(self, fd: int, epoll_fd: int) -> int:
+        """Rounds of the common case in one call, where nothing stands in their way."""
+        express, kernel = self._express, self._kernel
+        if express is None or self._out or self._active or self._acks or self._answers:
+            return 0
+        if self._rest or self._own is not None or self.paused or self._lost:
+            return 0
+        if self._protocol.state is not _OPEN or self._protocol.has_output:
+            return 0
+        if self._epoch != kernel.follow_epoch:
+            self._shared = self._shared_streams()
+        result = express.run(
+            fd,
+            epoll_fd,
+            kernel.scratch_address,
+            self._shared,
+            kernel.express_spin_ns,
+            EXPRESS_BOUND_NS,
+        )
+        self.bytes_in += result.received
+        self.bytes_out += result.sent
+        kernel.express_rounds += result.rounds
+        self.deliveries += result.deliveries
+        self._sink.account(result.messages, result.batches, result.duplicates)
+        moved = result.moved & self._shared
+        if moved:
+            kernel.moved |= moved
+        why = result.why
+        if why in (INPUT, WORK):
+            try:
+                self._after_express(express, result)
+            except Exception as error:
+                self._fail(error)
+            return -1 if result.size == READ_SIZE else 1
+        return result.rounds
+
     def eof_received(self) -> None:
         """The peer will send no more."""
         if not self._lost:
@@ -199,6 +246,7 @@ class Connection:
         self._flight.clear()
         self._own = self._own_address = None
         self._rest = b""
+        self._express = None
         self._ingest.close()
         self._kernel.forget(self)
 
@@ -355,9 +403,12 @@ class Connection:
 
     def _process(self, data: Any, size: int) -> int:
         """Feed ``size`` bytes at ``data``; returns how many are done with."""
-        protocol, sink = self._protocol, self._sink
         now_ns = time.time_ns()
-        offset = self._receive(data, size, now_ns)
+        return self._work_off(self._receive(data, size, now_ns), data, size, now_ns)
+
+    def _work_off(self, offset: int, data: Any, size: int, now_ns: int) -> int:
+        """Handle the event at ``offset``, and what follows."""
+        protocol, sink = self._protocol, self._sink
         event = protocol.event
         while event is not None:
             if sink.touched:
@@ -380,6 +431,53 @@ class Connection:
             if protocol.state is _CLOSED:
                 return size
         return offset
+
+    def _after_express(self, express: Express, result: Result) -> None:
+        """Go on with what a run has handed back."""
+        kernel = self._kernel
+        if result.unsent:
+            self._out = [memoryview(express.unsent(result))]
+            self._out_size = result.unsent
+            self.mark()
+        if result.touched:
+            self._note(express.touched(result.touched))
+            self._acknowledge()
+        if result.gap_first:
+            reader = self._seats[result.gap_cursor]
+            self._say_gap(reader, result.gap_first, result.gap_last, result.gap_reason)
+            self.mark()
+        again = result.again
+        while again:
+            lowest = again & -again
+            again ^= lowest
+            late = self._seats.get(lowest.bit_length() - 1)
+            if late is not None and not late.active:
+                self.activate(late)
+        if result.why == INPUT:
+            feed = express.feed
+            kernel.moved |= feed.streams
+            if feed.touched:
+                self._sink.touched = True
+            size = result.size
+            data = kernel.scratch_address
+            now_ns = time.time_ns()
+            consumed = self._work_off(
+                self._protocol.resume(feed, data, size, now_ns), data, size, now_ns
+            )
+            if consumed < size:
+                self._keep(kernel.scratch[consumed:size])
+
+    def _shared_streams(self) -> int:
+        """Bit set of the streams that others than this connection's readers follow."""
+        self._epoch = self._kernel.follow_epoch
+        own: dict[int, int] = {}
+        for reader in self._seats.values():
+            own[reader.place.index] = own.get(reader.place.index, 0) + 1
+        return sum(
+            1 << place.index
+            for place in self._kernel.streams
+            if place.readers != own.get(place.index, 0)
+        )
 
     def _keep(self, rest: memoryview) -> None:
         needed = self._protocol.needed
@@ -441,6 +539,8 @@ class Connection:
             return
         last = self._ingest.open(request.publisher, request.publisher_id)
         self._publishers[request.publisher] = Publisher(request.publisher, request.ack)
+        if self._express is not None:
+            self._express.set_level(request.publisher, request.ack)
         self._protocol.ack(request.publisher, last, "opened")
 
     def _on_subscribe(self, request: m.Subscribe) -> None:
@@ -461,6 +561,7 @@ class Connection:
             for reader in subscription.readers:
                 place = reader.place
                 protocol.position(number, place.index, place.name, reader.cursor.through)
+                self._seat(reader)
                 self.activate(reader)
             return
         kernel.release_durable(subscription)
@@ -538,7 +639,10 @@ class Connection:
         """Note how far each publisher has come; the acknowledgements leave with the pass's
         output."""
         self._sink.touched = False
-        for number, through, streams in self._ingest.touched():
+        self._note(self._ingest.touched())
+
+    def _note(self, touched: list[tuple[int, int, int]]) -> None:
+        for number, through, streams in touched:
             publisher = self._publishers.get(number)
             if publisher is None or publisher.level == "none":
                 continue
@@ -635,16 +739,19 @@ class Connection:
         return size
 
     def _report_gap(self, reader: Reader, delivery: Any, views: list[memoryview]) -> int:
+        self._say_gap(reader, delivery.gap_first, delivery.gap_last, delivery.gap_reason)
+        return self._take_control(views)
+
+    def _say_gap(self, reader: Reader, first: int, last: int, reason: int) -> None:
         place = reader.place
         place.gaps += 1
         self._protocol.gap(
             reader.subscription.id,
             place.index,
-            first=delivery.gap_first,
-            last=delivery.gap_last,
-            reason=_REASONS[abs(delivery.gap_reason)],
+            first=first,
+            last=last,
+            reason=_REASONS[abs(reason)],
         )
-        return self._take_control(views)
 
     def _answer(self) -> None:
         """One page of the oldest query."""
@@ -720,8 +827,22 @@ class Connection:
             if reader.active:
                 reader.active = False
                 self._active.remove(reader)
+            if self._express is not None and self._seats.pop(reader.seat, None) is not None:
+                self._express.remove(reader.seat)
         subscription.close()
+        self._kernel.follow_epoch += 1
         self._kernel.release_durable(subscription)
+
+    def _seat(self, reader: Reader) -> None:
+        """Have the express serve ``reader`` too; with too many there is none."""
+        self._kernel.follow_epoch += 1
+        if self._express is None:
+            return
+        if len(self._seats) >= CURSORS_MAX:
+            self._express = None
+            return
+        reader.seat = self._express.add(reader.place.stream, reader.cursor, reader.place.index)
+        self._seats[reader.seat] = reader
 
 
 class Sink:
@@ -751,6 +872,12 @@ class Sink:
             self.messages += feed.messages
             self.duplicates += feed.duplicates
         return feed
+
+    def account(self, messages: int, batches: int, duplicates: int) -> None:
+        """Count what was fed by another way."""
+        self.messages += messages
+        self.batches += batches
+        self.duplicates += duplicates
 
     def totals(self) -> dict[str, object]:
         """For ``hermes stats``."""

@@ -79,6 +79,11 @@ class Kernel:
         self.scratch_address = address_of(self.scratch)
         self.moved = 0
         """Bit set of the streams appended to since they were last looked at."""
+        self.follow_epoch = 0
+        """Changes whenever somebody begins or ceases to follow a stream."""
+        self.express_spin_ns = 0
+        """How long a connection's express may poll for more input."""
+        self.express_rounds = 0
         self.unfinished = False
         self.syncing = False
         self.refusals = 0
@@ -132,22 +137,24 @@ class Kernel:
         while moved:
             lowest = moved & -moved
             moved ^= lowest
-            place = streams[lowest.bit_length() - 1]
-            for reader in place.everything:
-                if not reader.active:
-                    reader.connection.activate(reader)
-            followers = place.followers
-            for number in place.stream.ready():
-                for reader in followers.get(number, ()):
-                    if not reader.active:
-                        reader.connection.activate(reader)
-                    if reader.live:
-                        reader.settle()
+            self._activate_followers(streams[lowest.bit_length() - 1])
         if self._again:
             again, self._again = self._again, []
             self.unfinished = False
             for connection in again:
                 connection.mark()
+
+    def _activate_followers(self, place: Place) -> None:
+        for reader in place.everything:
+            if not reader.active:
+                reader.connection.activate(reader)
+        followers = place.followers
+        for number in place.stream.ready():
+            for reader in followers.get(number, ()):
+                if not reader.active:
+                    reader.connection.activate(reader)
+                if reader.live:
+                    reader.settle()
 
     # What the loop asks.
 
@@ -272,6 +279,7 @@ class Kernel:
             last = place.last_sequence
             if last != place.marked_sequence:
                 place.marked_sequence = last
+                self._activate_followers(place)  # an express may have served them without us
                 for readers in place.followers.values():
                     for reader in readers:
                         if not reader.live:

@@ -21,6 +21,8 @@ from hermes.transport import Agent
 CHECK_MASK = 63
 """While there is work, or while it spins, the loop looks at its own descriptors every 64 passes:
 some 100 us."""
+EXPRESS_SPIN_NS = 1_000_000
+"""A native call returns after this time at the latest, so that timers are served."""
 NEVER = 1 << 63
 """A time that does not come, ns."""
 
@@ -47,6 +49,8 @@ class Loop:
         """How often it slept."""
         self._idle = idle
         self._spin_ns = {"block": 0, "adaptive": spin_ns, "spin": NEVER}[idle]
+        self.spin_ns = min(self._spin_ns, EXPRESS_SPIN_NS)
+        """How long a native call may poll in the loop's stead."""
         self._epoll = select.epoll()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._calls: deque[Callable[[], None]] = deque()

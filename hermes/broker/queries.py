@@ -75,6 +75,7 @@ def counters(kernel: Kernel) -> dict[str, Any]:
         "loop": {
             "passes": kernel.loop.passes,
             "waits": kernel.loop.waits,
+            "express_rounds": kernel.express_rounds,
             "idle": kernel.config.idle,
         },
         "connections": {"open": len(kernel.connections), "total": kernel.connections_total},

@@ -54,6 +54,8 @@ class Place:
         """Readers that any append makes ready."""
         self.followers: dict[int, list[Reader]] = {}
         """Filter number to all its readers, which its notes make ready."""
+        self.readers = 0
+        """How many there are."""
         self.misplaced: list[bytes] | None = []
         """Topics with messages here that are routed elsewhere by now; None: too many to
         remember."""
@@ -74,6 +76,7 @@ class Place:
     def follow(self, reader: Reader) -> None:
         """Have ``reader`` told when it may have something."""
         self.followers.setdefault(reader.filter, []).append(reader)
+        self.readers += 1
         if reader.live:
             self.everything.append(reader)
 
@@ -82,6 +85,7 @@ class Place:
         readers = self.followers.get(reader.filter, [])
         if reader in readers:
             readers.remove(reader)
+            self.readers -= 1
             if not readers:
                 del self.followers[reader.filter]
         if reader.live and reader in self.everything:

@@ -39,6 +39,7 @@ class Reader:
         "next",
         "place",
         "progress",
+        "seat",
         "subscription",
     )
 
@@ -55,6 +56,8 @@ class Reader:
         )
         self.next = self.cursor.next
         self.filter = self.cursor.filter
+        self.seat = -1
+        """Its number with its connection's express."""
         self.progress = False
         """When caught up, say with an empty batch what was covered without a message."""
         self.active = False

@@ -213,6 +213,16 @@ class ServerProtocol:
             return feed.consumed
         return self._receive_control(feed, data, size, now_ns)
 
+    def resume(self, feed: Feed, data: Any, size: int, now_ns: int) -> int:
+        """As :meth:`receive` in state OPEN, for a caller that has fed the sink itself: ``feed`` is
+        what that came to."""
+        assert self.state is ServerState.OPEN
+        self.event = None
+        if feed.kind == _MORE:
+            self.needed = feed.needed
+            return feed.consumed
+        return self._receive_control(feed, data, size, now_ns)
+
     def eof(self) -> bool:
         """The peer will send no more; returns whether it had said so, that is whether the end is in
         order."""

@@ -38,6 +38,9 @@ class EchoConnection:
             self.send(bytes(self._buffer[:nbytes]))
             self.paused = len(self.pending) > self._kernel.pending_max
 
+    def express(self, fd: int, epoll_fd: int) -> int:
+        return 0
+
     def eof_received(self) -> None:
         self.ended = True
         self.closing = True

@@ -1,0 +1,105 @@
+"""A connection's common round in one call: read, feed, acknowledge, deliver, send.
+
+A thin handle of ``hm_express.h``, which is the contract.  Knows no protocol state: whoever runs it
+has made sure that there is nothing but the common case to do.  Threads: the one that owns the
+ingest and the cursors.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hermes.native._core import ffi, lib
+from hermes.native._errors import check
+
+if TYPE_CHECKING:
+    from hermes.native.stream import Cursor, Ingest, Stream
+
+READ_SIZE: int = lib.HM_EXPRESS_READ
+"""Bytes of the buffer a run reads into."""
+CURSORS_MAX: int = lib.HM_EXPRESS_CURSORS_MAX
+IDLE: int = lib.HM_EXPRESS_IDLE
+INPUT: int = lib.HM_EXPRESS_INPUT
+OTHERS: int = lib.HM_EXPRESS_OTHERS
+ENDED: int = lib.HM_EXPRESS_ENDED
+WORK: int = lib.HM_EXPRESS_WORK
+
+_LEVELS = {"none": lib.HM_LEVEL_NONE, "appended": lib.HM_LEVEL_APPENDED}
+_RESULT = struct.Struct("=13QIiQIi")
+
+
+class Result(NamedTuple):
+    """What a run came to; see ``hm_express_result``."""
+
+    received: int
+    sent: int
+    rounds: int
+    messages: int
+    batches: int
+    duplicates: int
+    deliveries: int
+    moved: int
+    size: int
+    unsent: int
+    out_size: int
+    gap_first: int
+    gap_last: int
+    gap_cursor: int
+    gap_reason: int
+    again: int
+    touched: int
+    why: int
+
+
+class Express:
+    """One connection's; ``ingest`` is borrowed."""
+
+    def __init__(self, ingest: Ingest) -> None:
+        handle = lib.hm_express_new(ingest.handle)
+        if handle == ffi.NULL:
+            raise MemoryError("no memory for a connection")
+        self._handle = ffi.gc(handle, lib.hm_express_free)
+        self.feed = ffi.new("hm_feed *")
+        """What the last run's last read came to."""
+        self._result = ffi.new("hm_express_result *")
+        self._result_view = ffi.buffer(self._result)
+
+    def set_level(self, publisher: int, level: str) -> None:
+        """Acknowledge ``publisher`` here if its level is ``appended`` or ``none``, else hand it
+        back."""
+        code = lib.hm_express_level(self._handle, publisher, _LEVELS.get(level, lib.HM_LEVEL_OTHER))
+        check(code, f"opening publisher {publisher}")
+
+    def add(self, stream: Stream, cursor: Cursor, index: int) -> int:
+        """Serve ``cursor``; returns its number.
+
+        Raises:
+            Refused: there are :data:`CURSORS_MAX` already.
+        """
+        code = lib.hm_express_add(self._handle, stream.handle, cursor.handle, index)
+        return check(code, "serving a cursor")
+
+    def remove(self, number: int) -> None:
+        """Serve cursor ``number`` no more."""
+        lib.hm_express_remove(self._handle, number)
+
+    def run(
+        self, fd: int, epoll_fd: int, buffer: Any, shared: int, spin_ns: int, bound_ns: int
+    ) -> Result:
+        """Do rounds until there is a reason to come back; ``buffer`` is the address of its
+        memory."""
+        lib.hm_express_run(
+            self._handle, fd, epoll_fd, buffer, shared, spin_ns, bound_ns, self.feed, self._result
+        )
+        return Result._make(_RESULT.unpack_from(self._result_view))
+
+    def touched(self, count: int) -> list[tuple[int, int, int]]:
+        """(publisher, through, streams) of those the last run handed back."""
+        items = lib.hm_express_touched(self._handle)
+        return [(items[i].publisher, items[i].through, items[i].streams) for i in range(count)]
+
+    def unsent(self, result: Result) -> bytes:
+        """The output of the last run that the socket did not take."""
+        start = lib.hm_express_output(self._handle) + result.out_size - result.unsent
+        return bytes(ffi.buffer(start, result.unsent))

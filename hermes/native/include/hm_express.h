@@ -1,0 +1,78 @@
+/* hm_express.h -- a connection's common round in one call: read, feed, acknowledge, deliver, send.
+ *
+ * The common case: whole batches come in, acknowledgements and what the connection's own cursors
+ * want of them go out, and the socket takes it all.  hm_express_run does rounds of that until
+ * something else turns up, and hands that back, nothing of it lost: a control frame, a refusal, an
+ * unfinished frame, a stream that others follow, an acknowledgement that waits for a sync, a gap, a
+ * socket that is full.
+ *
+ * One thread owns an express and everything it was given.
+ */
+#ifndef HM_EXPRESS_H
+#define HM_EXPRESS_H
+
+#include "hm_ingest.h"
+
+/* cdef-begin -- an opaque handle, and what a run came to. */
+typedef struct hm_express hm_express;
+
+#define HM_EXPRESS_READ                                                                            \
+    65536 /* bytes read per round: more at once is bulk, which others do better */
+#define HM_EXPRESS_CURSORS_MAX                                                                     \
+    64 /* cursors served here; with more the connection does not use it */
+#define HM_EXPRESS_ROUNDS_MAX  4096 /* rounds of one run */
+#define HM_EXPRESS_TOUCHED_MAX 16   /* publishers handed back at once */
+
+enum {                      /* why a run came back */
+       HM_EXPRESS_IDLE = 0, /* nothing more came within the time given */
+       HM_EXPRESS_INPUT =
+           1, /* `size` bytes of input stand in the buffer, fed as `feed` says: go on from there */
+       HM_EXPRESS_OTHERS = 2, /* another descriptor is ready, or the run's bounds are reached */
+       HM_EXPRESS_ENDED = 3,  /* the socket has an end or an error to report: read it */
+       HM_EXPRESS_WORK = 4,   /* look at moved, touched, unsent and gap */
+};
+
+enum { HM_LEVEL_NONE = 0, HM_LEVEL_APPENDED = 1, HM_LEVEL_OTHER = 2 };
+
+typedef struct {
+    uint64_t received; /* bytes */
+    uint64_t sent;     /* bytes */
+    uint64_t rounds;
+    uint64_t messages; /* appended */
+    uint64_t batches;  /* of publishers */
+    uint64_t duplicates;
+    uint64_t deliveries; /* batches to the connection's subscriptions */
+    uint64_t moved;      /* bit set of streams that were appended to */
+    uint64_t size;       /* INPUT: bytes in the buffer */
+    uint64_t unsent; /* bytes of output that the socket did not take: they are the end of `out` */
+    uint64_t out_size;
+    uint64_t gap_first; /* 0: no gap */
+    uint64_t gap_last;
+    uint32_t gap_cursor; /* number of the cursor it is about */
+    int32_t gap_reason;
+    uint64_t again;   /* bit set of cursors, by number, that must be called again */
+    uint32_t touched; /* publishers in the list of hm_express_touched */
+    int32_t why;
+} hm_express_result;
+
+/* `ingest` is borrowed.  NULL: no memory. */
+hm_express *hm_express_new(hm_ingest *ingest);
+void hm_express_free(hm_express *express);
+/* What its acknowledgements mean; OTHER: they are not ours to give.  -HM_ELIMIT. */
+int hm_express_level(hm_express *express, uint32_t publisher, int level);
+/* Serves `cursor` of `stream`, whose index is `index`; returns its number, or -HM_ELIMIT. */
+int hm_express_add(hm_express *express, hm_stream *stream, hm_cursor *cursor, uint32_t index);
+void hm_express_remove(hm_express *express, int number);
+/* The output of the last run; `unsent` bytes at its end are still to be sent. */
+const uint8_t *hm_express_output(const hm_express *express);
+const hm_touched *hm_express_touched(const hm_express *express);
+
+/* Runs until there is a reason to come back.  `buffer` has HM_EXPRESS_READ bytes.  `shared`: bit
+ * set of streams that others follow too: an append there ends the run.  `spin_ns`: how long to wait
+ * for more by polling; `bound_ns`: how long to run at most.  `epoll_fd`: looked at meanwhile for
+ * others than `fd`. The cursors must have been called until they were caught up. */
+void hm_express_run(hm_express *express, int fd, int epoll_fd, uint8_t *buffer, uint64_t shared,
+                    uint64_t spin_ns, uint64_t bound_ns, hm_feed *feed, hm_express_result *result);
+/* cdef-end */
+
+#endif
