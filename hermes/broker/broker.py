@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack
 from types import FrameType, TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
@@ -71,6 +71,8 @@ class Broker:
         self._undo = ExitStack()
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
+        self._serving: int | None = None
+        self._asked: set[Future[Any]] = set()
         self._stops = 0
         self._finished = False
 
@@ -188,7 +190,7 @@ class Broker:
     def close(self) -> None:
         """Stop, wait until it has stopped, and raise what went wrong meanwhile.  Idempotent."""
         self.stop()
-        thread, self._thread = self._thread, None
+        thread = self._thread
         if thread is not None:
             thread.join()
         elif not self._finished:
@@ -220,6 +222,7 @@ class Broker:
         kernel, loop = self._opened(), self._loop
         assert loop is not None
         loop.on_wake = self._look_at_stops
+        self._serving = threading.get_ident()
         try:
             if not self._stops:
                 loop.run(kernel)
@@ -253,6 +256,8 @@ class Broker:
 
     def _release(self) -> None:
         self._finished = True
+        for future in list(self._asked):
+            future.cancel()
         self._undo.close()
 
     def _opened(self) -> Kernel:
@@ -265,19 +270,31 @@ class Broker:
 
     def _ask(self, question: Callable[[], T]) -> T:
         """The answer, computed in the loop's thread if it has one."""
-        if self._thread is None or threading.current_thread() is self._thread or self._finished:
+        if self._finished:
+            raise Closed("the broker has been stopped")
+        if self._serving in (None, threading.get_ident()) and self._thread is None:
             return question()
         assert self._loop is not None
         future: Future[T] = Future()
 
         def answer() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
             try:
                 future.set_result(question())
             except HermesError as error:
                 future.set_exception(error)
 
+        self._asked.add(future)
         self._loop.call(answer)
-        return future.result()
+        if self._finished:  # it ended meanwhile and may not have seen the call
+            future.cancel()
+        try:
+            return future.result()
+        except CancelledError:
+            raise Closed("the broker has been stopped") from None
+        finally:
+            self._asked.discard(future)
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:

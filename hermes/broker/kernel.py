@@ -99,6 +99,7 @@ class Kernel:
         self._durables: dict[str, Subscription] = {}
         self._awaiting: dict[int, Connection] = {}  # publishers of theirs wait for a sync
         self._sync_wanted = False
+        self._sync_always = storage.sync_interval_ns == 0
         self._stopping = False
         self._begin_timers()
 
@@ -160,6 +161,8 @@ class Kernel:
 
     def after_pass(self) -> None:
         """Begin the syncs that this pass's messages wait for: one for all of them."""
+        if self._sync_always:
+            self._sync_all()
         if self._sync_wanted:
             self._sync_wanted = False
             for place in self.streams:
@@ -249,6 +252,8 @@ class Kernel:
                 del self._awaiting[connection.number]
         if place.sync_wanted:
             self._begin_sync(place)
+        elif self._sync_always:
+            self._sync_all()
         self.syncing = any(other.syncing for other in self.streams)
         self.unfinished = self.unfinished or bool(self._again)
 

@@ -10,6 +10,7 @@ import heapq
 import itertools
 import os
 import select
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -60,6 +61,7 @@ class Loop:
         self._agents: list[Agent] = []
         self._running = True
         self._closed = False
+        self._closing = threading.RLock()  # reentrant: a signal handler may wake who is closing
         self._bound = False
         self.on_wake: Callable[[], object] = lambda: None
         """Called in the loop's thread after every :meth:`wake`."""
@@ -74,8 +76,9 @@ class Loop:
 
     def wake(self) -> None:
         """End a wait."""
-        if not self._closed:
-            os.eventfd_write(self._wake_fd, 1)
+        with self._closing:
+            if not self._closed:
+                os.eventfd_write(self._wake_fd, 1)
 
     # From the loop's thread, or before it runs.
 
@@ -118,10 +121,11 @@ class Loop:
     def close(self) -> None:
         """Give up the loop's own descriptors; the agents are their owner's to close.
         Idempotent."""
-        if not self._closed:
-            self._closed = True
-            self._epoll.close()
-            os.close(self._wake_fd)
+        with self._closing:
+            if not self._closed:
+                self._closed = True
+                self._epoll.close()
+                os.close(self._wake_fd)
 
     def run(self, kernel: Passes) -> None:
         """Poll until :meth:`stop`."""

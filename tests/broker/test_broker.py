@@ -3,6 +3,7 @@ stop."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 from collections.abc import Callable
@@ -207,6 +208,30 @@ def test_durable_acknowledgement_follows_a_sync(
     counters = broker.stats()["streams"]["default"]
     assert counters["synced_sequence"] == 250
     assert 1 <= counters["syncs"] <= 250
+
+
+@pytest.mark.parametrize("sync", ["always", "interval:20"])
+def test_storage_syncs_unasked(serve: Serve, connect: Connect, tmp_path: Path, sync: str) -> None:
+    """With sync=always or an interval everything reaches the disk although nobody waits for it."""
+    broker = serve(storage=f"mmap:{tmp_path}?sync={sync}")
+    client = connect(broker)
+    client.open()
+    client.acked(client.publish("a", b"1", b"2", b"3"))
+
+    client.until(lambda: client.query("stats")[0]["streams"]["default"]["synced_sequence"] == 3)
+
+
+def test_questions_to_a_stopping_broker_are_answered_or_refused() -> None:
+    """Asking from another thread while the broker stops never waits for ever."""
+    for _ in range(20):
+        broker = Broker(listeners=["inproc:"], storage="memory:").start()
+        closer = threading.Thread(target=broker.close)
+        closer.start()
+        with contextlib.suppress(Closed):
+            for _ in range(50):
+                broker.stats()
+        closer.join(10)
+        assert not closer.is_alive()
 
 
 def test_several_levels_on_one_connection(serve: Serve, connect: Connect, tmp_path: Path) -> None:
