@@ -272,7 +272,8 @@ class Broker:
         """The answer, computed in the loop's thread if it has one."""
         if self._finished:
             raise Closed("the broker has been stopped")
-        if self._serving in (None, threading.get_ident()) and self._thread is None:
+        idle = self._serving is None and self._thread is None
+        if idle or self._serving == threading.get_ident():
             return question()
         assert self._loop is not None
         future: Future[T] = Future()
