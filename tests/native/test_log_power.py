@@ -21,8 +21,9 @@ def test_durable_messages_survive_and_nothing_stale_comes_back(
 ) -> None:
     """Over many lives, each ended by a power loss: synced messages are there, stale frames never are.
 
-    The test was seen to fail with each of these left out of the core: the sync of the index, of the segment,
-    of the sealed segments, of the directory; the cut at what the records cover.
+    The test was seen to fail with each of these left out of the core: the sync of the index, of the
+    segment, of the sealed segments, of the directory; clipping the records behind a cut; removing
+    leftover spares.
     """
     seed = random.randrange(1, 2**31) if seed is None else seed
     print(f"seed {seed}")
