@@ -59,6 +59,9 @@ SLICE_NS = 200_000_000
 """How long a thread waits at a time: how late it may notice that another closed or reconnected."""
 QUEUE_MAX = 8 << 20
 """Bytes a subscription may have waiting while others on its client are read; then reading stops."""
+QUEUES_DROP = 4
+"""Times that much may wait while an answer is: it stands behind what is on the way already, which
+is about 10 MB in the sockets of both ends.  What comes then is dropped, and asked for again."""
 NS_PER_S = 1_000_000_000
 
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()
@@ -123,6 +126,8 @@ class Client:
         self._reconnect_ns = int(reconnect_s * NS_PER_S)
         self._spin_ns = spin_ns
         self._queue_bytes = queue_bytes
+        self._asking = 0
+        """Calls that wait for an answer, which may stand behind what nobody consumes meanwhile."""
         self._closed = True
         self._forked = False
         self._lock = threading.Lock()
@@ -135,7 +140,7 @@ class Client:
         self._attempts = 0
         channel = self._dial(self.deadline(timeout))
         self._output: Output = ChannelOutput() if channel.stream_fd is None else Flusher()
-        self._session = Session(self._output)
+        self._session = Session(self._output, queue_bytes * QUEUES_DROP)
         self._inbox = Inbox()
         self._closed = False
         _clients.add(self)
@@ -443,6 +448,15 @@ class Client:
         if not self.wait(ready, deadline, writing=writing):
             raise Timeout(f"{what} took too long: {self.obstacle()}")
 
+    def _answer_to(self, ready: Callable[[], bool], deadline: int | None, what: str) -> None:
+        """Wait for an answer; full subscriptions do not stop the reading."""
+        self._asking += 1
+        self.freed()
+        try:
+            self._until(ready, deadline, what, writing=True)
+        finally:
+            self._asking -= 1
+
     def obstacle(self) -> str:
         """What may keep the broker from answering, for a message."""
         full = [feed.pattern for feed in self._session.feeds.values() if self._is_full(feed)]
@@ -467,6 +481,8 @@ class Client:
         return feed.queued_bytes >= self._queue_bytes
 
     def _full(self) -> bool:
+        if self._asking:
+            return False
         limit = self._queue_bytes
         for feed in self._session.feeds.values():  # noqa: SIM110 - a third of what any() costs
             if feed.queued_bytes >= limit:
@@ -607,7 +623,7 @@ class Client:
         def answered() -> bool:
             return token in session.pongs or ready() or session.protocol is not protocol
 
-        self._until(answered, deadline, what, writing=True)
+        self._answer_to(answered, deadline, what)
         session.pongs.discard(token)
         if session.protocol is not protocol:  # reconnected: what was asked is asked again by itself
             self._round_trip(ready, deadline, what)
@@ -749,7 +765,7 @@ class Client:
 
         try:
             self._say(protocol.query(number, what, arguments))
-            self._until(over, deadline, f"asking for {what}", writing=True)
+            self._answer_to(over, deadline, f"asking for {what}")
         finally:
             del session.answers[number]
         return answer
@@ -832,12 +848,19 @@ class Client:
                 other = self._session.protocol is not protocol or feed.failure is not None
                 return feed.commits != before or other
 
-            self._until(answered, deadline, "committing", writing=True)
+            self._answer_to(answered, deadline, "committing")
             if feed.commits != before or feed.failure is not None:
                 break
         failure = feed.failure or feed.commit_failure
         if failure is not None:
             raise failure
+
+    def recall(self, feed: Feed) -> None:
+        """Ask for what ``feed`` had no room for.  The lock is held."""
+        # Not while an answer is awaited: it may be one to this subscription.
+        is_open = self._session.protocol.state is ClientState.OPEN
+        if self._link is not None and is_open and feed.failure is None and not self._asking:
+            self._say(b"".join(self._session.again(feed)))
 
     def close_feed(self, feed: Feed) -> None:
         """End a subscription.  The lock is held."""

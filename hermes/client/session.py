@@ -17,7 +17,7 @@ from hermes.errors import HermesError, MalformedInput, Refused
 from hermes.native.frames import HEADER_SIZE
 from hermes.native.outbox import Outbox
 from hermes.wire import messages as m
-from hermes.wire.client import BatchReceived, ClientProtocol
+from hermes.wire.client import BatchReceived, ClientProtocol, Resume
 from hermes.wire.errorcodes import ERROR_CODES, exception_for
 
 MARK_COST = 64
@@ -63,6 +63,7 @@ class Feed:
         "commit_failure",
         "commits",
         "done",
+        "dropped",
         "durable",
         "failure",
         "id",
@@ -84,6 +85,13 @@ class Feed:
         """Commits the broker has confirmed or refused."""
         self.done: dict[str, int] = {}
         """Stream name to the last sequence that is consumed or was not wanted."""
+        self.dropped: dict[str, int] = {}
+        """Stream name to the last sequence before the first that had no room: from there on all is
+        dropped, until it is asked for again."""
+
+    def drop(self, stream: str, after: int) -> None:
+        """There is no room for what comes behind ``after``."""
+        self.dropped.setdefault(stream, after)
 
     def add(self, segment: Segment) -> None:
         """A batch arrived."""
@@ -193,8 +201,9 @@ class Way(Protocol):
 class Session:
     """Everything that is open on one client."""
 
-    def __init__(self, way: Way) -> None:
+    def __init__(self, way: Way, queued_max: int) -> None:
         self._way = way
+        self._queued_max = queued_max
         self.protocol = ClientProtocol()
         self.feeds: dict[int, Feed] = {}
         self.lines: dict[int, Line] = {}
@@ -228,6 +237,8 @@ class Session:
         for line in self.lines.values():
             line.opened = None
         self.pongs.clear()
+        for subscription in resume.subscriptions:
+            self._take_back(subscription)
         hello = self.protocol.hello(client=client, identity=identity, credentials=credentials)
         return [hello, *self.protocol.restore(resume)]
 
@@ -236,6 +247,26 @@ class Session:
         """What the broker accepts."""
         assert self.protocol.welcome is not None
         return self.protocol.welcome.limits
+
+    def again(self, feed: Feed) -> list[bytes]:
+        """Ask for what ``feed`` has dropped: its subscription opened anew, under another id."""
+        protocol = self.protocol
+        resume = protocol.snapshot()
+        message = next(s for s in resume.subscriptions if s.subscription == feed.id)
+        self._take_back(message)
+        goodbye = protocol.unsubscribe(feed.id)
+        del self.feeds[feed.id]
+        feed.id = message.subscription = protocol.new_id()
+        self.feeds[feed.id] = feed
+        return [goodbye, *protocol.restore(Resume([], [message]))]
+
+    def _take_back(self, subscription: m.Subscribe) -> None:
+        """Have it begin where its feed began to drop."""
+        feed = self.feeds.get(subscription.subscription)
+        if feed is None:
+            return
+        subscription.start.positions.update(feed.dropped)
+        feed.dropped.clear()
 
     # ---- input ----
 
@@ -255,7 +286,11 @@ class Session:
                 return start
             if event.__class__ is BatchReceived:
                 feed = feeds.get(event.subscription)
-                if feed is not None:
+                if feed is None:
+                    continue
+                if feed.queued_bytes >= self._queued_max or feed.dropped:
+                    feed.drop(names[event.stream], event.after)
+                else:
                     feed.add(
                         Segment(
                             buffer,
@@ -290,8 +325,12 @@ class Session:
 
     def _on_gap(self, gap: m.Gap) -> None:
         feed = self.feeds.get(gap.subscription)
-        if feed is not None:
-            name = self.protocol.stream_names[gap.stream]
+        if feed is None:
+            return
+        name = self.protocol.stream_names[gap.stream]
+        if feed.dropped:
+            feed.drop(name, gap.first - 1)
+        else:
             feed.add_gap(Gap(name, gap.first, gap.last, gap.reason))
 
     def _on_commit(self, commit: m.Commit) -> None:

@@ -180,7 +180,8 @@ class Subscription:
         deadline = None if timeout < 0 else client.deadline(timeout)
         client.lock(deadline)
         try:
-            if not self._ready and not self._feed.queue and not self._closed:
+            feed = self._feed
+            if not (self._ready or feed.queue or feed.dropped or self._closed):
                 self._finish_segment()  # lets its memory go
                 left = SLICE_NS if timeout < 0 else min(int(timeout * NS_PER_S), SLICE_NS)
                 client.receive_for(self._take, left)
@@ -261,6 +262,8 @@ class Subscription:
 
     def _something(self) -> bool:
         feed = self._feed
+        if feed.dropped and not feed.queue:
+            self._client.recall(feed)
         return bool(feed.queue) or feed.failure is not None or self._closed
 
     def _gap(self, gap: Gap) -> None:

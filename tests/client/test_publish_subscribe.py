@@ -547,11 +547,39 @@ def test_a_sibling_that_is_not_consumed_stops_reading(broker: hermes.Broker):
 
         with pytest.raises(Timeout):
             wanted.receive(0.2)
+        own = client.publisher("md.own", timeout=0.2)
+        own.send(b"x")
         with pytest.raises(Timeout, match=r"'md\.full' has 100000"):
-            client.ping(timeout=0.2)
+            own.flush(timeout=0.2)
 
         assert len(payloads(full, 3000)) == 3000
         assert payloads(wanted, 1) == [b"late"]
+
+
+@pytest.mark.parametrize("count", [1, 40_000])
+def test_an_answer_comes_through_a_full_queue(serve: Callable[..., hermes.Broker], count: int):
+    """What the broker answers is read behind any backlog, be it one message larger than the
+    queue or many; the queue stays bounded, and nothing is missing or doubled."""
+    broker = serve()
+    size = 40_000_000 // count if count > 1 else 16 << 20
+    with (
+        hermes.connect(broker.url, queue_bytes=100_000) as client,
+        hermes.connect(broker.url) as other,
+    ):
+        publisher = other.publisher("md.a")
+        for _ in range(max(1, count // 1000)):
+            publisher.send_many([b"x" * size] * min(count, 1000))
+        publisher.flush()
+        subscription = client.subscribe("md.a", start="earliest", durable="slow")
+
+        seen = []
+        for _ in range(min(count, 500)):
+            seen.append(subscription.receive(5).sequence)
+            subscription.commit(timeout=5)
+        assert client.ping(timeout=5) > 0
+        seen += [subscription.receive(5).sequence for _ in range(count - len(seen))]
+
+        assert seen == list(range(1, count + 1))
 
 
 def test_spinning_receives_too(broker: hermes.Broker):
