@@ -392,3 +392,83 @@ def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
             assert last >= max(reported, default=0)
             assert numbers(log) == list(range(status.first_sequence, last + 1))
             assert log.publisher_sequence(PUBLISHER) == last
+
+
+# a log that was, and the one after it ---------------------------------------------------------
+
+
+def test_a_view_that_outlives_its_log_does_not_touch_the_next_one(tmp_path: Path) -> None:
+    """Views of retired segments may be let go when another log has the directory already: its
+    spares, which count from the same number, stay."""
+    options = {"segment_bytes": SEGMENT_BYTES, "retention_bytes": 4 * SEGMENT_BYTES}
+    held = []
+    with Log.open(tmp_path, **options) as log:
+        for number in range(1, 400):
+            log.append(frames(1, first=number), 1)
+            if number % 14 == 0:
+                run = log.read(log.status().start_position, 10_000)
+                assert isinstance(run, Run)
+                held.append((run.view, bytes(run.view)))
+        assert log.status().pinned > 1
+    assert not list(tmp_path.glob("spare-*"))
+    with Log.open(tmp_path, **options, spares=16) as log:
+        for number in range(400, 430):
+            log.append(frames(1, first=number), 1)
+        deadline = time.monotonic() + EVENT_TIMEOUT_S
+        while log.status().spares < 16 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert log.status().spares == 16
+        spares = set(tmp_path.glob("spare-*"))
+
+        assert all(bytes(view) == then for view, then in held)
+        held.clear()
+
+        assert set(tmp_path.glob("spare-*")) >= spares
+        for number in range(430, 700):
+            log.append(frames(1, first=number), 1)
+
+
+def test_a_view_of_an_earlier_log_is_never_written_over(tmp_path: Path) -> None:
+    """The next log retires a segment that an earlier log's view still shows, and does not use its
+    file again."""
+    options = {"segment_bytes": SEGMENT_BYTES, "retention_bytes": 4 * SEGMENT_BYTES}
+    with Log.open(tmp_path, **options) as log:
+        for number in range(1, 41):
+            log.append(frames(1, first=number), 1)
+        run = log.read(log.status().start_position, 10_000)
+        assert isinstance(run, Run)
+        then = bytes(run.view)
+
+    with Log.open(tmp_path, **options) as log:
+        for number in range(41, 400):
+            log.append(frames(1, first=number), 1)
+        assert log.status().trimmed > 10
+
+        assert bytes(run.view) == then
+
+
+def test_a_log_opened_on_a_full_disk_survives_that_its_first_segment_fails(tmp_path: Path) -> None:
+    """When the segment that would end a full disk's refusals can't be named, the log is failed, and
+    says so to every call."""
+    with Log.open(tmp_path, segment_bytes=SEGMENT_BYTES) as log:
+        log.append(frames(60), 60)
+    used = sum(path.stat().st_size for path in tmp_path.iterdir())
+    log = Log.open(
+        tmp_path, segment_bytes=SEGMENT_BYTES, disk_bytes=used + 4096, retention_ns=10**12
+    )
+    with pytest.raises(StorageFull):
+        log.append(frames(1, first=61), 1)
+    (tmp_path / f"{61:020d}.log").mkdir()
+    later = time.time_ns() + 2 * 10**12
+    assert log.trim(later) > 0
+    wait_for(log, LogEvent.SPACE)
+
+    with pytest.raises(StorageFailed):
+        log.append(frames(1, first=61), 1)
+
+    assert log.trim(later) == 0
+    status = log.status()
+    assert status.failed
+    assert (status.first_sequence, status.next_sequence) == (61, 61)
+    with pytest.raises(StorageFailed):
+        log.close()

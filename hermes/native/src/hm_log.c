@@ -220,12 +220,14 @@ static int install(hm_log *log, hm_segment *segment, uint64_t now_ns) {
         put_back(log, segment);
         return error;
     }
-    if (log->active && log->active->placeholder) {
-        drop_placeholder(log);
-    } else if (log->active) {
+    bool placeholder = log->active && log->active->placeholder;
+    if (log->active && !placeholder) {
         seal_active(log, false);
     }
     error = hm_segment_install(segment, now_ns);
+    if (error == 0 && placeholder) {
+        drop_placeholder(log); /* not before: a log that fails here still has an active segment */
+    }
     error = error ? error : hm_log_add_segment(log, segment);
     if (error) {
         hm_segment_release(segment);
@@ -449,6 +451,23 @@ static int close_active(hm_log *log) {
     return error;
 }
 
+/* Retired segments that readers still hold have the names of spares: the names go now, because the
+ * readers may outlive the lock of the directory.  What a failure leaves is litter for the next
+ * open. */
+static void sweep_names(hm_pool *pool) {
+    hm_listing listing = {0};
+    pthread_mutex_lock(&pool->lock);
+    bool any = pool->retired_pinned > 0;
+    if (any && pool->dirfd >= 0 && hm_listing_read(pool->dirfd, &listing) == 0) {
+        for (uint64_t i = 0; i < listing.litter_count; i++) {
+            unlinkat(pool->dirfd, listing.litter[i], 0);
+        }
+    }
+    pool->swept = true;
+    pthread_mutex_unlock(&pool->lock);
+    hm_listing_free(&listing);
+}
+
 int hm_log_close(hm_log *log) {
     if (log == NULL) {
         return 0;
@@ -456,6 +475,9 @@ int hm_log_close(hm_log *log) {
     stop_helper(log);
     int error = close_active(log);
     free_pool_segments(log->pool);
+    if (log->helper_runs) {
+        sweep_names(log->pool);
+    }
     log_free(log);
     return error;
 }

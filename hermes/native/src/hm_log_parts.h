@@ -136,6 +136,7 @@ struct hm_segment {
         placeholder; /* stands for an active segment that the disk had no room for; holds nothing */
     bool sealed;
     bool shrunk;     /* its file was cut to what it holds */
+    bool adopted;    /* found at open: views of an earlier log may still map its file */
     bool retired;    /* no longer part of the log */
     bool recyclable; /* retired, counted in `circulating`: becomes a spare with the last release */
     bool heap_records; /* `records` were rebuilt in private memory */
@@ -160,6 +161,7 @@ struct hm_pool {
     int dirfd;   /* -1: memory */
     int eventfd; /* -1: memory */
     bool closing;
+    bool swept; /* the log is closed: the names of spares may be another log's by now */
 
     hm_segment *ready; /* spares that can be used at once */
     uint32_t ready_count;

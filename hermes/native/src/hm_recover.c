@@ -488,6 +488,7 @@ static hm_segment *new_segment(hm_log *log, found *from) {
     segment->disk_bytes = files->size + files->slot_bytes;
     segment->warmed = files->size;
     segment->sealed = true;
+    segment->adopted = true;
     segment->shrunk = files->size != log->pool->options.segment_bytes;
     log->pool->disk_used += segment->disk_bytes;
     files->map = NULL;

@@ -286,11 +286,18 @@ int hm_segment_refit(hm_segment *segment) {
 }
 
 static void unlink_spare(const hm_segment *segment) {
+    hm_pool *pool = segment->pool;
     char name[NAME_SIZE];
-    spare_name(name, segment->spare_number, "log");
-    unlinkat(segment->pool->dirfd, name, 0);
-    spare_name(name, segment->spare_number, "index");
-    unlinkat(segment->pool->dirfd, name, 0);
+    /* Under the lock: a log that is closing takes the names away, and the next one to open the
+     * directory numbers its spares anew. */
+    pthread_mutex_lock(&pool->lock);
+    if (!pool->swept) {
+        spare_name(name, segment->spare_number, "log");
+        unlinkat(pool->dirfd, name, 0);
+        spare_name(name, segment->spare_number, "index");
+        unlinkat(pool->dirfd, name, 0);
+    }
+    pthread_mutex_unlock(&pool->lock);
 }
 
 void hm_segment_destroy(hm_segment *segment) {
@@ -472,8 +479,11 @@ static void give_up_recycling(hm_segment *segment) {
     pthread_mutex_unlock(&segment->pool->lock);
 }
 
-static bool is_full_size(const hm_segment *segment) {
-    return segment->map_size == segment->pool->options.segment_bytes && !segment->shrunk;
+/* Whether its file may be written again: it is as large as a spare has to be, and nobody maps it
+ * whose references are not ours. */
+static bool is_reusable(const hm_segment *segment) {
+    return segment->map_size == segment->pool->options.segment_bytes && !segment->shrunk &&
+           !segment->adopted;
 }
 
 void hm_segment_retire(hm_segment *segment) {
@@ -485,7 +495,7 @@ void hm_segment_retire(hm_segment *segment) {
     pool->retired_pinned++;
     /* One more than the spares wanted: a roll retires first, then takes one. */
     bool recycle =
-        is_full_size(segment) && pool->ready_count + pool->circulating <= pool->options.spares;
+        is_reusable(segment) && pool->ready_count + pool->circulating <= pool->options.spares;
     segment->recyclable = recycle;
     pool->circulating += recycle;
     pool->directory_dirty |= pool->dirfd >= 0;
