@@ -660,6 +660,7 @@ class Connection:
         if len(publisher.pending) >= 2:
             publisher.pending.pop()  # no sync has begun for it that does not also cover this one
         publisher.pending.append((through, targets))
+        self._acknowledge_synced(publisher)  # sent again and on disk already: no sync would tell
 
     def _acknowledge_synced(self, publisher: Publisher) -> None:
         pending = publisher.pending

@@ -682,8 +682,14 @@ class Client:
         link.output.drain()
 
     def _acknowledge(self, line: Line, outbox: Outbox, sequence: int) -> None:
-        """The broker has everything up to ``sequence`` already."""
-        if sequence > outbox.status().acked and not outbox.ack(sequence):
+        """The broker has everything up to ``sequence`` in its log already."""
+        status = outbox.status()
+        if line.level == "durable":
+            # Not on disk for all that we know: it is sent again, so that its sync is waited for.
+            known = sequence <= status.put
+        else:
+            known = sequence <= status.acked or outbox.ack(sequence)
+        if not known:
             line.failure = Refused(
                 f"the broker has message {sequence} of this publisher, which was never sent from "
                 "here: another program uses its publisher_id",

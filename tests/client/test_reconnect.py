@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -19,9 +19,8 @@ from hermes.errors import (
     Refused,
     Timeout,
 )
-
-if TYPE_CHECKING:
-    from tests.client.conftest import Wire
+from hermes.native import Log
+from tests.client.conftest import Wire
 
 
 def stored(broker: hermes.Broker) -> list[bytes]:
@@ -72,6 +71,72 @@ def test_what_the_broker_has_but_did_not_acknowledge_is_not_appended_twice(
         assert publisher.acked == 500
         assert wire.bytes_up - before < 1000
     assert stored(broker) == [b"%d" % i for i in range(500)]
+
+
+def test_what_the_broker_has_in_memory_only_is_not_durable_after_a_reconnect(
+    serve: Callable[..., hermes.Broker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A broker that says on a new connection what it has does not promise that it is on disk: a
+    durable publisher waits for the sync all the same, and gets its acknowledgement then."""
+    broker = serve(storage=f"mmap:{tmp_path}")
+    wire = Wire(broker.url)
+    sync_begin = Log.sync_begin
+    held: list[Log] = []
+    monkeypatch.setattr(Log, "sync_begin", lambda log: held.append(log))
+    with hermes.connect(wire.url, timeout=20) as client:
+        publisher = client.publisher("md.a", ack="durable")
+        publisher.send_many([b"0", b"1", b"2"])
+        with hermes.connect(broker.url) as other:
+            deadline = time.monotonic() + 10
+            while other.streams()[0]["messages"] < 3 or not held:
+                assert time.monotonic() < deadline
+        wire.cut()
+        assert client.ping() > 0
+
+        with pytest.raises(Timeout):
+            publisher.flush(0.2)
+        assert publisher.acked == 0
+
+        monkeypatch.undo()
+        for log in held:
+            sync_begin(log)
+        publisher.flush()
+        assert publisher.acked == 3
+
+        wire.cut()
+        publisher.send(b"3")
+        publisher.flush()
+        assert publisher.acked == 4
+    wire.close()
+    assert stored(broker) == [b"0", b"1", b"2", b"3"]
+
+
+def test_a_durable_publisher_hears_of_what_was_on_disk_before_it_came_back(
+    serve: Callable[..., hermes.Broker], tmp_path: Path
+):
+    """What is sent again and on disk already is acknowledged at once: no sync would tell."""
+    broker = serve(storage=f"mmap:{tmp_path}")
+    wire = Wire(broker.url)
+    with hermes.connect(wire.url, timeout=20) as client:
+        publisher = client.publisher("md.a", ack="durable")
+        wire.hold("down")
+        publisher.send(b"0")
+        with hermes.connect(broker.url) as other:
+            # Behind it in the same log, and acknowledged: so it is on disk itself.
+            deadline = time.monotonic() + 10
+            while other.streams()[0]["messages"] < 1:
+                assert time.monotonic() < deadline
+            second = other.publisher("md.a", ack="durable")
+            second.send(b"1")
+            second.flush()
+        wire.cut()
+        wire.let_go()
+
+        publisher.flush()
+
+        assert publisher.acked == 1
+    wire.close()
+    assert stored(broker) == [b"0", b"1"]
 
 
 def test_a_subscription_goes_on_without_a_gap_or_a_repetition(broker: hermes.Broker, wire: Wire):
