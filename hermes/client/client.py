@@ -684,11 +684,12 @@ class Client:
     def _acknowledge(self, line: Line, outbox: Outbox, sequence: int) -> None:
         """The broker has everything up to ``sequence`` in its log already."""
         status = outbox.status()
+        known = sequence <= status.acked
         if line.level == "durable":
             # Not on disk for all that we know: it is sent again, so that its sync is waited for.
-            known = sequence <= status.put
-        else:
-            known = sequence <= status.acked or outbox.ack(sequence)
+            known = known or sequence <= status.put
+        elif not known:
+            known = outbox.ack(sequence)
         if not known:
             line.failure = Refused(
                 f"the broker has message {sequence} of this publisher, which was never sent from "
