@@ -44,7 +44,7 @@ def main() -> int:
         "--quick", action="store_true", help="small volumes, one round: a smoke test"
     )
     parser.add_argument("--only", action="append", choices=QUESTIONS, help="may be repeated")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--directory", type=Path, help="where logs go (default: the temporary one)")
     parser.add_argument("--output", type=Path, help="result file (default: in benchmarks/results/)")
     parser.add_argument(

@@ -21,6 +21,7 @@ from benchmarks.system.harness import (
 SUBSCRIBERS = 4
 CLIENT = "Hermes, 4 subscribers with the batch API"
 WIRE = "Hermes, 4 subscribers in C, publisher in C"
+WARM = "segments recycled"
 LAG = "Hermes, 4 subscribers that never read, beside one that does"
 
 
@@ -76,11 +77,19 @@ def question(scale: Scale) -> Question:
                     publish="rows",
                     receive="batches",
                     subscribers=SUBSCRIBERS,
+                    warm=True,
                 ),
+                WARM,
             ),
             Contestant(
                 WIRE,
-                partial(hermes_rounds.wire_throughput, messages=messages, subscribers=SUBSCRIBERS),
+                partial(
+                    hermes_rounds.wire_throughput,
+                    messages=messages,
+                    subscribers=SUBSCRIBERS,
+                    warm=True,
+                ),
+                WARM,
             ),
             Contestant(LAG, partial(lag, messages=messages), "growth of anonymous memory"),
         ),

@@ -23,6 +23,23 @@ PER_BATCH = 1024
 """Messages a C publisher puts into one batch and one system call."""
 
 
+WARM_UP_BYTES = 3 << 30
+"""Of frames: more than the retention, so that every later segment is one used again."""
+
+
+def warmed(stage: Stage, *flags: str, quick: bool = False) -> Broker:
+    """A broker whose log has been filled past its retention once: what is measured then is the
+    sustained rate, not the first touch of memory."""
+    broker = stage.broker(*flags)
+    if not quick:
+        messages = WARM_UP_BYTES // MESSAGE_BYTES
+        filler = stage.python(
+            "hermes_roles", "publish", broker.url, "bench.warm", MESSAGE_BYTES, messages, "rows"
+        )
+        filler.ready().go().result()
+    return broker
+
+
 def wire_publisher(
     stage: Stage,
     broker: Broker,
@@ -58,9 +75,13 @@ def wire_throughput(
     per_batch: int = PER_BATCH,
     per_call: int = PER_BATCH,
     flags: tuple[str, ...] = ("--retention", "2GiB"),
+    warm: bool = False,
 ) -> Metrics:
-    """Messages per second from the first write to the last delivery; ``delivered``: to each."""
-    broker = stage.broker(*flags)
+    """Messages per second from the first write to the last delivery; ``delivered``: to each.
+
+    ``warm``: through a log that has been full before.
+    """
+    broker = warmed(stage, *flags, quick=stage.scale.quick) if warm else stage.broker(*flags)
     wanted = messages if delivered is None else delivered
     receivers = [
         wire_subscriber(stage, broker, *patterns, messages=wanted) for _ in range(subscribers)
@@ -95,13 +116,16 @@ def client_throughput(
     subscribers: int = 1,
     size: int = MESSAGE_BYTES,
     flags: tuple[str, ...] = RECYCLING,
+    warm: bool = False,
     broker: Broker | None = None,
 ) -> Metrics:
     """Messages per second between users of the client, from the first call to the last receipt.
 
-    ``publish`` and ``receive``: an API of ``hermes_roles``.  ``broker``: one that runs already.
+    ``publish`` and ``receive``: an API of ``hermes_roles``.  ``warm``: through a log that has been
+    full before.  ``broker``: one that runs already.
     """
-    broker = broker or stage.broker(*flags)
+    if broker is None:
+        broker = warmed(stage, *flags, quick=stage.scale.quick) if warm else stage.broker(*flags)
     url = broker.url
     receivers = [
         stage.python("hermes_roles", "subscribe", url, TOPIC, messages, receive).ready()

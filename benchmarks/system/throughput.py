@@ -28,7 +28,7 @@ def question(scale: Scale) -> Question:
     relay = partial(controls.relay_throughput, messages=volume)
     proxy = partial(controls.zmq_throughput, messages=scale.pick(3_000_000, 50_000))
     run = hermes_rounds.client_throughput
-    objects = partial(run, receive="objects", messages=scale.pick(5_000_000, 100_000))
+    objects = partial(run, receive="objects", warm=True, messages=scale.pick(5_000_000, 100_000))
     batches = partial(run, publish="rows", receive="batches")
     return Question(
         name="throughput",
@@ -40,8 +40,8 @@ def question(scale: Scale) -> Question:
             Contestant(NO_COPY, partial(proxy, copy=False), "peer"),
             Contestant(
                 BATCHES,
-                partial(batches, messages=volume),
-                f"{volume * 256 / 1e9:.1f} GB, retention 2 GiB",
+                partial(batches, messages=volume, warm=True),
+                f"{volume * 256 / 1e9:.1f} GB, retention 2 GiB, after 3 GiB to warm up",
             ),
             Contestant(
                 UNRECYCLED,
