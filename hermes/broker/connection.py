@@ -624,6 +624,8 @@ class Connection:
         publisher = self._publishers.pop(request.publisher, None)
         if publisher is not None:
             self._ingest.close_publisher(request.publisher)
+            if self._express is not None:
+                self._express.forget(request.publisher)
             if publisher in self._acks:
                 self._acks.remove(publisher)  # nothing is acknowledged after Close
 

@@ -71,6 +71,10 @@ class Express:
         code = lib.hm_express_level(self._handle, publisher, _LEVELS.get(level, lib.HM_LEVEL_OTHER))
         check(code, f"opening publisher {publisher}")
 
+    def forget(self, publisher: int) -> None:
+        """``publisher`` is closed."""
+        lib.hm_express_level(self._handle, publisher, lib.HM_LEVEL_OTHER)
+
     def add(self, stream: Stream, cursor: Cursor, index: int) -> int:
         """Serve ``cursor``; returns its number.
 

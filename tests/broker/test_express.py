@@ -48,6 +48,23 @@ def test_round_trips_take_it(serve: Serve, connect: Connect, idle: str) -> None:
     assert rounds(broker) >= 100
 
 
+def test_publishers_come_and_go(serve: Serve, connect: Connect) -> None:
+    """A connection may open as many publishers as it likes, if it closes them: what they wanted is
+    forgotten with them."""
+    broker = serve()
+    client = connect(broker)
+    client.subscribe(">")
+    for number in range(1, 1100):
+        client.open(number)
+        client.acked(client.publish("a", b"", publisher=number), publisher=number)
+        client.send(client.protocol.close_publisher(number))
+
+    client.open(1, ack="none")
+    client.publish("a", b"last", publisher=1)
+
+    assert client.received(1100)[-1].payload == b"last"
+
+
 def test_others_get_what_a_round_appended(serve: Serve, connect: Connect) -> None:
     """A stream that another connection follows too reaches that one as well, in every order of
     subscribing."""

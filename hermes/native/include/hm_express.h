@@ -58,7 +58,8 @@ typedef struct {
 /* `ingest` is borrowed.  NULL: no memory. */
 hm_express *hm_express_new(hm_ingest *ingest);
 void hm_express_free(hm_express *express);
-/* What its acknowledgements mean; OTHER: they are not ours to give.  -HM_ELIMIT. */
+/* What its acknowledgements mean; OTHER: they are not ours to give, or it is closed.  -HM_ELIMIT:
+ * more than HM_PUBLISHERS_MAX are open. */
 int hm_express_level(hm_express *express, uint32_t publisher, int level);
 /* Serves `cursor` of `stream`, whose index is `index`; returns its number, or -HM_ELIMIT. */
 int hm_express_add(hm_express *express, hm_stream *stream, hm_cursor *cursor, uint32_t index);

@@ -61,10 +61,15 @@ int hm_express_level(hm_express *express, uint32_t publisher, int level) {
     assert(level >= HM_LEVEL_NONE && level <= HM_LEVEL_OTHER);
     for (uint32_t i = 0; i < express->grade_count; i++) {
         if (express->grades[i].publisher == publisher) {
-            express->grades[i].level = level;
+            if (level == HM_LEVEL_OTHER) /* as good as not there */
+                express->grades[i] = express->grades[--express->grade_count];
+            else
+                express->grades[i].level = level;
             return 0;
         }
     }
+    if (level == HM_LEVEL_OTHER)
+        return 0;
     if (express->grade_count == HM_PUBLISHERS_MAX)
         return -HM_ELIMIT;
     if (express->grade_count == express->grade_capacity) {
