@@ -65,10 +65,13 @@ _REASONS: dict[int, Literal["retention", "damaged"]] = {16: "retention", 17: "da
 class Publisher:
     """One open publisher of a connection: what it was told, what it waits for."""
 
-    __slots__ = ("durable", "id", "level", "pending", "through")
+    __slots__ = ("connection", "durable", "id", "identity", "level", "pending", "through")
 
-    def __init__(self, id: int, level: m.AckLevel) -> None:
+    def __init__(self, connection: Connection, id: int, identity: bytes, level: m.AckLevel) -> None:
+        self.connection = connection
         self.id = id
+        self.identity = identity
+        """Its 16 bytes."""
         self.level = level
         self.durable = level == "durable"
         self.through = 0
@@ -238,6 +241,8 @@ class Connection:
         self._lost = True
         self.closing = True
         self._drop_subscriptions()
+        for publisher in self._publishers.values():
+            self._kernel.release_publisher(publisher)
         self._publishers.clear()
         self._acks.clear()
         self._answers.clear()
@@ -343,6 +348,8 @@ class Connection:
         state = self._protocol.state
         if state is _OPEN and (self._active or self._out or self._answers or self._acks):
             return False
+        if state is _OPEN and self._waits_for_sync():
+            return False
         if state is not ServerState.CLOSING and state is not _CLOSED:
             self._protocol.close(reason)
             self.mark()
@@ -353,6 +360,26 @@ class Connection:
         """End the connection with an error."""
         self._protocol.error(code, message, fatal=True)
         self._after_events()
+        self.mark()
+
+    def publisher_taken(self, publisher: Publisher, newer: Publisher) -> None:
+        """``newer`` has the id of our ``publisher``, which ends here unless it is opened again."""
+        if self._publishers.get(publisher.id) is not publisher:
+            return  # opened again by ourselves
+        self._ingest.refuse(publisher.id)
+        self._kernel.refusals += 1
+        where = (
+            f"as publisher {newer.id}"
+            if newer.connection is self
+            else f"by another connection ({newer.connection.peer.address})"
+        )
+        self._protocol.error(
+            "publisher_taken",
+            f"publisher id {publisher.identity.hex()} was opened {where}: let one program use it "
+            "at a time, or use another id",
+            publisher=publisher.id,
+            fatal=False,
+        )
         self.mark()
 
     def unpin(self) -> int:
@@ -538,7 +565,9 @@ class Connection:
             )
             return
         last = self._ingest.open(request.publisher, request.publisher_id)
-        self._publishers[request.publisher] = Publisher(request.publisher, request.ack)
+        publisher = Publisher(self, request.publisher, request.publisher_id, request.ack)
+        self._publishers[request.publisher] = publisher
+        self._kernel.claim_publisher(publisher)
         if self._express is not None:
             self._express.set_level(request.publisher, request.ack)
         self._protocol.ack(request.publisher, last, "opened")
@@ -623,6 +652,7 @@ class Connection:
             return
         publisher = self._publishers.pop(request.publisher, None)
         if publisher is not None:
+            self._kernel.release_publisher(publisher)
             self._ingest.close_publisher(request.publisher)
             if self._express is not None:
                 self._express.forget(request.publisher)

@@ -24,9 +24,10 @@ from hermes.errors import HermesError, Refused
 from hermes.native.envelopes import address_of
 from hermes.storage import Storage
 from hermes.transport import Agent, Peer
-from hermes.wire.messages import Limits
+from hermes.wire.messages import PUBLISHER_ID_SIZE, Limits
 
 if TYPE_CHECKING:
+    from hermes.broker.connection import Publisher
     from hermes.broker.subscriptions import Subscription
 
 SCRATCH_SIZE = 1048576
@@ -34,6 +35,8 @@ SCRATCH_SIZE = 1048576
 small, small enough to stay in the cache."""
 BATCH_SLACK = 1048576
 """Bytes a batch may have beyond the message limit."""
+NOBODY = bytes(PUBLISHER_ID_SIZE)
+"""The publisher id that any number of publishers may have: nothing of theirs is recognised."""
 NS_PER_S = 1_000_000_000
 PROGRESS_NS = NS_PER_S
 """How often a caught-up subscription is told what it has covered without getting a message."""
@@ -97,6 +100,7 @@ class Kernel:
         self._again: list[Connection] = []
         self._ungreeted: dict[int, Connection] = {}
         self._durables: dict[str, Subscription] = {}
+        self._publishers: dict[bytes, Publisher] = {}  # by their 16 bytes
         self._awaiting: dict[int, Connection] = {}  # publishers of theirs wait for a sync
         self._sync_wanted = False
         self._sync_always = storage.sync_interval_ns == 0
@@ -201,6 +205,23 @@ class Kernel:
         name = subscription.durable
         if name is not None and self._durables.get(name) is subscription:
             del self._durables[name]
+
+    def claim_publisher(self, publisher: Publisher) -> None:
+        """``publisher`` was opened: whoever else has its id must not append any more.
+
+        The newer wins: it may be the same program, back before its old connection was found dead.
+        """
+        if publisher.identity == NOBODY:
+            return
+        older = self._publishers.get(publisher.identity)
+        self._publishers[publisher.identity] = publisher
+        if older is not None:
+            older.connection.publisher_taken(older, publisher)
+
+    def release_publisher(self, publisher: Publisher) -> None:
+        """Give its id back, if nobody else has taken it."""
+        if self._publishers.get(publisher.identity) is publisher:
+            del self._publishers[publisher.identity]
 
     def want_sync(self, streams: int, connection: Connection) -> list[tuple[Place, int]]:
         """Have the streams of a bit set synced after this pass; returns what must be on disk

@@ -574,6 +574,14 @@ class Ingest:
         code = lib.hm_ingest_close_publisher(self.handle, number)
         check(code, f"closing publisher {number}")
 
+    def refuse(self, number: int) -> None:
+        """Skip what comes of publisher ``number`` until it is opened again.
+
+        Raises:
+            MalformedInput: it is not open.
+        """
+        check(lib.hm_ingest_refuse(self.handle, number), f"refusing publisher {number}")
+
     def feed(self, data: Any, size: int, now_ns: int) -> Any:
         """Take what can be taken of ``size`` bytes at ``data`` (a ``uint8_t *`` of cffi); see
         ``hm_ingest_feed``.

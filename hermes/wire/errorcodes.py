@@ -107,11 +107,6 @@ ERROR_CODES: dict[str, ErrorCode] = {
         raises=errors.ConnectionLost,
         retry=True,
     ),
-    "publisher_taken": ErrorCode(
-        "another identity or connection holds this publisher id",
-        "use a new publisher id",
-        raises=errors.Refused,
-    ),
     "durable_unavailable": ErrorCode(
         "this storage cannot promise durable acknowledgements",
         "ask for appended, or give the broker a storage that can",
@@ -148,6 +143,13 @@ ERROR_CODES: dict[str, ErrorCode] = {
         "look at the broker's disk, restart the broker",
         fatal=False,
         raises=errors.StorageFailed,
+    ),
+    "publisher_taken": ErrorCode(
+        "this publisher id was opened again, by another connection or under another id: messages "
+        "come from whoever opened it last",
+        "let one program use it at a time, or use another publisher id",
+        fatal=False,
+        raises=errors.Refused,
     ),
     "publish_refused": ErrorCode(
         "the stream cannot take the message, for a reason without a code of its own",

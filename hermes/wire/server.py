@@ -345,7 +345,9 @@ class ServerProtocol:
 
         ``fatal`` comes from :data:`~hermes.wire.errorcodes.ERROR_CODES`; give it only to end the
         connection for what need not: an Open can only be refused so, because its batches may be on
-        their way. A subscription or query that is named is refused: its id is free again.
+        their way. A subscription or query that is named is refused: its id is free again. A
+        publisher that is named must be opened again before its messages count: have the sink skip
+        them.
         """
         row = ERROR_CODES[code]
         ends = row.fatal if fatal is None else fatal
@@ -353,6 +355,8 @@ class ServerProtocol:
             self._subscriptions.discard(subscription)
         if query is not None:
             self._queries.discard(query)
+        if publisher in self._publishers:
+            self._refused.add(publisher)
         text = message[: m.TEXT_MAX]
         if self.state not in _ENDED:
             self._output.append(
@@ -467,7 +471,6 @@ class ServerProtocol:
     def _take_refusal(self, feed: Feed) -> None:
         code = REFUSAL_CODES.get(-feed.error, "publish_refused")
         text = error_text(feed.error)
-        self._refused.add(feed.publisher)
         self.event = PublisherRefused(feed.publisher, feed.sequence, code, feed.error)
         self.error(code, text, publisher=feed.publisher, sequence=feed.sequence, fatal=False)
 

@@ -35,7 +35,8 @@ typedef struct {
     uint32_t pad;
     uint64_t through; /* its messages up to here, as far as this connection brought them, are in
                          their logs */
-    uint64_t streams; /* bit set of streams its messages went to since it was opened */
+    uint64_t streams; /* bit set of streams that had messages of it when it was opened, or got some
+                         since */
 } hm_touched;
 
 /* `router`: borrowed.  `message_max`: bytes of payload.  NULL: no memory. */
@@ -47,6 +48,9 @@ void hm_ingest_free(hm_ingest *ingest);
 int hm_ingest_open(hm_ingest *ingest, uint32_t id, const uint8_t *publisher, uint64_t *last);
 /* -HM_EUNKNOWN: it is not open.  What it touched is forgotten: collect it before. */
 int hm_ingest_close_publisher(hm_ingest *ingest, uint32_t id);
+/* Skips what comes of publisher `id` until it is opened again, as after a refusal.  -HM_EUNKNOWN.
+ */
+int hm_ingest_refuse(hm_ingest *ingest, uint32_t id);
 
 /* Takes what it can of `data`; see hm_feed.  Call again after each CONTROL (with the frame
  * removed). */

@@ -129,9 +129,12 @@ int hm_ingest_open(hm_ingest *in, uint32_t id, const uint8_t *identity, uint64_t
     opened->next = 0;
     opened->refused = 0;
     *last = 0;
-    for (uint32_t i = 0; known != NULL && i < HM_STREAMS_MAX; i++)
+    for (uint32_t i = 0; known != NULL && i < HM_STREAMS_MAX; i++) {
         if (known->last[i] > *last)
             *last = known->last[i];
+        if (known->last[i] != 0) /* an acknowledgement speaks for these messages too */
+            opened->streams |= (uint64_t)1 << i;
+    }
     return 0;
 }
 
@@ -156,6 +159,16 @@ int hm_ingest_close_publisher(hm_ingest *in, uint32_t id) {
     slots_fill(in);
     hm_known_close(in->router, closed->known);
     free(closed);
+    return 0;
+}
+
+int hm_ingest_refuse(hm_ingest *in, uint32_t id) {
+    publisher *who = publisher_find(in, id);
+    if (who == NULL)
+        return -HM_EUNKNOWN;
+    who->refused = 1;
+    if (who == in->current)
+        in->skip = 1;
     return 0;
 }
 
