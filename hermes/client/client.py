@@ -55,6 +55,8 @@ ATTEMPT_S = 5.0
 """Seconds one attempt may take: a broker that is up answers sooner."""
 BACKOFF_MIN_S, BACKOFF_MAX_S = 0.02, 1.0
 """Pause between attempts: doubled each time, and shortened at random so that clients spread."""
+LASTING_NS = 1_000_000_000
+"""A connection that comes back and breaks within this time counts as another attempt that failed."""
 SLICE_NS = 200_000_000
 """How long a thread waits at a time: how late it may notice that another closed or reconnected."""
 QUEUE_MAX = 8 << 20
@@ -63,6 +65,8 @@ QUEUES_DROP = 4
 """Times that much may wait while an answer is: it stands behind what is on the way already, which
 is about 10 MB in the sockets of both ends.  What comes then is dropped, and asked for again."""
 NS_PER_S = 1_000_000_000
+
+_SPEAKING = (ClientState.GREETING, ClientState.OPEN)
 
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()
 
@@ -136,7 +140,7 @@ class Client:
         self._pumping = False
         self._link: Link | None = None
         self._failure: HermesError | None = None
-        self._lost_ns = self._next_ns = 0
+        self._lost_ns = self._next_ns = self._since_ns = 0
         self._attempts = 0
         channel = self._dial(self.deadline(timeout))
         self._output: Output = ChannelOutput() if channel.stream_fd is None else Flusher()
@@ -187,7 +191,7 @@ class Client:
             raise UsageError(f"publisher_id has 16 bytes, not {len(publisher_id)}")
         deadline = self.deadline(timeout)
         with self.locked(deadline):
-            self._until(lambda: self._link is not None, deadline, "opening a publisher")
+            self._until(self._greeted_there, deadline, "opening a publisher")
             line = self._open_line(ack, publisher_id, linger_ns, window, deadline)
         return Publisher(self, line, name, ack)
 
@@ -218,7 +222,7 @@ class Client:
         point = start_of(start, durable)
         deadline = self.deadline(timeout)
         with self.locked(deadline):
-            self._until(lambda: self._link is not None, deadline, "subscribing")
+            self._until(self._greeted_there, deadline, "subscribing")
             protocol = self._session.protocol
             feed = Feed(protocol.new_id(), pattern, durable)
             self._session.feeds[feed.id] = feed
@@ -228,7 +232,7 @@ class Client:
                 if feed.failure is not None:
                     raise feed.failure
             except BaseException:
-                self._forget_feed(feed)
+                self.close_feed(feed)
                 raise
         return Subscription(self, feed, on_gap)
 
@@ -317,6 +321,8 @@ class Client:
         for line in self._session.lines.values():
             if line.failure is not None and problem is None:
                 problem = line.lost()
+        if self._failure is not None and problem is None:
+            problem = self.lost(list(self._session.lines.values()))
         try:
             self._shake_hands(deadline)
         finally:
@@ -367,6 +373,16 @@ class Client:
         if self._failure is not None:
             raise self._failure.with_traceback(None)
 
+    def lost(self, lines: list[Line]) -> HermesError | None:
+        """What to tell about ``lines`` now that the connection is given up; None: nothing is missing."""
+        for line in lines:
+            line.settle()
+        left = sum(line.unacknowledged for line in lines)
+        failure = self._failure
+        if failure is None or not left:
+            return None
+        return type(failure)(f"{failure}; {left} messages are unacknowledged")
+
     def lock(self, deadline: int | None) -> None:
         """Take the lock.
 
@@ -411,10 +427,12 @@ class Client:
                     return False
                 self._reconnect(now, left, deadline)
                 continue
+            link = self._link
             try:
-                self._step(self._link, ready, max(left, 0), writing)
+                self._step(link, ready, max(left, 0), writing)
             except ConnectionLost as error:
-                self._lost(error)
+                if self._link is link:  # else another thread found out first
+                    self._lost(error)
                 continue
             except PeerError as error:
                 self._give_up(error)
@@ -522,7 +540,8 @@ class Client:
         try:
             self._pump(link, timeout_ns, False, take)
         except ConnectionLost as error:
-            self._lost(error)
+            if self._link is link:  # else another thread found out first
+                self._lost(error)
         except PeerError as error:
             self._give_up(error)
             raise
@@ -615,7 +634,7 @@ class Client:
 
     def _round_trip(self, ready: Callable[[], bool], deadline: int | None, what: str) -> None:
         """Wait until the broker has answered everything sent so far, or ``ready``."""
-        self._until(lambda: self._link is not None, deadline, what)
+        self._until(self._greeted_there, deadline, what)
         token = secrets.randbits(62)
         session, protocol = self._session, self._session.protocol
         self._say(protocol.ping(token))
@@ -658,12 +677,17 @@ class Client:
                     )
                 self._step(link, self._greeted, min(left, SLICE_NS), True)
             self._resume_lines(link)
+            self._since_ns = time.monotonic_ns()
         except BaseException:
-            self._link = None
-            link.retire()
+            if self._link is link:  # else another thread found out first
+                self._link = None
+                link.retire()
             raise
         if self._sleepers:
             self._changed.notify_all()
+
+    def _greeted_there(self) -> bool:
+        return self._link is not None and self._session.protocol.welcome is not None
 
     def _greeted(self) -> bool:
         session = self._session
@@ -678,21 +702,25 @@ class Client:
                 continue
             outbox.limit(self._session.limits.message_max)
             self._acknowledge(line, outbox, line.opened)
-            link.output.resume(outbox)
+            if line.failure is None:
+                link.output.resume(outbox)
         link.output.drain()
 
-    def _acknowledge(self, line: Line, outbox: Outbox, sequence: int) -> None:
-        """The broker has everything up to ``sequence`` in its log already."""
-        status = outbox.status()
-        known = sequence <= status.acked
+    def _acknowledge(
+        self, line: Line, outbox: Outbox, sequence: int, *, taken: bool = False
+    ) -> None:
+        """The broker has everything up to ``sequence`` in its log already; ``taken``: another
+        program had the publisher's id meanwhile, and may have used our numbers."""
+        line.settle()
+        known = sequence <= outbox.status().acked
         if line.level == "durable":
             # Not on disk for all that we know: it is sent again, so that its sync is waited for.
-            known = known or sequence <= status.put
-        elif not known:
+            known = known or (not taken and sequence <= outbox.offered)
+        elif not known and not taken:
             known = outbox.ack(sequence)
         if not known:
             line.failure = Refused(
-                f"the broker has message {sequence} of this publisher, which was never sent from "
+                f"the broker has message {sequence} of this publisher, which does not come from "
                 "here: another program uses its publisher_id",
                 code="publisher_taken",
             )
@@ -710,7 +738,11 @@ class Client:
         for line in self._session.lines.values():
             if line.outbox is not None:
                 line.outbox.rewind()  # what was not acknowledged is not on any wire
-        self._lost_ns = self._next_ns = time.monotonic_ns()
+        now = time.monotonic_ns()
+        if self._attempts and now - self._since_ns < LASTING_NS:
+            self._failed_attempt(error)
+            return
+        self._lost_ns = self._next_ns = now
         self._attempts = 0
 
     def _give_up(self, error: HermesError) -> None:
@@ -761,7 +793,7 @@ class Client:
 
     def _ask(self, what: str, arguments: dict[str, str], deadline: int | None) -> Answer:
         """Ask once; incomplete if the connection broke meanwhile."""
-        self._until(lambda: self._link is not None, deadline, f"asking for {what}")
+        self._until(self._greeted_there, deadline, f"asking for {what}")
         session, protocol = self._session, self._session.protocol
         number, answer = protocol.new_id(), Answer()
         session.answers[number] = answer
@@ -800,7 +832,13 @@ class Client:
             self._say(protocol.open_publisher(line.id, line.publisher_id, ack))
             first = 1
             if publisher_id is not None:
-                self._until(lambda: line.opened is not None, deadline, "opening a publisher")
+                self._until(
+                    lambda: line.opened is not None or line.failure is not None,
+                    deadline,
+                    "opening a publisher",
+                )
+                if line.failure is not None:  # right behind the answer
+                    raise line.failure
                 assert line.opened is not None
                 first = line.opened + 1
             outbox = Outbox(capacity=window, id=line.id, first_sequence=first)
@@ -808,36 +846,54 @@ class Client:
             self._output.add(outbox, linger_ns)
             line.outbox, line.lingers = outbox, linger_ns > 0
         except BaseException:
-            session.lines.pop(line.id, None)
+            self.close_line(line)
             raise
         return line
 
     def close_line(self, line: Line) -> None:
         """End a publisher.  The lock is held."""
         outbox = line.outbox
-        if self._session.lines.pop(line.id, None) is None or outbox is None:
+        if self._session.lines.pop(line.id, None) is None:
             return
-        outbox.close()
-        self._output.remove(outbox)
+        if outbox is not None:
+            outbox.close()
+            self._output.remove(outbox)
         protocol = self._session.protocol
-        if self._link is not None and protocol.state is ClientState.OPEN:
+        if self._link is not None and protocol.state in _SPEAKING:
+            frame = protocol.close_publisher(line.id)
             with contextlib.suppress(ConnectionLost):  # found out by whoever needs the connection
-                self._say(protocol.close_publisher(line.id))
+                if frame:
+                    self._say(frame)
+
+    def abandon_line(self, line: Line) -> HermesError | None:
+        """End a publisher whose connection is given up; what to tell about it, which is told once."""
+        if self._forked or self._closed or self._session.lines.pop(line.id, None) is None:
+            return None
+        return self.lost([line])
 
     def reopen_line(self, line: Line, deadline: int | None) -> None:
         """Open a refused publisher again and send what is not acknowledged.  The lock is held."""
         outbox = line.outbox
         assert outbox is not None
-        self._until(lambda: self._link is not None, deadline, "opening the publisher again")
-        line.failure = None
+        self._until(self._greeted_there, deadline, "opening the publisher again")
+        before, line.failure = line.failure, None
         protocol = self._session.protocol
         if line.opened is None:  # else a new connection has opened it already
             self._say(protocol.open_publisher(line.id, line.publisher_id, line.level))
-        self._until(lambda: line.opened is not None, deadline, "opening the publisher again")
+        self._until(
+            lambda: line.opened is not None or line.failure is not None,
+            deadline,
+            "opening the publisher again",
+        )
+        if line.failure is not None:
+            raise line.lost()
         outbox.reopen()
         if self._session.protocol is protocol:
             assert line.opened is not None
-            self._acknowledge(line, outbox, line.opened)
+            taken = isinstance(before, Refused) and before.code == "publisher_taken"
+            self._acknowledge(line, outbox, line.opened, taken=taken)
+            if line.failure is not None:
+                raise line.lost()
             self._until(
                 lambda: self._output.resume(outbox), deadline, "sending again", writing=True
             )
@@ -845,7 +901,7 @@ class Client:
     def commit(self, feed: Feed, positions: dict[str, int], deadline: int | None) -> None:
         """Store positions and wait for the broker to confirm.  The lock is held."""
         while True:
-            self._until(lambda: self._link is not None, deadline, "committing")
+            self._until(self._greeted_there, deadline, "committing")
             protocol, before = self._session.protocol, feed.commits
             feed.commit_failure = None
             self._say(protocol.commit(feed.id, positions))
@@ -874,7 +930,7 @@ class Client:
         protocol = self._session.protocol
         open_there = feed.failure is None and feed.id in self._session.feeds
         self._forget_feed(feed)
-        if open_there and self._link is not None and protocol.state is ClientState.OPEN:
+        if open_there and self._link is not None and protocol.state in _SPEAKING:
             with contextlib.suppress(ConnectionLost):  # found out by whoever needs the connection
                 self._say(protocol.unsubscribe(feed.id))
 

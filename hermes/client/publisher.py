@@ -230,8 +230,13 @@ class Publisher:
 
         Raises: as :meth:`flush`; the publisher is closed all the same.
         """
-        if self._closed or self._client.closed:
+        if self._closed:
+            return
+        if self._client.closed:
             self._closed = True
+            problem = self._client.abandon_line(self._line)
+            if problem is not None:
+                raise problem
             return
         try:
             self.flush(timeout)

@@ -205,6 +205,7 @@ class Session:
         self._way = way
         self._queued_max = queued_max
         self.protocol = ClientProtocol()
+        self._welcome: m.Welcome | None = None
         self.feeds: dict[int, Feed] = {}
         self.lines: dict[int, Line] = {}
         self.answers: dict[int, Answer] = {}
@@ -232,7 +233,12 @@ class Session:
     ) -> list[bytes]:
         """The first frames of a connection, everything that is open included."""
         resume = self.protocol.snapshot()
-        self.protocol = ClientProtocol()
+        # What was closed meanwhile is over.  A refused publisher waits for resend(): another program
+        # may have its id by now.
+        resume.publishers = [one for one in resume.publishers if self._goes_on(one.publisher)]
+        resume.subscriptions = [s for s in resume.subscriptions if s.subscription in self.feeds]
+        self._welcome = self.protocol.welcome or self._welcome
+        self.protocol = ClientProtocol(last_id=self.protocol.last_id)
         self.failure, self.failure_passes, self.closed = None, False, False
         for line in self.lines.values():
             line.opened = None
@@ -242,11 +248,16 @@ class Session:
         hello = self.protocol.hello(client=client, identity=identity, credentials=credentials)
         return [hello, *self.protocol.restore(resume)]
 
+    def _goes_on(self, publisher: int) -> bool:
+        line = self.lines.get(publisher)
+        return line is not None and line.failure is None
+
     @property
     def limits(self) -> m.Limits:
-        """What the broker accepts."""
-        assert self.protocol.welcome is not None
-        return self.protocol.welcome.limits
+        """What the broker accepts, or accepted on the connection before this one."""
+        welcome = self.protocol.welcome or self._welcome
+        assert welcome is not None
+        return welcome.limits
 
     def again(self, feed: Feed) -> list[bytes]:
         """Ask for what ``feed`` has dropped: its subscription opened anew, under another id."""
@@ -357,7 +368,8 @@ class Session:
             self._on_refusal(error.publisher, exception)
         elif error.subscription is not None:
             feed = self.feeds.get(error.subscription)
-            if feed is not None and error.code == "commit_refused":
+            row = ERROR_CODES.get(error.code)
+            if feed is not None and row is not None and not row.ends_subscription:
                 feed.commit_failure = exception
                 feed.commits += 1
             elif feed is not None:
@@ -367,9 +379,11 @@ class Session:
 
     def _on_refusal(self, publisher: int, exception: HermesError) -> None:
         line = self.lines.get(publisher)
-        if line is not None and line.outbox is not None:
-            line.failure = exception
-            line.opened = None
+        if line is None:
+            return
+        line.failure = exception
+        line.opened = None
+        if line.outbox is not None:
             line.outbox.close()
             self._way.pause(line.outbox)
 

@@ -173,6 +173,11 @@ class Outbox:
         return Status(counts[0], counts[1], counts[2])
 
     @property
+    def offered(self) -> int:
+        """The last sequence that was ever on its way to the broker, also if that was cut short."""
+        return int(lib.hm_outbox_offered(self.handle))
+
+    @property
     def queued_bytes(self) -> int:
         """Bytes of frames not acknowledged."""
         return int(lib.hm_outbox_queued(self.handle))

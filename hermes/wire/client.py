@@ -134,7 +134,7 @@ class ClientProtocol:
         "welcome",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, *, last_id: int = 0) -> None:
         self.state = ClientState.NEW
         self.welcome: m.Welcome | None = None
         """The broker's answer to Hello: limits, and what it can do."""
@@ -161,7 +161,13 @@ class ClientProtocol:
         it on."""
         # Subscription -> stream name -> through on the connection before this one.
         self._resumed: dict[int, dict[str, int]] = {}
-        self._last_id = 0
+        self._last_id = last_id
+
+    @property
+    def last_id(self) -> int:
+        """Ids up to here have been given to somebody: the connection after this one begins behind
+        it."""
+        return self._last_id
 
     # ---- output ----
 
@@ -196,8 +202,10 @@ class ClientProtocol:
         return self._say(message)
 
     def close_publisher(self, publisher: int) -> bytes:
-        """End one publisher; wait for its acknowledgements before, none come after it."""
-        del self._publishers[publisher]
+        """End one publisher; wait for its acknowledgements before, none come after it.  Empty if it
+        was not opened on this connection."""
+        if self._publishers.pop(publisher, None) is None:
+            return b""
         return self._say(m.Close(publisher=publisher))
 
     def subscribe(

@@ -226,7 +226,8 @@ def test_without_reconnect_a_broken_connection_is_an_error(wire: Wire):
     with pytest.raises(ConnectionLost):
         publish()
 
-    client.close()
+    with pytest.raises(ConnectionLost, match="1 messages are unacknowledged"):
+        client.close()
 
 
 def test_a_deadline_holds_while_reconnecting(wire: Wire):

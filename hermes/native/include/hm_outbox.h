@@ -65,6 +65,8 @@ int hm_outbox_ack(hm_outbox *outbox, uint64_t sequence);
 void hm_outbox_rewind(hm_outbox *outbox);
 /* Sequences: last put, last sent, last acked.  Any thread; each is exact when it is read. */
 void hm_outbox_status(const hm_outbox *outbox, uint64_t *put, uint64_t *sent, uint64_t *acked);
+/* The last sequence that was ever on its way to the peer, also if that was cut short. */
+uint64_t hm_outbox_offered(const hm_outbox *outbox);
 /* Bytes of frames not acknowledged.  The acknowledging thread only. */
 uint64_t hm_outbox_queued(const hm_outbox *outbox);
 /* Bytes of memory held in chunks.  The acknowledging thread only, nobody putting. */

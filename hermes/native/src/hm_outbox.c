@@ -500,6 +500,11 @@ void hm_outbox_status(const hm_outbox *outbox, uint64_t *put, uint64_t *sent, ui
     *put = atomic_load_explicit(&outbox->put, memory_order_acquire);
 }
 
+uint64_t hm_outbox_offered(const hm_outbox *outbox) {
+    /* acquire: as in hm_outbox_ack. */
+    return atomic_load_explicit(&outbox->offered, memory_order_acquire);
+}
+
 uint64_t hm_outbox_queued(const hm_outbox *outbox) {
     uint64_t offset = 0;
     const chunk *at = first_kept(outbox, &offset);
