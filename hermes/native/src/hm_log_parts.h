@@ -18,7 +18,10 @@
 
 #include "hm_log.h"
 
-#define HM_PAGE           4096
+#define HM_PAGE 4096
+/* No log gets that far: what claims a larger sequence or position is damaged, and sums cannot
+ * overflow. */
+#define HM_LOG_FARTHEST   (UINT64_C(1) << 62)
 #define HM_FRAME_SMALLEST HM_FRAME_HEADER /* bytes: no topic, no payload */
 #define HM_INDEX_CHUNK    262144          /* bytes an index file grows by, at most: 4,096 records */
 #define HM_WARM_SLICE     262144  /* bytes populated per call: half a millisecond on a cold host */
@@ -397,6 +400,10 @@ int64_t hm_walk_check(const hm_walk *walk, uint64_t offset, uint64_t sequence);
 uint64_t hm_records_sift(const hm_record *slots, uint64_t count, uint64_t base_sequence,
                          uint64_t base_position, hm_record *out, uint64_t *unsound,
                          uint64_t *next_sequence);
+
+/* Position of the first record that says where a segment with `base` begins, or `otherwise`. */
+uint64_t hm_records_position(const hm_record *slots, uint64_t count, uint64_t base,
+                             uint64_t otherwise);
 
 /* A segment's two files, mapped for reading or writing; empty files are mapped as NULL.  No
  * descriptor is kept: a log may have more segments than a process may have files. */

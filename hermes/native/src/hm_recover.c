@@ -84,13 +84,7 @@ static uint64_t base_position(const found *segment, uint64_t previous_end) {
     if (files->header_error == 0) {
         return files->header.base_position;
     }
-    for (uint64_t i = 0; i < files->slot_count; i++) {
-        if (hm_record_check(&files->slots[i]) == 0 &&
-            files->slots[i].first_sequence == segment->base) {
-            return files->slots[i].position;
-        }
-    }
-    return previous_end;
+    return hm_records_position(files->slots, files->slot_count, segment->base, previous_end);
 }
 
 /* Verifies one segment.  `previous_*`: where the one before ended, 0: there is none.  `next_base`:
@@ -642,17 +636,16 @@ static int decide(recovery *self) {
     self->report->cut_bytes += last && !last->walk.sealed ? bytes_behind(last) : 0;
     const found *empty = last ? NULL : numbering(self);
     if (last) {
-        bool sealed = last->walk.sealed;
-        log->next_sequence = sealed ? last->walk.next_sequence : last->walk.expected;
+        close_damage(last, NULL);
+        log->next_sequence = last->walk.expected;
     } else if (empty) {
         log->next_sequence = empty->base;
         log->end_position = empty->walk.base_position;
     }
     drop_empty(self, last, log->next_sequence);
     int error = adopt_all(self, last);
-    if (error == 0 && last) {
+    if (last) {
         log->end_position = end_position(last);
-        assert(log->next_sequence == last->walk.expected);
     }
     remember_empty(self, last);
     return error;

@@ -65,6 +65,10 @@ int hm_header_decode(const uint8_t *page, hm_header *header) {
     header->generation = get64(page, 40);
     header->segment_bytes = get64(page, 48);
     header->crc = get32(page, 56);
+    if (header->base_sequence > HM_LOG_FARTHEST || header->base_position > HM_LOG_FARTHEST ||
+        header->base_position % HM_FRAME_ALIGN) {
+        return -HM_ELENGTH;
+    }
     return 0;
 }
 
@@ -93,7 +97,7 @@ int hm_seal_decode(const uint8_t *page, uint32_t header_crc, hm_seal *seal) {
     seal->next_sequence = get64(record, 16);
     seal->last_time_ns = get64(record, 24);
     seal->records = get64(record, 32);
-    return 0;
+    return seal->next_sequence > HM_LOG_FARTHEST || seal->end % HM_FRAME_ALIGN ? -HM_ELENGTH : 0;
 }
 
 void hm_segment_name(char *out, size_t size, uint64_t base, const char *suffix) {

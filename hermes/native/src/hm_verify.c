@@ -211,20 +211,11 @@ static void check_hole(verifier *self, const hm_verified *out) {
     }
 }
 
-/* Position of the first sound record, for a segment whose header cannot say. */
-static uint64_t records_position(const hm_files *files, uint64_t otherwise) {
-    for (uint64_t i = 0; i < files->slot_count; i++) {
-        if (hm_record_check(&files->slots[i]) == 0) {
-            return files->slots[i].position;
-        }
-    }
-    return otherwise;
-}
-
 static int judge(verifier *self, uint64_t base, const hm_files *files, hm_record *records,
                  hm_verified *out) {
     uint64_t unsound, covered, bad_marks = 0;
-    uint64_t position = files->header_error ? records_position(files, self->end_position)
+    uint64_t position = files->header_error ? hm_records_position(files->slots, files->slot_count,
+                                                                  base, self->end_position)
                                             : files->header.base_position;
     uint64_t count = hm_records_sift(files->slots, files->slot_count, base, position, records,
                                      &unsound, &covered);

@@ -186,7 +186,7 @@ static bool scan(const hm_walk *walk, uint64_t bound, uint64_t bound_sequence, b
             continue;
         }
         if (leads_on(walk, here, bound, bound_sequence)) {
-            *found = here;
+            *found = any && here.sequence >= chain_next ? *found : here;
             return true;
         }
         if (marked) {
@@ -312,7 +312,8 @@ uint64_t hm_records_sift(const hm_record *slots, uint64_t count, uint64_t base_s
         }
         uint32_t messages = hm_record_count(slot);
         if (error || slot->first_sequence < sequence || slot->position < position ||
-            slot->time_ns < time_ns) {
+            slot->time_ns < time_ns || slot->first_sequence > HM_LOG_FARTHEST ||
+            slot->position > HM_LOG_FARTHEST || slot->position % HM_FRAME_ALIGN) {
             ++*unsound;
             continue;
         }
@@ -325,6 +326,17 @@ uint64_t hm_records_sift(const hm_record *slots, uint64_t count, uint64_t base_s
     }
     *next_sequence = sequence;
     return kept;
+}
+
+uint64_t hm_records_position(const hm_record *slots, uint64_t count, uint64_t base,
+                             uint64_t otherwise) {
+    for (uint64_t i = 0; i < count; i++) {
+        if (slots[i].first_sequence == base && hm_record_check(&slots[i]) == 0 &&
+            slots[i].position <= HM_LOG_FARTHEST && slots[i].position % HM_FRAME_ALIGN == 0) {
+            return slots[i].position;
+        }
+    }
+    return otherwise;
 }
 
 /* files --------------------------------------------------------------------------------------- */
@@ -411,7 +423,7 @@ void hm_files_close(hm_files *files) {
 static bool parse_name(const char *name, const char *suffix, uint64_t *base) {
     uint64_t value = 0;
     for (int i = 0; i < BASE_DIGITS; i++) {
-        if (name[i] < '0' || name[i] > '9' || value > (UINT64_MAX - 9) / 10) {
+        if (name[i] < '0' || name[i] > '9' || value > HM_LOG_FARTHEST / 10) {
             return false;
         }
         value = value * 10 + (uint64_t)(name[i] - '0');
