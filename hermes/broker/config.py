@@ -94,7 +94,7 @@ class Limits(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_
     connections: Count = 10_000
     """Connections at a time, over all listeners."""
     message: ByteSize = ByteSize(16 * MIB)
-    """Bytes of one payload; lowered where a segment holds less."""
+    """Bytes of one payload; lowered where a segment holds less, and to 512 MiB."""
     publishers: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1024
     """Open publishers of one connection."""
     subscriptions: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 4096

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 FRAME_OVERHEAD = 8192
 """Bytes of a segment that no payload can use: its header, a frame's header, a long topic,
 padding."""
+MESSAGE_MAX = 512 << 20
+"""Bytes of one payload, whatever is configured: half of what the native core appends at once, which
+is a fact it relies on."""
 MISPLACED_MAX = 100_000
 """Topics of a stream that now belong elsewhere and are remembered by name; with more, the stream is
 simply read."""
@@ -271,7 +274,7 @@ def settings_for(stream: StreamConfig, config: Config) -> LogSettings:
 
 def message_max(config: Config) -> int:
     """Largest payload the broker takes: the configured limit, lowered so that a message fits every
-    segment.
+    segment, and one append.
 
     Raises:
         InvalidConfig: a segment is too small for any message.
@@ -282,7 +285,7 @@ def message_max(config: Config) -> int:
         raise InvalidConfig(
             f"a segment of {segment} holds no message: 64KiB is the least that makes sense"
         )
-    return min(int(config.limits.message), room)
+    return min(int(config.limits.message), room, MESSAGE_MAX)
 
 
 def covers(claim: bytes, pattern: bytes) -> bool:

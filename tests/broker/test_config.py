@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
-from hermes.broker.config import Config, Retention, from_values, load, to_values
+from hermes.broker.config import Config, Limits, Retention, from_values, load, to_values
+from hermes.broker.streams import FRAME_OVERHEAD, message_max
 from hermes.errors import InvalidConfig
+from hermes.native._core import lib
+from hermes.units import ByteSize
 
 FULL = """
 listeners = ["tcp://127.0.0.1:0", "inproc://a"]
@@ -119,3 +122,11 @@ def test_keyword_arguments_are_checked_too() -> None:
     """A configuration made in a program obeys the same rules."""
     with pytest.raises(ValueError, match="at least one listener"):
         Config(listeners=[])
+
+
+def test_no_configuration_outgrows_one_append() -> None:
+    """However large segments and messages may be by configuration, the native core can append any
+    message that is let in."""
+    config = Config(segment=ByteSize(4 << 30), limits=Limits(message=ByteSize(3 << 30)))
+
+    assert message_max(config) + FRAME_OVERHEAD < lib.HM_APPEND_MAX

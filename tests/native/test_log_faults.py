@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -400,7 +401,10 @@ def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
 def test_a_view_that_outlives_its_log_does_not_touch_the_next_one(tmp_path: Path) -> None:
     """Views of retired segments may be let go when another log has the directory already: its
     spares, which count from the same number, stay."""
-    options = {"segment_bytes": SEGMENT_BYTES, "retention_bytes": 4 * SEGMENT_BYTES}
+    options: dict[str, Any] = {
+        "segment_bytes": SEGMENT_BYTES,
+        "retention_bytes": 4 * SEGMENT_BYTES,
+    }
     held = []
     with Log.open(tmp_path, **options) as log:
         for number in range(1, 400):
@@ -431,7 +435,10 @@ def test_a_view_that_outlives_its_log_does_not_touch_the_next_one(tmp_path: Path
 def test_a_view_of_an_earlier_log_is_never_written_over(tmp_path: Path) -> None:
     """The next log retires a segment that an earlier log's view still shows, and does not use its
     file again."""
-    options = {"segment_bytes": SEGMENT_BYTES, "retention_bytes": 4 * SEGMENT_BYTES}
+    options: dict[str, Any] = {
+        "segment_bytes": SEGMENT_BYTES,
+        "retention_bytes": 4 * SEGMENT_BYTES,
+    }
     with Log.open(tmp_path, **options) as log:
         for number in range(1, 41):
             log.append(frames(1, first=number), 1)

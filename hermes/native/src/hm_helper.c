@@ -237,17 +237,14 @@ static bool wants_spare(const hm_pool *pool) {
                          : pool->spare_wanted && coming < pool->options.spares;
 }
 
-/* Syncs first, because somebody waits; then what a reader will fault on; then what the writer will.
- */
-static bool one_step(hm_pool *pool) {
-    if (pool->sync_served != pool->sync_asked) {
-        hm_helper_sync(pool);
-    } else if (pool->populate_count) {
+/* What a reader will fault on, then what the writer will. */
+static bool prepare(hm_pool *pool) {
+    if (pool->populate_count) {
         populate_next(pool);
+    } else if (pool->returned) {
+        take_returned(pool); /* quick, and a segment that is not there costs the writer most */
     } else if (pool->warm && pool->warm->warmed < pool->warm_target) {
         warm_slice(pool, pool->warm, pool->warm_target);
-    } else if (pool->returned) {
-        take_returned(pool);
     } else if (wants_spare(pool)) {
         return make_spare(pool);
     } else if (pool->ready && pool->ready->warmed < pool->ready->map_size) {
@@ -256,6 +253,17 @@ static bool one_step(hm_pool *pool) {
         return false;
     }
     return true;
+}
+
+/* A sync first, because somebody waits.  Then a step of the rest even if the next sync is asked for
+ * already: where each sync finds another one waiting, the writer would have to make its segments
+ * itself. */
+static bool one_step(hm_pool *pool) {
+    bool sync = pool->sync_served != pool->sync_asked;
+    if (sync) {
+        hm_helper_sync(pool);
+    }
+    return prepare(pool) || sync;
 }
 
 void *hm_helper_main(void *argument) {
