@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hermes.native._core import lib
 
 from hermes.broker.config import Config, Limits, Retention, from_values, load, to_values
 from hermes.broker.streams import FRAME_OVERHEAD, message_max
 from hermes.errors import InvalidConfig
-from hermes.native._core import lib
 from hermes.units import ByteSize
 
 FULL = """
