@@ -12,7 +12,7 @@ import click
 from hermes import units
 
 DEFAULT_URL = "tcp://127.0.0.1:7601"
-BARE_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
+BARE_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?|\.[0-9]+")
 TIMEOUT = "10s"
 """How long a client waits for an answer before it gives up."""
 

@@ -50,9 +50,7 @@ def write_all(descriptor: int, data: memoryview | bytes) -> None:
     Raises:
         BrokenPipeError: whoever reads has gone.
     """
-    written = os.write(descriptor, data)
-    if written == len(data):
-        return
+    written = 0
     view = memoryview(data)
     while written < len(view):
         try:
@@ -61,6 +59,15 @@ def write_all(descriptor: int, data: memoryview | bytes) -> None:
             import select
 
             select.select([], [descriptor], [])
+
+
+def reader_gone(descriptor: int) -> bool:
+    """True if ``descriptor`` is a pipe that nobody reads any more."""
+    import select
+
+    poll = select.poll()
+    poll.register(descriptor, 0)  # errors are reported unasked
+    return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 class Progress:

@@ -18,13 +18,15 @@ from hermes.cli.command import Command
 from hermes.cli.exits import ExitCode
 from hermes.cli.formats import json_line, text_line
 from hermes.cli.options import Duration, StartPoint, client_options, json_option
-from hermes.cli.output import write_all
+from hermes.cli.output import reader_gone, write_all
 
 if TYPE_CHECKING:
     from hermes.client import Batch, Subscription
 
 COMMIT_NS = 200_000_000
 """Between two commits of a durable position: what a kill may make us see twice."""
+LOOK_NS = 500_000_000
+"""How long a quiet topic may keep us from seeing that whoever read the output has gone."""
 COUNT_MAX = 2**63 - 1
 LINES = 1024
 """Messages formatted before they are written: bounds the text held in memory."""
@@ -163,6 +165,7 @@ class Run:
         self._commit_ns = 0
         self._messages = 0
         self._started_ns = time.monotonic_ns()
+        self._descriptor = sys.stdout.fileno()
         self._progress = Progress(enabled=not sys.stdout.isatty())
 
     def receive(self) -> bool:
@@ -172,6 +175,8 @@ class Run:
             GapDetected: messages are missing; what was before them is written.
             BrokenPipeError: whoever reads the output has gone.
         """
+        from hermes.errors import GapDetected
+
         with self._progress:
             try:
                 while self._left:
@@ -181,23 +186,35 @@ class Run:
                     self._write(batch)
                     if self._positions and time.monotonic_ns() >= self._commit_ns:
                         self._commit()
+            except GapDetected as gap:
+                if self._durable:  # told of: the next run goes on behind it
+                    self._positions[gap.stream] = gap.last
+                raise
             finally:
                 if self._positions:
                     self._commit()
             return True
 
     def _next(self) -> Batch | None:
-        """The next batch; None when the time is over."""
+        """The next batch; None when the time is over.
+
+        Raises:
+            BrokenPipeError: whoever reads the output has gone.
+        """
         from hermes.errors import Timeout
 
         while True:
             now_ns = time.monotonic_ns()
-            waits = [] if self._deadline_ns is None else [max(0, self._deadline_ns - now_ns)]
+            waits = [LOOK_NS]
+            if self._deadline_ns is not None:
+                waits.append(max(0, self._deadline_ns - now_ns))
             if self._positions:  # a durable position is owed: store it before a long wait
                 waits.append(COMMIT_NS)
             try:
-                return next(self._subscription.batches(min(waits) / 1e9 if waits else None))
+                return next(self._subscription.batches(min(waits) / 1e9))
             except Timeout:
+                if reader_gone(self._descriptor):
+                    raise BrokenPipeError from None
                 if self._deadline_ns is not None and time.monotonic_ns() >= self._deadline_ns:
                     return None
                 if self._positions:

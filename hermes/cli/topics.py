@@ -41,6 +41,11 @@ def command(pattern: str, url: str, timeout_ns: int, as_json: bool) -> None:
     else:
         show_rows(
             rows,
-            {"topic": "topic", "stream": "stream", "last": "last_sequence", "messages": "messages"},
+            {
+                "topic": "topic",
+                "stream": "stream",
+                "last": "last_sequence",
+                "messages since start": "messages",
+            },
             f"No topic matches {pattern!r} yet.",
         )

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Literal, cast
 
 from hermes.errors import UsageError
-from hermes.wire.messages import Start
+from hermes.wire.messages import SEQUENCE_MAX, Start
 
 StartPoint = (
     Literal["latest", "earliest", "last"] | int | float | datetime | Mapping[str, int] | Start
@@ -18,6 +18,8 @@ last sequence already had; or the protocol's own form."""
 Word = Literal["latest", "earliest", "last"]
 WORDS = ("latest", "earliest", "last")
 NS_PER_S = 1_000_000_000
+TIME_MAX_S = SEQUENCE_MAX // NS_PER_S
+"""The end of time: nanoseconds since 1970 as a signed integer of 64 bits last until 2262."""
 
 
 def start_of(point: StartPoint, durable: str | None) -> Start:
@@ -43,12 +45,14 @@ def start_of(point: StartPoint, durable: str | None) -> Start:
             return Start(at=cast(Word, point))
         case bool() | str():
             raise UsageError(_forms(point))
-        case int() if point >= 0:
+        case int() if 0 <= point <= SEQUENCE_MAX:
             return Start(at="sequence", sequence=point)
-        case float() if point >= 0:
+        case float() if 0 <= point < TIME_MAX_S:
             return Start(at="time", time_ns=int(point * NS_PER_S))
-        case datetime():
+        case datetime() if 0 <= point.timestamp() < TIME_MAX_S:
             return Start(at="time", time_ns=_time_ns(point))
+        case float() | datetime():
+            raise UsageError(f"{point} is no time to start at: expected one from 1970 to 2262")
         case Mapping():
             return Start(at="positions", positions=dict(point))
     raise UsageError(_forms(point))

@@ -274,6 +274,37 @@ def test_durable_goes_on_where_it_stopped(hermes: Hermes, broker: RunningBroker)
     assert (first.stdout, second.stdout) == (b"1\n2\n", b"3\n4\n"), first.stderr + second.stderr
 
 
+def test_durable_goes_on_behind_a_gap_it_was_told_of(
+    hermes: Hermes, make_broker: MakeBroker
+) -> None:
+    """Retention passes a durable subscription by: one run ends with 4, the next goes on."""
+    broker = make_broker("--segment", "1MiB", "--retention", "2MiB")
+    sub = ("sub", "a", "--durable", "me", "--from", "earliest", "--count", "1", "--json")
+    hermes("pub", "a", "--size", "64KiB", url=broker.url)
+    hermes(*sub, url=broker.url)
+    hermes("pub", "a", "--size", "64KiB", "--count", "100", url=broker.url)
+
+    told, after = hermes(*sub, url=broker.url), hermes(*sub, url=broker.url)
+
+    assert (told.returncode, told.stdout) == (4, b"")
+    assert after.returncode == 0, after.stderr
+    oldest = hermes("sub", "a", "--from", "earliest", "--count", "1", "--json", url=broker.url)
+    assert after.stdout == oldest.stdout
+
+
+def test_a_durable_replay_of_much_is_whole(hermes: Hermes, broker: RunningBroker) -> None:
+    """Positions are committed in the midst of a long replay, and nothing is missing or doubled."""
+    hermes("pub", "a", "--size", "1000", "--count", "60000", url=broker.url)
+
+    got = hermes(
+        *("sub", "a", "--durable", "me", "--from", "earliest", "--count", "60000", "--json"),
+        url=broker.url,
+    )
+
+    assert got.returncode == 0, got.stderr
+    assert [m["sequence"] for m in objects(got.stdout)] == list(range(1, 60001))
+
+
 def test_text_shows_topic_sequence_and_payload(hermes: Hermes, broker: RunningBroker) -> None:
     """`--format text` has all three on a line."""
     hermes("pub", "md.a", "hello", url=broker.url)
@@ -297,6 +328,20 @@ def test_a_second_stream_has_sequences_of_its_own(hermes: Hermes, make_broker: M
         ("md", 1),
         ("default", 1),
     }
+
+
+def test_a_closed_pipe_is_noticed_without_a_message(
+    started: Started, hermes: Hermes, broker: RunningBroker
+) -> None:
+    """`hermes sub ... | head -1` ends although nothing more is published."""
+    hermes("pub", "a", "x", url=broker.url)
+    subscriber = started("sub", "a", "--from", "earliest", url=broker.url)
+    assert subscriber.stdout is not None
+    assert subscriber.stdout.readline() == b"x\n"
+
+    subscriber.stdout.close()
+
+    assert subscriber.wait(20) == 141
 
 
 def test_ctrl_c_ends_a_subscriber_with_130(

@@ -41,7 +41,13 @@ def test_other_start_points_are_refused(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "ns"),
-    [("2", 2_000_000_000), ("0.5", 500_000_000), ("250ms", 250_000_000), ("1m", 60 * 10**9)],
+    [
+        ("2", 2_000_000_000),
+        ("0.5", 500_000_000),
+        (".5", 500_000_000),
+        ("250ms", 250_000_000),
+        ("1m", 60 * 10**9),
+    ],
 )
 def test_a_bare_duration_is_seconds(text: str, ns: int) -> None:
     """Seconds unless a unit is given."""

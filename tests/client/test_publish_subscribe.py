@@ -542,12 +542,15 @@ def test_a_sibling_that_is_not_consumed_stops_reading(broker: hermes.Broker):
         full, wanted = client.subscribe("md.full"), client.subscribe("md.wanted")
         publisher = other.publisher()
         publisher.send_many([b"x" * 1000] * 3000, topic="md.full")
+        publisher.flush()
+        with pytest.raises(Timeout):
+            wanted.receive(0.5)  # takes in what the other has room for
         publisher.send(b"late", "md.wanted")
         publisher.flush()
 
         with pytest.raises(Timeout):
             wanted.receive(0.2)
-        own = client.publisher("md.own", timeout=0.2)
+        own = client.publisher("md.own")
         own.send(b"x")
         with pytest.raises(Timeout, match=r"'md\.full' has 100000"):
             own.flush(timeout=0.2)

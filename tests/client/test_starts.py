@@ -33,10 +33,26 @@ def test_forms(point, expected):  # type: ignore[no-untyped-def]
     assert start_of(point, None) == expected
 
 
-@pytest.mark.parametrize("point", ["Earliest", "", True, -1, -0.5, None, [1], 1j])
+@pytest.mark.parametrize("point", ["Earliest", "", True, -1, 2**63, None, [1], 1j])
 def test_nonsense(point):  # type: ignore[no-untyped-def]
     """Anything else is an error that lists the forms."""
     with pytest.raises(UsageError, match="expected one of latest, earliest, last"):
+        start_of(point, None)
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        -0.5,
+        1e30,
+        float("nan"),
+        datetime(1969, 12, 31, tzinfo=UTC),
+        datetime(5138, 11, 16, tzinfo=UTC),
+    ],
+)
+def test_times_out_of_range(point):  # type: ignore[no-untyped-def]
+    """A time that no clock of the protocol can show is an error that says so, not an overflow."""
+    with pytest.raises(UsageError, match="from 1970 to 2262"):
         start_of(point, None)
 
 
