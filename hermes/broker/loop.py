@@ -19,9 +19,9 @@ from typing import Protocol
 from hermes.broker.config import Idle
 from hermes.transport import Agent
 
-CHECK_MASK = 63
-"""While there is work, or while it spins, the loop looks at its own descriptors every 64 passes:
-some 100 us."""
+CHECK_NS = 100_000
+"""While there is work, or while it spins, the loop looks at its own descriptors and timers this
+often: a pass may take 1 us or some ms."""
 EXPRESS_SPIN_NS = 1_000_000
 """A native call returns after this time at the latest, so that timers are served."""
 NEVER = 1 << 63
@@ -133,7 +133,7 @@ class Loop:
         self._bind_waits(alone=alone)
         polls = [agent.poll for agent in self._agents]
         monotonic_ns = time.monotonic_ns
-        passes, idle_since = self.passes, 0
+        passes, idle_since, check_ns = self.passes, 0, 0
         while self._running:
             work = 0
             for poll in polls:
@@ -142,7 +142,9 @@ class Loop:
             if work:
                 kernel.after_pass()
                 idle_since = 0
-                if not passes & CHECK_MASK or kernel.syncing:
+                now = monotonic_ns()
+                if now >= check_ns or kernel.syncing:
+                    check_ns = now + CHECK_NS
                     self.passes = passes
                     self._serve(0)
                 continue
@@ -152,7 +154,8 @@ class Loop:
             now = monotonic_ns()
             idle_since = idle_since or now
             if now - idle_since < self._spin_ns:
-                if not passes & CHECK_MASK or kernel.syncing:
+                if now >= check_ns or kernel.syncing:
+                    check_ns = now + CHECK_NS
                     self.passes = passes
                     self._serve(0)
                 continue
