@@ -701,23 +701,22 @@ class Client:
             if outbox is None or line.opened is None or line.failure is not None:
                 continue
             outbox.limit(self._session.limits.message_max)
-            self._acknowledge(line, outbox, line.opened)
+            self._check_opened(line, outbox, line.opened)
             if line.failure is None:
                 link.output.resume(outbox)
         link.output.drain()
 
-    def _acknowledge(
+    def _check_opened(
         self, line: Line, outbox: Outbox, sequence: int, *, taken: bool = False
     ) -> None:
-        """The broker has everything up to ``sequence`` in its log already; ``taken``: another
-        program had the publisher's id meanwhile, and may have used our numbers."""
+        """The broker's highest number of this publisher must be one of ours; ``taken``: another
+        program had the publisher's id meanwhile, and may have used our numbers.
+
+        It acknowledges nothing: what it stands for need not be on disk, and another stream, which
+        lost more in a power failure, may have less.  What is not acknowledged is sent again.
+        """
         line.settle()
-        known = sequence <= outbox.status().acked
-        if line.level == "durable":
-            # Not on disk for all that we know: it is sent again, so that its sync is waited for.
-            known = known or (not taken and sequence <= outbox.offered)
-        elif not known and not taken:
-            known = outbox.ack(sequence)
+        known = sequence <= outbox.status().acked or (not taken and sequence <= outbox.offered)
         if not known:
             line.failure = Refused(
                 f"the broker has message {sequence} of this publisher, which does not come from "
@@ -891,7 +890,7 @@ class Client:
         if self._session.protocol is protocol:
             assert line.opened is not None
             taken = isinstance(before, Refused) and before.code == "publisher_taken"
-            self._acknowledge(line, outbox, line.opened, taken=taken)
+            self._check_opened(line, outbox, line.opened, taken=taken)
             if line.failure is not None:
                 raise line.lost()
             self._until(
