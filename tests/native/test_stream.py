@@ -493,16 +493,16 @@ def test_a_stream_learns_its_topics_from_the_log(model: Model) -> None:
     assert [m.payload for m in follower.received] == [b"1", b"3"]
 
 
-def _damaged(place: Path) -> Log:
-    """A log of 100 messages of two topics in turn, in one file; that of sequence 41 is damaged."""
+def _damaged(place: Path, sequence: int = 41) -> Log:
+    """A log of 100 messages of two topics in turn, in one file; that of ``sequence`` is damaged."""
     with Log.open(place, segment_bytes=256 * KIB) as log:
         encoder = Encoder()
         for i in range(100):
-            encoder.encode(bytes([i]) * 200, topic="ab"[i % 2])
+            encoder.encode(bytes([i + 1]) * 200, topic="ab"[i % 2])
         log.append(encoder.view, 100)
     (file,) = [path for path in place.glob("*.log") if not path.name.startswith("spare")]
     data = bytearray(file.read_bytes())
-    data[data.index(bytes([40]) * 200)] ^= 1
+    data[data.index(bytes([sequence]) * 200)] ^= 1
     file.write_bytes(data)
     return Log.open(place, segment_bytes=256 * KIB)
 
@@ -537,6 +537,18 @@ def test_a_start_inside_damage_begins_with_a_gap(tmp_path: Path) -> None:
         assert (delivery.gap_first, delivery.gap_last) == (41, 41)
         assert delivery.gap_reason == lib.HM_EDAMAGED
         assert cursor.next(4 * KIB, 1).after == 41
+
+
+def test_damage_before_all_that_is_sound_is_a_gap(tmp_path: Path) -> None:
+    """The earliest start is the oldest message kept, readable or not: its loss is told."""
+    with _damaged(tmp_path, 1) as log, Stream(log) as stream:
+        cursor = stream.open_cursor(">", start=Start.EARLIEST)
+        delivery = cursor.next(4 * KIB, 1)
+
+        assert delivery.kind == Deliver.GAP
+        assert (delivery.gap_first, delivery.gap_last) == (1, 1)
+        assert delivery.gap_reason == lib.HM_EDAMAGED
+        assert cursor.next(4 * KIB, 1).after == 1
 
 
 def test_unknown_topics_are_refused_where_creation_is_off() -> None:

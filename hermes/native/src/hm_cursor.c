@@ -480,7 +480,8 @@ static int begin(hm_cursor *cursor, int start, uint64_t value) {
     cursor->sequence = stream->next_sequence;
     switch (start) {
     case HM_START_EARLIEST:
-        begin_at_sequence(cursor, 0, &status);
+        /* Not wherever the first sound one is: damage before it is a gap. */
+        begin_at_sequence(cursor, status.first_sequence, &status);
         break;
     case HM_START_SEQUENCE:
         begin_at_sequence(cursor, value, &status);
