@@ -32,3 +32,10 @@ def test_durable_messages_survive_and_nothing_stale_comes_back(
     said = run_c("log_power.c", tmp_path, str(seed), "150", sanitizer=sanitizer, defines=RENAMED)
 
     assert said.startswith("150 lives")
+
+
+def test_helper_and_owner_do_not_race(run_c: RunC, tmp_path: Path) -> None:
+    """The helper syncs, warms and recycles beside the owner without a data race."""
+    said = run_c("log_power.c", tmp_path, "5", "30", sanitizer="thread", defines=RENAMED)
+
+    assert said.startswith("30 lives")

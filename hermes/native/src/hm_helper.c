@@ -69,6 +69,7 @@ typedef struct {
     hm_segment *segment;
     uint64_t end;
     uint64_t records;
+    bool seal; /* the header page is to be synced again */
 } job;
 
 /* 0 or errno.  Without the lock: the segment is referenced, and what is sealed no longer moves. */
@@ -82,7 +83,7 @@ static int sync_segment(const job *todo) {
             return error;
         }
     }
-    if (!segment->header_synced && segment->synced_end >= HM_PAGE) {
+    if (todo->seal && segment->synced_end >= HM_PAGE) {
         int error = hm_map_sync(segment->map, 0, HM_PAGE);
         if (error) {
             return error;
@@ -97,7 +98,6 @@ static void end_job(hm_pool *pool, const job *done, int error) {
     if (error == 0) {
         done->segment->synced_end = done->end;
         done->segment->synced_records = done->records;
-        done->segment->header_synced = true;
     }
     pthread_mutex_unlock(&pool->lock);
     hm_segment_release(done->segment);
@@ -126,7 +126,7 @@ static int sync_sealed(hm_pool *pool) {
      * cheaper. */
     int error = many && syncfs(pool->dirfd) != 0 ? errno : 0;
     while (list) {
-        job todo = {list, list->end, list->record_count};
+        job todo = {list, list->end, list->record_count, true};
         list = list->unsynced_next;
         if (error == 0 && !many) {
             error = sync_segment(&todo);
@@ -151,7 +151,7 @@ static int sync_everything(hm_pool *pool, const job *active, bool directory) {
 void hm_helper_sync(hm_pool *pool) {
     uint64_t asked = pool->sync_asked;
     uint64_t target = pool->sync_target;
-    job active = {pool->sync_active, pool->sync_end, pool->sync_records};
+    job active = {pool->sync_active, pool->sync_end, pool->sync_records, false};
     pool->sync_active = NULL;
     bool directory = pool->directory_dirty;
     pool->directory_dirty = false;

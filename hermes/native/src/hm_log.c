@@ -8,6 +8,8 @@
 
 #include "hm_log_parts.h"
 
+#define COPY_BLOCK 8192 /* bytes copied at a time: a quarter of the nearest cache */
+
 static const hm_origin nobody;
 
 /* opening ------------------------------------------------------------------------------------- */
@@ -113,7 +115,7 @@ static void wake_helper(hm_log *log, bool want_spare, uint64_t warm_target) {
  * that an idle stream costs little and a busy one soon has all of it, and then a spare. */
 static void nudge(hm_log *log) {
     hm_segment *segment = log->active;
-    uint64_t target = segment->end * 8;
+    uint64_t target = (segment->end + HM_PAGE - 1) / HM_PAGE * HM_PAGE * 8;
     target = target < HM_WARM_FIRST       ? HM_WARM_FIRST
              : target > segment->map_size ? segment->map_size
                                           : target;
@@ -173,7 +175,6 @@ static void seal_active(hm_log *log, bool shrink) {
     hm_segment_seal(segment, shrink);
     log->sealed_bytes += frame_bytes(segment);
     pthread_mutex_lock(&pool->lock);
-    segment->header_synced = false;
     if (!segment->unsynced && pool->dirfd >= 0) {
         hm_segment **at = &pool->unsynced;
         segment->unsynced = true;
@@ -497,30 +498,30 @@ static bool extends(const hm_log *log, const hm_origin *origin, uint64_t now_ns)
 }
 
 /* Copies whole frames of at most `budget` bytes (at least one) and stamps them.  Returns the bytes,
- * 0 if what stands there is not whole frames. */
+ * 0 if what stands there is not whole frames.  In blocks, so that the stamps meet the copy in the
+ * nearest cache. */
 static uint64_t copy_run(uint8_t *to, const uint8_t *from, uint64_t size, uint64_t budget,
                          uint64_t sequence, uint32_t *count) {
-    if (size < HM_FRAME_HEADER) {
-        return 0;
-    }
-    uint64_t first = hm_frame_span(from);
-    uint64_t block = budget > first ? budget : first;
-    block = block < size ? block : size;
-    memcpy(to, from, block);
-    uint64_t done = 0;
+    uint64_t done = 0, copied = 0;
     uint32_t frames = 0;
-    while (block - done >= HM_FRAME_HEADER) {
-        uint64_t span = hm_frame_span(from + done);
-        if (span > block - done) {
+    while (size - done >= HM_FRAME_HEADER) {
+        uint64_t end = done + hm_frame_span(from + done);
+        if (end > size || (end > budget && frames)) {
             break;
+        }
+        if (end > copied) {
+            uint64_t block = end - copied < COPY_BLOCK ? COPY_BLOCK : end - copied;
+            block = block < size - copied ? block : size - copied;
+            memcpy(to + copied, from + copied, block);
+            copied += block;
         }
         uint64_t stamp = sequence + frames;
         memcpy(to + done + offsetof(hm_frame_header, sequence), &stamp, sizeof stamp);
-        done += span;
+        done = end;
         frames++;
     }
     *count = frames;
-    return block == size && done != size ? 0 : done;
+    return size <= budget && done != size ? 0 : done;
 }
 
 static void note_publisher(hm_log *log, const hm_origin *origin, uint64_t count) {

@@ -149,7 +149,6 @@ struct hm_segment {
     uint64_t warmed;     /* bytes of the map populated */
     uint64_t synced_end; /* bytes of the map on disk */
     uint64_t synced_records;
-    bool header_synced;
     bool unsynced; /* it stands in the pool's list of sealed segments that a sync must cover */
     hm_segment *unsynced_next;
 };

@@ -557,7 +557,6 @@ static int adopt(recovery *self, found *from, bool needs_seal) {
     error = take_records(segment, from);
     from->walk.damage = NULL;
     from->files.map = NULL;
-    log->time_ns = segment->last_time_ns > log->time_ns ? segment->last_time_ns : log->time_ns;
     log->sealed_bytes += segment->end - HM_LOG_SEGMENT_HEADER;
     self->report->segments++;
     self->report->messages += from->walk.messages;

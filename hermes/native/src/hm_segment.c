@@ -271,7 +271,7 @@ int hm_segment_refit(hm_segment *segment) {
     segment->damage_count = 0;
     segment->end = HM_LOG_SEGMENT_HEADER;
     segment->sealed = segment->retired = segment->recyclable = false;
-    segment->header_synced = segment->unsynced = false;
+    segment->unsynced = false;
     segment->synced_end = segment->synced_records = 0;
     segment->warmed = 0;
     segment->record_count = 0;

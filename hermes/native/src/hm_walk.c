@@ -275,7 +275,7 @@ void hm_walk_run(hm_walk *walk) {
             }
             continue;
         }
-        place next;
+        place next = {0, 0};
         if (!resync(walk, &next)) {
             walk->tail_error = (int32_t)size;
             break;
