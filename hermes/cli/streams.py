@@ -17,8 +17,8 @@ COLUMNS = {
     "bytes": "bytes",
     "topics": "topics",
     "segments": "segments",
-    "keeps": "retention_bytes",
-    "and": "retention_ns",
+    "keeps bytes": "retention_bytes",
+    "keeps time": "retention_ns",
 }
 """Heads of the table, and the fields they show; --json has every field."""
 
