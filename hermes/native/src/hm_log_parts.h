@@ -5,8 +5,12 @@
  *   hm_publishers.c  the duplicate filter
  *   hm_helper.c      the thread that prepares, warms, syncs and populates
  *   hm_walk.c        verifying a segment's frames: recovery and the offline tools share it
+ *   hm_files.c       finding and mapping what stands in a directory
  *   hm_recover.c     from a directory to a list of sound segments
- *   hm_log.c         the log itself
+ *   hm_roll.c        the list of segments: the next one, retention
+ *   hm_append.c      copying, stamping, records
+ *   hm_read.c        ranges, positions by sequence and time, pins
+ *   hm_log.c         opening, closing, syncing, status
  */
 #ifndef HM_LOG_PARTS_H
 #define HM_LOG_PARTS_H
@@ -361,6 +365,34 @@ struct hm_log {
 
 /* Adds `segment` as the newest. */
 int hm_log_add_segment(hm_log *log, hm_segment *segment);
+
+static inline hm_segment *hm_log_oldest(const hm_log *log) {
+    return log->segments[log->segments_first];
+}
+
+static inline uint64_t hm_segment_frame_bytes(const hm_segment *segment) {
+    return segment->end - HM_LOG_SEGMENT_HEADER;
+}
+
+/* hm_roll.c ---------------------------------------------------------------------------------- */
+
+/* A segment to go on in: a prepared one or a new one.  0, -HM_ENOSPACE, ... */
+int hm_log_take(hm_log *log, hm_segment **taken);
+/* Gives it to the spares. */
+void hm_log_put_back(hm_log *log, hm_segment *segment);
+/* Makes `segment` the active one and seals the one before; on a failing file system the log fails.
+ */
+int hm_log_install(hm_log *log, hm_segment *segment, uint64_t now_ns);
+void hm_log_activate(hm_log *log, hm_segment *segment);
+void hm_log_seal_active(hm_log *log, bool shrink);
+int hm_log_roll(hm_log *log, uint64_t now_ns);
+/* Retires what is too many or too old; `capacity`: of the active segment, and of the one to come.
+ */
+void hm_log_retire_due(hm_log *log, uint64_t capacity, uint64_t now_ns);
+/* Notes a refusal for want of space, so that the helper looks for some.  Returns `error`. */
+int hm_log_starve(hm_log *log, int error);
+/* Tells the helper that the tail has passed `nudge_at`. */
+void hm_log_nudge(hm_log *log);
 
 /* hm_walk.c ---------------------------------------------------------------------------------- */
 

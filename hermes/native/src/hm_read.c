@@ -1,0 +1,231 @@
+#include <assert.h>
+
+#include "hm_log_parts.h"
+
+/* The last segment that begins at or before `position`; the first if none does. */
+static uint64_t segment_by_position(const hm_log *log, uint64_t position) {
+    uint64_t low = 0, high = log->segments_count;
+    while (low < high) {
+        uint64_t middle = low + (high - low) / 2;
+        if (log->segments[log->segments_first + middle]->base_position <= position) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return low ? low - 1 : 0;
+}
+
+static uint64_t segment_by_sequence(const hm_log *log, uint64_t sequence) {
+    uint64_t low = 0, high = log->segments_count;
+    while (low < high) {
+        uint64_t middle = low + (high - low) / 2;
+        if (log->segments[log->segments_first + middle]->base_sequence <= sequence) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return low ? low - 1 : 0;
+}
+
+static hm_segment *nth(const hm_log *log, uint64_t index) {
+    assert(index < log->segments_count);
+    return log->segments[log->segments_first + index];
+}
+
+/* The first damaged range of `segment` that ends after `position`, or NULL. */
+static const hm_damage *damage_from(const hm_segment *segment, uint64_t position) {
+    for (uint32_t i = 0; i < segment->damage_count; i++) {
+        if (segment->damage[i].end > position) {
+            return &segment->damage[i];
+        }
+    }
+    return NULL;
+}
+
+static void at_segment(hm_range *range, const hm_segment *segment, uint64_t position,
+                       uint64_t sequence) {
+    memset(range, 0, sizeof *range);
+    range->position = position;
+    range->first_sequence = range->next_sequence = sequence;
+    range->segment = segment->base_sequence;
+    range->offset = position - segment->base_position;
+}
+
+static void at_tail(const hm_log *log, hm_range *range) {
+    at_segment(range, log->active, log->end_position, log->next_sequence);
+}
+
+/* Where whole frames end that begin at `offset`, are sound up to `bound`, and take at most `limit`
+ * bytes. */
+static uint64_t cut_offset(const hm_segment *segment, uint64_t offset, uint64_t bound,
+                           uint64_t limit) {
+    if (limit >= bound - offset) {
+        return bound;
+    }
+    uint64_t position = hm_segment_position(segment, offset + limit);
+    uint64_t end = offset;
+    if (segment->record_count) {
+        uint64_t mark = segment->records[hm_index_by_position(segment, position)].position;
+        end = mark > hm_segment_position(segment, offset) ? hm_segment_offset(segment, mark) : end;
+    }
+    while (end < bound) {
+        uint64_t span = hm_frame_span(segment->map + end);
+        if (end + span > offset + limit && end > offset) {
+            break;
+        }
+        end += span;
+    }
+    return end < bound ? end : bound;
+}
+
+static int read_segment(hm_segment *segment, uint64_t position, uint64_t limit, hm_range *range) {
+    const hm_damage *damage = damage_from(segment, position);
+    if (damage && damage->position <= position) {
+        at_segment(range, segment, damage->end, damage->next_sequence);
+        return -HM_EDAMAGED;
+    }
+    uint64_t offset = hm_segment_offset(segment, position);
+    uint64_t bound = damage ? hm_segment_offset(segment, damage->position) : segment->end;
+    uint64_t end = cut_offset(segment, offset, bound, limit);
+    at_segment(range, segment, position, hm_frame_sequence(segment->map + offset));
+    range->size = end - offset;
+    range->next_sequence = end < bound ? hm_frame_sequence(segment->map + end)
+                           : damage    ? damage->first_sequence
+                                       : segment->next_sequence;
+    return 1;
+}
+
+int hm_log_read(hm_log *log, uint64_t position, uint64_t limit, hm_range *range) {
+    if (position >= log->end_position) {
+        at_tail(log, range);
+        return position > log->end_position ? -HM_EINVAL : 0;
+    }
+    if (position < hm_log_oldest(log)->base_position) {
+        at_segment(range, hm_log_oldest(log), hm_log_oldest(log)->base_position,
+                   hm_log_oldest(log)->base_sequence);
+        return -HM_EGONE;
+    }
+    hm_segment *segment = log->active;
+    if (position < segment->base_position) {
+        uint64_t index = segment_by_position(log, position);
+        segment = nth(log, index);
+        if (position >= hm_segment_end_position(segment)) {
+            /* Between two segments: one that was here is missing. */
+            segment = nth(log, index + 1);
+            at_segment(range, segment, segment->base_position, segment->base_sequence);
+            return -HM_EDAMAGED;
+        }
+    }
+    return read_segment(segment, position, limit, range);
+}
+
+/* From a record on, the first frame with a sequence >= `sequence`. */
+static void walk_to(const hm_segment *segment, uint64_t offset, uint64_t sequence, hm_range *at) {
+    while (offset < segment->end) {
+        uint64_t position = hm_segment_position(segment, offset);
+        const hm_damage *damage = damage_from(segment, position);
+        if (damage && damage->position <= position) {
+            offset = hm_segment_offset(segment, damage->end);
+            continue;
+        }
+        uint64_t here = hm_frame_sequence(segment->map + offset);
+        if (here >= sequence) {
+            at_segment(at, segment, position, here);
+            return;
+        }
+        offset += hm_frame_span(segment->map + offset);
+    }
+    at_segment(at, segment, hm_segment_end_position(segment), segment->next_sequence);
+}
+
+void hm_log_locate(hm_log *log, uint64_t sequence, hm_range *at) {
+    if (sequence >= log->next_sequence) {
+        at_tail(log, at);
+        return;
+    }
+    uint64_t index = segment_by_sequence(log, sequence);
+    hm_segment *segment = nth(log, index);
+    if (sequence >= segment->next_sequence) {
+        segment = nth(log, index + 1); /* it stood in a segment that is missing */
+    }
+    uint64_t record = hm_index_by_sequence(segment, sequence);
+    uint64_t offset = segment->record_count
+                          ? hm_segment_offset(segment, segment->records[record].position)
+                          : HM_LOG_SEGMENT_HEADER;
+    walk_to(segment, offset, sequence, at);
+}
+
+void hm_log_locate_time(hm_log *log, uint64_t time_ns, hm_range *at) {
+    uint64_t low = 0, high = log->segments_count;
+    while (low < high) {
+        uint64_t middle = low + (high - low) / 2;
+        if (nth(log, middle)->last_time_ns < time_ns) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    if (low == log->segments_count) {
+        at_tail(log, at);
+        return;
+    }
+    hm_segment *segment = nth(log, low);
+    /* A record may hold messages up to a tick younger than it says. */
+    uint64_t from = time_ns > HM_INDEX_TICK ? time_ns - HM_INDEX_TICK + 1 : 0;
+    uint64_t record = hm_index_by_time(segment, from);
+    if (record == segment->record_count) {
+        record = record ? record - 1 : 0;
+    }
+    uint64_t offset = segment->record_count
+                          ? hm_segment_offset(segment, segment->records[record].position)
+                          : HM_LOG_SEGMENT_HEADER;
+    walk_to(segment, offset, 0, at);
+}
+
+uint64_t hm_log_time(hm_log *log, uint64_t position) {
+    if (position >= log->end_position || position < hm_log_oldest(log)->base_position) {
+        return 0;
+    }
+    const hm_segment *segment = nth(log, segment_by_position(log, position));
+    if (position >= hm_segment_end_position(segment) || segment->record_count == 0) {
+        return 0;
+    }
+    return segment->records[hm_index_by_position(segment, position)].time_ns;
+}
+
+hm_segment *hm_log_pin(hm_log *log, uint64_t base_sequence) {
+    hm_segment *segment = nth(log, segment_by_sequence(log, base_sequence));
+    if (segment->base_sequence != base_sequence) {
+        return NULL;
+    }
+    hm_segment_retain(segment);
+    return segment;
+}
+
+const uint8_t *hm_segment_memory(const hm_segment *segment, uint64_t *size) {
+    *size = segment->map_size - HM_LOG_SEGMENT_HEADER;
+    return segment->map + HM_LOG_SEGMENT_HEADER;
+}
+void hm_log_populate(hm_log *log, uint64_t position, uint64_t size) {
+    if (position >= log->end_position || position < hm_log_oldest(log)->base_position) {
+        return;
+    }
+    hm_segment *segment = nth(log, segment_by_position(log, position));
+    uint64_t offset = hm_segment_offset(segment, position) / HM_PAGE * HM_PAGE;
+    if (offset >= segment->end) {
+        return;
+    }
+    size = size < segment->end - offset ? size : segment->end - offset;
+    hm_pool *pool = log->pool;
+    pthread_mutex_lock(&pool->lock);
+    if (pool->populate_count < HM_POPULATE_MAX) {
+        hm_segment_retain(segment);
+        pool->populate[pool->populate_count].segment = segment;
+        pool->populate[pool->populate_count].offset = offset;
+        pool->populate[pool->populate_count++].size = size;
+        pthread_cond_signal(&pool->wake);
+    }
+    pthread_mutex_unlock(&pool->lock);
+}
