@@ -2,6 +2,9 @@
 
 #include "hm_log_parts.h"
 
+#define CACHE_LINE 64 /* bytes */
+#define EXPECT_MAX                                                                                 \
+    1024 /* bytes fetched per frame: longer copies are fetched ahead by the hardware */
 #define COPY_BLOCK 8192 /* bytes copied at a time: a quarter of the nearest cache */
 
 static const hm_origin nobody;
@@ -237,6 +240,18 @@ int hm_log_append(hm_log *log, const uint8_t *frames, uint64_t size, uint32_t co
     error = error ? error : append_split(log, frames, size, count, &run, log->time_ns, appended);
     *appended = (uint32_t)(log->next_sequence - before);
     return error;
+}
+
+void hm_log_expect(const hm_log *log, uint64_t offset, uint64_t size) {
+    const hm_segment *segment = log->active;
+    uint64_t at = segment->end + offset;
+    size = size < EXPECT_MAX ? size : EXPECT_MAX;
+    if (at + size > segment->map_size) {
+        return; /* it will stand in another segment */
+    }
+    for (uint64_t line = at / CACHE_LINE * CACHE_LINE; line < at + size; line += CACHE_LINE) {
+        __builtin_prefetch(segment->map + line, 1, 2);
+    }
 }
 
 uint64_t hm_log_publisher(hm_log *log, const uint8_t *publisher) {
