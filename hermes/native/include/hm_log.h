@@ -124,9 +124,9 @@ int hm_log_append(hm_log *log, const uint8_t *frames, uint64_t size, uint32_t co
                   const hm_origin *origin, uint64_t now_ns, uint64_t *first_sequence,
                   uint64_t *first_position, uint32_t *appended);
 
-/* Fetches the memory that the bytes [offset, offset + size) of the next append will be copied to.  Called for
- * each frame just before it is checked, the copy finds its destination in the cache: the check hides
- * the wait for memory. */
+/* Fetches the memory that the bytes [offset, offset + size) of the next append will be copied to.
+ * Called for each frame just before it is checked, the copy finds its destination in the cache: the
+ * check hides the wait for memory. */
 void hm_log_expect(const hm_log *log, uint64_t offset, uint64_t size);
 
 /* The last sequence of `publisher` in this log, 0 if unknown. */
