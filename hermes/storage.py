@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+import msgspec
+
 if TYPE_CHECKING:
     from hermes.native import Log
     from hermes.url import Url
@@ -78,6 +80,10 @@ class StorageBackend(Protocol):
     """One storage scheme.  Made by a factory that takes no argument."""
 
     api_version: int
+
+    @property
+    def options(self) -> type[msgspec.Struct]:
+        """The options of its URL, for :meth:`hermes.url.Url.options`; each has a docstring."""
 
     def probe(self) -> str | None:
         """None if it can work on this machine, else why not, with the cure."""

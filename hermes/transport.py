@@ -16,6 +16,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import msgspec
+
 from hermes.url import Url
 
 API_VERSION = 1
@@ -32,6 +34,9 @@ class Peer:
     """Printable, e.g. ``127.0.0.1:40312``."""
     local: bool
     """True if the peer provably runs on this machine."""
+    identity: str | None = None
+    """Who the transport has proven the peer to be (the user of a CURVE key, a uid); None: it has
+    not asked."""
 
 
 class Connection(Protocol):
@@ -68,6 +73,10 @@ class Connection(Protocol):
     def buffer_updated(self, nbytes: int) -> None:
         """``nbytes`` of input stand at the start of the buffer.  Never raises for what a peer
         sent."""
+
+    def data_received(self, data: memoryview) -> None:
+        """Input that stands in the transport's own memory, instead of the pair above; ``data`` is
+        not looked at after the return.  Never raises for what a peer sent."""
 
     def express(self, fd: int, epoll_fd: int) -> int:
         """An offer to transports whose medium is a non-blocking stream socket: read, work and write
@@ -201,12 +210,17 @@ class Capabilities:
     """What a transport claims; the conformance kit tests each claim and skips what is not
     claimed."""
 
+    processes: bool = True
+    """The two ends may be in different processes."""
     peer_credentials: bool = False
     """``Peer.local`` is proven by the OS."""
     native_fd: bool = False
     """Channels have a ``stream_fd``."""
     multicast: bool = False
     """One send reaches many subscribers."""
+    datagrams: bool = False
+    """The medium beneath may lose, repeat and reorder: both ends take the option ``intercept``
+    (:mod:`hermes.intercept`), which makes it do so."""
 
 
 @runtime_checkable
@@ -216,6 +230,15 @@ class Transport(Protocol):
 
     capabilities: Capabilities
     api_version: int
+
+    @property
+    def listen_options(self) -> type[msgspec.Struct]:
+        """The options of a listener's URL, for :meth:`hermes.url.Url.options`; each has a
+        docstring."""
+
+    @property
+    def dial_options(self) -> type[msgspec.Struct]:
+        """The options of a client's URL."""
 
     def probe(self) -> str | None:
         """None if it can work on this machine, else why not, with the cure.  Fast; touches no

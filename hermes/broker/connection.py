@@ -191,6 +191,26 @@ class Connection:
         except Exception as error:
             self._fail(error)
 
+    def data_received(self, data: memoryview) -> None:
+        """Take what is whole from where it stands; an unfinished frame is finished by copying."""
+        while (self._rest or self._own is not None) and data:
+            buffer = self.get_buffer(-1)
+            count = min(len(buffer), len(data))
+            if self._rest:  # no more than completes it: what follows need not be copied
+                count = min(count, max(1, self._protocol.needed - len(self._rest)))
+            buffer[:count] = data[:count]
+            data = data[count:]
+            self.buffer_updated(count)
+        if not data or self._lost:
+            return
+        self.bytes_in += len(data)
+        try:
+            consumed = self._process(address_of(data), len(data))
+            if consumed < len(data):
+                self._keep(data[consumed:])
+        except Exception as error:
+            self._fail(error)
+
     def express(self, fd: int, epoll_fd: int) -> int:
         """Rounds of the common case in one call, where nothing stands in their way."""
         express, kernel = self._express, self._kernel

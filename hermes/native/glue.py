@@ -25,7 +25,8 @@ def in_include_order(directory: Path) -> list[Path]:
         if header in ordered:
             return
         for name in INCLUDE.findall(header.read_text()):
-            visit(directory / name)
+            if (directory / name).exists():  # else it is another directory's
+                visit(directory / name)
         ordered.append(header)
 
     for header in sorted(directory.glob("*.h")):
@@ -51,10 +52,11 @@ class build_ext(_build_ext):  # noqa: N801 - the name setuptools gives the comma
         sources = [str(path) for place in ext.sources for path in sorted(Path(place).glob("*.c"))]
         headers = [path for place in ext.include_dirs for path in in_include_order(Path(place))]
         ext.depends = [*map(str, headers)]
-        if ext.name.endswith("_core"):
+        implemented = {Path(source).stem for source in sources}
+        exported = [header for header in headers if header.stem in implemented]
+        if exported:
             glue = Path(self.build_temp, f"{ext.name}.c")
-            implemented = {Path(source).stem for source in sources}
-            write_glue(ext.name, [h for h in headers if h.stem in implemented], glue)
+            write_glue(ext.name, exported, glue)
             sources.append(str(glue))
         ext.sources = sources
         super().build_extension(ext)

@@ -94,6 +94,7 @@ class MemoryBackend:
     """The scheme ``memory``."""
 
     api_version = API_VERSION
+    options = Options
 
     def probe(self) -> str | None:
         """None: memory is everywhere."""

@@ -273,6 +273,7 @@ class MmapBackend:
     """The scheme ``mmap``."""
 
     api_version = API_VERSION
+    options = Options
 
     def probe(self) -> str | None:
         """None: every Linux can."""

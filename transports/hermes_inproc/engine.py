@@ -135,8 +135,10 @@ NAMES = Names()
 class InprocTransport:
     """See :class:`hermes.transport.Transport` for the contract."""
 
-    capabilities = Capabilities(peer_credentials=True, native_fd=True)
+    capabilities = Capabilities(processes=False, peer_credentials=True, native_fd=True)
     api_version = API_VERSION
+    listen_options = ListenOptions
+    dial_options = DialOptions
 
     def __init__(self, names: Names = NAMES) -> None:
         self._names = names

@@ -55,6 +55,8 @@ class TcpTransport:
 
     capabilities = Capabilities(native_fd=True)
     api_version = API_VERSION
+    listen_options = ListenOptions
+    dial_options = DialOptions
 
     def probe(self) -> str | None:
         """TCP works everywhere."""
