@@ -27,7 +27,7 @@ COMMANDS: dict[str, str] = {
     "topics": "List the broker's topics.",
     "stats": "Show the broker's counters.",
     "log": "Look into a data directory: inspect, verify, dump.",
-    "plugins": "List what is installed, and whether it works here.",
+    "plugins": "List, examine, write and test plugins.",
     "demo": "Measure a broker on this machine, with nothing set up.",
     "version": "Show versions.",
 }

@@ -1,143 +1,69 @@
-"""``hermes plugins``: what is installed, and whether each works here.
+"""``hermes plugins``: the group of commands about what is installed, and about writing more of it.
 
-Looking inside means importing, and a plugin may do anything then: each is tried in a child
-process, with a deadline.
+One command per file, ``plugins_NAME.py``, imported when it is run.
 """
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import time
-from typing import Any
+from importlib import import_module
 
 import click
 
-from hermes.cli.command import Command
-from hermes.cli.options import json_option
+from hermes.cli.command import SETTINGS, closest
 
-DEADLINE_S = 10.0
-"""For all plugins together: one that hangs is reported as such."""
-DETAIL_MAX = 500
-"""Characters of what a plugin has to say about its failure."""
-
-PROBE = """
-import json, sys
-from hermes.errors import HermesError
-from hermes.plugins import default_plugins
-kind, name = sys.argv[1:]
-plugins = default_plugins()
-try:
-    if kind == "transport":
-        plugins.transport(name)
-    elif kind == "storage":
-        plugins.storage(name)
-    else:
-        plugins.load(kind, name)
-    found = {"works": True, "detail": ""}
-except HermesError as error:
-    found = {"works": False, "detail": str(error)}
-print("\\n" + json.dumps(found))
-"""
-"""Run in the child; a plugin may print on import, so the answer is the last line."""
+SUBCOMMANDS: dict[str, str] = {
+    "list": "List what is installed, and whether it works here.",
+}
+"""The commands, in the order in which ``hermes plugins --help`` shows them."""
+DEFAULT = "list"
+"""What ``hermes plugins`` alone means."""
 
 
-@click.command(
+class PluginsGroup(click.Group):
+    """Finds a command's module by name; without a name it is the list."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the default command where none is named."""
+        asks_for_help = bool(args) and args[0] in SETTINGS["help_option_names"]
+        if not args or (args[0].startswith("-") and not asks_for_help):
+            args = [DEFAULT, *args]
+        return super().parse_args(ctx, args)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Every command's name; imports nothing."""
+        return list(SUBCOMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command, or return None if there is none of that name."""
+        if cmd_name not in SUBCOMMANDS:
+            return None
+        command: click.Command = import_module(f"hermes.cli.plugins_{cmd_name}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, with a suggestion."""
+        if not args[0].startswith("-") and args[0] not in SUBCOMMANDS:
+            ctx.fail(f"No such command {args[0]!r}.{closest(args[0], list(SUBCOMMANDS))}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List names and one line each, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(SUBCOMMANDS.items()))
+
+
+@click.group(
     "plugins",
-    cls=Command,
-    short_help="List what is installed, and whether it works here.",
-    examples=[
-        ("Everything that is installed", "hermes plugins"),
-        ("Names only, without importing anything", "hermes plugins --no-check"),
-        (
-            "Transports that work here, for a script",
-            'hermes plugins --json | jq -r \'.[] | select(.kind == "transport" and .works) | '
-            ".name'",
-        ),
-    ],
+    cls=PluginsGroup,
+    short_help="List, examine, write and test plugins.",
+    context_settings=SETTINGS,
+    epilog="Without a command: hermes plugins list.  Help on one: hermes plugins COMMAND --help.",
 )
-@click.option(
-    "--check/--no-check",
-    default=True,
-    show_default=True,
-    help="Load each in a child process and ask whether it works on this machine.",
-)
-@json_option
-def command(check: bool, as_json: bool) -> None:
-    """List the installed transports, storages, commands and other plugins.
+def command() -> None:
+    """List, examine, write and test plugins.
 
     A plugin is a Python distribution with an entry point in one of the groups hermes.transports,
     hermes.storages, hermes.plugins and hermes.commands; pip install is all it takes.
     """
-    from hermes.plugins import listing
-
-    rows: list[dict[str, Any]] = [
-        {
-            "kind": plugin.kind,
-            "name": plugin.name,
-            "module": plugin.module,
-            "distribution": plugin.distribution,
-            "version": plugin.version,
-        }
-        for plugin in listing()
-    ]
-    if check:
-        for row, found in zip(rows, examine([(r["kind"], r["name"]) for r in rows]), strict=True):
-            row.update(found)
-    if as_json:
-        from hermes.cli.output import print_json
-
-        print_json(rows)
-    else:
-        show(rows, checked=check)
-
-
-def examine(plugins: list[tuple[str, str]]) -> list[dict[str, Any]]:
-    """Try each in a process of its own, all at once; returns ``works`` and ``detail`` for each."""
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROBE, kind, name],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        for kind, name in plugins
-    ]
-    deadline = time.monotonic() + DEADLINE_S
-    return [verdict(child, deadline) for child in children]
-
-
-def verdict(child: subprocess.Popen[bytes], deadline: float) -> dict[str, Any]:
-    """What a child found out, or how it ended."""
-    try:
-        output, errors = child.communicate(timeout=max(0.0, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.communicate()
-        return {"works": False, "detail": f"it was still loading after {DEADLINE_S:g} s"}
-    try:
-        found = json.loads(output.splitlines()[-1])
-        return {"works": bool(found["works"]), "detail": str(found["detail"])[:DETAIL_MAX]}
-    except (IndexError, ValueError, KeyError, TypeError):
-        said = errors.decode(errors="replace").strip().splitlines()
-        return {
-            "works": False,
-            "detail": f"its process ended with code {child.returncode}: "
-            f"{said[-1][:DETAIL_MAX] if said else 'it said nothing'}",
-        }
-
-
-def show(rows: list[dict[str, Any]], *, checked: bool) -> None:
-    """One row per plugin; causes of failure below, where there is room for them."""
-    from hermes.cli.output import print_table
-
-    columns = ["kind", "name", "module", "from"] + (["works here"] if checked else [])
-    lines = []
-    for row in rows:
-        line = [row["kind"], row["name"], row["module"], f"{row['distribution']} {row['version']}"]
-        lines.append(line + ([("yes" if row["works"] else "no")] if checked else []))
-    print_table(columns, lines)
-    for row in rows:
-        if checked and not row["works"]:
-            click.echo(f"{row['kind']} {row['name']}: {row['detail']}")

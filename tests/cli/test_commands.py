@@ -29,7 +29,10 @@ def leaves() -> list[tuple[str, click.Command]]:
         command = app.get_command(context, name)
         assert command is not None
         if isinstance(command, click.Group):
-            found += [(f"{name} {sub}", leaf) for sub, leaf in command.commands.items()]
+            for sub in command.list_commands(context):
+                leaf = command.get_command(context, sub)
+                assert leaf is not None
+                found.append((f"{name} {sub}", leaf))
         else:
             found.append((name, command))
     return found

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from hermes.cli import plugins
+from hermes.cli import plugins_list as plugins
 
 Hermes = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
@@ -76,3 +76,16 @@ def test_a_plugin_may_chatter_while_it_is_imported(monkeypatch: pytest.MonkeyPat
     (found,) = plugins.examine([("storage", "memory")])
 
     assert found == {"works": True, "detail": ""}
+
+
+def test_the_group_alone_is_the_list(hermes: Hermes) -> None:
+    """`hermes plugins` and its flags mean `hermes plugins list`; a misspelt command is suggested."""
+    alone, flagged, typo = (
+        hermes("plugins", "--no-check"),
+        hermes("plugins", "list", "--no-check"),
+        hermes("plugins", "lst"),
+    )
+
+    assert alone.stdout == flagged.stdout
+    assert typo.returncode == 2
+    assert b"Did you mean 'list'?" in typo.stderr
