@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import click
 
@@ -117,3 +118,44 @@ def client_options(function: Function) -> Function:
         metavar="URL",
         help="The broker to talk to.",
     )(function)
+
+
+def intercept_option(function: Function) -> Function:
+    """``--intercept``, as ``intercept``."""
+    return click.option(
+        "--intercept",
+        metavar="SPEC",
+        help="Lose, repeat, reorder, delay or damage the datagrams we send, to try out what that "
+        "does: loss=1%,burst=4,delay=2ms,seed=7 (docs/testing-plugins.md has all faults).  Only for "
+        "transports over datagrams.",
+    )(function)
+
+
+def intercepted(url: str, spec: str | None) -> str:
+    """``url`` with the option ``intercept``, if there is a ``spec``.
+
+    Raises:
+        BadParameter: the spec makes no sense, or the URL's transport has no datagrams.
+    """
+    if spec is None:
+        return url
+    from hermes.errors import InvalidUrl
+    from hermes.intercept import Interception
+    from hermes.plugins import default_plugins
+    from hermes.url import parse_url
+
+    parsed = parse_url(url)
+    try:
+        Interception.parse(spec)
+    except InvalidUrl as error:
+        raise click.BadParameter(str(error), param_hint="--intercept") from error
+    if not default_plugins().transport(parsed.scheme).capabilities.datagrams:
+        raise click.BadParameter(
+            f"{parsed.scheme} carries no datagrams that could be intercepted: leave the option "
+            "out, or use a transport whose capabilities have datagrams (`hermes plugins`)",
+            param_hint="--intercept",
+        )
+    if "intercept" in parsed.query:
+        raise click.BadParameter(f"{url} has an intercept already", param_hint="--intercept")
+    colon = "" if ":" in url else ":"
+    return f"{url}{colon}{'&' if parsed.query else '?'}intercept={quote(spec)}"

@@ -17,7 +17,7 @@ import click
 
 from hermes.cli.command import Command
 from hermes.cli.exits import ExitCode
-from hermes.cli.options import Bytes, client_options, json_option
+from hermes.cli.options import Bytes, client_options, intercept_option, intercepted, json_option
 
 if TYPE_CHECKING:
     from hermes.client import Publisher
@@ -98,6 +98,7 @@ STALL_NS = 50_000_000
     "broker's log, on its disk.",
 )
 @client_options
+@intercept_option
 @json_option
 def command(
     topic: str,
@@ -109,6 +110,7 @@ def command(
     ack: Literal["none", "appended", "durable"],
     url: str,
     timeout_ns: int,
+    intercept: str | None,
     as_json: bool,
 ) -> None:
     """Publish MESSAGE on TOPIC, or each line of standard input, and wait for the acknowledgements.
@@ -118,6 +120,7 @@ def command(
     check_source(message, from_stdin=from_stdin, size=size)
     import hermes
 
+    url = intercepted(url, intercept)
     with hermes.connect(url, timeout=timeout_ns / 1e9, name="hermes pub") as client:
         limit = client.limits["message_max"]
         if from_stdin:

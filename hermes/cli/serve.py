@@ -18,7 +18,7 @@ import click
 
 from hermes.cli.command import Command
 from hermes.cli.exits import ExitCode
-from hermes.cli.options import json_option
+from hermes.cli.options import intercept_option, intercepted, json_option
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -106,6 +106,7 @@ if TYPE_CHECKING:
     metavar="BYTES",
     help="Size of a segment file: retention removes whole ones.  [default: 128MiB]",
 )
+@intercept_option
 @json_option
 def command(
     transports: tuple[str, ...],
@@ -116,6 +117,7 @@ def command(
     ready_file: Path | None,
     retention: str | None,
     segment: str | None,
+    intercept: str | None,
     as_json: bool,
 ) -> None:
     """Run a broker until SIGTERM or SIGINT (Ctrl-C).
@@ -135,6 +137,7 @@ def command(
         },
         [parse_stream(text) for text in streams],
     )
+    config.listeners = [intercepted(url, intercept) for url in config.listeners]
     serve(config, ready_file, as_json=as_json)
 
 

@@ -17,7 +17,14 @@ import click
 from hermes.cli.command import Command
 from hermes.cli.exits import ExitCode
 from hermes.cli.formats import json_line, text_line
-from hermes.cli.options import Duration, StartPoint, client_options, json_option
+from hermes.cli.options import (
+    Duration,
+    StartPoint,
+    client_options,
+    intercept_option,
+    intercepted,
+    json_option,
+)
 from hermes.cli.output import reader_gone, write_all
 
 if TYPE_CHECKING:
@@ -95,6 +102,7 @@ LINES = 1024
     "[default: text on a terminal, else raw]",
 )
 @client_options
+@intercept_option
 @json_option
 def command(
     pattern: str,
@@ -105,6 +113,7 @@ def command(
     form: str | None,
     url: str,
     timeout_ns: int,
+    intercept: str | None,
     as_json: bool,
 ) -> None:
     """Subscribe to PATTERN and write its messages to standard output, in order.
@@ -122,6 +131,7 @@ def command(
     form = "json" if as_json else form or ("text" if sys.stdout.isatty() else "raw")
     import hermes
 
+    url = intercepted(url, intercept)
     # The time runs from here: a broker that is slow to answer does not make the command longer.
     deadline_ns = None if duration_ns is None else time.monotonic_ns() + duration_ns
     writer = WRITERS[form](sys.stdout.fileno())

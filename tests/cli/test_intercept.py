@@ -1,0 +1,46 @@
+"""``--intercept``: how the option gets into a URL."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import click
+import pytest
+
+from hermes.cli.options import intercepted
+from hermes.intercept import Interception
+from hermes.transport import Capabilities
+from hermes.url import parse_url
+
+
+@pytest.fixture(autouse=True)
+def lossy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every scheme is a transport over datagrams."""
+    made = SimpleNamespace(capabilities=Capabilities(datagrams=True))
+    plugins = SimpleNamespace(transport=lambda scheme: made)
+    monkeypatch.setattr("hermes.plugins.default_plugins", lambda: plugins)
+
+
+@pytest.mark.parametrize(
+    "url", ["lossy", "lossy:", "lossy:name", "lossy://me:secret@host:1/path", "lossy://h:1?a=b"]
+)
+def test_the_url_gets_the_option_and_keeps_the_rest(url: str) -> None:
+    """Whatever form the URL has, only the option is added."""
+    spec = "loss=1%,burst=4,blackout=1s+2s"
+    before, after = parse_url(url), parse_url(intercepted(url, spec))
+
+    assert after.query == before.query | {"intercept": spec}
+    assert Interception.parse(after.query["intercept"]).burst == 4
+    for part in ("scheme", "host", "port", "path", "username", "password"):
+        assert getattr(after, part) == getattr(before, part)
+
+
+def test_without_the_option_the_url_is_left_alone() -> None:
+    """No ``--intercept``, no change."""
+    assert intercepted("lossy", None) == "lossy"
+
+
+def test_two_specifications_are_refused() -> None:
+    """The option and the URL cannot both say it."""
+    with pytest.raises(click.BadParameter, match="already"):
+        intercepted("lossy://h:1?intercept=loss%3D1%25", "loss=2%")
