@@ -113,6 +113,14 @@ class Connection(Protocol):
 class Kernel(Protocol):
     """What a transport may ask of the broker."""
 
+    @property
+    def authenticates(self) -> bool:
+        """True if the broker asks every peer who it is, and turns away whoever does not prove it.
+
+        A transport that other machines can reach refuses to listen there while this is False,
+        unless its URL says ``insecure=yes``.  It does not change while the broker is open.
+        """
+
     def connect(self, owner: object, peer: Peer) -> Connection:
         """A new connection that belongs to ``owner`` (the agent).
 

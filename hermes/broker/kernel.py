@@ -60,6 +60,8 @@ class Kernel:
     """What a transport may ask of the broker, and what the loop asks of it."""
 
     questions = queries.QUESTIONS
+    authenticates = False
+    """Nothing asks peers who they are."""
 
     def __init__(self, config: Config, storage: Storage, streams: Streams, loop: Loop) -> None:
         self.config = config

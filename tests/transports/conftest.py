@@ -71,6 +71,7 @@ class EchoKernel:
         self.connections: list[EchoConnection] = []
         self.woken: list[EchoConnection] = []
         self.echo = True
+        self.authenticates = False
         self.connections_max = 1_000_000
         self.pending_max = 1 << 30
 

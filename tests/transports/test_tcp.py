@@ -52,6 +52,14 @@ def test_strangers_are_not_listened_to_unless_asked_for(url: str, kernel: Any) -
         assert parse_url(agent.url).port
 
 
+def test_a_broker_that_asks_who_peers_are_may_listen_anywhere(kernel: Any) -> None:
+    """Where every peer has to prove who it is, an address that others reach needs no consent."""
+    kernel.authenticates = True
+
+    with closing(listen("tcp://0.0.0.0:0", kernel)) as agent:
+        assert parse_url(agent.url).port
+
+
 def test_unknown_option_is_refused_with_a_suggestion(kernel: Any) -> None:
     """A misspelt option names the right one."""
     with pytest.raises(InvalidUrl, match="did you mean 'nodelay'"):

@@ -47,7 +47,7 @@ class ListenOptions(DialOptions, frozen=True, forbid_unknown_fields=True):
     backlog: Annotated[int, msgspec.Meta(ge=1, le=65535)] = BACKLOG
     """Connections that may wait to be accepted."""
     insecure: bool = False
-    """Listen on an address that other machines reach, although nothing asks peers who they are."""
+    """Listen on an address that other machines reach, even if nothing asks peers who they are."""
 
 
 class TcpTransport:
@@ -69,11 +69,11 @@ class TcpTransport:
         port = DEFAULT_PORT if url.port is None else url.port
         candidates = resolve(url.host or DEFAULT_HOST, port, url=str(url), passive=True)
         family, address = candidates[0]
-        if not options.insecure and not _is_loopback(address):
+        if not (options.insecure or kernel.authenticates or _is_loopback(address)):
             raise InvalidUrl(
                 f"{url} can be reached from other machines, and nothing asks peers who they are: "
-                "listen on "
-                f"127.0.0.1 or [::1], or say that you want this by adding ?insecure=yes"
+                "listen on 127.0.0.1 or [::1], give the broker a plugin that authenticates, or say "
+                "that you want this by adding ?insecure=yes"
             )
         sock = _listener(url, family, address, options)
         return SocketAgent(
