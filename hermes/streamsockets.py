@@ -555,7 +555,7 @@ def resolve(
 
 
 def _why_not(url: str, error: OSError) -> str:
-    if isinstance(error, ConnectionRefusedError):
+    if isinstance(error, ConnectionRefusedError | FileNotFoundError):
         cure = "start a broker there (`hermes serve`), or check host and port"
         return f"nobody listens at {url}: {cure}"
     if isinstance(error, TimeoutError):

@@ -24,7 +24,7 @@ SEGMENT_HEADER = 4096
 
 def examples(command: str) -> list[Any]:
     """The JSON blocks in a command's section."""
-    section = re.search(rf"^## `hermes {command}`\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S)
+    section = re.search(rf"^##+ `hermes {command}`\n(.*?)(?=^##|\Z)", PAGE, re.M | re.S)
     assert section, command
     return [json.loads(block) for block in re.findall(r"```json\n(.*?)```", section[1], re.S)]
 
@@ -123,6 +123,14 @@ def test_the_ready_file(place: Place) -> None:
 def test_json_has_the_documented_keys(place: Place, command: str, arguments: list[str]) -> None:
     """The example in the command's section has the keys of the real thing, in its order."""
     (documented,) = examples(command)
+
+    assert keys(json.loads(place.run(*arguments))) == keys(documented)
+
+
+def test_a_new_plugin_is_told_of_as_documented(place: Place, tmp_path: Path) -> None:
+    """`plugins new`, which writes files."""
+    (documented,) = examples("plugins new")
+    arguments = ["plugins", "new", "transport", "x", "--directory", tmp_path / "x", "--json"]
 
     assert keys(json.loads(place.run(*arguments))) == keys(documented)
 

@@ -1,0 +1,118 @@
+"""``hermes plugins new``: a project to start from, which installs and passes its tests as it is."""
+
+from __future__ import annotations
+
+import shlex
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+
+from hermes.cli.command import Command
+from hermes.cli.options import json_option
+
+KINDS = ["transport"]
+
+
+@click.command(
+    "new",
+    cls=Command,
+    short_help="Write a project for a plugin of your own.",
+    examples=[
+        ("A transport, in ./hermes-transport-unixsock", "hermes plugins new transport unixsock"),
+        (
+            "What to do with it then",
+            "cd hermes-transport-unixsock\n"
+            "pip install -e '.[test]' && pytest\n"
+            "hermes serve --transport unixsock:/tmp/hermes.sock",
+        ),
+        ("Elsewhere", "hermes plugins new transport unixsock --directory ~/src/unixsock"),
+    ],
+)
+@click.argument("kind", type=click.Choice(KINDS), metavar="{transport}")
+@click.argument("name", metavar="NAME")
+@click.option(
+    "--directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Where to write it; must be empty if it is there.  [default: ./hermes-KIND-NAME]",
+)
+@json_option
+def command(kind: str, name: str, directory: Path | None, as_json: bool) -> None:
+    """Write a complete project for a transport called NAME, its URL scheme.
+
+    It can be installed as it is, works, and passes its tests: it carries messages over a Unix
+    socket.  From there on it is yours.
+    """
+    from hermes.cli.version import distribution_version
+    from hermes.testing.template import Names, project
+
+    names = Names(kind, name)
+    check_free(kind, names.scheme, names.package)
+    directory = directory or Path(names.distribution)
+    check_empty(directory)
+    texts = project(kind, names, hermes_version=distribution_version())
+    for path, text in texts.items():
+        target = directory / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+    commands = [
+        f"cd {shlex.quote(str(directory))}",
+        "pip install -e '.[test]'",
+        "pytest",
+    ]
+    if as_json:
+        from hermes.cli.output import print_json
+
+        print_json(
+            {
+                "kind": kind,
+                "name": names.scheme,
+                "directory": str(directory.absolute()),
+                "files": list(texts),
+                "next": commands,
+            }
+        )
+        return
+    click.echo(f"wrote {kind} {names.scheme} into {directory}:")
+    for path in texts:
+        click.echo(f"  {path}")
+    click.echo("next:")
+    for line in commands:
+        click.echo(f"  {line}")
+
+
+def check_free(kind: str, scheme: str, package: str) -> None:
+    """Refuse a name that is taken here.
+
+    Raises:
+        UsageError: a plugin or a package has it.
+    """
+    from hermes.errors import UsageError
+    from hermes.plugins import listing
+
+    for plugin in listing():
+        if (plugin.kind, plugin.name) == (kind, scheme):
+            raise UsageError(
+                f"{kind} {scheme!r} is installed already, from {plugin.distribution}, and one name "
+                "cannot mean two: choose another name, or uninstall that first"
+            )
+    if find_spec(package) is not None:
+        raise UsageError(
+            f"a package called {package} is installed already: choose another name, or uninstall it"
+        )
+
+
+def check_empty(directory: Path) -> None:
+    """Refuse to write among somebody's files.
+
+    Raises:
+        UsageError: there are some.
+    """
+    from hermes.errors import UsageError
+
+    if directory.exists() and any(directory.iterdir()):
+        raise UsageError(
+            f"{directory} is not empty, and nothing is overwritten: name another place with "
+            "--directory, or empty it"
+        )

@@ -1,0 +1,129 @@
+"""``hermes plugins new``: what it writes, installs, works and passes its own tests."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hermes.errors import UsageError
+from hermes.testing.template import Names, project
+from tests.environment import Environment
+
+Hermes = Callable[..., "subprocess.CompletedProcess[bytes]"]
+KINDS = ["transport"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_new_project_passes_its_own_tests(
+    kind: str, environment: Environment, tmp_path: Path
+) -> None:
+    """Installed as it is, it passes its tests, and every checker is content with it."""
+    environment.hermes("plugins", "new", kind, "unixsock", cwd=tmp_path)
+    place = tmp_path / f"hermes-{kind}-unixsock"
+
+    environment.install(place)
+
+    environment.run("-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=place)
+    environment.run("-m", "mypy", "--cache-dir", tmp_path / "mypy", cwd=place)
+    environment.run("-m", "ruff", "check", "--no-cache", cwd=place)
+    environment.run("-m", "ruff", "format", "--no-cache", "--check", cwd=place)
+
+
+def test_a_new_transport_serves_hermes_as_it_is(environment: Environment, tmp_path: Path) -> None:
+    """Once installed it is listed, and `serve`, `pub` and `sub` work over it: nothing in Hermes
+    was changed."""
+    environment.hermes("plugins", "new", "transport", "unixsock", cwd=tmp_path)
+    environment.install(tmp_path / "hermes-transport-unixsock")
+
+    rows = json.loads(environment.hermes("plugins", "list", "--json").stdout)
+    with environment.broker(
+        tmp_path, "--transport", f"unixsock://{tmp_path}/socket", "--storage", "memory"
+    ) as url:
+        environment.hermes("pub", "md.a", "hello", "--url", url)
+        got = environment.hermes(
+            *("sub", "md.>", "--from", "earliest", "--count", "1", "--url", url)
+        )
+
+    (row,) = (row for row in rows if row["name"] == "unixsock")
+    assert (row["kind"], row["distribution"]) == ("transport", "hermes-transport-unixsock")
+    assert row["works"], row
+    assert url == f"unixsock:{tmp_path}/socket"
+    assert got.stdout == "hello\n"
+
+
+def test_it_says_what_it_wrote_and_what_comes_next(hermes: Hermes, tmp_path: Path) -> None:
+    """Files and commands are printed, and with --json given to scripts."""
+    place = tmp_path / "here"
+
+    done = hermes("plugins", "new", "transport", "a-b", "--directory", place)
+    told = hermes("plugins", "new", "transport", "a-b", "--directory", tmp_path / "x", "--json")
+
+    assert done.returncode == told.returncode == 0, done.stderr + told.stderr
+    answer = json.loads(told.stdout)
+    written = [str(path.relative_to(place)) for path in place.rglob("*") if path.is_file()]
+    assert answer["files"] == sorted(written)
+    assert "src/hermes_a_b/engine.py" in written
+    assert all(path in done.stdout.decode() for path in written)
+    assert f"cd {place}" in done.stdout.decode()
+    assert answer["directory"] == str(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "1a", "A", "a_b", "a--b", "-a", "a-", "a b", "a/b", "../a", "a.b", "é", "a" * 33, "a\n"],
+)
+def test_what_cannot_be_a_name_is_refused(name: str) -> None:
+    """A name must make a URL scheme and a Python name."""
+    with pytest.raises(UsageError, match=r"cannot name a transport: .*expected"):
+        Names("transport", name)
+
+
+def test_a_scheme_with_a_plus_has_an_entry_point_with_a_dot() -> None:
+    """`a+tcp` is announced as Hermes looks it up."""
+    files = project("transport", Names("transport", "a+tcp"), hermes_version="1")
+
+    assert '"a.tcp" = "hermes_a_tcp"' in files["pyproject.toml"]
+    assert 'register("a+tcp", _make)' in files["src/hermes_a_tcp/__init__.py"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_of_the_template_is_left(kind: str) -> None:
+    """No placeholder stands in what is written, neither in texts nor in paths."""
+    files = project(kind, Names(kind, "unixsock"), hermes_version="1")
+
+    for path, text in files.items():
+        assert not re.search(r"\$\w|\$\{|PACKAGE|MODULE|template", path + text), path
+
+
+def test_a_name_that_is_installed_is_refused(hermes: Hermes, tmp_path: Path) -> None:
+    """One scheme cannot mean two transports; the error says who has it."""
+    done = hermes("plugins", "new", "transport", "tcp", "--directory", tmp_path / "x")
+
+    assert done.returncode == 2
+    assert b"hermes-broker" in done.stderr
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_package_that_is_installed_is_refused(hermes: Hermes, tmp_path: Path) -> None:
+    """A new project must not hide a package that is there."""
+    done = hermes("plugins", "new", "transport", "mmaplog", "--directory", tmp_path / "x")
+
+    assert done.returncode == 2
+    assert b"hermes_mmaplog" in done.stderr
+
+
+def test_nothing_is_overwritten(hermes: Hermes, tmp_path: Path) -> None:
+    """A folder with anything in it is left as it is."""
+    (tmp_path / "mine").write_text("precious")
+
+    done = hermes("plugins", "new", "transport", "x", "--directory", tmp_path)
+
+    assert done.returncode == 2
+    assert b"not empty" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]

@@ -1,0 +1,82 @@
+"""An environment of one's own to install into, which needs no package index.
+
+It sees all that is installed in the environment of the tests, Hermes included; what is installed
+into it, the tests' environment does not see.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import hermes
+
+DEADLINE_S = 100
+
+
+class Environment:
+    """A virtual environment in ``place``."""
+
+    def __init__(self, place: Path) -> None:
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", place], check=True)
+        self.python = place / "bin" / "python"
+        (home,) = place.glob("lib/python*/site-packages")
+        ours = sysconfig.get_path("purelib")
+        (home / "outer.pth").write_text(f"import site; site.addsitedir({ours!r})\n")
+        # Type checkers do not see editable installations.
+        (home / "hermes").symlink_to(Path(hermes.__file__).parent)
+
+    def run(
+        self, *arguments: str | Path, cwd: Path | None = None, expect: int | None = 0
+    ) -> subprocess.CompletedProcess[str]:
+        """Run ``python ARGUMENTS`` in it; ``expect``: the exit code it must end with."""
+        done = subprocess.run(
+            [self.python, *map(str, arguments)],
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
+            env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+        )
+        assert expect is None or done.returncode == expect, done.stdout + done.stderr
+        return done
+
+    def hermes(
+        self, *arguments: str | Path, cwd: Path | None = None, expect: int | None = 0
+    ) -> subprocess.CompletedProcess[str]:
+        """Run ``hermes ARGUMENTS``."""
+        return self.run("-m", "hermes", *arguments, cwd=cwd, expect=expect)
+
+    def install(self, project: Path) -> None:
+        """``pip install -e``, without an index."""
+        offline = ("--no-index", "--no-build-isolation", "--disable-pip-version-check")
+        self.run("-m", "pip", "install", "--quiet", *offline, "--editable", project)
+
+    @contextmanager
+    def broker(self, place: Path, *flags: str) -> Iterator[str]:
+        """``hermes serve`` with ``flags``; yields the URL of its first listener."""
+        ready = place / "ready.json"
+        process = subprocess.Popen(
+            [self.python, "-m", "hermes", "serve", "--ready-file", ready, *flags],
+            stdout=subprocess.DEVNULL,
+        )
+        try:
+            deadline = time.monotonic() + DEADLINE_S
+            while not ready.exists():
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            yield str(json.loads(ready.read_text())["listeners"][0]["url"])
+            process.terminate()
+            assert process.wait(DEADLINE_S) == 0
+        finally:
+            process.kill()
+            process.wait()
