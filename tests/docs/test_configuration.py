@@ -74,9 +74,9 @@ def options_of(scheme: str) -> set[str]:
 
 def test_every_option_of_the_built_in_urls_is_documented() -> None:
     """The options of tcp, mmap and memory URLs, all of them and no other."""
+    from hermes.tcpsockets import ListenOptions
     from hermes_memlog.engine import Options as MemoryOptions
     from hermes_mmaplog.engine import Options as MmapOptions
-    from hermes_tcp.engine import ListenOptions
 
     kinds = {"tcp": ListenOptions, "mmap": MmapOptions, "memory": MemoryOptions}
     for scheme, kind in kinds.items():

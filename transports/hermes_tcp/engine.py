@@ -1,53 +1,16 @@
-"""Both ends of ``tcp://host:port?option=value``: names, addresses and socket options; the rest is
-shared code."""
+"""Both ends of ``tcp://host:port?option=value``: shared code, put together."""
 
 from __future__ import annotations
 
-import errno
-import ipaddress
-import socket
-from typing import Annotated, Any
+from functools import partial
 
-import msgspec
-
-from hermes.errors import AddressInUse, InvalidUrl
-from hermes.streamsockets import SocketAgent, SocketChannel, dial_first, listen_at, resolve
-from hermes.transport import API_VERSION, Agent, Capabilities, Channel, Kernel, Peer
-from hermes.units import ByteSize, Duration
+from hermes import tcpsockets
+from hermes.streamsockets import SocketAgent
+from hermes.tcpsockets import DialOptions, ListenOptions
+from hermes.transport import API_VERSION, Agent, Capabilities, Channel, Kernel
 from hermes.url import Url
 
-DEFAULT_HOST = "127.0.0.1"
-DEFAULT_PORT = 7601
-BACKLOG = 1024
-"""Connections the OS completes before they are accepted: a thousand clients may start at once."""
-KEEPALIVE_PROBES = 4
-"""Unanswered probes after which a silent peer counts as gone."""
-NS_PER_S = 1_000_000_000
-
-
-class DialOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Options of a client's URL."""
-
-    nodelay: bool = True
-    """Send small messages at once instead of collecting them (TCP_NODELAY)."""
-    keepalive: Duration = Duration(30 * NS_PER_S)
-    """Silence after which the OS probes whether the peer is still there; 0: never."""
-    send_buffer: ByteSize = ByteSize(0)
-    """Bytes of the socket's send buffer; 0: the OS sizes it as it goes, which is nearly always
-    best."""
-    receive_buffer: ByteSize = ByteSize(0)
-    """Likewise for what arrives."""
-
-
-class ListenOptions(DialOptions, frozen=True, forbid_unknown_fields=True):
-    """Options of a listener's URL."""
-
-    connections: Annotated[int, msgspec.Meta(ge=1)] = 10_000
-    """Connections served at a time; further ones are closed at once."""
-    backlog: Annotated[int, msgspec.Meta(ge=1, le=65535)] = BACKLOG
-    """Connections that may wait to be accepted."""
-    insecure: bool = False
-    """Listen on an address that other machines reach, even if nothing asks peers who they are."""
+SCHEME = "tcp"
 
 
 class TcpTransport:
@@ -65,109 +28,16 @@ class TcpTransport:
     def listen(self, url: Url, kernel: Kernel) -> Agent:
         """Bind and listen on the first address the host resolves to."""
         options = url.options(ListenOptions)
-        _refuse_strangers(url)
-        port = DEFAULT_PORT if url.port is None else url.port
-        candidates = resolve(url.host or DEFAULT_HOST, port, url=str(url), passive=True)
-        family, address = candidates[0]
-        if not (options.insecure or kernel.authenticates or _is_loopback(address)):
-            raise InvalidUrl(
-                f"{url} can be reached from other machines, and nothing asks peers who they are: "
-                "listen on 127.0.0.1 or [::1], give the broker a plugin that authenticates, or say "
-                "that you want this by adding ?insecure=yes"
-            )
-        sock = _listener(url, family, address, options)
+        sock = tcpsockets.listen(url, options, authenticates=kernel.authenticates)
         return SocketAgent(
             sock,
-            url=_printable("tcp", sock.getsockname()),
+            url=tcpsockets.printable(SCHEME, sock.getsockname()),
             kernel=kernel,
-            describe=_peer,
-            prepare=lambda accepted: _prepare(accepted, options),
+            describe=partial(tcpsockets.describe, SCHEME),
+            prepare=partial(tcpsockets.prepare, options=options),
             connections_max=options.connections,
         )
 
     def dial(self, url: Url, timeout_ns: int) -> Channel:
         """Connect to the first address that answers."""
-        options = url.options(DialOptions)
-        _refuse_strangers(url)
-        port = DEFAULT_PORT if url.port is None else url.port
-        channel: SocketChannel = dial_first(
-            resolve(url.host or DEFAULT_HOST, port, url=str(url), passive=False),
-            url=str(url),
-            timeout_ns=timeout_ns,
-            prepare=lambda sock: _prepare(sock, options),
-        )
-        return channel
-
-
-def _refuse_strangers(url: Url) -> None:
-    if url.path not in ("", "/"):
-        raise InvalidUrl(f"{url}: a tcp URL has no path: expected tcp://host:port")
-
-
-def _is_loopback(address: Any) -> bool:
-    ip = ipaddress.ip_address(address[0].partition("%")[0])
-    mapped = getattr(ip, "ipv4_mapped", None)
-    return bool(ip.is_loopback or (mapped is not None and mapped.is_loopback))
-
-
-def _listener(url: Url, family: int, address: Any, options: ListenOptions) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # a URL means what it says
-    _size_buffers(sock, options)  # before listen: it bounds the window that is offered
-    try:
-        listen_at(sock, address, backlog=options.backlog)
-    except OSError as error:
-        raise _cannot_listen(url, address, error) from error
-    return sock
-
-
-def _cannot_listen(url: Url, address: Any, error: OSError) -> Exception:
-    host, port = address[:2]
-    if error.errno == errno.EADDRINUSE:
-        return AddressInUse(
-            f"{url}: port {port} of {host} is taken by another process: stop it "
-            f"(`ss -ltnp 'sport = :{port}'` names it), or listen on another port (0: any free one)"
-        )
-    if error.errno == errno.EADDRNOTAVAIL:
-        return InvalidUrl(
-            f"{url}: this machine has no address {host}; `ip addr` lists those it has"
-        )
-    if error.errno == errno.EACCES:
-        return InvalidUrl(f"{url}: port {port} needs privileges here; take one of 1024 or above")
-    return InvalidUrl(f"{url}: cannot listen: {error}")
-
-
-def _prepare(sock: socket.socket, options: DialOptions) -> None:
-    _size_buffers(sock, options)
-    if options.nodelay:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if options.keepalive:
-        seconds = max(1, options.keepalive // NS_PER_S)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, seconds)
-        sock.setsockopt(
-            socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, seconds // KEEPALIVE_PROBES)
-        )
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
-
-
-def _size_buffers(sock: socket.socket, options: DialOptions) -> None:
-    if options.send_buffer:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, options.send_buffer)
-    if options.receive_buffer:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, options.receive_buffer)
-
-
-def _peer(sock: socket.socket, address: Any) -> Peer:
-    return Peer(transport="tcp", address=_host_port(address), local=False)
-
-
-def _printable(scheme: str, address: Any) -> str:
-    return f"{scheme}://{_host_port(address)}"
-
-
-def _host_port(address: Any) -> str:
-    host, port = address[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return tcpsockets.dial(url, url.options(DialOptions), timeout_ns)

@@ -1,0 +1,173 @@
+"""What every transport over TCP sockets shares: the options, the addresses and who may listen where.
+
+Part of the SPI: `tcp` moves its bytes with :mod:`hermes.streamsockets`, others in a way of their own;
+what a user writes into the URL means the same in all of them.  Knows nothing of how bytes are moved.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+from typing import Annotated, Any
+
+import msgspec
+
+from hermes.errors import AddressInUse, InvalidUrl
+from hermes.streamsockets import SocketChannel, dial_first, listen_at, resolve
+from hermes.transport import Peer
+from hermes.units import ByteSize, Duration
+from hermes.url import Url
+
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 7601
+BACKLOG = 1024
+"""Connections the OS completes before they are accepted: a thousand clients may start at once."""
+KEEPALIVE_PROBES = 4
+"""Unanswered probes after which a silent peer counts as gone."""
+NS_PER_S = 1_000_000_000
+
+
+class DialOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Options of a client's URL."""
+
+    nodelay: bool = True
+    """Send small messages at once instead of collecting them (TCP_NODELAY)."""
+    keepalive: Duration = Duration(30 * NS_PER_S)
+    """Silence after which the OS probes whether the peer is still there; 0: never."""
+    send_buffer: ByteSize = ByteSize(0)
+    """Bytes of the socket's send buffer; 0: the OS sizes it as it goes, which is nearly always
+    best."""
+    receive_buffer: ByteSize = ByteSize(0)
+    """Likewise for what arrives."""
+
+
+class ListenOptions(DialOptions, frozen=True, forbid_unknown_fields=True):
+    """Options of a listener's URL."""
+
+    connections: Annotated[int, msgspec.Meta(ge=1)] = 10_000
+    """Connections served at a time; further ones are closed at once."""
+    backlog: Annotated[int, msgspec.Meta(ge=1, le=65535)] = BACKLOG
+    """Connections that may wait to be accepted."""
+    insecure: bool = False
+    """Listen on an address that other machines reach, even if nothing asks peers who they are."""
+
+
+def listen(url: Url, options: ListenOptions, *, authenticates: bool) -> socket.socket:
+    """A non-blocking socket that listens on the first address the host resolves to.
+
+    ``authenticates``: whether peers are asked who they are; see
+    :attr:`hermes.transport.Kernel.authenticates`.
+
+    Raises:
+        InvalidUrl: the host is unknown here, others than this machine would reach it and that was
+            not asked for, or the address cannot be listened on.
+        AddressInUse: another socket holds the address.
+    """
+    _refuse_path(url)
+    port = DEFAULT_PORT if url.port is None else url.port
+    candidates = resolve(url.host or DEFAULT_HOST, port, url=str(url), passive=True)
+    family, address = candidates[0]
+    if not (options.insecure or authenticates or _is_loopback(address)):
+        raise InvalidUrl(
+            f"{url} can be reached from other machines, and nothing asks peers who they are: "
+            "listen on 127.0.0.1 or [::1], give the broker a plugin that authenticates, or say "
+            "that you want this by adding ?insecure=yes"
+        )
+    return _listener(url, family, address, options)
+
+
+def dial(url: Url, options: DialOptions, timeout_ns: int) -> SocketChannel:
+    """Connect to the first address of the host that answers, within ``timeout_ns``.
+
+    Raises:
+        InvalidUrl: the host is unknown here.
+        ConnectFailed: nobody answered, in time or at all.
+    """
+    _refuse_path(url)
+    port = DEFAULT_PORT if url.port is None else url.port
+    return dial_first(
+        resolve(url.host or DEFAULT_HOST, port, url=str(url), passive=False),
+        url=str(url),
+        timeout_ns=timeout_ns,
+        prepare=lambda sock: prepare(sock, options),
+    )
+
+
+def prepare(sock: socket.socket, options: DialOptions) -> None:
+    """Set the options on a socket that is about to connect, or was accepted."""
+    _size_buffers(sock, options)
+    if options.nodelay:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if options.keepalive:
+        seconds = max(1, options.keepalive // NS_PER_S)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, seconds)
+        sock.setsockopt(
+            socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, seconds // KEEPALIVE_PROBES)
+        )
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+
+
+def describe(scheme: str, sock: socket.socket, address: Any) -> Peer:
+    """Who is at the other end of an accepted socket; an address proves nothing."""
+    return Peer(transport=scheme, address=_host_port(address), local=False)
+
+
+def printable(scheme: str, address: Any) -> str:
+    """The URL of a listening socket's address."""
+    return f"{scheme}://{_host_port(address)}"
+
+
+def _refuse_path(url: Url) -> None:
+    if url.path not in ("", "/"):
+        raise InvalidUrl(
+            f"{url}: a {url.scheme} URL has no path: expected {url.scheme}://host:port"
+        )
+
+
+def _is_loopback(address: Any) -> bool:
+    ip = ipaddress.ip_address(address[0].partition("%")[0])
+    mapped = getattr(ip, "ipv4_mapped", None)
+    return bool(ip.is_loopback or (mapped is not None and mapped.is_loopback))
+
+
+def _listener(url: Url, family: int, address: Any, options: ListenOptions) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # a URL means what it says
+    _size_buffers(sock, options)  # before listen: it bounds the window that is offered
+    try:
+        listen_at(sock, address, backlog=options.backlog)
+    except OSError as error:
+        raise _cannot_listen(url, address, error) from error
+    return sock
+
+
+def _cannot_listen(url: Url, address: Any, error: OSError) -> Exception:
+    host, port = address[:2]
+    if error.errno == errno.EADDRINUSE:
+        return AddressInUse(
+            f"{url}: port {port} of {host} is taken by another process: stop it "
+            f"(`ss -ltnp 'sport = :{port}'` names it), or listen on another port (0: any free one)"
+        )
+    if error.errno == errno.EADDRNOTAVAIL:
+        return InvalidUrl(
+            f"{url}: this machine has no address {host}; `ip addr` lists those it has"
+        )
+    if error.errno == errno.EACCES:
+        return InvalidUrl(f"{url}: port {port} needs privileges here; take one of 1024 or above")
+    return InvalidUrl(f"{url}: cannot listen: {error}")
+
+
+def _size_buffers(sock: socket.socket, options: DialOptions) -> None:
+    if options.send_buffer:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, options.send_buffer)
+    if options.receive_buffer:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, options.receive_buffer)
+
+
+def _host_port(address: Any) -> str:
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
