@@ -1,7 +1,10 @@
 """The storage SPI: a backend keeps one log per stream.
 
-The log of a built-in backend is a :class:`hermes.native.Log`: native memory that the broker appends to and reads
-without entering Python.  It has the shape of :class:`StreamLog`.
+A log is anything of the shape of :class:`StreamLog`.  A backend may return a :class:`hermes.native.Log` (segments in
+files or in memory), which the broker appends to and reads without entering Python; or an object of its own, a database
+table or a remote store.  Then the broker keeps a bounded window of the stream in native memory: what is published
+goes there first, is handed to the log once per pass of the loop in runs of whole frames, and is acknowledged and
+shown to subscribers when the log says that it has it.  What is older than the window is read back, run by run.
 
 Threads: one thread owns a log; views of its memory may be held and dropped by any.
 """
@@ -15,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import msgspec
 
 if TYPE_CHECKING:
-    from hermes.native import Log
+    from hermes.native.log import Appended, Hole, LogEvent, Place, Run
     from hermes.url import Url
 
 API_VERSION = 1
@@ -40,6 +43,139 @@ Progress = Callable[[str, int, int], None]
 """Called with (stream, bytes verified, bytes in all) while a log is opened; at most a few times a second."""
 
 
+class LogState(Protocol):
+    """Bounds of a log, as of one instant.  An empty log has ``first_sequence == next_sequence``."""
+
+    @property
+    def first_sequence(self) -> int:
+        """Of the oldest message kept."""
+
+    @property
+    def next_sequence(self) -> int:
+        """After the newest message that the log has: what is before it survives the end of this
+        process, if the storage is persistent."""
+
+    @property
+    def start_position(self) -> int:
+        """Of the oldest message kept."""
+
+    @property
+    def end_position(self) -> int:
+        """After the newest message that the log has."""
+
+    @property
+    def synced_sequence(self) -> int:
+        """Messages up to here survive a loss of power.  0 where nothing does."""
+
+
+class StreamLog(Protocol):
+    """One stream's frames, in order.
+
+    Sequences count messages from 1 and have no gaps.  A position is a count of bytes of frames over the life of the
+    log: after a frame stands at its position plus its size, whatever was trimmed or lost before.  Frames are kept as
+    they are, byte for byte; times are ``CLOCK_REALTIME`` nanoseconds and never go back.
+
+    No call waits for a disk or a network longer than one batch takes, but for :meth:`close`: an append or a sync that
+    takes longer is completed later, and what has completed is collected by :meth:`status` after :meth:`events`.
+    One thread makes all calls.
+    """
+
+    def append(
+        self,
+        frames: memoryview,
+        count: int,
+        *,
+        publisher: bytes | None = None,
+        first_sequence: int = 0,
+        now_ns: int | None = None,
+    ) -> Appended:
+        """Keep ``count`` whole, sound MESSAGE frames that bear the stream's next sequences; all of
+        them or none.
+
+        ``publisher``: 16 bytes, whose own sequence of the first message is ``first_sequence``; the others follow it.
+        None: nobody in particular.  ``now_ns``: the append time.  ``frames`` may not be referred to after the
+        return.  A log that completes later takes further appends meanwhile; returns where the frames go.
+
+        Raises:
+            StorageFull: there is no room; nothing was kept, and the same append may work later.
+            StorageFailed: it cannot be written; every append from now on fails in the same way.
+        """
+
+    def publisher_sequence(self, publisher: bytes) -> int:
+        """The last sequence of its own that ``publisher`` has in this log, 0 if there is none; also
+        of messages trimmed since, as long as the log can tell."""
+
+    def read(self, position: int, limit: int) -> Run | Hole | None:
+        """Whole frames from ``position`` on, of at most ``limit`` bytes but at least one.
+
+        None at the end; a Hole where nothing can be read, which says where to go on.  Never returns bytes that the
+        log knows to be damaged.
+
+        Raises:
+            StorageFailed: it cannot be read now.
+            UsageError: ``position`` is beyond the end.
+        """
+
+    def locate(self, sequence: int) -> Place:
+        """The first message kept with a sequence of at least ``sequence``; the end if there is none."""
+
+    def locate_time(self, time_ns: int) -> Place:
+        """The first message appended at ``time_ns`` or later; it may be early by what one append
+        holds, never late."""
+
+    def status(self) -> LogState:
+        """Bounds, now."""
+
+    def sync_begin(self) -> None:
+        """Have everything appended so far reach the disk: at once, or by the time
+        :meth:`fileno` becomes readable.
+
+        Raises:
+            UsageError: the storage is not durable.
+            StorageFailed: this or an earlier sync failed: nothing more can be promised.
+        """
+
+    def fileno(self) -> int:
+        """A descriptor that becomes readable when something has completed or failed, or when there
+        may be room again; -1: everything completes in the call that asks for it."""
+
+    def events(self) -> LogEvent:
+        """What the descriptor became readable for; makes it unreadable.
+
+        Raises:
+            StorageFailed: an append or a sync that was under way has failed.
+        """
+
+    def trim(self, now_ns: int | None = None) -> int:
+        """Apply retention; returns in how many steps something went.  The broker asks about once a
+        second."""
+
+    def close(self) -> None:
+        """Complete what is under way, sync and close.  Idempotent.
+
+        Raises:
+            StorageFailed: what was not synced before may be lost.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a storage claims; the conformance kit tests each claim and skips what is not claimed."""
+
+    persistent: bool = True
+    """What was appended is there when the place is opened again, also after ``kill -9``."""
+    durable: bool = True
+    """A sync puts it where it survives a loss of power."""
+    native: bool = False
+    """Its logs are native memory: nothing enters Python for a message."""
+    locks: bool = True
+    """A second owner of the same place is refused."""
+    detects_damage: bool = True
+    """A byte that changed on the disk is never served: it becomes a gap or an error."""
+    bounded: bool = True
+    """The place can be given a bound, by an option or by retention, that it keeps."""
+
+
 class Storage(Protocol):
     """An opened backend: a place with one log per stream in it."""
 
@@ -58,7 +194,7 @@ class Storage(Protocol):
     def streams(self) -> list[str]:
         """Names of the streams that are there already."""
 
-    def open_stream(self, name: str, settings: LogSettings, progress: Progress | None) -> Log:
+    def open_stream(self, name: str, settings: LogSettings, progress: Progress | None) -> StreamLog:
         """Open or create the log of stream ``name``, recovering it if need be.
 
         Raises:
@@ -69,7 +205,10 @@ class Storage(Protocol):
         """Small named state (durable positions), as last saved; None if there is none."""
 
     def save_state(self, name: str, state: bytes) -> None:
-        """Replace named state atomically; on disk when it returns, if ``durable``."""
+        """Replace named state atomically; on disk when it returns, if ``durable``.
+
+        The broker calls it from a thread of its own, one call at a time, while logs are in use.
+        """
 
     def close(self) -> None:
         """Give up the place, its lock included; logs are closed by their owner first.  Idempotent."""
@@ -80,6 +219,7 @@ class StorageBackend(Protocol):
     """One storage scheme.  Made by a factory that takes no argument."""
 
     api_version: int
+    capabilities: Capabilities
 
     @property
     def options(self) -> type[msgspec.Struct]:

@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from hermes.broker.config import DEFAULT_STREAM, STREAMS_MAX, Config, StreamConfig
-from hermes.errors import InvalidConfig, InvalidTopic, Refused
+from hermes.errors import InvalidConfig, InvalidTopic, PluginFailed, Refused
+from hermes.native.log import Log
 from hermes.native.patterns import match, overlap
 from hermes.native.stream import Router, Stream
 from hermes.storage import LogSettings, Progress, Storage
 
 if TYPE_CHECKING:
     from hermes.broker.subscriptions import Reader
-    from hermes.native import Log
 
 FRAME_OVERHEAD = 8192
 """Bytes of a segment that no payload can use: its header, a frame's header, a long topic,
@@ -193,6 +193,9 @@ class Streams:
     ) -> None:
         settings = settings_for(stream, config)
         log = storage.open_stream(stream.name, settings, progress)
+        if not isinstance(log, Log):
+            log.close()
+            raise PluginFailed(f"{storage.url} gave a log that is not a hermes.native.Log")
         topics_max = stream.topics or config.limits.topics
         try:
             opened = Stream(

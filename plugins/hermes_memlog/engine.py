@@ -9,7 +9,7 @@ import msgspec
 
 from hermes.errors import Closed, InvalidUrl
 from hermes.native.log import SEGMENT_BYTES_MIN, SEGMENT_HEADER, Log
-from hermes.storage import API_VERSION, LogSettings, Progress
+from hermes.storage import API_VERSION, Capabilities, LogSettings, Progress
 from hermes.url import Url
 
 LIMIT = 256 * 1024 * 1024
@@ -95,6 +95,7 @@ class MemoryBackend:
 
     api_version = API_VERSION
     options = Options
+    capabilities = Capabilities(persistent=False, durable=False, native=True, locks=False)
 
     def probe(self) -> str | None:
         """None: memory is everywhere."""

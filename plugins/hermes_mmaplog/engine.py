@@ -32,7 +32,7 @@ from hermes.errors import (
     StorageFull,
 )
 from hermes.native.log import Log
-from hermes.storage import API_VERSION, LogSettings, Progress
+from hermes.storage import API_VERSION, Capabilities, LogSettings, Progress
 from hermes.url import Url
 
 DIRECTORY_MODE = 0o700
@@ -274,6 +274,7 @@ class MmapBackend:
 
     api_version = API_VERSION
     options = Options
+    capabilities = Capabilities(native=True)
 
     def probe(self) -> str | None:
         """None: every Linux can."""
