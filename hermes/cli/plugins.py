@@ -13,6 +13,7 @@ from hermes.cli.command import SETTINGS, closest
 
 SUBCOMMANDS: dict[str, str] = {
     "list": "List what is installed, and whether it works here.",
+    "reference": "Capabilities and options of plugins, as Markdown.",
     "new": "Write a project for a plugin of your own.",
 }
 """The commands, in the order in which ``hermes plugins --help`` shows them."""

@@ -20,12 +20,6 @@ KINDS = ["transport"]
     short_help="Write a project for a plugin of your own.",
     examples=[
         ("A transport, in ./hermes-transport-unixsock", "hermes plugins new transport unixsock"),
-        (
-            "What to do with it then",
-            "cd hermes-transport-unixsock\n"
-            "pip install -e '.[test]' && pytest\n"
-            "hermes serve --transport unixsock:/tmp/hermes.sock",
-        ),
         ("Elsewhere", "hermes plugins new transport unixsock --directory ~/src/unixsock"),
     ],
 )

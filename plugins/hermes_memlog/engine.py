@@ -10,6 +10,7 @@ import msgspec
 from hermes.errors import Closed, InvalidUrl
 from hermes.native.log import SEGMENT_BYTES_MIN, SEGMENT_HEADER, Log
 from hermes.storage import API_VERSION, Capabilities, LogSettings, Progress
+from hermes.units import ByteSize
 from hermes.url import Url
 
 LIMIT = 256 * 1024 * 1024
@@ -22,7 +23,7 @@ SEGMENTS_MIN = 8
 class Options(msgspec.Struct, forbid_unknown_fields=True):
     """``memory:?limit=BYTES``."""
 
-    limit: int = LIMIT
+    limit: ByteSize = ByteSize(LIMIT)
     """Bytes of frames each stream keeps; the oldest go first."""
 
 

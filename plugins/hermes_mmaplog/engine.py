@@ -33,6 +33,7 @@ from hermes.errors import (
 )
 from hermes.native.log import Log
 from hermes.storage import API_VERSION, Capabilities, LogSettings, Progress
+from hermes.units import ByteSize
 from hermes.url import Url
 
 DIRECTORY_MODE = 0o700
@@ -55,7 +56,7 @@ class Options(msgspec.Struct, forbid_unknown_fields=True):
     appended."""
     spares: Annotated[int, msgspec.Meta(ge=0, le=16)] = 1
     """Segments kept prepared per stream."""
-    disk: Annotated[int, msgspec.Meta(ge=0)] = 0
+    disk: ByteSize = ByteSize(0)
     """Bytes the files of one stream may take; 0: what the disk has."""
 
 

@@ -115,6 +115,7 @@ def test_the_ready_file(place: Place) -> None:
         ("streams", ["streams", "--json"]),
         ("topics", ["topics", "--json"]),
         ("plugins", ["plugins", "--json"]),
+        ("plugins reference", ["plugins", "reference", "tcp", "--json"]),
         ("version", ["version", "--json"]),
         ("demo", ["demo", "--messages", "10", "--rate", "1000", "--burst", "10", "--json"]),
     ],

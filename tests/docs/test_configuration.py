@@ -57,28 +57,3 @@ def test_the_example_is_a_valid_configuration() -> None:
     config = from_values(tomllib.loads(example[1]))
 
     assert [stream.name for stream in config.all_streams()] == ["default", "md"]
-
-
-def options_of(scheme: str) -> set[str]:
-    """The options that the page lists for a URL scheme."""
-    rows = re.findall(
-        r"^\| (?:`(\w+):[^`]*`)? ?\| `(\w+)` \|", section("URLs and their options"), re.M
-    )
-    found: dict[str, set[str]] = {}
-    current = ""
-    for named, option in rows:
-        current = named or current
-        found.setdefault(current, set()).add(option)
-    return found[scheme]
-
-
-def test_every_option_of_the_built_in_urls_is_documented() -> None:
-    """The options of tcp, mmap and memory URLs, all of them and no other."""
-    from hermes.tcpsockets import ListenOptions
-    from hermes_memlog.engine import Options as MemoryOptions
-    from hermes_mmaplog.engine import Options as MmapOptions
-
-    kinds = {"tcp": ListenOptions, "mmap": MmapOptions, "memory": MemoryOptions}
-    for scheme, kind in kinds.items():
-        fields = {field.encode_name for field in msgspec.structs.fields(kind)}
-        assert options_of(scheme) == fields, scheme

@@ -10,6 +10,7 @@ import pytest
 from hermes.errors import Closed, InvalidUrl
 from hermes.native import Encoder
 from hermes.storage import LogSettings, Storage, StorageBackend
+from hermes.units import ByteSize
 from hermes.url import parse_url
 from hermes_memlog.engine import LIMIT, MemoryBackend
 
@@ -31,7 +32,7 @@ def test_it_promises_nothing() -> None:
 
     assert not storage.durable
     assert storage.sync_interval_ns is None
-    assert storage.url == f"memory:?limit={LIMIT}"
+    assert storage.url == f"memory:?limit={ByteSize(LIMIT)}"
 
 
 def test_streams_are_bounded() -> None:
