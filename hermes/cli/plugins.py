@@ -15,6 +15,7 @@ SUBCOMMANDS: dict[str, str] = {
     "list": "List what is installed, and whether it works here.",
     "reference": "Capabilities and options of plugins, as Markdown.",
     "new": "Write a project for a plugin of your own.",
+    "validate": "Check a plugin quickly; each finding has its cure.",
 }
 """The commands, in the order in which ``hermes plugins --help`` shows them."""
 DEFAULT = "list"

@@ -54,6 +54,7 @@ def command(kind: str, name: str, directory: Path | None, as_json: bool) -> None
         f"cd {shlex.quote(str(directory))}",
         "pip install -e '.[test]'",
         "pytest",
+        "hermes plugins validate .",
     ]
     if as_json:
         from hermes.cli.output import print_json
