@@ -207,7 +207,9 @@ def test_what_hangs_is_given_up(
     """After the deadline its process is ended, and what was found before is kept."""
     monkeypatch.setattr(plugins_validate, "DEADLINE_S", 1)
 
-    (found,) = examine(GOOD.replace("probe(self): return None", "probe(self): exec('while 1: pass')"))
+    (found,) = examine(
+        GOOD.replace("probe(self): return None", "probe(self): exec('while 1: pass')")
+    )
 
     assert "still busy after 1 s" in found["text"]
 
