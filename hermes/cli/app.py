@@ -28,6 +28,7 @@ COMMANDS: dict[str, str] = {
     "stats": "Show the broker's counters.",
     "log": "Look into a data directory: inspect, verify, dump.",
     "plugins": "List, examine, write and test plugins.",
+    "tune": "Find what costs latency on this machine; change it, and back.",
     "demo": "Measure a broker on this machine, with nothing set up.",
     "version": "Show versions.",
 }
