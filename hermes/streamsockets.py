@@ -20,7 +20,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from hermes.errors import ConnectFailed, ConnectionLost, InvalidUrl, Refused, WouldBlock
+from hermes.errors import (
+    ConnectFailed,
+    ConnectionLost,
+    InvalidUrl,
+    Refused,
+    SystemFault,
+    WouldBlock,
+)
 from hermes.transport import Connection, Kernel, Peer
 
 ACCEPTS_PER_PASS = 64
@@ -131,6 +138,11 @@ class SocketAgent:
         connections_max: int = 10_000,
     ) -> None:
         self._acceptor = acceptor
+        try:
+            self._epoll = select.epoll()
+        except OSError as error:
+            acceptor.close()
+            raise no_room(url, error) from error
         self._url = url
         self._kernel = kernel
         self._ready = kernel.ready
@@ -149,7 +161,6 @@ class SocketAgent:
         self._counters = dict.fromkeys(
             ("accepted", "refused", "accept_pauses", "connections_lost", "stalls", "lingered"), 0
         )
-        self._epoll = select.epoll()
         self._epoll_fd = self._epoll.fileno()
         self._wait = self._epoll.poll
         self._accept_again()
@@ -512,7 +523,11 @@ def dial_first(
     deadline = None if timeout_ns < 0 else time.monotonic_ns() + timeout_ns
     problem: OSError = TimeoutError("no address to try")
     for family, address in candidates:
-        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM)
+        except OSError as error:
+            problem = error
+            continue
         try:
             left = None if deadline is None else max(1e-3, (deadline - time.monotonic_ns()) / 1e9)
             prepare(sock)
@@ -554,6 +569,14 @@ def resolve(
     return [(family, address) for family, _, _, _, address in found]
 
 
+def no_room(url: str, error: OSError) -> SystemFault:
+    """What to say when this process or machine has no descriptor or memory left for ``url``."""
+    return SystemFault(
+        f"{url} cannot be opened: {error.strerror}; close something, or raise the limit "
+        "(`ulimit -n`, LimitNOFILE= of a service)"
+    )
+
+
 def _why_not(url: str, error: OSError) -> str:
     if isinstance(error, ConnectionRefusedError | FileNotFoundError):
         cure = "start a broker there (`hermes serve`), or check host and port"
@@ -561,6 +584,8 @@ def _why_not(url: str, error: OSError) -> str:
     if isinstance(error, TimeoutError):
         cure = "check that the broker runs and that no firewall stands between"
         return f"{url} did not answer in time: {cure}"
+    if error.errno in EXHAUSTED:
+        return str(no_room(url, error))
     return f"{url} cannot be reached: {error}"
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import msgspec
 
 from hermes.errors import AddressInUse, InvalidUrl
-from hermes.streamsockets import SocketChannel, dial_first, listen_at, resolve
+from hermes.streamsockets import SocketChannel, dial_first, listen_at, no_room, resolve
 from hermes.transport import Peer
 from hermes.units import ByteSize, Duration
 from hermes.url import Url
@@ -133,7 +133,10 @@ def _is_loopback(address: Any) -> bool:
 
 
 def _listener(url: Url, family: int, address: Any, options: ListenOptions) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise no_room(str(url), error) from error
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # a URL means what it says

@@ -258,6 +258,7 @@ class Transport(Protocol):
         Raises:
             InvalidUrl: the URL or one of its options makes no sense here.
             AddressInUse: another socket holds the address.
+            SystemFault: this process has no descriptor or memory left.
         """
 
     def dial(self, url: Url, timeout_ns: int) -> Channel:

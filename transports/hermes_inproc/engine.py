@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import msgspec
 
 from hermes.errors import AddressInUse, ConnectFailed, InvalidUrl
-from hermes.streamsockets import SocketAgent, SocketChannel
+from hermes.streamsockets import SocketAgent, SocketChannel, no_room
 from hermes.transport import API_VERSION, Agent, Capabilities, Channel, Kernel, Peer
 from hermes.url import Url
 
@@ -46,19 +46,26 @@ class Names:
         self._pid = os.getpid()
 
     def open(self, name: str) -> Door:
-        """Take ``name``, or one of our choice if it is empty.  Raises AddressInUse."""
+        """Take ``name``, or one of our choice if it is empty.
+
+        Raises AddressInUse, or SystemFault if there is no descriptor left.
+        """
         with self._lock:
             if self._pid != os.getpid():  # a forked child starts without its parent's listeners
                 self._doors.clear()
                 self._pid = os.getpid()
-            while not name or (not name.strip("0123456789") and name in self._doors):
-                name = str(next(self._numbers))
+            while not name:
+                number = str(next(self._numbers))
+                name = "" if number in self._doors else number
             if name in self._doors:
                 raise AddressInUse(
                     f"inproc://{name}: another broker of this process listens under this name: "
                     "choose another"
                 )
-            door = self._doors[name] = Door(name, self)
+            try:
+                door = self._doors[name] = Door(name, self)
+            except OSError as error:
+                raise no_room(f"inproc://{name}", error) from error
             return door
 
     def close(self, door: Door) -> None:
@@ -103,7 +110,10 @@ class Door:
                     f"inproc://{self.name} takes no connections now: its broker is stopping or "
                     "stuck"
                 )
-            ours, theirs = socket.socketpair()
+            try:
+                ours, theirs = socket.socketpair()
+            except OSError as error:
+                raise ConnectFailed(str(no_room(f"inproc://{self.name}", error))) from error
             self._waiting.append(theirs)
             os.eventfd_write(self._event, 1)
             return ours
