@@ -1,0 +1,83 @@
+"""What this process holds and uses, as Linux tells: to see that nothing leaks and nothing spins."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import resource
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+SELF = Path("/proc/self")
+PAGE_SIZE = resource.getpagesize()
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a process holds at one moment."""
+
+    descriptors: int
+    threads: int
+    mappings: int
+    """Mappings of files and devices: anonymous memory is the allocator's business."""
+
+    @classmethod
+    def now(cls) -> Held:
+        """What this process holds, after garbage is collected."""
+        gc.collect()
+        maps = (SELF / "maps").read_text().splitlines()
+        return cls(
+            descriptors=sum(1 for _ in (SELF / "fd").iterdir()),
+            threads=sum(1 for _ in (SELF / "task").iterdir()),
+            mappings=sum(len(line.split(maxsplit=5)) == 6 for line in maps),
+        )
+
+    def __le__(self, other: Held) -> bool:
+        """Whether there is no more of anything than in ``other``."""
+        return (
+            self.descriptors <= other.descriptors
+            and self.threads <= other.threads
+            and self.mappings <= other.mappings
+        )
+
+
+def resident() -> int:
+    """Bytes of memory this process uses."""
+    return int((SELF / "statm").read_text().split()[1]) * PAGE_SIZE
+
+
+@contextlib.contextmanager
+def descriptors_left(count: int) -> Iterator[None]:
+    """Inside, this process can open ``count`` further descriptors at most."""
+    lowest = os.dup(0)
+    os.close(lowest)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + count, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+class Stopwatch:
+    """Measures wall and processor time of a block: ``with Stopwatch() as watch: ...``."""
+
+    wall_ns = 0
+    cpu_ns = 0
+    """Of all threads of the process."""
+
+    def __enter__(self) -> Stopwatch:
+        self.wall_ns, self.cpu_ns = time.monotonic_ns(), time.process_time_ns()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.wall_ns = time.monotonic_ns() - self.wall_ns
+        self.cpu_ns = time.process_time_ns() - self.cpu_ns
+
+    @property
+    def busy(self) -> float:
+        """Share of one processor that was used."""
+        return self.cpu_ns / max(1, self.wall_ns)

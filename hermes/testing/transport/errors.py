@@ -1,0 +1,177 @@
+"""Errors: killed peers and machines that run out of something."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from hermes.errors import ConnectFailed, HermesError, SystemFault
+from hermes.testing.kernel import EchoKernel
+from hermes.testing.resources import Stopwatch, descriptors_left
+from hermes.testing.transport.contract import Contract, needs
+from hermes.testing.transport.readiness import BUSY_MAX
+from hermes.testing.transport.stage import NS_PER_S, Client, Stage
+from hermes.transport import Transport
+from hermes.url import Url, parse_url
+
+SHORT_NS = 300_000_000
+"""How long a dial may take that is expected to fail."""
+FEW = range(4)
+"""Descriptors left: somewhere in there the client has what it needs and the agent has not."""
+Spawn = Callable[[str, Url], "subprocess.Popen[str]"]
+
+
+class ErrorsContract(Contract):
+    """What a transport does when something breaks."""
+
+    @pytest.fixture
+    def spawn(self) -> Iterator[Spawn]:
+        """``spawn(role, url)``: a process of :mod:`hermes.testing.peer`, ended after the test."""
+        with contextlib.ExitStack() as undo:
+
+            def start(role: str, url: Url) -> subprocess.Popen[str]:
+                kind = type(self.make())
+                where = [inspect.getfile(kind), kind.__qualname__] if self.factory else []
+                child = subprocess.Popen(
+                    [sys.executable, "-m", "hermes.testing.peer", role, str(url), *where],
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+                )
+                undo.enter_context(child)  # waits, and closes its pipe
+                undo.callback(child.kill)
+                return child
+
+            yield start
+
+    @needs("processes")
+    def test_a_client_that_is_killed(self, stage: Stage, spawn: Spawn) -> None:
+        """Its connection is lost, once and with an error, because output did not reach it; the
+        agent sleeps again and others are served."""
+        stage.kernel.echo = False
+        child = spawn("dial", stage.url)
+        stage.until(
+            lambda: stage.kernel.connections and stage.kernel.connections[0].received,
+            "a child process to connect and greet",
+        )
+        (connection,) = stage.kernel.connections
+        connection.send(bytes(32 << 20))
+        stage.settle()
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        stage.until(
+            lambda: connection.lost,
+            "connection_lost() for a peer that was killed",
+            deadline_s=self.loss_deadline_s,
+        )
+
+        assert len(connection.lost) == 1
+        assert connection.lost[0] is not None, (
+            "connection_lost(None): None means that it was closed in order, and this peer was "
+            "killed before it had read what was sent to it"
+        )
+        stage.kernel.echo = True
+        stage.exchange(stage.connect()[0], b"still here")
+
+    @needs("processes")
+    def test_a_broker_that_is_killed(
+        self, transport: Transport, free_url: Callable[..., Url], spawn: Spawn
+    ) -> None:
+        """The channel says so, by ConnectionLost or the end of input, whether it sends or waits."""
+        child = spawn("listen", free_url())
+        assert child.stdout is not None
+        url = parse_url(child.stdout.readline().strip())
+        client = Client(transport.dial(url, int(self.deadline_s * NS_PER_S)))
+        try:
+            client.send(b"hello")
+            self._turn_until(client, lambda: client.data == b"hello")
+            child.send_signal(signal.SIGKILL)
+            child.wait()
+            self._turn_until(client, lambda: client.over)
+        finally:
+            client.close()
+
+    def _turn_until(self, client: Client, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + self.loss_deadline_s
+        while not condition():
+            client.turn()
+            client.channel.wait(readable=True, writable=False, timeout_ns=NS_PER_S // 100)
+            assert time.monotonic() < deadline, (
+                "the broker was killed and the channel says nothing: expected the end of input or "
+                "ConnectionLost"
+            )
+
+    def test_a_client_that_goes_without_reading(self, stage: Stage) -> None:
+        """A client that closes with unread megabytes on the way is noticed, and told once."""
+        stage.kernel.echo = False
+        client, connection = stage.connect()
+        client.reading = False
+        connection.send(bytes(32 << 20))
+        stage.settle()
+        client.close()
+        stage.clients.clear()
+        stage.until(
+            lambda: connection.lost,
+            "connection_lost() for a client that closed with output on its way",
+            deadline_s=self.loss_deadline_s,
+        )
+
+        assert len(connection.lost) == 1
+
+    def test_no_descriptor_for_a_client(self, transport: Transport, stage: Stage) -> None:
+        """dial() without a free descriptor raises ConnectFailed, and leaves nothing behind."""
+        url = stage.url
+        with descriptors_left(0), pytest.raises(ConnectFailed):
+            transport.dial(url, SHORT_NS)
+
+        stage.exchange(stage.connect()[0], b"afterwards")
+
+    def test_no_descriptor_for_a_listener(
+        self, transport: Transport, free_url: Callable[..., Url], kernel: EchoKernel
+    ) -> None:
+        """listen() without a free descriptor raises an error of Hermes' that says so."""
+        url = free_url()
+        with descriptors_left(0), pytest.raises(HermesError):
+            transport.listen(url, kernel)
+
+    def test_no_descriptor_for_a_new_peer(self, stage: Stage) -> None:
+        """An agent that cannot accept for want of descriptors goes on, without spinning, and
+        accepts when there are some again."""
+        staying, _ = stage.connect()
+        for left in FEW:
+            with descriptors_left(left):
+                waiting = self._dial_in_need(stage)
+                with Stopwatch() as watch:
+                    end = time.monotonic() + 0.1
+                    while time.monotonic() < end:
+                        stage.agent.poll(NS_PER_S // 50)
+            assert watch.busy < BUSY_MAX, (
+                f"out of descriptors the agent used {watch.busy:.0%} of a processor"
+            )
+            stage.exchange(staying, b"still here")
+            for client in waiting:
+                stage.exchange(client, b"here at last")
+                client.close()
+                stage.clients.remove(client)
+        stage.exchange(stage.connect()[0], b"afterwards")
+
+    @staticmethod
+    def _dial_in_need(stage: Stage) -> list[Client]:
+        """A client if the dial worked, none if it said that it did not."""
+        url = stage.url
+        try:
+            channel = stage.meanwhile(
+                lambda: stage.transport.dial(url, SHORT_NS), "dial() to return"
+            )
+        except SystemFault:
+            return []
+        stage.clients.append(Client(channel))
+        return [stage.clients[-1]]

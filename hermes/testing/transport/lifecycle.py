@@ -1,0 +1,296 @@
+"""Lifecycle: beginning, refusing and ending, in every order, and nothing left behind."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from hermes.errors import AddressInUse, ConnectFailed, ConnectionLost, HermesError, WouldBlock
+from hermes.testing.kernel import EchoKernel
+from hermes.testing.resources import Held
+from hermes.testing.transport.contract import Contract, needs
+from hermes.testing.transport.stage import NS_PER_S, Client, Stage
+from hermes.transport import Transport
+from hermes.url import Url
+
+CYCLES = 1000
+WARM_UP = 50
+"""Cycles before the first count: pools and caches are full by then."""
+DIAL_NS = NS_PER_S
+"""How long a dial may take that nobody answers."""
+SLACK_S = 5.0
+"""How much later than its deadline a dial may return: the machine may be busy."""
+MEGABYTES = 8 << 20
+"""More than a medium holds: some of it is under way when something is closed."""
+
+
+class LifecycleContract(Contract):
+    """Listeners and connections come and go."""
+
+    # Beginning.
+
+    def test_nobody_there(self, transport: Transport, stage: Stage) -> None:
+        """dial() raises ConnectFailed by its deadline where nobody listens any more."""
+        url = stage.url
+        stage.close()
+        begun = time.monotonic()
+        with pytest.raises(ConnectFailed):
+            transport.dial(url, DIAL_NS)
+
+        took = time.monotonic() - begun
+        assert took < DIAL_NS / NS_PER_S + SLACK_S, f"dial() took {took:.1f} s, asked were 1 s"
+
+    def test_an_address_has_one_listener(
+        self, transport: Transport, stage: Stage, kernel: EchoKernel
+    ) -> None:
+        """A second listen() at the same address raises AddressInUse; the first goes on."""
+        client, _ = stage.connect()
+        with pytest.raises(AddressInUse):
+            transport.listen(stage.url, kernel)
+
+        stage.exchange(client, b"still here")
+
+    def test_an_address_is_free_after_close(
+        self, transport: Transport, stage: Stage, kernel: EchoKernel
+    ) -> None:
+        """A broker that was stopped can be started again at once, at the same address."""
+        stage.exchange(stage.connect()[0], b"there were clients")
+        url = stage.url
+        stage.close()
+
+        again = Stage(transport, url, kernel, self.deadline_s)
+        try:
+            again.exchange(again.connect()[0], b"here again")
+        finally:
+            again.close()
+
+    def test_the_peer_is_described(self, stage: Stage) -> None:
+        """The broker is told the scheme, a printable address, and of ``local`` only what is
+        proven."""
+        _, connection = stage.connect()
+        peer = connection.peer
+
+        assert peer.transport == stage.url.scheme
+        assert peer.address
+        assert peer.address.isprintable()
+        claimed = stage.transport.capabilities.peer_credentials
+        assert peer.local == claimed, (
+            f"Peer.local is {peer.local}, and the capability peer_credentials is {claimed}: the "
+            "system proves it or it is not claimed"
+        )
+
+    @needs("native_fd")
+    def test_a_channel_has_the_socket_it_claims(self, stage: Stage) -> None:
+        """``stream_fd`` is a connected stream socket that bytes may be written to."""
+        import socket
+
+        client, _ = stage.connect()
+        descriptor = client.channel.stream_fd
+
+        assert descriptor is not None, "Channel.stream_fd: the capability native_fd is claimed"
+        with socket.socket(fileno=_duplicate(descriptor)) as same:
+            assert same.type == socket.SOCK_STREAM
+            same.send(b"written by others")
+        stage.until(lambda: client.received == 17, "an echo of what was written to stream_fd")
+
+    @needs("!native_fd")
+    def test_a_channel_has_no_socket_that_it_does_not_claim(self, stage: Stage) -> None:
+        """``stream_fd`` is None: nobody writes past the transport."""
+        client, _ = stage.connect()
+
+        assert client.channel.stream_fd is None
+
+    # Refusing.
+
+    def test_a_peer_that_the_broker_refuses(self, stage: Stage) -> None:
+        """It is turned away: dial() fails or the channel ends; others are served."""
+        client, _ = stage.connect()
+        stage.kernel.connections_max = 1
+
+        assert_turned_away(stage)
+
+        stage.exchange(client, b"still here")
+
+    def test_stop_accepting_serves_who_is_there(self, stage: Stage) -> None:
+        """Newcomers are turned away, a connected peer is served, and twice is as good as once."""
+        client, _ = stage.connect()
+        stage.agent.stop_accepting()
+        stage.agent.stop_accepting()
+
+        stage.exchange(client, b"still here")
+        assert_turned_away(stage)
+        stage.exchange(client, b"and still here")
+
+    # Ending.
+
+    def test_a_client_that_leaves_is_told_once(self, stage: Stage) -> None:
+        """After Channel.close the connection is lost, once; the agent and other peers go on."""
+        staying, _ = stage.connect()
+        leaving, connection = stage.connect()
+        leaving.close()
+        leaving.close()
+        stage.clients.remove(leaving)
+
+        stage.until(lambda: connection.lost, "the agent to notice that a client closed")
+        stage.exchange(staying, b"still here")
+        assert len(connection.lost) == 1
+
+    def test_last_words_arrive(self, stage: Stage) -> None:
+        """A connection that the broker closes delivers all its output, then the end of input: also
+        if its peer goes on sending what nobody reads."""
+        stage.kernel.echo = False
+        client, connection = stage.connect()
+        client.send(bytes(MEGABYTES // 8))
+        connection.send(b"x" * 300_000 + b"goodbye")
+        connection.close()
+        stage.until(lambda: client.over, "the end of input after the broker closed")
+
+        assert len(client.data) == 300_007, (
+            f"Connection.closing: the medium is closed as soon as its output has been handed over; "
+            f"{len(client.data)} of 300007 bytes arrived, then {client.lost or 'the end of input'}"
+        )
+        assert client.data.endswith(b"goodbye")
+        assert connection.lost == [None], f"it was closed in order, but lost with {connection.lost}"
+
+    def test_closing_the_agent_ends_every_connection(self, stage: Stage) -> None:
+        """Every client sees the end or ConnectionLost, every connection is told once, and twice is
+        as good as once."""
+        pairs = [stage.connect() for _ in range(5)]
+        stage.agent.close()
+        stage.agent.close()
+
+        for client, connection in pairs:
+            assert_ends(client, self.deadline_s)
+            assert len(connection.lost) == 1
+
+    def test_the_agent_is_closed_while_much_is_sent(self, stage: Stage) -> None:
+        """Closing with megabytes under way in both directions neither hangs nor breaks."""
+        client, connection = stage.connect()
+        client.keeping = False
+        client.send(bytes(MEGABYTES))
+        connection.send(bytes(MEGABYTES))
+        stage.until(lambda: connection.received and client.received, "some bytes both ways")
+        stage.agent.close()
+
+        assert_ends(client, self.deadline_s)
+        assert len(connection.lost) == 1
+
+    def test_a_client_leaves_while_much_is_sent(self, stage: Stage) -> None:
+        """Closing a channel with megabytes under way in both directions harms nobody else."""
+        staying, _ = stage.connect()
+        leaving, connection = stage.connect()
+        leaving.keeping = False
+        leaving.send(bytes(MEGABYTES))
+        connection.send(bytes(MEGABYTES))
+        stage.until(lambda: connection.received and leaving.received, "some bytes both ways")
+        leaving.close()
+        stage.clients.remove(leaving)
+
+        stage.until(
+            lambda: connection.lost,
+            "the agent to notice that a client left",
+            deadline_s=self.loss_deadline_s,
+        )
+        stage.exchange(staying, b"still here")
+
+    def test_connecting_and_closing_leaves_nothing_behind(self, stage: Stage) -> None:
+        """After 1,000 connections, ended by either side, there is not one descriptor, thread or
+        mapping more."""
+        for number in range(WARM_UP):
+            cycle(stage, number)
+        come_to_rest(stage)
+        before = Held.now()
+        for number in range(CYCLES):
+            cycle(stage, number)
+        come_to_rest(stage)
+
+        deadline = time.monotonic() + self.deadline_s
+        while not (after := Held.now()) <= before and time.monotonic() < deadline:
+            stage.agent.poll(1_000_000)
+        assert after <= before, f"{CYCLES} connections left something: {before} became {after}"
+
+    def test_listening_and_closing_leaves_nothing_behind(
+        self, transport: Transport, free_url: Callable[..., Url]
+    ) -> None:
+        """A hundred listeners with a client each, closed in either order, leave nothing."""
+
+        def listen(number: int) -> None:
+            stage = Stage(transport, free_url(), EchoKernel(), self.deadline_s)
+            stage.exchange(stage.connect()[0], b"hello")
+            if number % 2:
+                stage.agent.close()
+            stage.close()
+
+        for number in range(WARM_UP // 5):
+            listen(number)
+        before = Held.now()
+        for number in range(CYCLES // 10):
+            listen(number)
+
+        after = Held.now()
+        assert after <= before, f"100 listeners left something: {before} became {after}"
+
+
+def _duplicate(descriptor: int) -> int:
+    import os
+
+    return os.dup(descriptor)
+
+
+def cycle(stage: Stage, number: int) -> None:
+    """One connection, ended by the client or by the broker, with or without a word."""
+    client, connection = stage.connect()
+    if number % 2:
+        stage.exchange(client, b"hello")
+    if number % 3:
+        client.close()
+    else:
+        connection.close()
+        stage.until(lambda: client.over, "the end of input after the broker closed")
+        client.close()
+    stage.clients.clear()
+
+
+def come_to_rest(stage: Stage) -> None:
+    """Wait until every connection has been told that it is over."""
+    stage.until(lambda: not stage.kernel.live, "every connection to be over")
+    stage.kernel.connections.clear()
+
+
+def assert_turned_away(stage: Stage) -> None:
+    """A dial fails, or its channel ends without a byte."""
+    try:
+        channel = stage.meanwhile(
+            lambda: stage.transport.dial(stage.url, DIAL_NS), "dial() to return"
+        )
+    except ConnectFailed:
+        return
+    client = Client(channel)
+    stage.clients.append(client)
+    stage.until(lambda: client.over, "a peer that is not wanted to see the end")
+    assert not client.data
+    client.close()
+    stage.clients.remove(client)
+
+
+def assert_ends(client: Client, deadline_s: float) -> None:
+    """Its channel says that it is over, whatever else is in it."""
+    buffer = memoryview(bytearray(1 << 20))
+    deadline = time.monotonic() + deadline_s
+    while time.monotonic() < deadline:
+        try:
+            client.channel.wait(readable=True, writable=False, timeout_ns=NS_PER_S // 10)
+            if client.channel.receive_into(buffer) == 0:
+                return
+        except WouldBlock:
+            continue
+        except ConnectionLost:
+            return
+        except HermesError as error:
+            raise AssertionError(f"Channel.receive_into raised {error!r}") from error
+    raise AssertionError(
+        "the broker's end was closed and the channel says nothing: expected the end of input or "
+        "ConnectionLost"
+    )

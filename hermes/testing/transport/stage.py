@@ -1,0 +1,248 @@
+"""One listener over an echo kernel, and its clients, all moved by one thread.
+
+A test says what it waits for; meanwhile :meth:`Stage.until` polls the agent and moves the clients
+in turn.  Only :meth:`Stage.dial` uses a second thread, because a dial may wait for the agent.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import zlib
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from hermes.errors import ConnectionLost, WouldBlock
+from hermes.testing.kernel import POISON, EchoConnection, EchoKernel
+from hermes.transport import Agent, Channel, Transport
+from hermes.url import Url, parse_url
+
+T = TypeVar("T")
+
+NS_PER_S = 1_000_000_000
+QUIET_TURNS = 20
+"""Turns without movement after which everything counts as having come to rest."""
+DESCRIBED_MAX = 4
+"""Connections and clients described in a failure's message."""
+NAP_NS = 1_000_000
+"""How long the agent may wait when nothing moved: a client may have news that it does not see."""
+RECEIVE_SIZE = 1 << 18
+"""Bytes a client reads at once."""
+READS_PER_TURN = 4
+"""Reads of one client in one turn."""
+SEND_MAX = 1 << 18
+"""Bytes a client offers its channel at once."""
+
+
+def with_options(url: Url, **options: str) -> Url:
+    """``url`` with further options."""
+    return dataclasses.replace(url, query={**url.query, **options})
+
+
+class Client:
+    """A client's channel, what it is to send, and what it has received."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self.reading = True
+        """Whether it takes what arrives."""
+        self.keeping = True
+        """Whether what arrives is kept, not only counted."""
+        self.data = bytearray()
+        self.received = 0
+        self.crc = 0
+        """CRC-32 of what arrived."""
+        self.sent = 0
+        self.ended = False
+        """Whether the broker's end has closed in order."""
+        self.lost: ConnectionLost | None = None
+        self._outgoing: deque[memoryview] = deque()
+        self._buffer = memoryview(bytearray(RECEIVE_SIZE))
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing will arrive any more."""
+        return self.ended or self.lost is not None
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the channel has not taken."""
+        return sum(map(len, self._outgoing))
+
+    def send(self, data: bytes | bytearray | memoryview) -> None:
+        """Send ``data`` in the turns that follow."""
+        view = memoryview(data)
+        self._outgoing.extend(view[at : at + SEND_MAX] for at in range(0, len(view), SEND_MAX))
+
+    def turn(self) -> bool:
+        """Send and receive what can be; whether there was anything."""
+        if self.lost is not None:
+            return False
+        try:
+            moved = self._send()
+            return (self._receive() or moved) if self.reading and not self.ended else moved
+        except ConnectionLost as error:
+            self.lost = error
+            return True
+
+    def _send(self) -> bool:
+        moved = False
+        while self._outgoing:
+            taken = self.channel.send([self._outgoing[0]])
+            self.sent += taken
+            moved = moved or taken > 0
+            if taken < len(self._outgoing[0]):
+                self._outgoing[0] = self._outgoing[0][taken:]
+                break
+            self._outgoing.popleft()
+        return moved
+
+    def _receive(self) -> bool:
+        for turn in range(READS_PER_TURN):
+            try:
+                count = self.channel.receive_into(self._buffer)
+            except WouldBlock:
+                return turn > 0
+            if not count:
+                self.ended = True
+                return True
+            self.received += count
+            self.crc = zlib.crc32(self._buffer[:count], self.crc)
+            if self.keeping:
+                self.data += self._buffer[:count]
+        return True
+
+    def close(self) -> None:
+        """Close the channel."""
+        self.channel.close()
+
+
+class Stage:
+    """See the module.  ``deadline_s`` bounds every wait."""
+
+    def __init__(
+        self, transport: Transport, url: Url, kernel: EchoKernel, deadline_s: float
+    ) -> None:
+        self.transport = transport
+        self.kernel = kernel
+        self.deadline_s = deadline_s
+        self.agent: Agent = transport.listen(url, kernel)
+        self.clients: list[Client] = []
+
+    @property
+    def url(self) -> Url:
+        """Where to dial."""
+        return parse_url(self.agent.url)
+
+    def connect(self, **options: str) -> tuple[Client, EchoConnection]:
+        """A client and its other end, which the agent has accepted."""
+        before = len(self.kernel.connections)
+        client = self.dial(**options)
+        self.until(lambda: len(self.kernel.connections) > before, "the agent to accept a peer")
+        return client, self.kernel.connections[-1]
+
+    def dial(self, **options: str) -> Client:
+        """A client of the agent.  Raises what the transport's ``dial`` does."""
+        url = with_options(self.url, **options)
+        channel = self.meanwhile(
+            lambda: self.transport.dial(url, int(self.deadline_s * NS_PER_S)), "dial() to return"
+        )
+        self.clients.append(Client(channel))
+        return self.clients[-1]
+
+    def meanwhile(self, call: Callable[[], T], what: str) -> T:
+        """What ``call`` returns or raises in a thread of its own; everybody is moved meanwhile."""
+        with ThreadPoolExecutor(1, "dial") as thread:
+            answer = thread.submit(call)
+            self.until(answer.done, what)
+            return answer.result()
+
+    def until(
+        self, condition: Callable[[], object], what: str, *, deadline_s: float | None = None
+    ) -> None:
+        """Move everybody until ``condition`` holds; fails if it does not come to."""
+        allowed = self.deadline_s if deadline_s is None else deadline_s
+        deadline = time.monotonic() + allowed
+        while not condition():
+            if not self.turn():
+                self.agent.poll(NAP_NS)
+            if self.kernel.violations:
+                self.check()
+            assert time.monotonic() < deadline, (
+                f"waited {allowed:g} s for {what}, in vain; {self.describe()}"
+            )
+
+    def until_over(self, client: Client) -> None:
+        """Move everybody until nothing will arrive at ``client`` any more."""
+        self.until(lambda: client.over, "the end of input at a client")
+
+    def turn(self) -> bool:
+        """Move everybody once, without waiting; whether anything moved."""
+        moved = self.agent.poll(0) > 0
+        for client in self.clients:
+            moved = client.turn() or moved
+        return moved
+
+    def settle(self) -> None:
+        """Move everybody until nothing has moved for some turns."""
+        quiet = 0
+
+        def still() -> bool:
+            nonlocal quiet
+            quiet = 0 if self.turn() else quiet + 1
+            return quiet > QUIET_TURNS
+
+        self.until(still, "everything to come to rest")
+
+    def exchange(self, client: Client, data: bytes | bytearray | memoryview) -> None:
+        """Have ``data`` echoed to ``client``; fails unless exactly that comes back."""
+        client.data.clear()
+        client.send(data)
+        self.until(
+            lambda: len(client.data) >= len(data) or client.over,
+            f"{len(data)} bytes to come back",
+        )
+        check_same(client.data, data, f"an echo of {len(data)} bytes")
+
+    def check(self) -> None:
+        """Fail if the transport has broken its contract with connections."""
+        broken = "\n".join(f"- {violation}" for violation in self.kernel.violations)
+        assert not broken, f"hermes.transport.Connection: the contract was broken:\n{broken}"
+
+    def describe(self) -> str:
+        """Where everybody stands, for a message."""
+        connections = "; ".join(
+            f"connection of {c.peer.address}: received {c.received}, waiting {c.waiting}, in "
+            f"flight {c.in_flight}, paused {c.paused}, closing {c.closing}, lost {c.lost}"
+            for c in self.kernel.connections[-DESCRIBED_MAX:]
+        )
+        clients = "; ".join(
+            f"client: sent {c.sent} of {c.sent + c.unsent}, received {c.received}, ended {c.ended},"
+            f" lost {c.lost!r}"
+            for c in self.clients[-DESCRIBED_MAX:]
+        )
+        return f"counters {self.agent.counters()}; {connections}; {clients}"
+
+    def close(self) -> None:
+        """Close everybody.  Idempotent."""
+        for client in self.clients:
+            client.close()
+        self.agent.close()
+
+
+def check_same(got: bytes | bytearray, expected: bytes | bytearray | memoryview, what: str) -> None:
+    """Fail unless both are equal, saying where they part."""
+    if got == expected:
+        return
+    size = min(len(got), len(expected))
+    first = next((i for i in range(size) if got[i] != expected[i]), size)
+    poisoned = bytes(got[first : first + 8]) == bytes([POISON]) * 8
+    hint = " (this is released memory: it was sent after release())" if poisoned else ""
+    raise AssertionError(
+        f"{what}: every byte arrives once and in order; {len(got)} bytes came, {len(expected)} "
+        f"were sent, and they differ from byte {first} on: "
+        f"{bytes(got[first : first + 16]).hex(' ')} instead of "
+        f"{bytes(expected[first : first + 16]).hex(' ')}{hint}"
+    )
