@@ -19,6 +19,13 @@ from pathlib import Path
 import hermes
 
 DEADLINE_S = 100
+COMMANDS = {
+    "hermes": 'exec "{python}" -m hermes "$@"',
+    "pytest": 'exec "{python}" -m pytest -q -p no:cacheprovider "$@"',
+    "pip": 'what=$1; shift; exec "{python}" -m pip "$what" --quiet --disable-pip-version-check'
+    ' --no-index --no-build-isolation "$@"',
+}
+"""What a shell finds first, by name."""
 
 
 class Environment:
@@ -30,6 +37,10 @@ class Environment:
         (home,) = place.glob("lib/python*/site-packages")
         ours = sysconfig.get_path("purelib")
         (home / "outer.pth").write_text(f"import site; site.addsitedir({ours!r})\n")
+        for name, line in COMMANDS.items():
+            script = place / "bin" / name
+            script.write_text(f"#!/bin/sh\n{line.format(python=self.python)}\n")
+            script.chmod(0o755)
         # Type checkers do not see editable installations.
         (home / "hermes").symlink_to(Path(hermes.__file__).parent)
 
@@ -44,7 +55,7 @@ class Environment:
             text=True,
             timeout=DEADLINE_S,
             check=False,
-            env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+            env=self.variables,
         )
         assert expect is None or done.returncode == expect, done.stdout + done.stderr
         return done
@@ -55,10 +66,34 @@ class Environment:
         """Run ``hermes ARGUMENTS``."""
         return self.run("-m", "hermes", *arguments, cwd=cwd, expect=expect)
 
+    @property
+    def variables(self) -> dict[str, str]:
+        """For a shell that is to use this environment."""
+        binaries = self.python.parent
+        return os.environ | {
+            "PATH": f"{binaries}:{os.environ['PATH']}",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+
+    def shell(self, script: str, *, cwd: Path, expect: int | None = 0) -> str:
+        """Run lines as a shell in this environment would, up to the first that fails; returns all
+        output."""
+        done = subprocess.run(
+            ["sh", "-e", "-c", script],
+            cwd=cwd,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
+            env=self.variables,
+        )
+        assert expect is None or done.returncode == expect, done.stdout
+        return done.stdout
+
     def install(self, project: Path) -> None:
         """``pip install -e``, without an index."""
-        offline = ("--no-index", "--no-build-isolation", "--disable-pip-version-check")
-        self.run("-m", "pip", "install", "--quiet", *offline, "--editable", project)
+        self.shell("pip install --editable .", cwd=project)
 
     @contextmanager
     def broker(self, place: Path, *flags: str) -> Iterator[str]:

@@ -20,6 +20,10 @@ KINDS = ["transport"]
     short_help="Write a project for a plugin of your own.",
     examples=[
         ("A transport, in ./hermes-transport-unixsock", "hermes plugins new transport unixsock"),
+        (
+            "For a medium that is no stream socket: every part is there, to be replaced",
+            "hermes plugins new transport pipes --medium packets",
+        ),
         ("Elsewhere", "hermes plugins new transport unixsock --directory ~/src/unixsock"),
     ],
 )
@@ -31,8 +35,16 @@ KINDS = ["transport"]
     metavar="DIR",
     help="Where to write it; must be empty if it is there.  [default: ./hermes-KIND-NAME]",
 )
+@click.option(
+    "--medium",
+    type=click.Choice(["stream", "packets"]),
+    default="stream",
+    show_default=True,
+    help="What the transport begins with: a stream socket, whose reading and writing Hermes knows "
+    "how to do; or a socket of packets, with every method of both ends written out.",
+)
 @json_option
-def command(kind: str, name: str, directory: Path | None, as_json: bool) -> None:
+def command(kind: str, name: str, directory: Path | None, medium: str, as_json: bool) -> None:
     """Write a complete project for a transport called NAME, its URL scheme.
 
     It can be installed as it is, works, and passes its tests: it carries messages over a Unix
@@ -45,7 +57,7 @@ def command(kind: str, name: str, directory: Path | None, as_json: bool) -> None
     check_free(kind, names.scheme, names.package)
     directory = directory or Path(names.distribution)
     check_empty(directory)
-    texts = project(kind, names, hermes_version=distribution_version())
+    texts = project(kind, names, hermes_version=distribution_version(), medium=medium)
     for path, text in texts.items():
         target = directory / path
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -15,16 +15,16 @@ from hermes.testing.template import Names, project
 from tests.environment import Environment
 
 Hermes = Callable[..., "subprocess.CompletedProcess[bytes]"]
-KINDS = ["transport"]
+PROJECTS = [("transport", "stream"), ("transport", "packets")]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "medium"), PROJECTS)
 def test_a_new_project_passes_its_own_tests(
-    kind: str, environment: Environment, tmp_path: Path
+    kind: str, medium: str, environment: Environment, tmp_path: Path
 ) -> None:
     """Installed as it is, it passes its tests, and every checker is content with it."""
-    environment.hermes("plugins", "new", kind, "unixsock", cwd=tmp_path)
+    environment.hermes("plugins", "new", kind, "unixsock", "--medium", medium, cwd=tmp_path)
     place = tmp_path / f"hermes-{kind}-unixsock"
 
     environment.install(place)
@@ -92,10 +92,10 @@ def test_a_scheme_with_a_plus_has_an_entry_point_with_a_dot() -> None:
     assert 'register("a+tcp", _make)' in files["src/hermes_a_tcp/__init__.py"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_nothing_of_the_template_is_left(kind: str) -> None:
+@pytest.mark.parametrize(("kind", "medium"), PROJECTS)
+def test_nothing_of_the_template_is_left(kind: str, medium: str) -> None:
     """No placeholder stands in what is written, neither in texts nor in paths."""
-    files = project(kind, Names(kind, "unixsock"), hermes_version="1")
+    files = project(kind, Names(kind, "unixsock"), hermes_version="1", medium=medium)
 
     for path, text in files.items():
         assert not re.search(r"\$\w|\$\{|PACKAGE|MODULE|template", path + text), path

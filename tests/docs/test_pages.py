@@ -19,7 +19,9 @@ EXPECTED = {
     "docs/configuration.md",
     "docs/glossary.md",
     "docs/log-format.md",
+    "docs/plugin-reference.md",
     "docs/wire-protocol.md",
+    "docs/writing-plugins.md",
 }
 
 

@@ -1,6 +1,6 @@
 """Projects to start from: the files that ``hermes plugins new`` writes.
 
-They stand beside this module, one folder per kind, as they will be but for the suffix
+They stand beside this module, a folder per kind, as they will be but for the suffix
 ``.template`` and for what :class:`string.Template` fills in.  In their paths ``PACKAGE`` and
 ``MODULE`` stand for the names of the project's package and module.
 """
@@ -48,12 +48,20 @@ class Names:
         self.distribution = f"hermes-{kind}-{'-'.join(words)}"
 
 
-def project(kind: str, names: Names, *, hermes_version: str) -> dict[str, str]:
-    """The files of a new project, sorted: path relative to its folder, to text."""
+def project(
+    kind: str, names: Names, *, hermes_version: str, medium: str = "stream"
+) -> dict[str, str]:
+    """The files of a new project, sorted: path relative to its folder, to text.
+
+    A folder called after kind and medium lies over that of the kind.
+    """
     values = {**vars(names), "hermes_version": hermes_version}
+    folders = [files(__name__) / name for name in (kind, f"{kind}-{medium}")]
     written = {
         _path(parts, names): Template(text).substitute(values)
-        for parts, text in _templates(files(__name__) / kind, ())
+        for folder in folders
+        if folder.is_dir()
+        for parts, text in _templates(folder, ())
     }
     return dict(sorted(written.items()))
 

@@ -1,0 +1,111 @@
+"""docs/writing-plugins.md builds what it says it builds: every block of code is run.
+
+A block's first line says what becomes of it: `python PATH` and the like is a file, `sh` is typed
+into a shell, `sh serve` into another one which goes on, `sh fails` fails with what stands below it.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.environment import DEADLINE_S, Environment
+
+PAGE = (Path(__file__).parents[2] / "docs" / "writing-plugins.md").read_text()
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block of the page."""
+
+    language: str
+    what: str
+    text: str
+    below: str
+    """The line of output that is quoted below it, if one is."""
+
+
+def chapter(heading: str) -> list[Block]:
+    """The blocks below a heading of the second level."""
+    section = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S)
+    assert section, heading
+    blocks = re.findall(
+        r"^```(\w+)(?: ([^\n]+))?\n(.*?)^```\n(?:\n    ([^\n]+)\n)?", section[1], re.M | re.S
+    )
+    return [Block(*parts) for parts in blocks]
+
+
+class Reader:
+    """Somebody who does what the page says, in a folder of their own."""
+
+    def __init__(self, environment: Environment, folder: Path) -> None:
+        self.environment = environment
+        self.folder = folder
+        self.output = ""
+        """What the last shell has printed."""
+        self._servers: list[subprocess.Popen[bytes]] = []
+        folder.mkdir()
+
+    def do(self, block: Block) -> None:
+        """Write the file, or run the commands."""
+        if block.language != "sh":
+            file = self.folder / block.what
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(block.text)
+        elif block.what == "serve":
+            self._serve(block.text)
+        elif block.what == "fails":
+            self.output = self.environment.shell(block.text, cwd=self.folder, expect=None)
+            assert block.below, "say what is printed"
+            assert block.below in self.output
+        else:
+            self.output = self.environment.shell(block.text, cwd=self.folder)
+
+    def _serve(self, line: str) -> None:
+        ready = self.folder / "ready.json"
+        ready.unlink(missing_ok=True)
+        server = subprocess.Popen(
+            ["sh", "-c", f"exec {line.strip()} --ready-file {ready}"],
+            cwd=self.folder,
+            env=self.environment.variables,
+            stdout=subprocess.DEVNULL,
+        )
+        self._servers.append(server)
+        deadline = time.monotonic() + DEADLINE_S
+        while not ready.exists():
+            assert server.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        """End what still runs."""
+        for server in self._servers:
+            server.terminate()
+            assert server.wait(DEADLINE_S) == 0
+
+
+@pytest.fixture
+def reader(environment: Environment, tmp_path: Path) -> Iterator[Reader]:
+    """A reader with an environment of their own."""
+    reader = Reader(environment, tmp_path / "project")
+    yield reader
+    reader.stop()
+
+
+@pytest.mark.slow
+def test_the_transport_in_fifteen_minutes(reader: Reader) -> None:
+    """Whoever copies the files and types the commands has a transport that works and keeps the
+    contract."""
+    said = []
+    for block in chapter("A transport in fifteen minutes"):
+        reader.do(block)
+        said.append(reader.output)
+
+    assert any("No module named 'hermes_unix.engine'" in output for output in said)
+    assert any(output.endswith("101.25\n") for output in said)
