@@ -41,7 +41,7 @@ class BackPressureContract(Contract):
         before = resident()
         connection.source = endless()
         connection.mark()
-        stage.settle()
+        stage.settle(or_else=lambda: connection.advanced > HELD_MAX)
 
         assert connection.advanced <= HELD_MAX, (
             f"{connection.advanced} bytes were taken for a peer that reads nothing: at most "
@@ -102,8 +102,8 @@ class BackPressureContract(Contract):
         stage.settle()
 
         assert connection.paused, (
-            "a peer that sends and does not read was not read to the bound: "
-            f"{connection.received} bytes came; {stage.describe()}"
+            f"after {connection.received} bytes from a client that does not read its answers, "
+            f"only {connection.waiting} bytes of these wait: all others were taken for it"
         )
         assert connection.received_paused <= PAUSE_SLACK, (
             f"Connection.paused: {connection.received_paused} bytes were delivered while the "

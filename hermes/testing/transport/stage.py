@@ -170,9 +170,8 @@ class Stage:
                 self.agent.poll(NAP_NS)
             if self.kernel.violations:
                 self.check()
-            assert time.monotonic() < deadline, (
-                f"waited {allowed:g} s for {what}, in vain; {self.describe()}"
-            )
+            if time.monotonic() > deadline:
+                raise AssertionError(f"waited {allowed:g} s for {what}, in vain\n{self.describe()}")
 
     def until_over(self, client: Client) -> None:
         """Move everybody until nothing will arrive at ``client`` any more."""
@@ -185,14 +184,14 @@ class Stage:
             moved = client.turn() or moved
         return moved
 
-    def settle(self) -> None:
-        """Move everybody until nothing has moved for some turns."""
+    def settle(self, *, or_else: Callable[[], object] = lambda: False) -> None:
+        """Move everybody until nothing has moved for some turns, or until ``or_else``."""
         quiet = 0
 
-        def still() -> bool:
+        def still() -> object:
             nonlocal quiet
             quiet = 0 if self.turn() else quiet + 1
-            return quiet > QUIET_TURNS
+            return quiet > QUIET_TURNS or or_else()
 
         self.until(still, "everything to come to rest")
 
@@ -213,17 +212,19 @@ class Stage:
 
     def describe(self) -> str:
         """Where everybody stands, for a message."""
-        connections = "; ".join(
+        connections = [
             f"connection of {c.peer.address}: received {c.received}, waiting {c.waiting}, in "
             f"flight {c.in_flight}, paused {c.paused}, closing {c.closing}, lost {c.lost}"
             for c in self.kernel.connections[-DESCRIBED_MAX:]
-        )
-        clients = "; ".join(
+        ]
+        clients = [
             f"client: sent {c.sent} of {c.sent + c.unsent}, received {c.received}, ended {c.ended},"
             f" lost {c.lost!r}"
             for c in self.clients[-DESCRIBED_MAX:]
+        ]
+        return "\n".join(
+            [*connections, *clients, f"counters of the agent: {self.agent.counters()}"]
         )
-        return f"counters {self.agent.counters()}; {connections}; {clients}"
 
     def close(self) -> None:
         """Close everybody.  Idempotent."""

@@ -1,0 +1,204 @@
+"""The TCP transport with one fault each: what the conformance kit has to catch.
+
+Each fault stands in the socket that the agent reads and writes, or in what it is told by the
+kernel, so that the transport's own code is the real one.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
+from hermes.testing.transport.backpressure import BackPressureContract
+from hermes.testing.transport.errors import ErrorsContract
+from hermes.testing.transport.exchange import ExchangeContract
+from hermes.testing.transport.lifecycle import LifecycleContract
+from hermes.transport import Agent, Connection, Kernel, Peer
+from hermes.url import Url
+from hermes_tcp.engine import TcpTransport
+
+
+class Acceptor:
+    """Hands out sockets of another class."""
+
+    def __init__(self, listener: Any, kind: type[socket.socket]) -> None:
+        self._listener = listener
+        self._kind = kind
+        self.fileno = listener.fileno
+        self.close = listener.close
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        sock, address = self._listener.accept()
+        return self._kind(fileno=sock.detach()), address
+
+
+class Unchanged(TcpTransport):
+    """No fault: the way in which the others are made does no harm."""
+
+    kind: ClassVar[type[socket.socket]] = socket.socket
+
+    def listen(self, url: Url, kernel: Kernel) -> Agent:
+        agent: Any = super().listen(url, kernel)
+        agent._acceptor = Acceptor(agent._acceptor, self.kind)
+        listening: Agent = agent
+        return listening
+
+
+class TailDropper(socket.socket):
+    def sendmsg(self, views: Sequence[Any], *rest: Any) -> int:
+        super().sendmsg(views, *rest)
+        return sum(map(len, views))
+
+
+class DropsTheTail(Unchanged):
+    """A send that was taken in part counts as taken in full."""
+
+    kind = TailDropper
+
+
+class Swapper(socket.socket):
+    def sendmsg(self, views: Sequence[Any], *rest: Any) -> int:
+        if len(views) > 1:
+            views = [views[1], views[0], *views[2:]]
+        return super().sendmsg(views, *rest)
+
+
+class ReordersTwoWrites(Unchanged):
+    """The second of several views goes out before the first."""
+
+    kind = Swapper
+
+
+LEAKED: list[int] = []
+
+
+class Leaker(socket.socket):
+    def close(self) -> None:
+        if self.fileno() >= 0 and len(LEAKED) < 1000:
+            LEAKED.append(os.dup(self.fileno()))
+        super().close()
+
+
+class LeaksADescriptor(Unchanged):
+    """Closing a connection leaves a descriptor open."""
+
+    kind = Leaker
+
+
+class Hoarder(socket.socket):
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.hoard = bytearray()
+
+    def sendmsg(self, views: Sequence[Any], *rest: Any) -> int:
+        try:
+            if self.hoard:
+                del self.hoard[: super().send(self.hoard)]
+            sent = 0 if self.hoard else super().sendmsg(views, *rest)
+        except BlockingIOError:
+            sent = 0
+        joined = b"".join(views)
+        self.hoard += joined[sent:]
+        return len(joined)
+
+
+class BuffersWithoutBound(Unchanged):
+    """Ignores back-pressure: takes all output there is, whether the peer reads or not."""
+
+    kind = Hoarder
+
+
+class NeverPaused:
+    """A connection that seems to want input always."""
+
+    paused = False
+
+    def __init__(self, connection: Connection) -> None:
+        self.__dict__["_connection"] = connection
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._connection, name, value)
+
+
+class DeafKernel:
+    """Hands out connections that are never paused."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self.authenticates = kernel.authenticates
+
+    def connect(self, owner: object, peer: Peer) -> Any:
+        return NeverPaused(self._kernel.connect(owner, peer))
+
+    def ready(self, owner: object) -> Iterable[Connection]:
+        return self._kernel.ready(owner)
+
+
+class ReadsThePaused(Unchanged):
+    """Ignores back-pressure the other way: goes on reading a connection that is paused."""
+
+    def listen(self, url: Url, kernel: Kernel) -> Agent:
+        return super().listen(url, DeafKernel(kernel))
+
+
+class Swallower(socket.socket):
+    def recv_into(self, *arguments: Any) -> int:
+        try:
+            return super().recv_into(*arguments)
+        except ConnectionResetError:
+            raise BlockingIOError from None
+
+    def sendmsg(self, views: Sequence[Any], *rest: Any) -> int:
+        try:
+            return super().sendmsg(views, *rest)
+        except (ConnectionResetError, BrokenPipeError):
+            return 0
+
+
+class SwallowsAReset(Unchanged):
+    """A reset counts as nothing having arrived."""
+
+    kind = Swallower
+
+
+class Mutated:
+    """What the suites below share: a fault is to be noticed soon."""
+
+    url = "tcp://127.0.0.1:0"
+    deadline_s = loss_deadline_s = 2.0
+
+
+class TestDropsTheTail(Mutated, ExchangeContract):
+    factory = DropsTheTail
+
+
+class TestReordersTwoWrites(Mutated, ExchangeContract):
+    factory = ReordersTwoWrites
+
+
+class TestLeaksADescriptor(Mutated, LifecycleContract):
+    factory = LeaksADescriptor
+
+
+class TestBuffersWithoutBound(Mutated, BackPressureContract):
+    factory = BuffersWithoutBound
+
+
+class TestReadsThePaused(Mutated, BackPressureContract):
+    factory = ReadsThePaused
+
+
+class TestSwallowsAReset(Mutated, ErrorsContract):
+    factory = SwallowsAReset
+
+
+class TestUnchanged(
+    Mutated, ExchangeContract, LifecycleContract, BackPressureContract, ErrorsContract
+):
+    deadline_s = loss_deadline_s = 30.0
+    factory = Unchanged
