@@ -13,9 +13,10 @@ from hermes.cli.command import SETTINGS, closest
 
 SUBCOMMANDS: dict[str, str] = {
     "list": "List what is installed, and whether it works here.",
-    "reference": "Capabilities and options of plugins, as Markdown.",
     "new": "Write a project for a plugin of your own.",
     "validate": "Check a plugin quickly; each finding has its cure.",
+    "test": "Run the contract's suite on an installed plugin.",
+    "reference": "Capabilities and options of plugins, as Markdown.",
 }
 """The commands, in the order in which ``hermes plugins --help`` shows them."""
 DEFAULT = "list"

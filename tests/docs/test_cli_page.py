@@ -116,6 +116,7 @@ def test_the_ready_file(place: Place) -> None:
         ("topics", ["topics", "--json"]),
         ("plugins", ["plugins", "--json"]),
         ("plugins reference", ["plugins", "reference", "tcp", "--json"]),
+        ("plugins test", ["plugins", "test", "tcp", "-k", "import_is_fast", "--json"]),
         ("plugins validate", ["plugins", "validate", "tcp", "--json"]),
         ("version", ["version", "--json"]),
         ("demo", ["demo", "--messages", "10", "--rate", "1000", "--burst", "10", "--json"]),
