@@ -29,6 +29,7 @@ COMMANDS: dict[str, str] = {
     "log": "Look into a data directory: inspect, verify, dump.",
     "plugins": "List, examine, write and test plugins.",
     "tune": "Find what costs latency on this machine; change it, and back.",
+    "bench": "Measure transports, side by side and honestly.",
     "demo": "Measure a broker on this machine, with nothing set up.",
     "version": "Show versions.",
 }
