@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hermes.cli.command import SETTINGS, closest
+from hermes.cli.options import no_plugin_option
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -142,5 +143,6 @@ def show_version(ctx: click.Context, param: click.Parameter, value: Any) -> None
     callback=show_version,
     help="Show the version and exit.",
 )
+@no_plugin_option
 def app() -> None:
     """The root of all commands."""
