@@ -204,8 +204,8 @@ def _place(error: BaseException) -> str:
 
 
 def _forget(error: BaseException) -> None:
-    """Cut it off from the stack it was raised in: that holds what the hook was asked about, and the
-    loop's own buffers, and would be garbage in a circle wherever a frame of it holds the error."""
+    """Cut it off from the stack it was raised in: that holds what the hook was asked about, and
+    would be garbage in a circle, for as long as it pleases, where a frame of it holds the error."""
     seen: set[int] = set()
     left: list[BaseException | None] = [error]
     while left:

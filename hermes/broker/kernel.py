@@ -90,8 +90,11 @@ class Kernel:
             publishers_max=config.limits.publishers,
             subscriptions_max=config.limits.subscriptions,
         )
-        self.scratch = memoryview(bytearray(SCRATCH_SIZE))
-        self.scratch_address = address_of(self.scratch)
+        scratch = bytearray(SCRATCH_SIZE)
+        self.scratch = memoryview(scratch)
+        # Of the bytes, not of the view: CPython 3.11 crashes when a view that something refers to
+        # becomes garbage in a circle, as a kernel is after an exception.
+        self.scratch_address = address_of(scratch)
         self.moved = 0
         """Bit set of the streams appended to since they were last looked at."""
         self.follow_epoch = 0
