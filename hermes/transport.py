@@ -213,6 +213,23 @@ class Channel(Protocol):
         """Close the medium.  Idempotent."""
 
 
+@runtime_checkable
+class NativeChannel(Protocol):
+    """What a channel without a ``stream_fd`` may have beside the rest, so that native code moves
+    its bytes all the same: a client is then as fast as on a socket, and its publishers may
+    linger."""
+
+    @property
+    def medium(self) -> int:
+        """Where a ``struct hm_medium`` (``hm_medium.h``) stands, which lives until
+        :meth:`Channel.close`."""
+
+
+def medium_of(channel: Channel) -> int | None:
+    """The channel's ``medium``, if it has one."""
+    return channel.medium if isinstance(channel, NativeChannel) else None
+
+
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """What a transport claims; the conformance kit tests each claim and skips what is not

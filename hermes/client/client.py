@@ -15,7 +15,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -41,7 +41,7 @@ from hermes.errors import (
 from hermes.native.frames import HEADER_SIZE
 from hermes.native.outbox import CAPACITY, CAPACITY_MIN, Flusher, Outbox
 from hermes.native.patterns import check_pattern, check_topic
-from hermes.transport import Channel
+from hermes.transport import Channel, medium_of
 from hermes.url import Url, parse_url
 from hermes.wire.client import ClientState
 from hermes.wire.messages import AckLevel
@@ -79,8 +79,6 @@ def connect(
     reconnect: bool | float = True,
     spin: float = 0.0,
     queue_bytes: int = QUEUE_MAX,
-    identity: str | None = None,
-    credentials: Mapping[str, str] | None = None,
 ) -> Client:
     """Connect to a broker.
 
@@ -89,9 +87,7 @@ def connect(
     ``hermes stats``.  ``reconnect``: seconds to go on trying after a connection broke; True: 30;
     False: not at all.  ``spin``: seconds to try reading before a thread that waits for messages is
     put to sleep: saves the wake-up, burns a core meanwhile.  ``queue_bytes``: what a subscription
-    may have waiting while others on this client are read.  ``identity`` and ``credentials``: who
-    we say we are, and what proves it, for a broker that asks; as in ``tcp://NAME:PASSWORD@HOST``,
-    where the password is the credential ``password``.  They are never logged.
+    may have waiting while others on this client are read.
 
     Raises:
         ConnectFailed: nobody answered there.
@@ -107,8 +103,6 @@ def connect(
         reconnect_s=bound,
         spin_ns=int(spin * NS_PER_S),
         queue_bytes=queue_bytes,
-        identity=identity,
-        credentials=credentials,
     )
 
 
@@ -128,13 +122,8 @@ class Client:
         reconnect_s: float,
         spin_ns: int,
         queue_bytes: int,
-        identity: str | None = None,
-        credentials: Mapping[str, str] | None = None,
     ) -> None:
         self.url = url
-        self._identity = url.username if identity is None else identity
-        password = {} if url.password is None else {"password": url.password}
-        self._credentials = {**password, **(credentials or {})}
         self.timeout = timeout
         """Seconds that calls wait for the broker; None: for ever."""
         self._name = name
@@ -154,7 +143,8 @@ class Client:
         self._lost_ns = self._next_ns = self._since_ns = 0
         self._attempts = 0
         channel = self._dial(self.deadline(timeout))
-        self._output: Output = ChannelOutput() if channel.stream_fd is None else Flusher()
+        native = channel.stream_fd is not None or medium_of(channel) is not None
+        self._output: Output = Flusher() if native else ChannelOutput()
         self._session = Session(self._output, queue_bytes * QUEUES_DROP)
         self._inbox = Inbox()
         self._closed = False
@@ -672,8 +662,8 @@ class Client:
         session = self._session
         frames = session.begin(
             client=_introduction(self._name),
-            identity=self._identity,
-            credentials=self._credentials,
+            identity=self.url.username,
+            credentials={} if self.url.password is None else {"password": self.url.password},
         )
         self._inbox.clear()
         link = self._link = Link(channel, self._inbox, self._output)

@@ -8,8 +8,8 @@ from __future__ import annotations
 from hermes.client.inbox import Inbox
 from hermes.client.output import ChannelOutput
 from hermes.errors import ConnectionLost, WouldBlock
-from hermes.native.outbox import EMPTY, Flusher, SocketReader
-from hermes.transport import Channel
+from hermes.native.outbox import EMPTY, Flusher, MediumReader, SocketReader
+from hermes.transport import Channel, medium_of
 
 BATCH_MAX = 1 << 20
 """Bytes of frames in a batch we send, unless one message alone is larger: every broker takes that,
@@ -30,13 +30,17 @@ class Link:
         self.output = output
         self.users = 0
         self._doomed = False
-        fd = channel.stream_fd
-        self._reader = None if fd is None else SocketReader(fd)
-        if isinstance(output, Flusher):
-            assert fd is not None
+        fd, medium = channel.stream_fd, medium_of(channel)
+        self._reader: SocketReader | None = None
+        if not isinstance(output, Flusher):
+            output.attach_channel(channel, BATCH_MAX)
+        elif fd is not None:
+            self._reader = SocketReader(fd)
             output.attach(fd, BATCH_MAX)
         else:
-            output.attach_channel(channel, BATCH_MAX)
+            assert medium is not None
+            self._reader = MediumReader(medium)
+            output.attach_medium(medium, BATCH_MAX)
 
     def receive(self, spin_ns: int, timeout_ns: int) -> int:
         """Read what is there, waiting for it; how many bytes, 0 at the end, EMPTY if none came.

@@ -204,6 +204,13 @@ class Flusher:
         """Write to ``fd``, a non-blocking stream socket that stays open until :meth:`detach`."""
         check(lib.hm_flusher_attach(self._handle, fd, batch_max), "attaching to a socket")
 
+    def attach_medium(self, address: int, batch_max: int) -> None:
+        """Write to the ``hm_medium`` at ``address``, which stays there until :meth:`detach`."""
+        medium = ffi.cast("hm_medium *", address)
+        check(
+            lib.hm_flusher_attach_medium(self._handle, medium, batch_max), "attaching to a medium"
+        )
+
     def detach(self) -> None:
         """Stop writing; every outbox waits for :meth:`resume`."""
         lib.hm_flusher_detach(self._handle)
@@ -263,10 +270,10 @@ def lengths_of(payloads: Sequence[Bytes]) -> array[int]:
 class SocketReader:
     """Reads a socket into a buffer, waiting in native code: one call per readiness."""
 
-    __slots__ = ("_error", "_fd", "_receive")
+    __slots__ = ("_error", "_receive", "_source")
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
+        self._source: Any = fd
         self._error = ffi.new("int *")
         self._receive = lib.hm_socket_receive
 
@@ -277,7 +284,18 @@ class SocketReader:
             ConnectionLost: the socket failed.
         """
         error = self._error
-        count: int = self._receive(self._fd, address, capacity, spin_ns, timeout_ns, error)
+        count: int = self._receive(self._source, address, capacity, spin_ns, timeout_ns, error)
         if count == SYSTEM:
             raise ConnectionLost(f"the connection broke while receiving: {os.strerror(error[0])}")
         return count
+
+
+class MediumReader(SocketReader):
+    """Likewise for the ``hm_medium`` at an address."""
+
+    __slots__ = ()
+
+    def __init__(self, address: int) -> None:
+        super().__init__(-1)
+        self._source = ffi.cast("hm_medium *", address)
+        self._receive = lib.hm_medium_receive

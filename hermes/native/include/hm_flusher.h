@@ -13,10 +13,12 @@
 #ifndef HM_FLUSHER_H
 #define HM_FLUSHER_H
 
+#include "hm_medium.h"
 #include "hm_outbox.h"
 
 /* cdef-begin -- an opaque flusher. */
 typedef struct hm_flusher hm_flusher;
+typedef struct hm_medium hm_medium; /* hm_medium.h */
 
 #define HM_FLUSHER_OUTBOXES 1024    /* publishers of one connection: as many as a broker takes */
 #define HM_FLUSHER_CONTROL  4194304 /* bytes of control frames that may wait */
@@ -33,6 +35,8 @@ void hm_flusher_free(hm_flusher *flusher);
 /* Writes to `fd` from now on: a connected stream socket, non-blocking, borrowed.  `batch_max`:
  * bytes of frames in a batch, unless one frame alone is larger. */
 int hm_flusher_attach(hm_flusher *flusher, int fd, uint64_t batch_max);
+/* Likewise to a medium that is no socket; it must live until hm_flusher_detach. */
+int hm_flusher_attach_medium(hm_flusher *flusher, const hm_medium *medium, uint64_t batch_max);
 /* Returns when nobody writes any more.  What was half written is forgotten, outboxes are paused. */
 void hm_flusher_detach(hm_flusher *flusher);
 
@@ -59,6 +63,9 @@ int hm_flusher_drain(hm_flusher *flusher);
  * nothing came, or a signal did; -HM_ESYS: `*error` is the errno. */
 int64_t hm_socket_receive(int fd, uint8_t *buffer, uint64_t capacity, uint64_t spin_ns,
                           int64_t timeout_ns, int *error);
+/* As its medium's `receive`. */
+int64_t hm_medium_receive(const hm_medium *medium, uint8_t *buffer, uint64_t capacity,
+                          uint64_t spin_ns, int64_t timeout_ns, int *error);
 /* 0, or the errno with which the attached socket failed. */
 int hm_flusher_error(const hm_flusher *flusher);
 

@@ -23,8 +23,10 @@
 enum { NOTHING = 0, WRITTEN = 1, BLOCKED = 2 };
 
 struct hm_flusher {
-    pthread_mutex_t mutex; /* around socket writes and everything of this group */
-    int fd;                /* -1: not attached */
+    pthread_mutex_t mutex;   /* around socket writes and everything of this group */
+    int fd;                  /* -1: not attached to a socket */
+    const hm_medium *medium; /* NULL: not attached to another medium */
+    int waiting;             /* 1 while the thread waits for the medium's room */
     uint64_t batch_max;
     hm_outbox *outboxes[HM_FLUSHER_OUTBOXES];
     uint32_t count;
@@ -110,6 +112,10 @@ void hm_flusher_free(hm_flusher *flusher) {
 
 /* ---- writing; the mutex is held ---- */
 
+static int attached(const hm_flusher *flusher) {
+    return flusher->fd >= 0 || flusher->medium != NULL;
+}
+
 static int fail(hm_flusher *flusher, int error) {
     atomic_store_explicit(&flusher->error, error, memory_order_relaxed);
     /* release: pairs with the acquire in hm_flusher_error. */
@@ -119,6 +125,11 @@ static int fail(hm_flusher *flusher, int error) {
 
 /* Writes what the socket takes of two pieces.  WRITTEN: `*taken` bytes; BLOCKED; -HM_ESYS. */
 static int write_some(hm_flusher *flusher, struct iovec *pieces, size_t count, uint64_t *taken) {
+    if (flusher->medium != NULL) {
+        int64_t result = flusher->medium->write(flusher->medium->context, pieces, (int)count);
+        *taken = result > 0 ? (uint64_t)result : 0;
+        return result > 0 ? WRITTEN : result == 0 ? BLOCKED : fail(flusher, (int)-result);
+    }
     struct msghdr message = {.msg_iov = pieces, .msg_iovlen = count};
     ssize_t n;
     do
@@ -200,7 +211,7 @@ static int write_one(hm_flusher *flusher) {
 /* One share.  *done: nothing is left. */
 static int drain_share(hm_flusher *flusher, int *done) {
     *done = 0;
-    if (flusher->fd < 0)
+    if (!attached(flusher))
         return -HM_ECLOSED;
     if (atomic_load_explicit(&flusher->error, memory_order_relaxed) != 0)
         return -HM_ESYS;
@@ -241,7 +252,7 @@ static int outbox_waits(const hm_outbox *outbox, memory_order order) {
 static int anything_waits(hm_flusher *flusher, memory_order order) {
     int found = 0;
     pthread_mutex_lock(&flusher->mutex);
-    if (flusher->fd >= 0 && atomic_load_explicit(&flusher->error, memory_order_relaxed) == 0)
+    if (attached(flusher) && atomic_load_explicit(&flusher->error, memory_order_relaxed) == 0)
         for (uint32_t i = 0; i < flusher->count && !found; i++)
             found = outbox_waits(flusher->outboxes[i], order);
     pthread_mutex_unlock(&flusher->mutex);
@@ -289,7 +300,19 @@ static void wait_for_linger(hm_flusher *flusher, uint64_t start_ns) {
 static void wait_for_room(hm_flusher *flusher) {
     pthread_mutex_lock(&flusher->mutex);
     int fd = flusher->fd;
+    const hm_medium *medium = flusher->medium;
+    flusher->waiting = medium != NULL;
     pthread_mutex_unlock(&flusher->mutex);
+    if (medium != NULL) {
+        atomic_store_explicit(&flusher->blocked, 1, memory_order_relaxed);
+        medium->wait_for_room(medium->context, flusher->wake_fd);
+        atomic_store_explicit(&flusher->blocked, 0, memory_order_relaxed);
+        pthread_mutex_lock(&flusher->mutex);
+        flusher->waiting = 0;
+        pthread_mutex_unlock(&flusher->mutex);
+        forget_wakes(flusher);
+        return;
+    }
     struct pollfd both[2] = {{.fd = flusher->wake_fd, .events = POLLIN},
                              {.fd = fd, .events = POLLOUT}};
     atomic_store_explicit(&flusher->blocked, 1, memory_order_relaxed);
@@ -330,17 +353,27 @@ static int start_thread(hm_flusher *flusher) {
 
 /* ---- attaching and adding ---- */
 
-int hm_flusher_attach(hm_flusher *flusher, int fd, uint64_t batch_max) {
-    if (fd < 0 || batch_max == 0)
+static int attach(hm_flusher *flusher, int fd, const hm_medium *medium, uint64_t batch_max) {
+    if (batch_max == 0)
         return -HM_EINVAL;
     pthread_mutex_lock(&flusher->mutex);
     assert(flusher->left == 0 && flusher->control_end == 0);
     flusher->fd = fd;
+    flusher->medium = medium;
     flusher->batch_max = batch_max;
     atomic_store_explicit(&flusher->error, 0, memory_order_relaxed);
     atomic_store_explicit(&flusher->ready, 1, memory_order_release);
     pthread_mutex_unlock(&flusher->mutex);
     return 0;
+}
+
+int hm_flusher_attach(hm_flusher *flusher, int fd, uint64_t batch_max) {
+    return fd < 0 ? -HM_EINVAL : attach(flusher, fd, NULL, batch_max);
+}
+
+int hm_flusher_attach_medium(hm_flusher *flusher, const hm_medium *medium, uint64_t batch_max) {
+    assert(medium != NULL);
+    return attach(flusher, -1, medium, batch_max);
 }
 
 /* Gives up the batch under way as if it had never been begun. */
@@ -358,11 +391,19 @@ void hm_flusher_detach(hm_flusher *flusher) {
     abandon_batch(flusher);
     flusher->control_start = flusher->control_end = 0;
     flusher->fd = -1;
+    flusher->medium = NULL;
     atomic_store_explicit(&flusher->ready, 0, memory_order_release);
     for (uint32_t i = 0; i < flusher->count; i++)
         flusher->outboxes[i]->paused = 1;
+    int waiting = flusher->waiting;
     pthread_mutex_unlock(&flusher->mutex);
-    wake(flusher); /* out of poll: the descriptor may be closed from here on */
+    wake(flusher);    /* out of poll: the descriptor may be closed from here on */
+    while (waiting) { /* a medium is memory: nobody may be in it any more */
+        sched_yield();
+        pthread_mutex_lock(&flusher->mutex);
+        waiting = flusher->waiting;
+        pthread_mutex_unlock(&flusher->mutex);
+    }
 }
 
 int hm_flusher_add(hm_flusher *flusher, hm_outbox *outbox, uint64_t linger_ns) {
@@ -379,7 +420,7 @@ int hm_flusher_add(hm_flusher *flusher, hm_outbox *outbox, uint64_t linger_ns) {
             linger_ns < atomic_load_explicit(&flusher->linger_ns, memory_order_relaxed))
             atomic_store_explicit(&flusher->linger_ns, linger_ns, memory_order_relaxed);
         outbox->linger_ns = linger_ns;
-        outbox->paused = flusher->fd < 0;
+        outbox->paused = !attached(flusher);
         flusher->outboxes[flusher->count++] = outbox;
         /* release: pairs with the acquire in `after_put`. */
         atomic_store_explicit(&outbox->flusher, flusher, memory_order_release);
@@ -475,7 +516,7 @@ static int control_room(hm_flusher *flusher, uint64_t size) {
 
 int hm_flusher_write(hm_flusher *flusher, const uint8_t *data, uint64_t size) {
     pthread_mutex_lock(&flusher->mutex);
-    int status = flusher->fd < 0 ? -HM_ECLOSED : control_room(flusher, size);
+    int status = !attached(flusher) ? -HM_ECLOSED : control_room(flusher, size);
     if (status == 0) {
         memcpy(flusher->control + flusher->control_end, data, size);
         flusher->control_end += size;
@@ -617,6 +658,15 @@ int64_t hm_socket_receive(int fd, uint8_t *buffer, uint64_t capacity, uint64_t s
         if (ppoll(&readable, 1, timeout_ns < 0 ? NULL : &left, NULL) > 0)
             result = receive_now(fd, buffer, capacity, error);
     }
+    errno = saved;
+    return result;
+}
+
+int64_t hm_medium_receive(const hm_medium *medium, uint8_t *buffer, uint64_t capacity,
+                          uint64_t spin_ns, int64_t timeout_ns, int *error) {
+    int saved = errno;
+    *error = 0;
+    int64_t result = medium->receive(medium->context, buffer, capacity, spin_ns, timeout_ns, error);
     errno = saved;
     return result;
 }

@@ -476,6 +476,10 @@ void hu_sender_shrink(hu_sender *sender, uint32_t payload_max) {
     sender->payload_max = payload_max;
 }
 
+uint64_t hu_sender_ring_room(const hu_sender *sender) {
+    return sender->ring_size - (sender->ring_tail - sender->ring_head);
+}
+
 uint64_t hu_sender_acked(const hu_sender *sender) {
     return sender->acked;
 }

@@ -75,6 +75,8 @@ uint64_t hu_sender_deadline(const hu_sender *sender, uint64_t now_ns);
 void hu_sender_await(hu_sender *sender, int awaiting, uint64_t now_ns);
 /* Smaller datagrams from now on. */
 void hu_sender_shrink(hu_sender *sender, uint32_t payload_max);
+/* Bytes the ring for copies has room for. */
+uint64_t hu_sender_ring_room(const hu_sender *sender);
 uint64_t hu_sender_acked(const hu_sender *sender);
 uint64_t hu_sender_sent(const hu_sender *sender);
 uint64_t hu_sender_end(const hu_sender *sender);

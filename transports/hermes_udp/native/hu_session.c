@@ -147,7 +147,8 @@ uint32_t hu_session_input(hu_session *session, const hu_header *header, const ui
         return HU_LOST;
     session->counters.received++;
     if (header->type == HU_RESET) {
-        session->reason = data[0] == 0 || data[0] > HU_REFUSED ? HU_BYE : data[0];
+        session->reason =
+            header->window == 0 || header->window > HU_REFUSED ? HU_BYE : header->window;
         return HU_LOST;
     }
     if ((header->type != HU_DATA && header->type != HU_STATUS) || header->stream != 0 ||
@@ -271,7 +272,8 @@ static uint64_t put_data(hu_session *session, hu_train *train, hu_header *header
         header->flags |= HU_FIN;
         session->fin_told = 1;
     }
-    uint8_t *head = train->headers[train->count++];
+    uint8_t *head = train->headers[train->count];
+    train->first[train->count++] = train->pieces;
     header->position = position;
     hu_header_encode(head, header);
     uint32_t crc = hu_crc_header(head);
@@ -333,6 +335,7 @@ static uint32_t emit_status(hu_session *session, hu_train *train, uint64_t now_n
     for (uint32_t i = 0; i < count; i++)
         hu_range_encode(train->body + (size_t)i * HU_RANGE, &ranges[i]);
     uint8_t *head = train->headers[0];
+    train->first[0] = 0;
     hu_header_encode(head, &header);
     uint64_t size = (uint64_t)count * HU_RANGE;
     hu_crc_store(head, hu_core->crc32c(hu_crc_header(head), train->body, size));
@@ -388,6 +391,16 @@ void hu_session_lose(hu_session *session, uint32_t reason) {
     assert(reason != 0);
     if (session->reason == 0)
         session->reason = reason;
+}
+
+uint32_t hu_session_datagram(const hu_session *session) {
+    return session->datagram;
+}
+
+void hu_session_shrink(hu_session *session, uint32_t datagram) {
+    assert(datagram >= HU_DATAGRAM_MIN && datagram <= session->datagram);
+    session->datagram = datagram;
+    hu_sender_shrink(session->sender, datagram - HU_HEADER);
 }
 
 uint32_t hu_session_reason(const hu_session *session) {

@@ -81,6 +81,9 @@ void hu_session_unsend(hu_session *session, const hu_train *train, uint32_t coun
 uint64_t hu_session_deadline(const hu_session *session, uint64_t now_ns);
 /* Over, for HU_BYE and so on. */
 void hu_session_lose(hu_session *session, uint32_t reason);
+/* Bytes of the datagrams we send; the path takes none so large: smaller ones from now on. */
+uint32_t hu_session_datagram(const hu_session *session);
+void hu_session_shrink(hu_session *session, uint32_t datagram);
 uint32_t hu_session_reason(const hu_session *session);
 uint64_t hu_session_id(const hu_session *session);
 /* HU_ENDED, HU_FLUSHED and HU_LOST as they hold now. */
@@ -106,6 +109,7 @@ struct hu_train {
     uint64_t segment_size; /* bytes of each datagram but the last */
     hu_span span;          /* what of the stream it carries */
     struct iovec iov[HU_PIECES_MAX];
+    uint32_t first[HU_TRAIN_MAX]; /* piece with which each datagram begins */
     uint8_t headers[HU_TRAIN_MAX][HU_HEADER];
     uint8_t body[HU_STATUS_MAX];
 };

@@ -5,9 +5,9 @@
 
 const hm_api *hu_core;
 
-void hu_bind(const hm_api *api) {
-    assert(api != NULL);
-    hu_core = api;
+void hu_bind(uintptr_t api) {
+    assert(api != 0);
+    hu_core = (const hm_api *)api;
 }
 
 static void put(uint8_t *out, uint64_t value, unsigned size) {
@@ -55,7 +55,7 @@ static int body_fits(const hu_header *header, uint64_t body) {
     case HU_STATUS:
         return body % HU_RANGE == 0;
     case HU_RESET:
-        return body >= 4;
+        return body == 0;
     default:
         return body >= HU_SETUP;
     }

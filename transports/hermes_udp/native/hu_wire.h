@@ -18,7 +18,7 @@
  *
  * Everything in it is absolute, so that losing a datagram loses nothing that the next does not say.
  * DATA goes on with payload, STATUS with missing ranges, the datagrams of the set-up with
- * hu_setup's fields and zeros, RESET with a reason.  All numbers are foreign: hu_header_decode
+ * hu_setup's fields and zeros.  All numbers are foreign: hu_header_decode
  * checks what can be checked without knowing the session, the engine the rest.
  */
 #ifndef HU_WIRE_H
@@ -40,7 +40,7 @@
 enum {
     HU_DATA = 1,      /* bytes of the stream */
     HU_STATUS = 2,    /* what has arrived and what is missing; also the keep-alive */
-    HU_RESET = 3,     /* the session is over, or never was: u32 HU_BYE and so on */
+    HU_RESET = 3,     /* the session is over, or never was; `window` is HU_BYE and so on */
     HU_REQUEST = 4,   /* a client would like a session; as large as its datagrams are to be */
     HU_CHALLENGE = 5, /* a cookie, to be brought back; as large as the request */
     HU_CONFIRM = 6,   /* the cookie */
@@ -98,8 +98,8 @@ typedef struct {
     uint32_t liveness_ms;
 } hu_setup;
 
-/* Uses the core's table from now on; before anything else here. */
-void hu_bind(const hm_api *api);
+/* Uses the core's table (hm_api.h) at this address from now on; before anything else here. */
+void hu_bind(uintptr_t api);
 /* Writes the header, with the CRC 0. */
 void hu_header_encode(uint8_t *out, const hu_header *header);
 /* Reads and checks a datagram: length, magic, version, type, CRC, that positions do not overflow

@@ -1,0 +1,43 @@
+"""``udp://host:port?option=value``: a listener and a client's end, put together."""
+
+from __future__ import annotations
+
+from hermes.errors import InvalidUrl
+from hermes.transport import API_VERSION, Agent, Capabilities, Channel, Kernel
+from hermes.url import Url
+from hermes_udp import options as _options
+from hermes_udp.agent import UdpAgent
+from hermes_udp.channel import dial
+from hermes_udp.options import DialOptions, ListenOptions
+
+
+class UdpTransport:
+    """See :class:`hermes.transport.Transport` for the contract."""
+
+    capabilities = Capabilities(datagrams=True)
+    api_version = API_VERSION
+    listen_options = ListenOptions
+    dial_options = DialOptions
+
+    def probe(self) -> str | None:
+        """UDP works everywhere."""
+        return None
+
+    def listen(self, url: Url, kernel: Kernel) -> Agent:
+        """Bind the first address the host resolves to."""
+        options = url.options(ListenOptions)
+        spec = options.check(url)
+        family, address = _options.addresses(url, passive=True)[0]
+        if not (options.insecure or kernel.authenticates or _options.is_loopback(address)):
+            raise InvalidUrl(
+                f"{url} can be reached from other machines, and nothing asks peers who they are: "
+                "listen on 127.0.0.1 or [::1], give the broker a plugin that authenticates, or say "
+                "that you want this by adding ?insecure=yes"
+            )
+        sock = _options.bound(url, family, address, options)
+        printable = f"udp://{_options.host_port(sock.getsockname())}"
+        return UdpAgent(sock, url=printable, kernel=kernel, options=options, spec=spec)
+
+    def dial(self, url: Url, timeout_ns: int) -> Channel:
+        """Set up a session with the first address that answers."""
+        return dial(url, url.options(DialOptions), timeout_ns)

@@ -1,0 +1,554 @@
+#include "hu_channel.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/prctl.h>
+#include <sys/random.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "hm_medium.h"
+
+#define NEVER          UINT64_MAX
+#define NS_PER_S       1000000000u
+#define TIMER_SLACK_NS 1000      /* the default of 50 us is longer than most of our timers */
+#define SHARE_NS       5000000   /* ns a follower sleeps before it looks at its wake-up again */
+#define ROOM_NS        20000000  /* ns a flusher waits for room before it looks again */
+#define SLICE_NS       100000000 /* ns a caller sleeps before it looks whether all is over */
+#define LOOK_NS        20000     /* ns between two looks at the socket by who only writes */
+
+enum { IDLE = 0, CALLER = 1, GUARD = 2 };
+
+struct hu_channel {
+    pthread_mutex_t mutex; /* around everything below */
+    pthread_cond_t moved;  /* whoever slept on the socket has looked at it */
+    hu_endpoint *endpoint;
+    hu_session *session;
+    int fd;
+    int sleeper;        /* who sleeps on the socket: IDLE, CALLER or GUARD */
+    int inside;         /* callers at work or waiting */
+    uint64_t left_ns;   /* when the last of them went */
+    uint64_t looked_ns; /* when the socket was last read */
+    int wake_fd;        /* wakes the guard */
+    int closing;
+    int closed_fd;
+    uint64_t linger_ns; /* until when, while closing */
+    pthread_t guard;
+    pid_t pid;
+    hm_medium medium;
+    hu_event events[HU_EVENTS_MAX];
+};
+
+static uint64_t most(uint64_t a, uint64_t b) {
+    return a > b ? a : b;
+}
+
+static void wake(const hu_channel *channel) {
+    uint64_t one = 1;
+    ssize_t ignored = write(channel->wake_fd, &one, sizeof one);
+    (void)ignored; /* a full counter is readable already */
+}
+
+static struct timespec span_of(uint64_t ns) {
+    return (struct timespec){(time_t)(ns / NS_PER_S), (long)(ns % NS_PER_S)};
+}
+
+/* ---- under the mutex ---- */
+
+static void enter(hu_channel *channel) {
+    pthread_mutex_lock(&channel->mutex);
+    channel->inside++;
+    if (channel->sleeper == GUARD)
+        wake(channel); /* from now on the datagrams are ours */
+}
+
+static void leave(hu_channel *channel) {
+    channel->inside--;
+    channel->left_ns = hu_now();
+    pthread_mutex_unlock(&channel->mutex);
+}
+
+/* Reads, serves the timers and writes. */
+static void work(hu_channel *channel) {
+    channel->looked_ns = hu_now();
+    hu_endpoint_poll(channel->endpoint, channel->events);
+    hu_endpoint_flush(channel->endpoint);
+}
+
+/* Sleeps until something arrives, a timer is due, `until_ns` is reached or `wake_fd` (-1: none) is
+ * readable, then works.  The mutex is let go meanwhile. */
+static void sleep_and_work(hu_channel *channel, int who, uint64_t until_ns, int wake_fd) {
+    uint64_t now = hu_now();
+    if (channel->sleeper == GUARD && who == CALLER) {
+        /* It has been woken and is about to leave: share the socket with it. */
+    } else if (channel->sleeper != IDLE) {
+        uint64_t wait = until_ns > now ? until_ns - now : 0;
+        uint64_t slice = wake_fd < 0 ? SLICE_NS : SHARE_NS;
+        wait = wait < slice ? wait : slice;
+        struct timespec until = span_of(now + wait);
+        pthread_cond_timedwait(&channel->moved, &channel->mutex, &until);
+        return;
+    }
+    uint64_t due = hu_endpoint_deadline(channel->endpoint);
+    due = due < until_ns ? due : until_ns;
+    if (due > now) {
+        int before = channel->sleeper;
+        struct timespec left = span_of(due - now < SLICE_NS ? due - now : SLICE_NS);
+        struct pollfd both[2] = {{.fd = channel->fd, .events = POLLIN},
+                                 {.fd = wake_fd, .events = POLLIN}};
+        channel->sleeper = before == IDLE ? who : before;
+        pthread_mutex_unlock(&channel->mutex);
+        ppoll(both, 2, &left, NULL);
+        pthread_mutex_lock(&channel->mutex);
+        if (before == IDLE)
+            channel->sleeper = IDLE;
+    }
+    work(channel);
+    pthread_cond_broadcast(&channel->moved);
+}
+
+static int error_of(const hu_channel *channel) {
+    if (channel->closing)
+        return ECONNRESET;
+    switch (hu_session_reason(channel->session)) {
+    case 0:
+        return 0;
+    case HU_SILENT:
+        return ETIMEDOUT;
+    case HU_GONE:
+    case HU_REFUSED:
+        return ECONNREFUSED;
+    default:
+        return ECONNRESET;
+    }
+}
+
+static uint64_t take(hu_channel *channel, uint8_t *buffer, uint64_t capacity) {
+    hu_receiver *receiver = hu_session_receiver(channel->session);
+    uint64_t taken = 0;
+    while (taken < capacity) {
+        const uint8_t *data;
+        uint64_t size = hu_receiver_readable(receiver, &data);
+        size = size < capacity - taken ? size : capacity - taken;
+        if (size == 0)
+            break;
+        memcpy(buffer + taken, data, size);
+        hu_endpoint_consume(channel->endpoint, 0, size);
+        taken += size;
+    }
+    return taken;
+}
+
+/* Bytes; 0: the end; -HM_EEMPTY; -HM_ESYS. */
+static int64_t take_now(hu_channel *channel, uint8_t *buffer, uint64_t capacity, int *error) {
+    uint64_t taken = take(channel, buffer, capacity);
+    if (taken > 0)
+        return (int64_t)taken;
+    if (hu_session_state(channel->session) & HU_ENDED)
+        return 0;
+    *error = error_of(channel);
+    return *error != 0 ? -HM_ESYS : -HM_EEMPTY;
+}
+
+int64_t hu_channel_receive(hu_channel *channel, uint8_t *buffer, uint64_t capacity,
+                           uint64_t spin_ns, int64_t timeout_ns, int *error) {
+    assert(capacity > 0);
+    *error = 0;
+    enter(channel);
+    /* What stands there already is handed out before the socket is looked at again. */
+    int64_t result = take_now(channel, buffer, capacity, error);
+    if (result == -HM_EEMPTY) {
+        work(channel);
+        result = take_now(channel, buffer, capacity, error);
+    }
+    uint64_t begun = result == -HM_EEMPTY ? hu_now() : 0;
+    while (result == -HM_EEMPTY && spin_ns > 0 && hu_now() - begun < spin_ns) {
+        work(channel);
+        result = take_now(channel, buffer, capacity, error);
+        if (result == -HM_EEMPTY) { /* let others in */
+            pthread_mutex_unlock(&channel->mutex);
+            pthread_mutex_lock(&channel->mutex);
+        }
+    }
+    uint64_t until = timeout_ns < 0 ? NEVER : begun + (uint64_t)timeout_ns;
+    while (result == -HM_EEMPTY && timeout_ns != 0 && hu_now() < until) {
+        sleep_and_work(channel, CALLER, until, -1);
+        result = take_now(channel, buffer, capacity, error);
+    }
+    if (result > 0 && hu_session_deadline(channel->session, begun) == 0)
+        hu_endpoint_flush(channel->endpoint); /* the peer waits for room */
+    leave(channel);
+    return result;
+}
+
+static int64_t push_some(hu_channel *channel, const struct iovec *pieces, int count) {
+    int64_t taken = 0;
+    for (int i = 0; i < count; i++) {
+        if (pieces[i].iov_len == 0)
+            continue;
+        uint64_t size =
+            hu_endpoint_push(channel->endpoint, 0, pieces[i].iov_base, pieces[i].iov_len);
+        taken += (int64_t)size;
+        if (size < pieces[i].iov_len)
+            break;
+    }
+    return taken;
+}
+
+static int64_t write_pieces(void *context, const struct iovec *pieces, int count) {
+    hu_channel *channel = context;
+    enter(channel);
+    int64_t taken = -error_of(channel);
+    if (taken == 0) {
+        taken = push_some(channel, pieces, count);
+        if (taken == 0) { /* full: what has been acknowledged meanwhile? */
+            work(channel);
+            taken = push_some(channel, pieces, count);
+        }
+        if (hu_now() - channel->looked_ns >= LOOK_NS)
+            work(channel); /* who only writes must hear what is called for */
+        else
+            hu_endpoint_flush(channel->endpoint);
+    }
+    leave(channel);
+    return taken;
+}
+
+int64_t hu_channel_send(hu_channel *channel, const uint8_t *data, uint64_t size) {
+    struct iovec piece = {(void *)(uintptr_t)data, size};
+    return write_pieces(channel, &piece, 1);
+}
+
+static int has_room(hu_channel *channel) {
+    hu_sender *sender = hu_session_sender(channel->session);
+    return error_of(channel) != 0 || hu_sender_ring_room(sender) > 0;
+}
+
+static int has_input(hu_channel *channel) {
+    const uint8_t *data;
+    return hu_receiver_readable(hu_session_receiver(channel->session), &data) > 0 ||
+           (hu_session_state(channel->session) & HU_ENDED) != 0 || error_of(channel) != 0;
+}
+
+int hu_channel_wait(hu_channel *channel, int readable, int writable, int64_t timeout_ns) {
+    uint64_t begun = hu_now();
+    uint64_t until = timeout_ns < 0 ? NEVER : begun + (uint64_t)timeout_ns;
+    enter(channel);
+    work(channel);
+    int found;
+    while (!(found = (readable && has_input(channel)) || (writable && has_room(channel))) &&
+           hu_now() < until)
+        sleep_and_work(channel, CALLER, until, -1);
+    leave(channel);
+    return found;
+}
+
+static void wait_for_room(void *context, int wake_fd) {
+    hu_channel *channel = context;
+    enter(channel);
+    if (!has_room(channel))
+        sleep_and_work(channel, CALLER, hu_now() + ROOM_NS, wake_fd);
+    leave(channel);
+}
+
+static int64_t receive(void *context, uint8_t *buffer, uint64_t capacity, uint64_t spin_ns,
+                       int64_t timeout_ns, int *error) {
+    return hu_channel_receive(context, buffer, capacity, spin_ns, timeout_ns, error);
+}
+
+/* ---- the guard ---- */
+
+static void forget_wakes(const hu_channel *channel) {
+    uint64_t count;
+    ssize_t ignored = read(channel->wake_fd, &count, sizeof count);
+    (void)ignored;
+}
+
+static int lingers(const hu_channel *channel, uint64_t now) {
+    uint32_t state = hu_session_state(channel->session);
+    return (state & (HU_FLUSHED | HU_LOST)) == 0 && now < channel->linger_ns;
+}
+
+/* Sleeps until callers may have been gone long enough. */
+static void doze(hu_channel *channel, uint64_t now) {
+    uint64_t left = channel->inside > 0 ? HU_GUARD_AFTER : channel->left_ns + HU_GUARD_AFTER - now;
+    struct timespec wait = span_of(left);
+    struct pollfd woken = {.fd = channel->wake_fd, .events = POLLIN};
+    pthread_mutex_unlock(&channel->mutex);
+    ppoll(&woken, 1, &wait, NULL);
+    forget_wakes(channel);
+    pthread_mutex_lock(&channel->mutex);
+}
+
+static void *guard(void *argument) {
+    hu_channel *channel = argument;
+    prctl(PR_SET_TIMERSLACK, TIMER_SLACK_NS);
+    prctl(PR_SET_NAME, "hermes-udp");
+    pthread_mutex_lock(&channel->mutex);
+    for (;;) {
+        uint64_t now = hu_now();
+        if (channel->closing && channel->inside == 0 && !lingers(channel, now))
+            break;
+        int alone = channel->inside == 0 && now - channel->left_ns >= HU_GUARD_AFTER;
+        if (!alone && !channel->closing) {
+            doze(channel, now);
+        } else {
+            uint64_t until = channel->closing ? most(channel->linger_ns, now + LOOK_NS) : NEVER;
+            sleep_and_work(channel, GUARD, until, channel->wake_fd);
+            forget_wakes(channel);
+            if (channel->closing) { /* what still comes is not wanted, but must not be in the way */
+                uint8_t sink[4096];
+                while (take(channel, sink, sizeof sink) > 0)
+                    ;
+            }
+        }
+    }
+    if (hu_session_reason(channel->session) == 0)
+        hu_endpoint_drop(channel->endpoint, 0, HU_BYE);
+    int closed_fd = channel->closed_fd;
+    pthread_mutex_unlock(&channel->mutex);
+    uint64_t one = 1;
+    ssize_t ignored = write(closed_fd, &one, sizeof one);
+    (void)ignored;
+    return NULL;
+}
+
+/* ---- opening ---- */
+
+typedef struct {
+    const hu_options *options;
+    hu_endpoint *endpoint;
+    uint64_t nonce;
+    uint64_t until_ns;
+    hu_setup found;
+    uint8_t buffer[HU_DATAGRAM_MAX];
+} dialogue;
+
+static int ask(dialogue *d, uint8_t type, uint64_t size) {
+    hu_header header = {.session = d->nonce, .type = type};
+    hu_setup ours = d->found;
+    ours.window = (uint32_t)d->options->window;
+    ours.liveness_ms = d->options->liveness_ms;
+    ours.datagram = type == HU_REQUEST ? (uint32_t)size : d->found.datagram;
+    hu_header_encode(d->buffer, &header);
+    hu_setup_encode(d->buffer + HU_HEADER, &ours);
+    memset(d->buffer + HU_HEADER + HU_SETUP, 0, size - HU_HEADER - HU_SETUP);
+    hu_seal(d->buffer, size);
+    return hu_endpoint_say(d->endpoint, d->buffer, size);
+}
+
+/* Waits for an answer of a type: 1: it is there, 0: the time passed, HU_REFUSED or HU_GONE as
+ * negative numbers. */
+static int hear(dialogue *d, uint8_t type, uint64_t until_ns) {
+    for (;;) {
+        uint64_t now = hu_now();
+        if (now >= until_ns)
+            return 0;
+        struct timespec left = span_of(until_ns - now);
+        struct pollfd readable = {.fd = d->options->fd, .events = POLLIN};
+        if (ppoll(&readable, 1, &left, NULL) <= 0)
+            continue;
+        ssize_t size = recv(d->options->fd, d->buffer, sizeof d->buffer, MSG_DONTWAIT);
+        hu_header header;
+        if (size < 0 && errno == ECONNREFUSED)
+            return -HU_GONE;
+        if (size < 0 || hu_header_decode(d->buffer, (uint64_t)size, &header) < 0 ||
+            header.session != d->nonce)
+            continue;
+        if (header.type == HU_RESET)
+            return -HU_REFUSED;
+        if (header.type != type)
+            continue;
+        hu_setup_decode(d->buffer + HU_HEADER, &d->found);
+        if (d->found.datagram >= HU_DATAGRAM_MIN)
+            return 1;
+    }
+}
+
+/* Finds the largest size for which an answer of that size comes back.  1, or as `hear`. */
+static int find_size(dialogue *d, const uint32_t *sizes, uint32_t count, uint32_t *chosen) {
+    uint64_t pause = HU_REQUEST_FIRST;
+    for (uint32_t tries = 0;; tries++) {
+        uint32_t at = tries / HU_SIZE_TRIES < count ? tries / HU_SIZE_TRIES : count - 1;
+        uint64_t now = hu_now(), until = now + pause;
+        int error = ask(d, HU_REQUEST, sizes[at]);
+        if (error == EMSGSIZE && at + 1 < count) {
+            tries |= HU_SIZE_TRIES - 1;
+            continue;
+        }
+        if (error == ECONNREFUSED)
+            return -HU_GONE;
+        int heard = hear(d, HU_CHALLENGE, until < d->until_ns ? until : d->until_ns);
+        if (heard == 1) {
+            *chosen = sizes[at] < d->found.datagram ? sizes[at] : d->found.datagram;
+            return 1;
+        }
+        if (heard < 0 || hu_now() >= d->until_ns)
+            return heard;
+        if (tries / HU_SIZE_TRIES >= count)
+            pause = 2 * pause < HU_REQUEST_MAX ? 2 * pause : HU_REQUEST_MAX;
+    }
+}
+
+static int confirm(dialogue *d) {
+    uint64_t pause = HU_REQUEST_FIRST;
+    hu_setup challenge = d->found;
+    for (;;) {
+        uint64_t until = hu_now() + pause;
+        d->found = challenge;
+        ask(d, HU_CONFIRM, HU_HEADER + HU_SETUP);
+        int heard = hear(d, HU_ACCEPT, until < d->until_ns ? until : d->until_ns);
+        if (heard != 0 || hu_now() >= d->until_ns)
+            return heard;
+        pause = 2 * pause < HU_REQUEST_MAX ? 2 * pause : HU_REQUEST_MAX;
+    }
+}
+
+static int set_up(const hu_options *options, hu_endpoint *endpoint, const uint32_t *sizes,
+                  uint32_t count, int64_t timeout_ns) {
+    dialogue *d = calloc(1, sizeof *d);
+    uint32_t chosen = 0;
+    if (d == NULL)
+        return HU_DIAL_MEMORY;
+    d->options = options;
+    d->endpoint = endpoint;
+    d->until_ns = timeout_ns < 0 ? NEVER : hu_now() + (uint64_t)timeout_ns;
+    ssize_t got = getrandom(&d->nonce, sizeof d->nonce, 0);
+    assert(got == sizeof d->nonce);
+    int heard = find_size(d, sizes, count, &chosen);
+    if (heard == 1) {
+        d->found.datagram = chosen;
+        heard = confirm(d);
+    }
+    int result = heard == 0 ? HU_DIAL_TIMEOUT : heard < 0 ? -heard : 0;
+    if (result == 0) {
+        d->found.datagram = d->found.datagram < chosen ? d->found.datagram : chosen;
+        if (hu_endpoint_adopt(endpoint, d->found.session, &d->found) < 0)
+            result = HU_DIAL_MEMORY;
+    }
+    free(d);
+    return result;
+}
+
+static int start_guard(hu_channel *channel) {
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are the program's */
+    int status = pthread_create(&channel->guard, NULL, guard, channel);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return status == 0 ? 0 : HU_DIAL_THREAD;
+}
+
+static void init_locks(hu_channel *channel) {
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&channel->moved, &attributes);
+    pthread_condattr_destroy(&attributes);
+    pthread_mutex_init(&channel->mutex, NULL);
+}
+
+static void destroy(hu_channel *channel) {
+    hu_endpoint_free(channel->endpoint);
+    pthread_mutex_destroy(&channel->mutex);
+    pthread_cond_destroy(&channel->moved);
+    if (channel->wake_fd >= 0)
+        close(channel->wake_fd);
+    free(channel);
+}
+
+int hu_channel_open(const hu_options *options, const uint32_t *sizes, uint32_t size_count,
+                    int64_t timeout_ns, hu_channel **result) {
+    assert(size_count > 0 && options->sessions_max == 1 && !options->listens);
+    int saved = errno;
+    hu_channel *channel = calloc(1, sizeof *channel);
+    if (channel == NULL)
+        return HU_DIAL_MEMORY;
+    init_locks(channel);
+    channel->fd = options->fd;
+    channel->pid = getpid();
+    channel->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    channel->medium = (hm_medium){channel, write_pieces, receive, wait_for_room};
+    int status = channel->wake_fd < 0 || hu_endpoint_new(options, &channel->endpoint) < 0
+                     ? HU_DIAL_MEMORY
+                     : set_up(options, channel->endpoint, sizes, size_count, timeout_ns);
+    if (status == 0) {
+        channel->session = hu_endpoint_session(channel->endpoint, 0);
+        channel->left_ns = hu_now();
+        hu_endpoint_flush(channel->endpoint);
+        status = start_guard(channel);
+    }
+    if (status == 0)
+        *result = channel;
+    else
+        destroy(channel);
+    errno = saved;
+    return status;
+}
+
+void hu_channel_close(hu_channel *channel, int closed_fd) {
+    pthread_mutex_lock(&channel->mutex);
+    assert(!channel->closing);
+    channel->closing = 1;
+    channel->closed_fd = closed_fd;
+    channel->linger_ns = hu_now() + HU_LINGER;
+    if (hu_session_reason(channel->session) == 0) {
+        hu_endpoint_finish(channel->endpoint, 0);
+        hu_endpoint_flush(channel->endpoint);
+    }
+    pthread_mutex_unlock(&channel->mutex);
+    wake(channel);
+}
+
+void hu_channel_free(hu_channel *channel) {
+    /* In a forked child the thread does not exist and the mutex may be held for ever. */
+    if (channel == NULL || channel->pid != getpid())
+        return;
+    assert(channel->closing);
+    pthread_join(channel->guard, NULL);
+    destroy(channel);
+}
+
+/* ---- looking ---- */
+
+uintptr_t hu_channel_medium(hu_channel *channel) {
+    return (uintptr_t)&channel->medium;
+}
+
+uint32_t hu_channel_reason(hu_channel *channel) {
+    pthread_mutex_lock(&channel->mutex);
+    uint32_t reason = hu_session_reason(channel->session);
+    pthread_mutex_unlock(&channel->mutex);
+    return reason;
+}
+
+void hu_channel_count(hu_channel *channel, hu_endpoint_counters *endpoint,
+                      hu_session_counters *session, hu_sender_counters *sender,
+                      hu_receiver_counters *receiver) {
+    pthread_mutex_lock(&channel->mutex);
+    hu_endpoint_count(channel->endpoint, endpoint);
+    hu_session_count(channel->session, session);
+    hu_sender_count(hu_session_sender(channel->session), sender);
+    hu_receiver_count(hu_session_receiver(channel->session), receiver);
+    pthread_mutex_unlock(&channel->mutex);
+}
+
+uint64_t hu_channel_srtt(hu_channel *channel) {
+    pthread_mutex_lock(&channel->mutex);
+    uint64_t srtt = hu_sender_srtt(hu_session_sender(channel->session));
+    pthread_mutex_unlock(&channel->mutex);
+    return srtt;
+}
+
+uint32_t hu_channel_datagram(hu_channel *channel) {
+    pthread_mutex_lock(&channel->mutex);
+    uint32_t datagram = hu_session_datagram(channel->session);
+    pthread_mutex_unlock(&channel->mutex);
+    return datagram;
+}

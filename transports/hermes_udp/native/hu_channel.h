@@ -1,0 +1,57 @@
+/* hu_channel.h -- a client's end: an endpoint with one session, which any thread may use, and a
+ * thread that keeps it alive while nobody does.
+ *
+ * All work happens inside the callers' calls, so that nothing is handed from thread to thread on
+ * the way of a message.  A program that computes for a minute must still repeat what was lost, and
+ * say that it is there: when nobody has called for HU_GUARD_AFTER, a native thread without the GIL
+ * takes over until somebody does.
+ *
+ * One thread at a time sleeps on the socket, the others on a condition that it signals.
+ */
+#ifndef HU_CHANNEL_H
+#define HU_CHANNEL_H
+
+#include "hu_endpoint.h"
+
+/* cdef-begin -- an opaque channel. */
+typedef struct hu_channel hu_channel;
+
+#define HU_GUARD_AFTER   2000000    /* ns without a call after which the thread takes over */
+#define HU_REQUEST_FIRST 20000000   /* ns before a set-up datagram is sent again; it doubles */
+#define HU_REQUEST_MAX   500000000  /* ns: up to this */
+#define HU_SIZE_TRIES    2          /* requests of one size before a smaller one is tried */
+#define HU_LINGER        2000000000 /* ns for which what was sent is repeated after closing */
+#define HU_SIZES_MAX     4
+
+enum { HU_DIAL_TIMEOUT = -1, HU_DIAL_MEMORY = -2, HU_DIAL_THREAD = -3 };
+
+/* Sets up a session with the peer that `options->fd` is connected to, trying datagrams of `sizes`
+ * bytes, the largest first.  Waits at most `timeout_ns` (negative: for ever).  The descriptors stay
+ * the caller's until hu_channel_close returns.  0; HU_DIAL_TIMEOUT and so on; or HU_REFUSED and so
+ * on. */
+int hu_channel_open(const hu_options *options, const uint32_t *sizes, uint32_t size_count,
+                    int64_t timeout_ns, hu_channel **channel);
+/* The `hm_medium` of it, as an address. */
+uintptr_t hu_channel_medium(hu_channel *channel);
+/* Takes bytes: how many, 0: no room now, negative: an errno. */
+int64_t hu_channel_send(hu_channel *channel, const uint8_t *data, uint64_t size);
+/* As hm_socket_receive. */
+int64_t hu_channel_receive(hu_channel *channel, uint8_t *buffer, uint64_t capacity,
+                           uint64_t spin_ns, int64_t timeout_ns, int *error);
+/* Waits for one of what is asked for; 0: the time passed first. */
+int hu_channel_wait(hu_channel *channel, int readable, int writable, int64_t timeout_ns);
+/* Why it is over, HU_BYE and so on; 0: it is not. */
+uint32_t hu_channel_reason(hu_channel *channel);
+/* Ends it: what was sent is repeated for HU_LINGER at most, by the thread; `closed_fd` becomes
+ * readable when that is over, and hu_channel_free may be called.  Who is in another call gets an
+ * error; nobody may begin one. */
+void hu_channel_close(hu_channel *channel, int closed_fd);
+void hu_channel_free(hu_channel *channel);
+void hu_channel_count(hu_channel *channel, hu_endpoint_counters *endpoint,
+                      hu_session_counters *session, hu_sender_counters *sender,
+                      hu_receiver_counters *receiver);
+uint64_t hu_channel_srtt(hu_channel *channel);
+uint32_t hu_channel_datagram(hu_channel *channel);
+/* cdef-end */
+
+#endif

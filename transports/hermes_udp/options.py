@@ -1,0 +1,214 @@
+"""What a ``udp://`` URL may say, and the addresses and sockets that follow from it.
+
+Knows sockets, but moves no bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import os
+import socket
+from typing import Annotated, Any
+
+import msgspec
+
+from hermes.errors import AddressInUse, InvalidUrl
+from hermes.intercept import Interception
+from hermes.streamsockets import resolve
+from hermes.units import ByteSize, Duration
+from hermes.url import Url
+from hermes_udp.native import ffi, lib
+
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 7601
+LOOPBACK_DATAGRAM = 8192
+"""Bytes of a datagram where none is ever cut in pieces."""
+DATAGRAM = 1408
+"""Bytes of a datagram elsewhere: fits what nearly every path carries, tunnels included."""
+JUMBO_DATAGRAM = 8912
+"""Bytes of a datagram on links with large frames; tried first, and refused at once by others."""
+SMALL_DATAGRAM = 1232
+"""Bytes of a datagram that every path with IPv6 must carry."""
+WINDOW_MIN = 65536
+"""Bytes of the smallest window: less than one run of datagrams as the kernel hands it over."""
+COPY_SIZE = 262144
+"""Bytes of a listener's ring for small pieces, per session; clients' rings are as large as their
+window."""
+NS_PER_MS = 1_000_000
+SO_RCVBUFFORCE = 33
+SO_SNDBUFFORCE = 32
+IP_PMTUDISC_PROBE = 3
+"""Set the don't-fragment bit, and believe nobody about the path but who answers."""
+IP_MTU_DISCOVER = 10
+IPV6_MTU_DISCOVER = 23
+SCALE = 1 << 32
+
+
+class DialOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Options of a client's URL."""
+
+    mtu: Annotated[int, msgspec.Meta(ge=0, le=65507)] = 0
+    """Bytes of the largest datagram; 0: found out, 8192 on loopback, elsewhere 1408 unless the path
+    takes larger ones."""
+    window: ByteSize = ByteSize(2 << 20)
+    """Bytes that may be under way in each direction; what the socket's buffer cannot hold is not
+    offered."""
+    buffer: ByteSize = ByteSize(4 << 20)
+    """Bytes of the socket's buffers, as far as the system allows (``net.core.rmem_max``)."""
+    liveness: Duration = Duration(lib.HU_LIVENESS * NS_PER_MS)
+    """Silence after which the other side is given up; the other side says something five times as
+    often."""
+    intercept: str = ""
+    """Faults on purpose in what is sent, as in ``loss=1%,seed=7``; see :mod:`hermes.intercept`."""
+    drop: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+    """Share of datagrams that are not sent, on purpose: cheap enough for measurements."""
+    seed: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Number from which the choice of those follows."""
+
+    def check(self, url: Url) -> Interception | None:
+        """What cannot be said in types; the parsed ``intercept``, if it is set.
+
+        Raises:
+            InvalidUrl: it makes no sense.
+        """
+        if self.mtu and self.mtu < lib.HU_DATAGRAM_MIN:
+            raise InvalidUrl(f"{url}: mtu is {lib.HU_DATAGRAM_MIN} at least, or 0")
+        if not WINDOW_MIN <= self.window <= 1 << 30:
+            raise InvalidUrl(f"{url}: window is between 64KiB and 1GiB")
+        liveness_ms = self.liveness // NS_PER_MS
+        if not lib.HU_LIVENESS_MIN <= liveness_ms <= lib.HU_LIVENESS_MAX:
+            raise InvalidUrl(f"{url}: liveness is between 100ms and 1h")
+        if url.path not in ("", "/"):
+            raise InvalidUrl(f"{url}: a udp URL has no path: expected udp://host:port")
+        return Interception.parse(self.intercept) if self.intercept else None
+
+
+class ListenOptions(DialOptions, frozen=True, forbid_unknown_fields=True):
+    """Options of a listener's URL."""
+
+    connections: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 10_000
+    """Sessions served at a time; further ones are refused."""
+    insecure: bool = False
+    """Listen on an address that other machines reach, even if nothing asks peers who they are."""
+
+
+def addresses(url: Url, *, passive: bool) -> list[tuple[socket.AddressFamily, Any]]:
+    """What the URL's host and port stand for, best first.
+
+    Raises:
+        InvalidUrl: the name does not resolve.
+    """
+    port = DEFAULT_PORT if url.port is None else url.port
+    return resolve(url.host or DEFAULT_HOST, port, url=str(url), passive=passive)
+
+
+def is_loopback(address: Any) -> bool:
+    """Whether nobody but this machine can reach it."""
+    ip = ipaddress.ip_address(address[0].partition("%")[0])
+    mapped = getattr(ip, "ipv4_mapped", None)
+    return bool(ip.is_loopback or (mapped is not None and mapped.is_loopback))
+
+
+def host_port(address: Any) -> str:
+    """Printable."""
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def bound(url: Url, family: int, address: Any, options: ListenOptions) -> socket.socket:
+    """A listener's socket.
+
+    Raises:
+        AddressInUse: another socket holds the address.
+        InvalidUrl: there is no such address here, or it is not ours to take.
+    """
+    with contextlib.ExitStack() as undo:
+        sock = _made(family, options)
+        undo.callback(sock.close)
+        try:
+            sock.bind(address)
+        except OSError as error:
+            raise _cannot_listen(url, address, error) from error
+        undo.pop_all()
+        return sock
+
+
+def connected(family: int, address: Any, options: DialOptions) -> socket.socket:
+    """A client's socket.  Raises OSError."""
+    with contextlib.ExitStack() as undo:
+        sock = _made(family, options)
+        undo.callback(sock.close)
+        sock.connect(address)
+        undo.pop_all()
+        return sock
+
+
+def sizes(options: DialOptions, address: Any) -> list[int]:
+    """Bytes of datagrams to try towards ``address``, the largest first."""
+    if options.mtu:
+        return [options.mtu]
+    first = [LOOPBACK_DATAGRAM] if is_loopback(address) else [JUMBO_DATAGRAM]
+    return [*first, DATAGRAM, SMALL_DATAGRAM]
+
+
+def native_options(
+    sock: socket.socket, options: DialOptions, *, tap_fd: int, listens: bool, sessions: int
+) -> Any:
+    """``hu_options`` for a socket."""
+    native = ffi.new("hu_options *")
+    native.fd = sock.fileno()
+    native.tap_fd = tap_fd
+    native.listens = listens
+    native.sessions_max = sessions
+    native.datagram = options.mtu or lib.HU_DATAGRAM_MAX
+    native.liveness_ms = options.liveness // NS_PER_MS
+    native.window = _window(sock, options)
+    native.copy_size = COPY_SIZE if listens else native.window
+    native.drop = int(options.drop * SCALE)
+    native.seed = options.seed + (0 if listens else 1)
+    native.secret = os.urandom(32)
+    return native
+
+
+def _window(sock: socket.socket, options: DialOptions) -> int:
+    """A power of two that the socket's buffer holds, with what the kernel adds to each datagram."""
+    room = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
+    size = max(WINDOW_MIN, min(options.window, room))
+    return 1 << (size.bit_length() - 1)
+
+
+def _made(family: int, options: DialOptions) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    sock.setblocking(False)
+    if family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # a URL means what it says
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, IP_PMTUDISC_PROBE)
+    else:
+        sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE)
+    for forced, asked in (
+        (SO_RCVBUFFORCE, socket.SO_RCVBUF),
+        (SO_SNDBUFFORCE, socket.SO_SNDBUF),
+    ):
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, forced, options.buffer)
+        except OSError:  # not privileged: as much as everybody may have
+            sock.setsockopt(socket.SOL_SOCKET, asked, options.buffer)
+    return sock
+
+
+def _cannot_listen(url: Url, address: Any, error: OSError) -> Exception:
+    host, port = address[:2]
+    if error.errno == errno.EADDRINUSE:
+        return AddressInUse(
+            f"{url}: UDP port {port} of {host} is taken by another process: stop it "
+            f"(`ss -lunp 'sport = :{port}'` names it), or listen on another port (0: any free one)"
+        )
+    if error.errno == errno.EADDRNOTAVAIL:
+        return InvalidUrl(
+            f"{url}: this machine has no address {host}; `ip addr` lists those it has"
+        )
+    if error.errno == errno.EACCES:
+        return InvalidUrl(f"{url}: port {port} needs privileges here; take one of 1024 or above")
+    return InvalidUrl(f"{url}: cannot listen: {error}")
