@@ -152,6 +152,9 @@ class LifecycleContract(Contract):
             f"{len(client.data)} of 300007 bytes arrived, then {client.lost or 'the end of input'}"
         )
         assert client.data.endswith(b"goodbye")
+        client.close()
+        stage.clients.remove(client)
+        stage.until(lambda: connection.lost, "connection_lost() after closing in order")
         assert connection.lost == [None], f"it was closed in order, but lost with {connection.lost}"
 
     def test_closing_the_agent_ends_every_connection(self, stage: Stage) -> None:
