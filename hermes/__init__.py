@@ -30,6 +30,9 @@ _HOMES = {
     "Subscription": "hermes.client",
     "connect": "hermes.client",
     "get_include": "hermes.native.api",
+    "register_plugin": "hermes.plugins",
+    "register_storage": "hermes.plugins",
+    "register_transport": "hermes.plugins",
 }
 
 __all__ = [*sorted(_HOMES), "__version__", "errors"]

@@ -11,5 +11,8 @@ from hermes.client import Start as Start
 from hermes.client import Subscription as Subscription
 from hermes.client import connect as connect
 from hermes.native.api import get_include as get_include
+from hermes.plugins import register_plugin as register_plugin
+from hermes.plugins import register_storage as register_storage
+from hermes.plugins import register_transport as register_transport
 
 __version__: str

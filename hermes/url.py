@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote, unquote
 
 import msgspec
@@ -63,20 +64,34 @@ class Url:
             InvalidUrl: an option is unknown (the closest name is suggested) or has a value of the
             wrong type.
         """
-        known = {option.encode_name: option for option in msgspec.structs.fields(kind)}
-        query = dict(self.query)
-        for name, value in query.items():
-            if name not in known:
-                close = difflib.get_close_matches(name, known, n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else ""
-                listed = ", ".join(sorted(known)) or "none"
-                raise InvalidUrl(f"{self.scheme} has no option {name!r}{hint} (it has: {listed})")
-            if known[name].type is bool:
-                query[name] = BOOLEANS.get(value.lower(), value)
-        try:
-            return msgspec.convert(query, kind, strict=False, dec_hook=units.decode)
-        except msgspec.ValidationError as error:
-            raise InvalidUrl(f"{self}: {error}") from error
+        return parse_options(self.query, kind, owner=self.scheme, source=str(self))
+
+
+def parse_options(
+    values: Mapping[str, Any], kind: type[Options], *, owner: str, source: str
+) -> Options:
+    """A plugin's option struct from what a URL or a configuration says.
+
+    ``owner`` is what has the options, ``source`` where ``values`` stand: both are for messages.
+
+    Raises:
+        InvalidUrl: an option is unknown (the closest name is suggested) or has a value of the
+        wrong type.
+    """
+    known = {option.encode_name: option for option in msgspec.structs.fields(kind)}
+    found = dict(values)
+    for name, value in values.items():
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            listed = ", ".join(sorted(known)) or "none"
+            raise InvalidUrl(f"{owner} has no option {name!r}{hint} (it has: {listed})")
+        if known[name].type is bool and isinstance(value, str):
+            found[name] = BOOLEANS.get(value.lower(), value)
+    try:
+        return msgspec.convert(found, kind, strict=False, dec_hook=units.decode)
+    except msgspec.ValidationError as error:
+        raise InvalidUrl(f"{source}: {error}") from error
 
 
 def parse_url(text: str) -> Url:

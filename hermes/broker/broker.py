@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 from hermes.broker import queries
 from hermes.broker.config import Config, from_values
+from hermes.broker.hooks import Hooks
 from hermes.broker.kernel import Kernel
 from hermes.broker.loop import Loop
 from hermes.broker.streams import Streams
@@ -47,7 +48,8 @@ class Broker:
     ``with``.
 
     Takes a :class:`~hermes.broker.config.Config`, or its fields as keyword arguments with plain
-    values, as in ``Broker(listeners=["inproc://orders"], storage="memory:")``.
+    values, as in ``Broker(listeners=["inproc://orders"], storage="memory:")``.  ``registry`` is
+    where plugins are looked up, instead of what is installed.
 
     Threads: :meth:`run` serves in the caller's; :meth:`stop`, :meth:`stats` and the properties may
     be used by any.
@@ -57,17 +59,18 @@ class Broker:
         self,
         config: Config | None = None,
         *,
-        plugins: Plugins | None = None,
+        registry: Plugins | None = None,
         progress: Progress | None = None,
         **settings: Any,
     ) -> None:
         if config is not None and settings:
             raise TypeError("pass a Config or its fields, not both")
         self.config = config if config is not None else from_values(settings)
-        self._plugins = plugins
+        self._registry = registry
         self._progress = progress
         self._kernel: Kernel | None = None
         self._loop: Loop | None = None
+        self._hooks: Hooks | None = None
         self._undo = ExitStack()
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
@@ -79,11 +82,11 @@ class Broker:
     # Opening.
 
     def open(self) -> None:
-        """Open the storage and bind every listener; nothing is served yet.
+        """Activate the plugins, open the storage and bind every listener; nothing is served yet.
 
         Raises:
             InvalidUrl, InvalidConfig: the configuration makes no sense.
-            PluginNotFound, PluginFailed: a transport or storage cannot be used.
+            PluginNotFound, PluginFailed: a transport, storage or other plugin cannot be used.
             AddressInUse, DirectoryLocked, StorageFailed, StorageFull, StorageDamaged: the machine
             says no.
         """
@@ -96,17 +99,20 @@ class Broker:
             self._undo = undo.pop_all()
 
     def _open(self, undo: ExitStack) -> None:
-        config, plugins = self.config, self._plugins or default_plugins()
+        config, plugins = self.config, self._registry or default_plugins()
         urls = [parse_url(text) for text in config.listeners]
         transports = [plugins.transport(url.scheme) for url in urls]
         place = parse_url(config.storage)
-        storage = plugins.storage(place.scheme).open(place)
+        backend = plugins.storage(place.scheme)
+        hooks = self._hooks = Hooks(plugins, config.plugins)
+        undo.callback(hooks.stopped)
+        storage = backend.open(place)
         undo.callback(storage.close)
         streams = Streams(config, storage, self._progress)
         undo.callback(streams.close)
         loop = Loop(idle=config.idle, spin_ns=int(config.spin))
         undo.callback(loop.close)
-        kernel = Kernel(config, storage, streams, loop)
+        kernel = Kernel(config, storage, streams, loop, hooks)
         undo.callback(kernel.positions.close)
         for url, transport in zip(urls, transports, strict=True):
             agent = transport.listen(url, kernel)
@@ -116,6 +122,7 @@ class Broker:
         kernel.watch_logs()
         if len(kernel.agents) == 1:  # others would wait meanwhile
             kernel.express_spin_ns = loop.spin_ns
+        hooks.started(kernel.describe())
         self._kernel, self._loop = kernel, loop
 
     # What is there.
@@ -142,6 +149,12 @@ class Broker:
     def storage_url(self) -> str:
         """Where it keeps its streams."""
         return self._opened().storage.url
+
+    @property
+    def plugins(self) -> list[str]:
+        """The plugins it has activated, in the order in which they are asked."""
+        self._opened()
+        return self._hooks.names if self._hooks is not None else []
 
     def streams(self) -> list[dict[str, Any]]:
         """Every stream: what it holds, claims and keeps."""

@@ -127,11 +127,17 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_
     streams: list[StreamConfig] = []
     """Streams beside ``default``, or ``default`` itself with settings of its own."""
     limits: Limits = msgspec.field(default_factory=Limits)
+    plugins: dict[str, dict[str, Any]] = {}
+    """Plugins to activate, each with its options, in the order in which they are asked."""
+    metrics: Duration = Duration(10 * NS_PER_S)
+    """How often plugins that want the broker's counters get them."""
 
     def __post_init__(self) -> None:
         _check_streams(self.streams)
         if not self.listeners:
             raise ValueError("a broker needs at least one listener")
+        if self.metrics <= 0:
+            raise ValueError("metrics is a time over 0")
 
     def all_streams(self) -> list[StreamConfig]:
         """Every stream, ``default`` first."""
@@ -183,6 +189,8 @@ def to_values(config: Config) -> dict[str, Any]:
             }
         if isinstance(value, list):
             return [spell(item) for item in value]
+        if isinstance(value, dict):
+            return {key: spell(item) for key, item in value.items()}
         return encode(value) if isinstance(value, Retention | ByteSize | Duration) else value
 
     spelled: dict[str, Any] = spell(config)

@@ -16,10 +16,13 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from hermes.broker.queries import INSPECTIONS
 from hermes.broker.subscriptions import RequestRefused, Subscription
 from hermes.errors import HermesError, InvalidTopic, Refused
+from hermes.hookspecs import ConnectionInfo, Denial, Grant
 from hermes.native.envelopes import address_of
 from hermes.native.express import CURSORS_MAX, INPUT, READ_SIZE, WORK, Express, Result
+from hermes.native.patterns import covers
 from hermes.native.stream import Deliver, Ingest
 from hermes.transport import Peer
 from hermes.wire import messages as m
@@ -93,6 +96,7 @@ class Connection:
         "_flight",
         "_flight_size",
         "_have",
+        "_info",
         "_ingest",
         "_kernel",
         "_lost",
@@ -117,6 +121,7 @@ class Connection:
         "bytes_out",
         "closing",
         "deliveries",
+        "grant",
         "number",
         "opened_ns",
         "paused",
@@ -133,6 +138,9 @@ class Connection:
         self.bytes_in = 0
         self.bytes_out = 0
         self.deliveries = 0
+        self.grant: Grant | None = None
+        """What the peer may do, if the broker asks; None: everything."""
+        self._info: ConnectionInfo | None = None
         self._seen_out = 0
         self._kernel = kernel
         self._queue = queue
@@ -274,6 +282,8 @@ class Connection:
         self._express = None
         self._ingest.close()
         self._kernel.forget(self)
+        if self._info is not None:
+            self._kernel.hooks.connection_closed(self._info, error)
 
     # Output: what a transport calls.
 
@@ -421,6 +431,22 @@ class Connection:
         """Whether the peer has said who it is."""
         return self._protocol.hello is not None
 
+    @property
+    def identity(self) -> str | None:
+        """Who the peer is: proven if the broker authenticates, else what the transport has proven
+        or the peer claims."""
+        if self.grant is not None:
+            return self.grant.identity
+        hello = self._protocol.hello
+        return self.peer.identity or (hello.identity if hello else None)
+
+    def has_owner_of(self, other: Connection) -> bool:
+        """Whether ``other`` may take over what this connection has: the same identity, where the
+        broker asks for one."""
+        return self.grant is None or (
+            other.grant is not None and other.grant.identity == self.grant.identity
+        )
+
     def describe(self) -> dict[str, object]:
         """For ``hermes stats``."""
         hello = self._protocol.hello
@@ -429,7 +455,7 @@ class Connection:
             "transport": self.peer.transport,
             "address": self.peer.address,
             "client": hello.client if hello else "",
-            "identity": hello.identity if hello else None,
+            "identity": self.identity,
             "state": self._protocol.state.value,
             "age_ns": time.monotonic_ns() - self.opened_ns,
             "bytes_in": self.bytes_in,
@@ -571,15 +597,42 @@ class Connection:
 
     def _on_hello(self, hello: m.Hello) -> None:
         kernel = self._kernel
+        if kernel.authenticates and not self._admit(hello):
+            return
         self._protocol.welcome(
             server=kernel.server, broker_id=kernel.broker_id, durable=kernel.durable
         )
+        if kernel.hooks.follows_connections:
+            self._info = ConnectionInfo(self.number, self.peer, hello.client, self.identity)
+            kernel.hooks.connection_opened(self._info)
+
+    def _admit(self, hello: m.Hello) -> bool:
+        """Ask who decides; whether the peer may come in."""
+        credentials, hello.credentials = hello.credentials, {}  # nobody needs them any more
+        answer = self._kernel.hooks.authenticate(self.peer, hello.identity, credentials)
+        if isinstance(answer, Denial):
+            self._kernel.denials += 1
+            LOG.warning("%s (%s) was refused", self.peer.address, self.peer.transport)
+            self.refuse("authentication_failed", answer.reason)
+            return False
+        self.grant = answer
+        if ">" not in answer.publish:
+            self._ingest.restrict(answer.publish)
+        return True
 
     def _on_open(self, request: m.Open) -> None:
         if request.ack == "durable" and not self._kernel.durable:
             self._protocol.error(
                 "durable_unavailable",
                 f"the storage {self._kernel.storage.url} keeps nothing on disk",
+                publisher=request.publisher,
+                fatal=True,
+            )
+            return
+        if not self._kernel.may_claim_publisher(request.publisher_id, self):
+            self._protocol.error(
+                "not_allowed",
+                f"publisher id {request.publisher_id.hex()} is another identity's: take another",
                 publisher=request.publisher,
                 fatal=True,
             )
@@ -597,6 +650,7 @@ class Connection:
         number, name = request.subscription, request.durable
         subscription = Subscription(self, request)
         try:
+            self._check_grant(request)
             stored = kernel.claim_durable(name, subscription) if name is not None else None
             subscription.open(kernel.streams, request.start, stored)
         except RequestRefused as error:
@@ -614,6 +668,20 @@ class Connection:
                 self.activate(reader)
             return
         kernel.release_durable(subscription)
+
+    def _check_grant(self, request: m.Subscribe) -> None:
+        """Raises RequestRefused unless the peer may have all that the filter can match."""
+        grant = self.grant
+        if grant is None:
+            return
+        prefix = request.kind == "prefix"
+        if not any(covers(allowed, request.filter, prefix=prefix) for allowed in grant.subscribe):
+            may = ", ".join(grant.subscribe) or "nothing"
+            raise RequestRefused(
+                "not_allowed",
+                f"{grant.identity!r} may not subscribe to all of {request.filter!r}; it may to: "
+                f"{may}",
+            )
 
     def _on_unsubscribe(self, request: m.Unsubscribe) -> None:
         subscription = self._subscriptions.pop(request.subscription, None)
@@ -655,8 +723,14 @@ class Connection:
         return None
 
     def _on_query(self, request: m.Query) -> None:
-        pages = self._kernel.answer(request.what, request.arguments)
-        if pages is None:
+        pages = self._kernel.answer(request.what, request.arguments, self.grant)
+        if self.grant is not None and not self.grant.inspect and request.what in INSPECTIONS:
+            self._protocol.error(
+                "not_allowed",
+                f"{self.grant.identity!r} may not ask for {request.what!r}",
+                query=request.query,
+            )
+        elif pages is None:
             self._protocol.error(
                 "unknown_query",
                 f"no answer to {request.what!r}; ask for one of: "

@@ -16,14 +16,17 @@ from typing import TYPE_CHECKING
 from hermes.broker import queries
 from hermes.broker.config import Config
 from hermes.broker.connection import Connection
+from hermes.broker.hooks import Hooks
 from hermes.broker.loop import Loop
 from hermes.broker.positions import Positions
 from hermes.broker.streams import Place, Streams, message_max
 from hermes.broker.subscriptions import RequestRefused
 from hermes.errors import HermesError, Refused
+from hermes.hookspecs import BrokerInfo, Grant, ListenerInfo
 from hermes.native.envelopes import address_of
 from hermes.storage import Storage
 from hermes.transport import Agent, Peer
+from hermes.url import parse_url
 from hermes.wire.messages import PUBLISHER_ID_SIZE, Limits
 
 if TYPE_CHECKING:
@@ -60,11 +63,18 @@ class Kernel:
     """What a transport may ask of the broker, and what the loop asks of it."""
 
     questions = queries.QUESTIONS
-    authenticates = False
-    """Nothing asks peers who they are."""
 
-    def __init__(self, config: Config, storage: Storage, streams: Streams, loop: Loop) -> None:
+    def __init__(
+        self,
+        config: Config,
+        storage: Storage,
+        streams: Streams,
+        loop: Loop,
+        hooks: Hooks | None = None,
+    ) -> None:
         self.config = config
+        self.hooks = Hooks() if hooks is None else hooks
+        self.authenticates = self.hooks.authenticates
         self.storage = storage
         self.streams = streams
         self.loop = loop
@@ -80,8 +90,11 @@ class Kernel:
             publishers_max=config.limits.publishers,
             subscriptions_max=config.limits.subscriptions,
         )
-        self.scratch = memoryview(bytearray(SCRATCH_SIZE))
-        self.scratch_address = address_of(self.scratch)
+        scratch = bytearray(SCRATCH_SIZE)
+        self.scratch = memoryview(scratch)
+        # Of the bytes, not of the view: CPython 3.11 crashes when a view that something refers to
+        # becomes garbage in a circle, as a kernel is after an exception.
+        self.scratch_address = address_of(scratch)
         self.moved = 0
         """Bit set of the streams appended to since they were last looked at."""
         self.follow_epoch = 0
@@ -92,6 +105,7 @@ class Kernel:
         self.unfinished = False
         self.syncing = False
         self.refusals = 0
+        self.denials = 0
         self.violations = 0
         self.failures = 0
         self.connections_total = 0
@@ -208,6 +222,11 @@ class Kernel:
         if name is not None and self._durables.get(name) is subscription:
             del self._durables[name]
 
+    def may_claim_publisher(self, identity: bytes, connection: Connection) -> bool:
+        """Whether nobody else's connection has this publisher id open."""
+        older = self._publishers.get(identity)
+        return older is None or older.connection.has_owner_of(connection)
+
     def claim_publisher(self, publisher: Publisher) -> None:
         """``publisher`` was opened: whoever else has its id must not append any more.
 
@@ -240,10 +259,24 @@ class Kernel:
         self._awaiting[connection.number] = connection
         return targets
 
-    def answer(self, what: str, arguments: dict[str, str]) -> Iterator[tuple[object, bool]] | None:
+    def answer(
+        self, what: str, arguments: dict[str, str], grant: Grant | None
+    ) -> Iterator[tuple[object, bool]] | None:
         """Pages of the answer to a query, each with whether another follows; None: nothing to say
-        to this."""
-        return queries.pages(self, what, arguments)
+        to this.  ``grant`` is what the peer may see; None: all."""
+        return queries.pages(self, what, arguments, grant)
+
+    def describe(self) -> BrokerInfo:
+        """What plugins are told of this broker."""
+        return BrokerInfo(
+            broker_id=self.broker_id,
+            server=self.server,
+            listeners=tuple(
+                ListenerInfo(agent.url, parse_url(agent.url).scheme) for agent in self.agents
+            ),
+            storage=self.storage.url,
+            streams=tuple(place.name for place in self.streams),
+        )
 
     # Syncs.
 
@@ -292,6 +325,10 @@ class Kernel:
         self.loop.call_every(PROGRESS_NS, self._mark_progress)
         self.loop.call_every(TRIM_NS, self._trim)
         self.loop.call_every(GREETING_NS, self._dismiss_silent)
+        if self.hooks.measures:
+            self.loop.call_every(
+                int(self.config.metrics), lambda: self.hooks.metrics(queries.counters(self))
+            )
         interval = self.storage.sync_interval_ns
         if interval:
             self.loop.call_every(interval, self._sync_all)
@@ -341,6 +378,7 @@ class Kernel:
     def begin_stop(self) -> None:
         """Take no new connections and close those there are as soon as they have their output."""
         self._stopping = True
+        self.hooks.stopping(self.describe())
         for agent in self.agents:
             agent.stop_accepting()
 

@@ -15,13 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 from hermes.broker.config import to_values
 from hermes.errors import InvalidTopic
+from hermes.hookspecs import EVERYTHING
 from hermes.native.patterns import check_pattern, match
 
 if TYPE_CHECKING:
     from hermes.broker.kernel import Kernel
     from hermes.broker.streams import Place
+    from hermes.hookspecs import Grant
 
 QUESTIONS = ("config", "stats", "streams", "topics")
+INSPECTIONS = ("config", "stats")
+"""Those that tell of other clients or of the machine: a grant has to allow them."""
 PAGE = 2048
 """Topics on a page: with the longest names under the limit of a control frame."""
 CONNECTIONS_PAGE = 512
@@ -30,16 +34,18 @@ CONNECTIONS_PAGE = 512
 Page = tuple[object, bool]
 
 
-def pages(kernel: Kernel, what: str, arguments: dict[str, str]) -> Iterator[Page] | None:
-    """The answer to one query; None if there is none."""
+def pages(
+    kernel: Kernel, what: str, arguments: dict[str, str], grant: Grant | None
+) -> Iterator[Page] | None:
+    """The answer to one query; None if there is none.  ``grant``: what the peer may see."""
     if what == "streams":
         return iter([([describe(place) for place in kernel.streams], False)])
     if what == "topics":
-        return _topics(kernel, arguments)
+        return _topics(kernel, arguments, grant)
     if what == "stats":
         return _stats(kernel)
     if what == "config":
-        return iter([(to_values(kernel.config), False)])
+        return iter([(_configuration(kernel), False)])
     return None
 
 
@@ -80,14 +86,22 @@ def counters(kernel: Kernel) -> dict[str, Any]:
         },
         "connections": {"open": len(kernel.connections), "total": kernel.connections_total},
         "refusals": kernel.refusals,
+        "denials": kernel.denials,
         "violations": kernel.violations,
         "failures": kernel.failures,
+        "plugins": {"active": kernel.hooks.names, "failures": kernel.hooks.failures},
         "durable_names": len(kernel.positions.names()),
         "position_saves": kernel.positions.saves,
         "unpinned_bytes": kernel.copied_bytes,
         "listeners": [{"url": agent.url, **agent.counters()} for agent in kernel.agents],
         "streams": {place.name: _stream_counters(place) for place in kernel.streams},
     }
+
+
+def _configuration(kernel: Kernel) -> dict[str, Any]:
+    """What it was started with; of plugins' options only the names: a value may be a secret."""
+    values = to_values(kernel.config)
+    return {**values, "plugins": {name: list(of) for name, of in values["plugins"].items()}}
 
 
 def _stream_counters(place: Place) -> dict[str, int]:
@@ -122,8 +136,10 @@ def _stats(kernel: Kernel) -> Iterator[Page]:
         described = {}
 
 
-def _topics(kernel: Kernel, arguments: dict[str, str]) -> Iterator[Page]:
-    """Topics of the stream and pattern asked for, page by page; an unknown stream has none."""
+def _topics(kernel: Kernel, arguments: dict[str, str], grant: Grant | None) -> Iterator[Page]:
+    """Topics of the stream and pattern asked for, page by page; an unknown stream has none.  A peer
+    sees what it may subscribe to."""
+    allowed = EVERYTHING if grant is None or ">" in grant.subscribe else grant.subscribe
     pattern, only = arguments.get("pattern", ">"), arguments.get("stream")
     try:
         check_pattern(pattern)
@@ -144,7 +160,8 @@ def _topics(kernel: Kernel, arguments: dict[str, str]) -> Iterator[Page]:
                     "messages": topic.messages,
                 }
                 for topic in topics
-                if pattern == ">" or match(pattern, topic.name)
+                if (pattern == ">" or match(pattern, topic.name))
+                and (allowed == EVERYTHING or any(match(one, topic.name) for one in allowed))
             ]
             if page:
                 yield page, True

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hermes.cli.command import SETTINGS, closest
+from hermes.cli.options import no_plugin_option
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -29,6 +30,7 @@ COMMANDS: dict[str, str] = {
     "log": "Look into a data directory: inspect, verify, dump.",
     "plugins": "List, examine, write and test plugins.",
     "tune": "Find what costs latency on this machine; change it, and back.",
+    "bench": "Measure transports, side by side and honestly.",
     "demo": "Measure a broker on this machine, with nothing set up.",
     "version": "Show versions.",
 }
@@ -141,5 +143,6 @@ def show_version(ctx: click.Context, param: click.Parameter, value: Any) -> None
     callback=show_version,
     help="Show the version and exit.",
 )
+@no_plugin_option
 def app() -> None:
     """The root of all commands."""

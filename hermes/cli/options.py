@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from datetime import datetime
@@ -96,6 +97,27 @@ def json_option(function: Function) -> Function:
         "as_json",
         is_flag=True,
         help="Machine-readable output: JSON, documented in docs/cli.md.",
+    )(function)
+
+
+def exclude_plugins(ctx: click.Context, param: click.Parameter, names: tuple[str, ...]) -> None:
+    """Put the names where this process and its children look."""
+    if names and not ctx.resilient_parsing:
+        from hermes.selection import VARIABLE, excluding
+
+        os.environ[VARIABLE] = excluding(os.environ.get(VARIABLE), names)
+
+
+def no_plugin_option(function: Function) -> Function:
+    """``--no-plugin NAME``: takes effect while the command line is read."""
+    return click.option(
+        "--no-plugin",
+        multiple=True,
+        is_eager=True,
+        expose_value=False,
+        callback=exclude_plugins,
+        metavar="NAME",
+        help="Do as if this plugin, built-in or not, were not installed; may be repeated.",
     )(function)
 
 

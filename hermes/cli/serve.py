@@ -10,15 +10,16 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from hermes.cli.command import Command
 from hermes.cli.exits import ExitCode
-from hermes.cli.options import intercept_option, intercepted, json_option
+from hermes.cli.options import intercept_option, intercepted, json_option, no_plugin_option
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -106,6 +107,14 @@ if TYPE_CHECKING:
     metavar="BYTES",
     help="Size of a segment file: retention removes whole ones.  [default: 128MiB]",
 )
+@click.option(
+    "--plugin",
+    "plugins",
+    multiple=True,
+    metavar="NAME[?OPTION=VALUE]",
+    help="Activate a plugin; may be repeated.  `hermes plugins list` has those there are.",
+)
+@no_plugin_option
 @intercept_option
 @json_option
 def command(
@@ -117,6 +126,7 @@ def command(
     ready_file: Path | None,
     retention: str | None,
     segment: str | None,
+    plugins: tuple[str, ...],
     intercept: str | None,
     as_json: bool,
 ) -> None:
@@ -136,6 +146,7 @@ def command(
             "segment": segment,
         },
         [parse_stream(text) for text in streams],
+        dict(parse_plugin(text) for text in plugins),
     )
     config.listeners = [intercepted(url, intercept) for url in config.listeners]
     serve(config, ready_file, as_json=as_json)
@@ -154,16 +165,42 @@ def parse_stream(text: str) -> dict[str, Any]:
     return {"name": name.strip(), "patterns": listed}
 
 
-def configure(file: Path | None, flags: dict[str, Any], streams: list[dict[str, Any]]) -> Config:
+def parse_plugin(text: str) -> tuple[str, dict[str, str]]:
+    """``NAME[?OPTION=VALUE&...]`` as one ``[plugins.NAME]`` table."""
+    from hermes.errors import InvalidUrl
+    from hermes.url import parse_url
+
+    try:
+        url = parse_url(text if "?" not in text else text.replace("?", ":?", 1))
+    except InvalidUrl as error:
+        raise click.BadParameter(
+            f"{text!r} is not NAME[?OPTION=VALUE], as in 'tokens?file=users.toml' (quoted, because "
+            "of the shell)",
+            param_hint="--plugin",
+        ) from error
+    if url.path or url.scheme_has_authority:
+        raise click.BadParameter(
+            f"{text!r} is not NAME[?OPTION=VALUE]: options stand behind a '?'",
+            param_hint="--plugin",
+        )
+    return url.scheme, url.query
+
+
+def configure(
+    file: Path | None,
+    flags: dict[str, Any],
+    streams: list[dict[str, Any]],
+    plugins: Mapping[str, dict[str, str]] = MappingProxyType({}),
+) -> Config:
     """The file's configuration, flags laid over it; a ``--stream`` replaces the patterns of one
-    in the file.
+    in the file, a ``--plugin`` the options of one.
 
     Raises:
         InvalidConfig: the file or a flag says something that cannot be.
     """
     from hermes.broker import config as configuration
 
-    if file is None and not streams:
+    if file is None and not streams and not plugins:
         values: dict[str, Any] = {}
     else:
         loaded = configuration.load(file) if file is not None else configuration.Config()
@@ -181,6 +218,7 @@ def configure(file: Path | None, flags: dict[str, Any], streams: list[dict[str, 
         else:
             tables.append(stream)
     values["streams"] = tables
+    values["plugins"] = {**values.get("plugins", {}), **plugins}
     return configuration.from_values(
         values, source="the command line" if file is None else f"{file} and the command line"
     )
@@ -297,13 +335,22 @@ def announce(broker: Broker, ready: dict[str, Any], *, as_json: bool) -> None:
             {key: stream[key] for key in ("name", "patterns", "retention_bytes", "retention_ns")}
             for stream in streams
         ]
-        print_json({**ready, "storage": broker.storage_url, "streams": kept})
+        print_json(
+            {
+                **ready,
+                "storage": broker.storage_url,
+                "streams": kept,
+                "plugins": broker.plugins,
+            }
+        )
         return
     for listener in ready["listeners"]:
         click.echo(f"listening on {listener['url']}")
         for role, address in listener.get("doors", {}).items():
             click.echo(f"             {address} ({role})")
     click.echo(f"storing in   {broker.storage_url}")
+    if broker.plugins:
+        click.echo(f"plugins      {', '.join(broker.plugins)}")
     for stream in streams:
         size, age_ns = stream["retention_bytes"], stream["retention_ns"]
         bounds = [str(ByteSize(size))] if size else []

@@ -15,7 +15,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -79,6 +79,8 @@ def connect(
     reconnect: bool | float = True,
     spin: float = 0.0,
     queue_bytes: int = QUEUE_MAX,
+    identity: str | None = None,
+    credentials: Mapping[str, str] | None = None,
 ) -> Client:
     """Connect to a broker.
 
@@ -87,7 +89,9 @@ def connect(
     ``hermes stats``.  ``reconnect``: seconds to go on trying after a connection broke; True: 30;
     False: not at all.  ``spin``: seconds to try reading before a thread that waits for messages is
     put to sleep: saves the wake-up, burns a core meanwhile.  ``queue_bytes``: what a subscription
-    may have waiting while others on this client are read.
+    may have waiting while others on this client are read.  ``identity`` and ``credentials``: who
+    we say we are, and what proves it, for a broker that asks; as in ``tcp://NAME:PASSWORD@HOST``,
+    where the password is the credential ``password``.  They are never logged.
 
     Raises:
         ConnectFailed: nobody answered there.
@@ -103,6 +107,8 @@ def connect(
         reconnect_s=bound,
         spin_ns=int(spin * NS_PER_S),
         queue_bytes=queue_bytes,
+        identity=identity,
+        credentials=credentials,
     )
 
 
@@ -122,8 +128,13 @@ class Client:
         reconnect_s: float,
         spin_ns: int,
         queue_bytes: int,
+        identity: str | None = None,
+        credentials: Mapping[str, str] | None = None,
     ) -> None:
         self.url = url
+        self._identity = url.username if identity is None else identity
+        password = {} if url.password is None else {"password": url.password}
+        self._credentials = {**password, **(credentials or {})}
         self.timeout = timeout
         """Seconds that calls wait for the broker; None: for ever."""
         self._name = name
@@ -662,8 +673,8 @@ class Client:
         session = self._session
         frames = session.begin(
             client=_introduction(self._name),
-            identity=self.url.username,
-            credentials={} if self.url.password is None else {"password": self.url.password},
+            identity=self._identity,
+            credentials=self._credentials,
         )
         self._inbox.clear()
         link = self._link = Link(channel, self._inbox, self._output)

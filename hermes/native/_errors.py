@@ -25,6 +25,7 @@ _REFUSED: dict[int, str] = {
     lib.HM_EGONE: "gone",
     lib.HM_ELIMIT: "limit",
     lib.HM_EBUSY: "busy",
+    lib.HM_EDENIED: "not_allowed",
 }
 
 _KINDS: dict[int, type[Exception]] = {

@@ -32,6 +32,7 @@ EUNKNOWN: int = lib.HM_EUNKNOWN
 ELIMIT: int = lib.HM_ELIMIT
 ENOSPACE: int = lib.HM_ENOSPACE
 EIO: int = lib.HM_EIO
+EDENIED: int = lib.HM_EDENIED
 
 Buffer = bytes | bytearray | memoryview
 """What input is read from."""

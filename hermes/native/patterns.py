@@ -68,3 +68,18 @@ def overlap(a: str | bytes, b: str | bytes) -> bool:
     check_pattern(b)
     one, other = encoded(a, "pattern"), encoded(b, "pattern")
     return bool(lib.hm_pattern_overlap(one, len(one), other, len(other)))
+
+
+def covers(wide: str | bytes, narrow: str | bytes, *, prefix: bool = False) -> bool:
+    """True if the pattern ``wide`` wants every topic that the pattern ``narrow`` wants, or with
+    ``prefix`` every topic that begins with the bytes of ``narrow``.
+
+    Raises:
+        InvalidTopic: one of the patterns is not legal.
+    """
+    check_pattern(wide)
+    outer, inner = encoded(wide, "pattern"), encoded(narrow, "prefix" if prefix else "pattern")
+    if prefix:
+        return bool(lib.hm_pattern_covers_prefix(outer, len(outer), inner, len(inner)))
+    check_pattern(narrow)
+    return bool(lib.hm_pattern_covers(outer, len(outer), inner, len(inner)))

@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from hermes.errors import Closed, MessageTooLarge, UsageError
 from hermes.native._core import ffi, lib
 from hermes.native._errors import check
+from hermes.native.patterns import encoded
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -581,6 +582,18 @@ class Ingest:
             MalformedInput: it is not open.
         """
         check(lib.hm_ingest_refuse(self.handle, number), f"refusing publisher {number}")
+
+    def restrict(self, patterns: Iterable[str]) -> None:
+        """Let only the topics of ``patterns`` be published from now on; called once, at most.
+
+        Raises:
+            InvalidTopic: one of them is not legal.
+            Refused: there are too many.
+        """
+        check(lib.hm_ingest_restrict(self.handle), "restricting a connection")
+        for pattern in patterns:
+            name = encoded(pattern, "pattern")
+            check(lib.hm_ingest_allow(self.handle, name, len(name)), f"granting {pattern!r}")
 
     def feed(self, data: Any, size: int, now_ns: int) -> Any:
         """Take what can be taken of ``size`` bytes at ``data`` (a ``uint8_t *`` of cffi); see

@@ -85,7 +85,7 @@ class EchoConnection:
         """The blocks released last."""
         self._kernel = kernel
         self._waiting: deque[Block] = deque()  # not advanced over in full
-        self._waiting_size = 0
+        self._pending_size = 0
         self._flight: deque[Block] = deque()  # advanced over, not released in full
         self._pulled = 0  # bytes handed out and not advanced over
         self._marked = False
@@ -97,7 +97,7 @@ class EchoConnection:
         """Have ``data`` sent behind what waits already."""
         if len(data):
             self._waiting.append(Block(data))
-            self._waiting_size += len(data)
+            self._pending_size += len(data)
         self.mark()
 
     def close(self) -> None:
@@ -112,9 +112,9 @@ class EchoConnection:
             self._kernel.woken.append(self)
 
     @property
-    def waiting(self) -> int:
+    def pending(self) -> int:
         """Bytes of output that the medium has not taken."""
-        return self._waiting_size
+        return self._pending_size
 
     @property
     def in_flight(self) -> int:
@@ -163,7 +163,7 @@ class EchoConnection:
         self._refill(limit)
         views = list(self._views(limit))
         self._pulled = max(self._pulled, sum(map(len, views)))
-        self.paused = self._waiting_size > self._kernel.waiting_max
+        self.paused = self._pending_size > self._kernel.pending_max
         return views
 
     def advance(self, nbytes: int) -> None:
@@ -177,7 +177,7 @@ class EchoConnection:
             return
         self.advanced += nbytes
         self._pulled -= nbytes
-        self._waiting_size -= nbytes
+        self._pending_size -= nbytes
         while nbytes:
             block = self._waiting[0]
             if not block.advanced:
@@ -236,16 +236,16 @@ class EchoConnection:
             self.kept += data
         if self._kernel.echo:
             self.send(data)
-        self.paused = self._waiting_size > self._kernel.waiting_max
+        self.paused = self._pending_size > self._kernel.pending_max
 
     def _refill(self, limit: int) -> None:
-        while self.source is not None and self._waiting_size < limit:
+        while self.source is not None and self._pending_size < limit:
             data = next(self.source, None)
             if data is None:
                 self.source = None
             else:
                 self._waiting.append(Block(data))
-                self._waiting_size += len(data)
+                self._pending_size += len(data)
 
     def _views(self, limit: int) -> Iterator[memoryview]:
         view_max = self._kernel.view_max
@@ -291,7 +291,7 @@ class EchoKernel:
         self.authenticates = False
         self.connections_max = 1_000_000
         """Connections made before further peers are refused."""
-        self.waiting_max = 1 << 30
+        self.pending_max = 1 << 30
         """Bytes of output that may wait before a connection is paused."""
         self.in_flight_max = IN_FLIGHT_MAX
         self.view_max = 1 << 30

@@ -242,6 +242,7 @@ REFUSAL_CODES: dict[int, str] = {
     envelopes.ETOPIC: "topic_refused",
     envelopes.ENOSPACE: "storage_full",
     envelopes.EIO: "storage_failed",
+    envelopes.EDENIED: "not_allowed",
 }
 """The core's error number (positive) to the code of a stream's refusal; others are
 ``publish_refused``."""

@@ -7,17 +7,24 @@ into a shell, `sh serve` into another one which goes on, `sh fails` fails with w
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from hermes.testing.template import Names, project
 from tests.environment import DEADLINE_S, Environment
 
 PAGE = (Path(__file__).parents[2] / "docs" / "writing-plugins.md").read_text()
+
+
+PORTS = ("7601", "7602")
+"""What the page takes for free ports; the tests take others."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,15 @@ def chapter(heading: str) -> list[Block]:
     return [Block(*parts) for parts in blocks]
 
 
+def free_ports(count: int) -> list[str]:
+    """Ports that nobody listens on."""
+    with ExitStack() as undo:
+        sockets = [undo.enter_context(socket.socket()) for _ in range(count)]
+        for sock in sockets:
+            sock.bind(("127.0.0.1", 0))
+        return [str(sock.getsockname()[1]) for sock in sockets]
+
+
 class Reader:
     """Somebody who does what the page says, in a folder of their own."""
 
@@ -49,11 +65,14 @@ class Reader:
         self.folder = folder
         self.output = ""
         """What the last shell has printed."""
+        self._ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
         self._servers: list[subprocess.Popen[bytes]] = []
         folder.mkdir()
 
     def do(self, block: Block) -> None:
         """Write the file, or run the commands."""
+        for port, free in self._ports.items():
+            block = replace(block, text=block.text.replace(port, free))
         if block.language != "sh":
             file = self.folder / block.what
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -63,9 +82,9 @@ class Reader:
         elif block.what == "fails":
             self.output = self.environment.shell(block.text, cwd=self.folder, expect=None)
             assert block.below, "say what is printed"
-            assert block.below in self.output
         else:
             self.output = self.environment.shell(block.text, cwd=self.folder)
+        assert block.below in self.output
 
     def _serve(self, line: str) -> None:
         ready = self.folder / "ready.json"
@@ -109,3 +128,34 @@ def test_the_transport_in_fifteen_minutes(reader: Reader) -> None:
 
     assert any("No module named 'hermes_unix.engine'" in output for output in said)
     assert any(output.endswith("101.25\n") for output in said)
+
+
+def test_what_is_quoted_stands_there() -> None:
+    """The pieces of an agent that are explained are those that `hermes plugins new` writes."""
+    files = project("transport", Names("transport", "pipes"), hermes_version="1", medium="packets")
+
+    blocks = chapter("What a transport owes")
+
+    assert blocks
+    for block in blocks:
+        assert block.text in files[f"src/hermes_pipes/{block.what}"], block.text
+
+
+@pytest.mark.slow
+def test_the_gateway(reader: Reader) -> None:
+    """Lines become messages, and messages lines; what is wrong is answered."""
+    for block in chapter("A gateway: programs that speak something else"):
+        reader.do(block)
+
+    talk, sub = reader.output.splitlines()[-2:]
+    assert talk == "md.xnas.AAPL 1 101.25"
+    assert sub == "md.xnas.AAPL 1 101.25"
+
+
+@pytest.mark.slow
+def test_c_of_its_own(reader: Reader) -> None:
+    """It compiles against the installed headers, and reaches the core through the table."""
+    for block in chapter("C of its own"):
+        reader.do(block)
+
+    assert reader.output.endswith("\n2 12\n")

@@ -762,3 +762,95 @@ def test_publish_says_what_was_refused() -> None:
     assert second == (Feed.REFUSED, -lib.HM_ELENGTH, 0)
     assert len(broker.stored()) == 1
     broker.close()
+
+
+# Grants.
+
+
+def test_only_granted_topics_are_taken(broker: Broker) -> None:
+    """A message outside the grant is refused where it stands, and its topic does not come to be."""
+    ingest = broker.ingest(p1=ALICE)
+    ingest.restrict(["md.*", "orders.>"])
+    data = batch(1, ("md.a", b"1"), ("orders.x.y", b"2"), ("md.a.b", b"3"), ("md.a", b"4"))
+
+    total = feed_all(ingest, [data])
+
+    assert total.outcomes == [Outcome(Feed.REFUSED, -lib.HM_EDENIED, 1, 0, 3)]
+    assert [stored.topic for stored in broker.stored()] == ["md.a", "orders.x.y"]
+    assert [topic.name for topic in broker.streams[0].topics(0, 10)] == ["md.a", "orders.x.y"]
+    ingest.close()
+
+
+def test_a_refused_publisher_goes_on_within_its_grant(broker: Broker) -> None:
+    """Opened again, it is taken; the grant stays."""
+    ingest = broker.ingest(p1=ALICE)
+    ingest.restrict(["a"])
+    feed_all(ingest, [batch(1, ("a", b"1"), ("b", b"no"))])
+
+    ingest.open(1, ALICE)
+    total = feed_all(ingest, [batch(2, ("a", b"2")), batch(3, ("b", b"no"))])
+
+    assert [stored.payload for stored in broker.stored()] == [b"1", b"2"]
+    assert [outcome.sequence for outcome in total.outcomes] == [3]
+    ingest.close()
+
+
+def test_a_grant_of_nothing_takes_nothing(broker: Broker) -> None:
+    """A restriction without patterns refuses every topic."""
+    ingest = broker.ingest(p1=ALICE)
+    ingest.restrict([])
+
+    total = feed_all(ingest, [batch(1, ("a", b"x"))])
+
+    assert [outcome.error for outcome in total.outcomes] == [-lib.HM_EDENIED]
+    assert broker.stored() == []
+    ingest.close()
+
+
+@given(st.lists(st.integers(0, 299), min_size=1, max_size=40))
+@settings(max_examples=30)
+def test_what_is_remembered_never_lets_another_topic_through(numbers: list[int]) -> None:
+    """However many topics come and go, each is judged by the patterns: what the grant remembers of
+    one is never taken for another."""
+    broker = Broker()
+    ingest = broker.ingest(p1=ALICE)
+    ingest.restrict([f"t{i}" for i in range(0, 300, 2)])
+    sequence = 0
+    refused = []
+    for number in numbers:
+        ingest.open(1, ALICE)
+        total = feed_all(ingest, [batch(sequence + 1, (f"t{number}", b"x"))])
+        if total.outcomes:
+            refused.append(number)
+        else:
+            sequence += 1
+
+    assert refused == [number for number in numbers if number % 2]
+    assert [stored.topic for stored in broker.stored()] == [
+        f"t{number}" for number in numbers if number % 2 == 0
+    ]
+    ingest.close()
+    broker.close()
+
+
+@pytest.mark.parametrize("pattern", ["", "a..b", "a.>.b"])
+def test_an_illegal_pattern_cannot_be_granted(broker: Broker, pattern: str) -> None:
+    """It is an error of the caller, and what was granted before it stays."""
+    ingest = broker.ingest(p1=ALICE)
+
+    with pytest.raises(InvalidTopic):
+        ingest.restrict(["a", pattern])
+
+    assert feed_all(ingest, [batch(1, ("a", b"x"))]).messages == 1
+    assert feed_all(ingest, [batch(2, ("b", b"x"))]).outcomes
+    ingest.close()
+
+
+def test_a_grant_has_a_bound(broker: Broker) -> None:
+    """More patterns than a new topic may be held against are refused."""
+    ingest = broker.ingest()
+
+    with pytest.raises(Refused, match="bound"):
+        ingest.restrict(f"t{i}" for i in range(1025))
+
+    ingest.close()

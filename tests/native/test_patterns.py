@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from hermes.errors import InvalidTopic
 from hermes.native import check_pattern, check_topic, match, overlap
+from hermes.native.patterns import covers
 
 LEGAL = ["a", "md.xnas.AAPL", "a*", "*a.>b", "a>.b", "ä.日本", "a b", "x" * 255, "\U0010ffff", "-"]
 ILLEGAL = {
@@ -146,3 +148,63 @@ def test_patterns_whose_common_topics_are_too_long_do_not_overlap() -> None:
     assert not overlap(a, b + "b")
     assert not overlap("a" * 200 + ".>", "*.*." + "b" * 53)
     assert overlap("a" * 200 + ".>", "*.*." + "b" * 52)
+
+
+def topics_about(*names: str) -> list[str]:
+    """Topics that tell patterns of these tokens apart: every order of them, and of one unknown."""
+    used = sorted({token for name in names for token in name.split(".")} - {"*", ">", ""})[:3]
+    depth = max(name.count(".") for name in names) + 2
+    return [
+        ".".join(chosen)
+        for length in range(1, min(depth, 5) + 1)
+        for chosen in itertools.product([*used, "zz"], repeat=length)
+    ]
+
+
+small = st.builds(
+    lambda front, rest: ".".join([*front, *rest]),
+    st.lists(st.sampled_from(["a", "b", "*"]), max_size=3),
+    st.sampled_from([["a"], ["*"], [">"]]),
+)
+
+
+@given(small, small)
+def test_a_pattern_covers_what_matches_nothing_else(wide: str, narrow: str) -> None:
+    """One covers another exactly if every topic of the other is one of its own."""
+    everything = topics_about(wide, narrow)
+
+    expected = all(match(wide, topic) for topic in everything if match(narrow, topic))
+    assert covers(wide, narrow) == expected
+
+
+@given(small, st.lists(st.sampled_from(["a", "b", "aa"]), max_size=3), st.sampled_from(["", "."]))
+def test_a_pattern_covers_a_prefix_whose_topics_it_matches(
+    wide: str, given_tokens: list[str], end: str
+) -> None:
+    """A prefix is covered exactly if every topic that begins with it matches; its last token may
+    be the beginning of a longer one."""
+    prefix = ".".join(given_tokens) + (end if given_tokens else "")
+    everything = topics_about(wide, "a.b.aa.ab.zz" if not prefix else f"{prefix}a.b")
+    beginning = [prefix + rest for rest in ["", "a", "b", "x", "x.y", ".x", "a.a.b", ".x.y.z.v"]]
+    topics = [t for t in (*everything, *beginning) if t.startswith(prefix) and legal(t)]
+
+    expected = all(match(wide, topic) for topic in topics)
+    assert covers(wide, prefix, prefix=True) == expected
+
+
+def legal(topic: str) -> bool:
+    """Whether it has no empty token."""
+    return bool(topic) and all(topic.split("."))
+
+
+def test_a_prefix_need_not_be_text() -> None:
+    """A prefix may end within a character; only what is surely covered is."""
+    assert covers("a.>", b"a.\xc3", prefix=True)
+    assert not covers("a.*", b"a.\xc3", prefix=True)
+
+
+def test_illegal_patterns_cover_nothing() -> None:
+    """Both patterns have to be legal."""
+    for wide, narrow in (("a..b", "a"), ("a", "a..b")):
+        with pytest.raises(InvalidTopic):
+            covers(wide, narrow)

@@ -38,6 +38,19 @@ def test_name_in_use_is_refused_until_it_is_given_back(kernel: Any) -> None:
     listen("inproc://orders", kernel).close()
 
 
+def test_a_number_is_a_name_like_any_other(kernel: Any) -> None:
+    """A number that is asked for is taken or refused; one of our choice is free."""
+    with closing(listen("inproc:", kernel)) as chosen:
+        with pytest.raises(AddressInUse):
+            listen(chosen.url, kernel)
+        following = int(parse_url(chosen.url).host) + 1
+        with (
+            closing(listen(f"inproc://{following}", kernel)) as asked,
+            closing(listen("inproc:", kernel)) as another,
+        ):
+            assert len({chosen.url, asked.url, another.url}) == 3
+
+
 def test_unknown_name_lists_those_in_use(kernel: Any) -> None:
     """Dialling a name nobody has says which there are."""
     with (
@@ -55,13 +68,12 @@ def test_name_is_case_sensitive_and_has_no_port(kernel: Any) -> None:
         listen("inproc://orders:1", kernel)
 
 
-def test_peer_is_known_to_be_local(kernel: Any, drive: Drive) -> None:
-    """A peer of the same process is proven to be on this machine."""
+def test_the_peer_is_named_by_its_process(kernel: Any, drive: Drive) -> None:
+    """Its address is the process it runs in: ours."""
     with closing(listen("inproc:", kernel)) as agent, closing(dial(agent.url)):
         drive(agent, lambda: kernel.connections)
 
-        assert kernel.connections[0].peer.local
-        assert str(os.getpid()) in kernel.connections[0].peer.address
+        assert kernel.connections[0].peer.address == f"pid {os.getpid()}"
 
 
 def test_dialling_from_many_threads(kernel: Any, drive: Drive) -> None:

@@ -60,12 +60,6 @@ def test_a_broker_that_asks_who_peers_are_may_listen_anywhere(kernel: Any) -> No
         assert parse_url(agent.url).port
 
 
-def test_unknown_option_is_refused_with_a_suggestion(kernel: Any) -> None:
-    """A misspelt option names the right one."""
-    with pytest.raises(InvalidUrl, match="did you mean 'nodelay'"):
-        listen("tcp://127.0.0.1:0?nodelya=no", kernel)
-
-
 @pytest.mark.parametrize(
     "query",
     [

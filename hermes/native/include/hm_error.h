@@ -32,6 +32,7 @@ enum {
     HM_ESYS = 22,      /* a system call failed in a way not named above */
     HM_ECLOSED = 23,   /* it was closed */
     HM_ETIMEDOUT = 24, /* the deadline passed first */
+    HM_EDENIED = 25,   /* this peer may not do this */
 };
 
 /* A sentence for a code (positive or negative); never NULL. */

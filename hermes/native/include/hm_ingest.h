@@ -23,6 +23,7 @@
 #define HM_INGEST_H
 
 #include "hm_envelope.h"
+#include "hm_grant.h"
 #include "hm_router.h"
 
 /* cdef-begin -- an opaque ingest. */
@@ -51,6 +52,13 @@ int hm_ingest_close_publisher(hm_ingest *ingest, uint32_t id);
 /* Skips what comes of publisher `id` until it is opened again, as after a refusal.  -HM_EUNKNOWN.
  */
 int hm_ingest_refuse(hm_ingest *ingest, uint32_t id);
+
+/* From now on only what hm_ingest_allow names may be published: a message of another topic is
+ * refused with -HM_EDENIED, before its topic is added anywhere.  Without this call, everything may.
+ * -HM_ENOMEM. */
+int hm_ingest_restrict(hm_ingest *ingest);
+/* After hm_ingest_restrict.  -HM_ETOPIC; -HM_ELIMIT: HM_GRANT_PATTERNS are there; -HM_ENOMEM. */
+int hm_ingest_allow(hm_ingest *ingest, const uint8_t *pattern, uint32_t len);
 
 /* Takes what it can of `data`; see hm_feed.  Call again after each CONTROL (with the frame
  * removed). */

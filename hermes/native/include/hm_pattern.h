@@ -25,6 +25,12 @@ int hm_pattern_match(const uint8_t *pattern, uint32_t pattern_len, const uint8_t
                      uint32_t len);
 /* 1 if some legal topic is wanted by both patterns. */
 int hm_pattern_overlap(const uint8_t *a, uint32_t a_len, const uint8_t *b, uint32_t b_len);
+/* 1 if `wide` wants every topic that `narrow` wants. */
+int hm_pattern_covers(const uint8_t *wide, uint32_t wide_len, const uint8_t *narrow,
+                      uint32_t narrow_len);
+/* 1 if the pattern `wide` wants every topic that begins with the bytes of `prefix`. */
+int hm_pattern_covers_prefix(const uint8_t *wide, uint32_t wide_len, const uint8_t *prefix,
+                             uint32_t prefix_len);
 /* cdef-end */
 
 #endif

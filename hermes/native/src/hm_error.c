@@ -52,6 +52,8 @@ const char *hm_error_text(int code) {
         return "it was closed";
     case HM_ETIMEDOUT:
         return "the deadline passed first";
+    case HM_EDENIED:
+        return "this peer may not do this";
     default:
         return "an unknown error code";
     }

@@ -20,6 +20,7 @@ typedef struct {
 
 struct hm_ingest {
     hm_router *router;
+    hm_grant *grant; /* NULL: everything may be published */
     uint32_t message_max;
     /* The batch that is being taken, if `left` > 0. */
     int skip; /* its frames are nobody's any more */
@@ -210,10 +211,23 @@ void hm_ingest_free(hm_ingest *in) {
         hm_known_close(in->router, in->publishers[i]->known);
         free(in->publishers[i]);
     }
+    hm_grant_free(in->grant);
     free(in->publishers);
     free(in->touched);
     free(in->slots);
     free(in);
+}
+
+int hm_ingest_restrict(hm_ingest *in) {
+    assert(in != NULL);
+    if (in->grant == NULL)
+        in->grant = hm_grant_new();
+    return in->grant == NULL ? -HM_ENOMEM : 0;
+}
+
+int hm_ingest_allow(hm_ingest *in, const uint8_t *pattern, uint32_t len) {
+    assert(in != NULL && in->grant != NULL);
+    return hm_grant_add(in->grant, pattern, len);
 }
 
 /* ---- taking bytes ---- */
@@ -273,6 +287,8 @@ static int accept(const take *t, const uint8_t *frame, uint64_t size) {
     hm_ingest *in = t->in;
     hm_run *run = &in->router->run;
     publisher *who = in->current;
+    if (in->grant != NULL && !hm_grant_allows(in->grant, frame + HM_FRAME_HEADER, frame[6]))
+        return flush(t) == STOP ? STOP : refused(t, who, 0, in->sequence, -HM_EDENIED);
     int error = hm_router_frame(in->router, frame);
     const hm_route *route = &in->router->previous;
     if (error != 0)

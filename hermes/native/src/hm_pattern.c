@@ -137,3 +137,37 @@ int hm_pattern_overlap(const uint8_t *a, uint32_t a_len, const uint8_t *b, uint3
     }
     return !tokens_left(&left) && !tokens_left(&right) && shortest - 1 <= HM_TOPIC_MAX;
 }
+
+int hm_pattern_covers(const uint8_t *wide, uint32_t wide_len, const uint8_t *narrow,
+                      uint32_t narrow_len) {
+    assert(wide != NULL && wide_len > 0);
+    assert(narrow != NULL && narrow_len > 0);
+    tokens allowed = tokens_of(wide, wide_len), wanted = tokens_of(narrow, narrow_len);
+    while (tokens_left(&allowed) && tokens_left(&wanted)) {
+        token may = tokens_next(&allowed);
+        if (is(may, '>'))
+            return 1;
+        token want = tokens_next(&wanted);
+        if (is(want, '>') || (!is(may, '*') && !same(may, want)))
+            return 0;
+    }
+    return !tokens_left(&allowed) && !tokens_left(&wanted);
+}
+
+int hm_pattern_covers_prefix(const uint8_t *wide, uint32_t wide_len, const uint8_t *prefix,
+                             uint32_t prefix_len) {
+    assert(wide != NULL && wide_len > 0);
+    assert(prefix != NULL || prefix_len == 0);
+    static const uint8_t nothing[1];
+    tokens allowed = tokens_of(wide, wide_len);
+    tokens given = tokens_of(prefix_len > 0 ? prefix : nothing, prefix_len);
+    for (;;) {
+        token may = tokens_next(&allowed);
+        if (is(may, '>'))
+            return 1;
+        token have = tokens_next(&given);
+        /* The last one may go on in the topic, and without a '>' more tokens may follow it. */
+        if (!tokens_left(&given) || !tokens_left(&allowed) || (!is(may, '*') && !same(may, have)))
+            return 0;
+    }
+}

@@ -94,7 +94,7 @@ class BackPressureContract(Contract):
 
     def test_a_paused_connection_is_not_read(self, stage: Stage) -> None:
         """While ``paused`` is set at most what was read already comes; afterwards the rest."""
-        stage.kernel.waiting_max = 1 << 20
+        stage.kernel.pending_max = 1 << 20
         client, connection = stage.connect()
         client.keeping = client.reading = False
         data = random.Random(5).randbytes(48 << 20)
@@ -103,7 +103,7 @@ class BackPressureContract(Contract):
 
         assert connection.paused, (
             f"after {connection.received} bytes from a client that does not read its answers, "
-            f"only {connection.waiting} bytes of these wait: all others were taken for it"
+            f"only {connection.pending} bytes of these wait: all others were taken for it"
         )
         assert connection.received_paused <= PAUSE_SLACK, (
             f"Connection.paused: {connection.received_paused} bytes were delivered while the "

@@ -9,7 +9,6 @@ import zlib
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import Any
 
 import pytest
 
@@ -52,8 +51,8 @@ class BrokerContract(Contract):
         """A broker that listens through the transport, in memory, in a thread."""
         with ExitStack() as undo:
             if self.factory is not None:
-                register: Any = plugins.register_transport  # type: ignore[attr-defined]
-                undo.enter_context(register(parse_url(self.url).scheme, self.make))
+                scheme = parse_url(self.url).scheme
+                undo.enter_context(plugins.register_transport(scheme, self.make))
             yield undo.enter_context(
                 hermes.Broker(
                     listeners=[str(free_url())],

@@ -121,7 +121,7 @@ class ExchangeContract(Contract):
         client, connection = stage.connect()
         client.reading = False
         connection.send(b"abcdefgh")
-        stage.until(lambda: not connection.waiting, "output to be taken")
+        stage.until(lambda: not connection.pending, "output to be taken")
         got = bytearray()
 
         def all_there() -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from collections.abc import Callable
 
@@ -84,13 +86,11 @@ class LifecycleContract(Contract):
     @needs("native_fd")
     def test_a_channel_has_the_socket_it_claims(self, stage: Stage) -> None:
         """``stream_fd`` is a connected stream socket that bytes may be written to."""
-        import socket
-
         client, _ = stage.connect()
         descriptor = client.channel.stream_fd
 
         assert descriptor is not None, "Channel.stream_fd: the capability native_fd is claimed"
-        with socket.socket(fileno=_duplicate(descriptor)) as same:
+        with socket.socket(fileno=os.dup(descriptor)) as same:
             assert same.type == socket.SOCK_STREAM
             same.send(b"written by others")
         stage.until(lambda: client.received == 17, "an echo of what was written to stream_fd")
@@ -234,12 +234,6 @@ class LifecycleContract(Contract):
 
         after = Held.now()
         assert after <= before, f"100 listeners left something: {before} became {after}"
-
-
-def _duplicate(descriptor: int) -> int:
-    import os
-
-    return os.dup(descriptor)
 
 
 def cycle(stage: Stage, number: int) -> None:

@@ -213,7 +213,7 @@ class Stage:
     def describe(self) -> str:
         """Where everybody stands, for a message."""
         connections = [
-            f"connection of {c.peer.address}: received {c.received}, waiting {c.waiting}, in "
+            f"connection of {c.peer.address}: received {c.received}, pending {c.pending}, in "
             f"flight {c.in_flight}, paused {c.paused}, closing {c.closing}, lost {c.lost}"
             for c in self.kernel.connections[-DESCRIBED_MAX:]
         ]

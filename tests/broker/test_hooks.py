@@ -1,0 +1,499 @@
+"""Hooks of a broker: when each is called, what an exception does, and that authentication fails
+closed."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from hermes.broker import Broker
+from hermes.errors import InvalidUrl, PluginFailed, PluginNotFound
+from hermes.hookspecs import API_VERSION, Denial, Grant, hookimpl
+from hermes.plugins import Plugins, default_plugins
+from hermes.wire import messages as m
+
+Serve = Callable[..., Broker]
+Connect = Callable[..., Any]
+DEADLINE_S = 10.0
+
+
+class Options(msgspec.Struct, forbid_unknown_fields=True):
+    """What the plugins under test take."""
+
+    size: int = 1
+    """A number."""
+
+
+class Made:
+    """A plugin whose hooks are what the test passes."""
+
+    api_version = API_VERSION
+    options = Options
+
+    def __init__(self, make: Callable[[Any], object]) -> None:
+        self._make = make
+
+    def probe(self) -> str | None:
+        return None
+
+    def activate(self, options: Any) -> object:
+        return self._make(options)
+
+
+class Recorder:
+    """Implements every hook that watches, and notes each call."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, Any]] = []
+        self.threads: set[int] = set()
+
+    def note(self, hook: str, value: Any = None) -> None:
+        self.calls.append((hook, value))
+        self.threads.add(threading.get_ident())
+
+    def names(self) -> list[str]:
+        return [name for name, _ in self.calls]
+
+    @hookimpl
+    def hermes_broker_started(self, broker: Any) -> None:
+        self.note("started", broker)
+
+    @hookimpl
+    def hermes_broker_stopping(self, broker: Any) -> None:
+        self.note("stopping", broker)
+
+    @hookimpl
+    def hermes_broker_stopped(self) -> None:
+        self.note("stopped")
+
+    @hookimpl
+    def hermes_connection_opened(self, connection: Any) -> None:
+        self.note("opened", connection)
+
+    @hookimpl
+    def hermes_connection_closed(self, connection: Any, error: Any) -> None:
+        self.note("closed", (connection, error))
+
+    @hookimpl
+    def hermes_metrics(self, metrics: Any) -> None:
+        self.note("metrics", metrics)
+
+
+@pytest.fixture
+def registry() -> Plugins:
+    """The installed transports and storages, and plugins that the test adds."""
+
+    class Registry(Plugins):
+        def transport(self, scheme: str) -> Any:
+            return default_plugins().transport(scheme)
+
+        def storage(self, scheme: str) -> Any:
+            return default_plugins().storage(scheme)
+
+    return Registry([])
+
+
+def gate(answer: Callable[..., Any]) -> type:
+    """A plugin object that authenticates by ``answer``."""
+
+    class Gate:
+        @hookimpl
+        def hermes_authenticate(self, peer: Any, identity: Any, credentials: Any) -> Any:
+            return answer(identity, dict(credentials))
+
+    return Gate
+
+
+@pytest.fixture
+def guarded(serve: Serve, registry: Plugins) -> Callable[..., Broker]:
+    """A broker that asks these answers, in this order, who may come in."""
+
+    def start(*answers: Callable[..., Any], **settings: Any) -> Broker:
+        for i, answer in enumerate(answers):
+            made = gate(answer)
+            registry.register("plugin", f"gate{i}", lambda made=made: Made(lambda _: made()))
+        plugins = {f"gate{i}": {} for i in range(len(answers))}
+        return serve(registry=registry, plugins=plugins, **settings)
+
+    return start
+
+
+def refusal(connect: Connect, broker: Broker, **hello: Any) -> m.Error:
+    """What a client that says ``hello`` is told."""
+    client = connect(broker, hello=False)
+    client.send(client.protocol.hello(client="test", **hello))
+    error = client.expect(m.Error)
+    client.until_end()
+    found: m.Error = error
+    return found
+
+
+def greet(connect: Connect, broker: Broker, **hello: Any) -> Any:
+    """A client that was welcomed."""
+    client = connect(broker, hello=False)
+    client.send(client.protocol.hello(client="test", **hello))
+    client.until(lambda: client.protocol.welcome)
+    return client
+
+
+# Lifecycle.
+
+
+def test_hooks_follow_a_broker_from_start_to_end(
+    registry: Plugins, serve: Serve, connect: Connect
+) -> None:
+    """started, opened, closed, stopping and stopped come once each, in that order."""
+    recorder = Recorder()
+    registry.register("plugin", "watch", lambda: Made(lambda _: recorder))
+    broker = serve(registry=registry, plugins={"watch": {"size": 3}})
+    client = connect(broker)
+    url = broker.url
+
+    client.goodbye()
+    deadline = time.monotonic() + DEADLINE_S
+    while "closed" not in recorder.names() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    broker.close()
+
+    calls = [call for call in recorder.calls if call[0] != "metrics"]
+    assert [name for name, _ in calls] == ["started", "opened", "closed", "stopping", "stopped"]
+    assert [listener.url for listener in calls[0][1].listeners] == [url]
+    assert calls[0][1].streams == ("default",)
+    assert calls[1][1].client.startswith("test")
+    assert calls[2][1][1] is None
+
+
+def test_a_client_that_never_said_hello_is_no_connection(
+    registry: Plugins, serve: Serve, connect: Connect
+) -> None:
+    """Opened and closed are told of welcomed clients only."""
+    recorder = Recorder()
+    registry.register("plugin", "watch", lambda: Made(lambda _: recorder))
+    with Broker(
+        listeners=["inproc:"], storage="memory:", registry=registry, plugins={"watch": {}}
+    ) as broker:
+        connect(broker, hello=False)
+
+    assert recorder.names() == ["started", "stopping", "stopped"]
+
+
+def test_metrics_are_handed_out_at_the_interval(
+    registry: Plugins, serve: Serve, connect: Connect
+) -> None:
+    """A plugin that wants the counters gets them again and again, in the loop's thread."""
+    recorder = Recorder()
+    registry.register("plugin", "watch", lambda: Made(lambda _: recorder))
+    broker = serve(registry=registry, plugins={"watch": {}}, metrics="5ms")
+    publisher = connect(broker)
+    publisher.open()
+    publisher.acked(publisher.publish("a", b"x"))
+
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        seen = [value for name, value in list(recorder.calls) if name == "metrics"]
+        if seen and seen[-1]["streams"]["default"]["topics"] == 1:
+            break
+        time.sleep(0.001)
+
+    assert seen[-1]["streams"]["default"]["topics"] == 1
+    assert "clients" not in seen[-1]
+
+
+def test_a_hook_that_fails_is_reported_without_its_text(
+    registry: Plugins, serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a watching hook raises harms no client, is counted, and its text is not logged."""
+
+    class Failing:
+        @hookimpl
+        def hermes_connection_opened(self, connection: Any) -> None:
+            raise RuntimeError("s3cret")
+
+    registry.register("plugin", "failing", lambda: Made(lambda _: Failing()))
+    broker = serve(registry=registry, plugins={"failing": {}})
+
+    client = connect(broker)
+    client.settle()
+
+    assert broker.stats()["plugins"] == {"active": ["failing"], "failures": 1}
+    assert "hermes_connection_opened raised RuntimeError" in caplog.text
+    assert "s3cret" not in caplog.text
+
+
+@pytest.mark.parametrize("stage", ["activate", "started"])
+def test_a_plugin_that_cannot_start_keeps_the_broker_from_starting(
+    registry: Plugins, stage: str
+) -> None:
+    """An exception at the start is PluginFailed with the plugin's name; those before it are told
+    that all is over."""
+    recorder = Recorder()
+
+    class Failing:
+        @hookimpl
+        def hermes_broker_started(self, broker: Any) -> None:
+            raise RuntimeError("not today")
+
+    def make(options: Any) -> object:
+        if stage == "activate":
+            raise RuntimeError("not today")
+        return Failing()
+
+    registry.register("plugin", "watch", lambda: Made(lambda _: recorder))
+    registry.register("plugin", "failing", lambda: Made(make))
+    broker = Broker(
+        listeners=["inproc:"],
+        storage="memory:",
+        registry=registry,
+        plugins={"watch": {}, "failing": {}},
+    )
+
+    with pytest.raises(PluginFailed, match=r"'failing'.*not today"):
+        broker.open()
+
+    assert recorder.names() == (["stopped"] if stage == "activate" else ["started", "stopped"])
+
+
+def test_an_unknown_plugin_or_option_is_refused_with_a_suggestion(registry: Plugins) -> None:
+    """A misspelt plugin, and a misspelt option of one, name what was meant."""
+    registry.register("plugin", "watch", lambda: Made(lambda _: Recorder()))
+    settings: dict[str, Any] = {"listeners": ["inproc:"], "storage": "memory:"}
+
+    with pytest.raises(PluginNotFound, match="did you mean 'watch'"):
+        Broker(**settings, registry=registry, plugins={"wath": {}}).open()
+    with pytest.raises(InvalidUrl, match="did you mean 'size'"):
+        Broker(**settings, registry=registry, plugins={"watch": {"sise": 1}}).open()
+
+
+def test_a_misspelt_hook_is_refused(registry: Plugins) -> None:
+    """A hook that does not exist is an error, not one that is silently never called."""
+
+    class Misspelt:
+        @hookimpl
+        def hermes_authenticat(self, peer: Any) -> None: ...
+
+    registry.register("plugin", "typo", lambda: Made(lambda _: Misspelt()))
+
+    with pytest.raises(PluginFailed, match="hermes_authenticat"):
+        Broker(
+            listeners=["inproc:"], storage="memory:", registry=registry, plugins={"typo": {}}
+        ).open()
+
+
+# Authentication.
+
+
+def test_without_a_plugin_everybody_comes_in(serve: Serve, connect: Connect) -> None:
+    """Nobody is asked who they are where no plugin authenticates."""
+    broker = serve()
+
+    client = connect(broker)
+    client.open()
+    client.acked(client.publish("a", b"x"))
+
+    assert broker.stats()["denials"] == 0
+
+
+def test_identity_and_credentials_reach_the_plugin(
+    guarded: Callable[..., Broker], connect: Connect
+) -> None:
+    """What Hello says is what the plugin is asked about; the identity granted is what counts."""
+    seen: list[Any] = []
+
+    def answer(identity: Any, credentials: Any) -> Grant:
+        seen.append((identity, credentials))
+        return Grant("alice", inspect=True)
+
+    broker = guarded(answer)
+
+    client = greet(connect, broker, identity="al", credentials={"password": "x"})
+
+    assert seen == [("al", {"password": "x"})]
+    (stats,) = client.query("stats")
+    assert [row["identity"] for row in stats["clients"]] == ["alice"]
+
+
+def raises(identity: Any, credentials: Any) -> None:
+    """A plugin that fails."""
+    raise RuntimeError(f"cannot look up {credentials}")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [lambda *_: None, lambda *_: Denial(), lambda *_: True, lambda *_: {"publish": ">"}, raises],
+    ids=["no-opinion", "denial", "true", "dict", "raises"],
+)
+def test_whatever_is_not_a_grant_refuses(
+    guarded: Callable[..., Broker],
+    connect: Connect,
+    answer: Callable[..., Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """No answer, a denial, an answer of another type and an exception all keep the peer out."""
+    caplog.set_level(logging.DEBUG)
+    broker = guarded(answer)
+
+    error = refusal(connect, broker, identity="alice", credentials={"password": "s3cret"})
+
+    assert (error.code, error.fatal) == ("authentication_failed", True)
+    assert broker.stats()["denials"] == 1
+    assert "s3cret" not in caplog.text
+
+
+def test_plugins_are_asked_in_order_until_one_answers(
+    guarded: Callable[..., Broker], connect: Connect
+) -> None:
+    """The first that has an opinion decides; one behind it is not asked."""
+    asked: list[str] = []
+
+    def note(name: str, answer: Any) -> Callable[..., Any]:
+        def call(*_: Any) -> Any:
+            asked.append(name)
+            return answer
+
+        return call
+
+    broker = guarded(note("first", None), note("second", Grant("bob")), note("third", Denial()))
+
+    greet(connect, broker)
+
+    assert asked == ["first", "second"]
+
+
+def test_an_exception_is_not_passed_over(guarded: Callable[..., Broker], connect: Connect) -> None:
+    """Where one plugin fails, the next is not asked: it might let in whom the first would not."""
+    broker = guarded(raises, lambda *_: Grant("bob"))
+
+    assert refusal(connect, broker).code == "authentication_failed"
+
+
+# Authorization.
+
+
+def test_publishing_outside_the_grant_is_refused_and_the_rest_goes_on(
+    guarded: Callable[..., Broker], connect: Connect
+) -> None:
+    """The message and those behind it are not taken, its topic is not created; opened again, the
+    publisher goes on within its grant."""
+    broker = guarded(lambda *_: Grant("alice", publish=("md.*", "orders.>"), subscribe=(">",)))
+    client = greet(connect, broker)
+    publisher_id = b"alice's 16 bytes"
+    client.subscribe(">")
+    client.open(id=publisher_id)
+
+    client.publish("md.a", b"1", b"2")
+    client.publish("md.a.b", b"no")
+    error = client.expect(m.Error)
+    client.open(id=publisher_id)
+    client.publish("orders.x.y", b"3", first=3)
+
+    assert (error.code, error.fatal, error.publisher, error.sequence) == (
+        "not_allowed",
+        False,
+        1,
+        3,
+    )
+    assert client.payloads(3) == [b"1", b"2", b"3"]
+    topics = [row["topic"] for page in client.query("topics") for row in page]
+    assert sorted(topics) == ["md.a", "orders.x.y"]
+
+
+def test_a_grant_without_patterns_allows_nothing(
+    guarded: Callable[..., Broker], connect: Connect
+) -> None:
+    """What is not granted is refused: publishing, subscribing, counters and configuration."""
+    client = greet(connect, guarded(lambda *_: Grant("nobody")))
+    client.open()
+
+    client.publish("a", b"x")
+    client.subscribe("a")
+
+    refused = [event for event in client.events if isinstance(event, m.Error)]
+    assert {error.code for error in refused} == {"not_allowed"}
+    assert {(error.publisher, error.subscription) for error in refused} == {(1, None), (None, 1)}
+    assert client.query("stats").code == "not_allowed"
+    assert client.query("config").code == "not_allowed"
+    assert client.query("topics") == [[]]
+
+
+@pytest.mark.parametrize(
+    ("filter", "kind", "allowed"),
+    [
+        ("md.>", "pattern", True),
+        ("md.a.*", "pattern", True),
+        ("md.a", "pattern", True),
+        ("x.one", "pattern", True),
+        ("x.*", "pattern", True),
+        (">", "pattern", False),
+        ("md", "pattern", False),
+        ("*.a", "pattern", False),
+        ("x.>", "pattern", False),
+        ("x.one.two", "pattern", False),
+        ("md.", "prefix", True),
+        ("md.a", "prefix", True),
+        ("md", "prefix", False),
+        ("", "prefix", False),
+        ("x.one", "prefix", False),
+    ],
+)
+def test_subscribing_is_bounded_by_the_grant(
+    guarded: Callable[..., Broker], connect: Connect, filter: str, kind: str, allowed: bool
+) -> None:
+    """A filter passes if everything it can match is granted, and only then."""
+    broker = guarded(lambda *_: Grant("alice", subscribe=("md.>", "x.*")))
+    client = greet(connect, broker)
+
+    client.subscribe(filter, kind=kind)
+
+    codes = [event.code for event in client.events if isinstance(event, m.Error)]
+    assert codes == ([] if allowed else ["not_allowed"])
+
+
+def test_a_publisher_id_belongs_to_who_opened_it(
+    guarded: Callable[..., Broker], connect: Connect
+) -> None:
+    """Another identity cannot take over an id that is open; the same one can."""
+    broker = guarded(lambda identity, _: Grant(identity, publish=(">",)))
+    first = greet(connect, broker, identity="alice")
+    first.open(id=b"alice's 16 bytes")
+
+    stranger = greet(connect, broker, identity="mallory")
+    stranger.send(stranger.protocol.open_publisher(1, b"alice's 16 bytes", "appended"))
+    error = stranger.expect(m.Error)
+    again = greet(connect, broker, identity="alice")
+    again.open(id=b"alice's 16 bytes")
+
+    assert (error.code, error.fatal) == ("not_allowed", True)
+    assert first.expect(m.Error).code == "publisher_taken"
+
+
+def test_topics_show_what_may_be_subscribed_to(
+    guarded: Callable[..., Broker], connect: Connect
+) -> None:
+    """A list of topics has no name in it that its reader could not subscribe to."""
+    broker = guarded(lambda identity, _: Grant(identity, publish=(">",), subscribe=("md.>",)))
+    client = greet(connect, broker, identity="alice")
+    client.open()
+    client.publish("secret.plan", b"x")
+    client.acked(client.publish("md.a", b"y"))
+
+    topics = [row["topic"] for page in client.query("topics") for row in page]
+
+    assert topics == ["md.a"]
+
+
+def test_the_configuration_does_not_tell_plugins_options(
+    serve: Serve, registry: Plugins, connect: Connect
+) -> None:
+    """Options' names are shown, their values, which may be secrets, are not."""
+    registry.register("plugin", "watch", lambda: Made(lambda _: Recorder()))
+    broker = serve(registry=registry, plugins={"watch": {"size": 77}})
+
+    (config,) = connect(broker).query("config")
+
+    assert config["plugins"] == {"watch": ["size"]}

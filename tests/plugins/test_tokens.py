@@ -1,0 +1,207 @@
+"""The plugin ``tokens``: users from a file, as a broker and its clients see them."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import hermes
+from hermes.broker import Broker
+from hermes.errors import AuthenticationFailed, InvalidConfig, Refused
+from hermes.hookspecs import Denial, Grant
+from hermes.plugins import default_plugins
+from hermes.transport import Peer
+from hermes_tokens.engine import Gate, Tokens
+
+ALICE, BOB = "alice-has-a-long-token", "bob-has-another-token"
+FILE = f"""
+[users.alice]
+token = "{ALICE}"
+publish = ["md.>"]
+subscribe = ["md.>", "orders.alice.*"]
+inspect = true
+
+[users.bob]
+token_sha256 = "{hashlib.sha256(BOB.encode()).hexdigest()}"
+subscribe = ["md.*"]
+
+[users.carol]
+proven = true
+publish = [">"]
+"""
+STRANGER = Peer("tcp", "127.0.0.1:1", local=False)
+
+
+def write(path: Path, text: str, mode: int = 0o600) -> Path:
+    """A file of users."""
+    path.write_text(text)
+    path.chmod(mode)
+    return path
+
+
+@pytest.fixture
+def users(tmp_path: Path) -> Path:
+    """A file with three users."""
+    return write(tmp_path / "users.toml", FILE)
+
+
+@pytest.fixture
+def serve(users: Path) -> Iterator[Broker]:
+    """A broker that asks for tokens."""
+    with Broker(
+        listeners=["tcp://127.0.0.1:0"], storage="memory:", plugins={"tokens": {"file": str(users)}}
+    ) as broker:
+        yield broker
+
+
+def connect(stack: ExitStack, broker: Broker, user: str, token: str) -> Any:
+    """A client of ours."""
+    url = broker.url.replace("://", f"://{user}:{token}@")
+    return stack.enter_context(hermes.connect(url))
+
+
+def test_users_do_what_they_may(serve: Broker) -> None:
+    """Who shows the token is welcome, by URL or by argument, and bound to the patterns granted."""
+    with ExitStack() as stack:
+        alice = connect(stack, serve, "alice", ALICE)
+        bob = stack.enter_context(
+            hermes.connect(serve.url, identity="bob", credentials={"token": BOB})
+        )
+        feed = bob.subscribe("md.*")
+
+        with alice.publisher("md.a") as publisher:
+            publisher.send(b"x")
+
+        assert next(iter(feed)).payload == b"x"
+        with pytest.raises(Refused, match=r"'bob' may not subscribe to all of 'md.>'"):
+            bob.subscribe("md.>")
+        with pytest.raises(Refused, match="not_allowed"):
+            bob.stats()
+        with pytest.raises(Refused, match="not_allowed"):
+            publish(bob, "md.a")
+
+
+def publish(client: Any, topic: str) -> None:
+    """Publish one message and wait for its acknowledgement."""
+    with client.publisher(topic) as publisher:
+        publisher.send(b"y")
+        publisher.flush()
+
+
+@pytest.mark.parametrize(
+    ("user", "token"),
+    [("alice", BOB), ("alice", ""), ("mallory", ALICE), ("carol", ""), ("bob", BOB + "x")],
+)
+def test_others_are_refused(serve: Broker, user: str, token: str) -> None:
+    """A wrong token, none, another user's, and a user who has none: all are told the same."""
+    with pytest.raises(AuthenticationFailed, match="not believed"), ExitStack() as stack:
+        connect(stack, serve, user, token)
+
+
+def test_whoever_says_nothing_is_refused(serve: Broker) -> None:
+    """A client without identity and credentials does not come in."""
+    with pytest.raises(AuthenticationFailed):
+        hermes.connect(serve.url)
+
+
+def test_a_broker_with_tokens_may_listen_anywhere(users: Path) -> None:
+    """An address that other machines reach needs no insecure=yes."""
+    with Broker(
+        listeners=["tcp://0.0.0.0:0"], storage="memory:", plugins={"tokens": {"file": str(users)}}
+    ) as broker:
+        assert broker.url.startswith("tcp://0.0.0.0:")
+
+
+def test_a_transport_that_has_proven_the_peer_is_believed_where_the_file_says_so(
+    users: Path,
+) -> None:
+    """``proven`` users need no token if the transport proved who they are; others still do."""
+    gate = Gate(users)
+
+    def ask(proven: str | None, claimed: str | None = None) -> Grant | Denial:
+        peer = Peer("zmq+tcp", "somewhere", local=False, identity=proven)
+        return gate.hermes_authenticate(peer, claimed, {})
+
+    assert ask("carol") == Grant("carol", publish=(">",))
+    assert isinstance(ask("alice"), Denial)
+    assert isinstance(ask("carol", "alice"), Denial)
+    assert isinstance(ask(None, "carol"), Denial)
+
+
+def test_users_come_and_go_without_a_restart(users: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A changed file counts from the next connection on; while it is broken nobody comes in."""
+    gate = Gate(users)
+    shown = {"token": ALICE}
+
+    write(users, FILE.replace("users.alice", "users.alicia"))
+    after_rename = [gate.hermes_authenticate(STRANGER, who, shown) for who in ("alice", "alicia")]
+    write(users, FILE + "\nnonsense = ")
+    broken = gate.hermes_authenticate(STRANGER, "alicia", shown)
+    write(users, FILE)
+    mended = gate.hermes_authenticate(STRANGER, "alice", shown)
+
+    assert isinstance(after_rename[0], Denial)
+    assert isinstance(after_rename[1], Grant)
+    assert isinstance(broken, Denial)
+    assert "is not TOML" in caplog.text
+    assert ALICE not in caplog.text
+    assert isinstance(mended, Grant)
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "words"),
+    [
+        (FILE, 0o640, "chmod 600"),
+        (FILE, 0o604, "chmod 600"),
+        ("users = 3", 0o600, "users"),
+        ("[users.a]\ntoken = 'short'", 0o600, "length >= 16"),
+        ("[users.a]\npublish = ['>']", 0o600, "proven = true"),
+        (f"[users.a]\ntoken = '{ALICE}'\npublish = ['a..b']", 0o600, "not a legal pattern"),
+        (f"[users.a]\ntoken = '{ALICE}'\npublihs = ['a']", 0o600, "publihs"),
+        (f"[users.a]\ntoken = '{ALICE}'\ntoken_sha256 = '{'0' * 64}'", 0o600, "not both"),
+        ("[users.a]\ntoken_sha256 = 'xyz'", 0o600, "regex"),
+        (f"[users.a]\ntoken = {ALICE}", 0o600, r"not TOML \(at line 2"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_refused_at_the_start(
+    tmp_path: Path, text: str, mode: int, words: str
+) -> None:
+    """The message says what is wrong, and never shows a token."""
+    path = write(tmp_path / "users.toml", text, mode)
+
+    with pytest.raises(InvalidConfig, match=words) as caught:
+        Tokens().activate(Tokens.options(file=str(path)))
+
+    assert ALICE not in str(caught.value)
+
+
+def test_a_missing_file_is_refused_at_the_start(tmp_path: Path) -> None:
+    """No file, or none named, keeps the broker from starting."""
+    for options in ({}, {"file": str(tmp_path / "none.toml")}):
+        with pytest.raises(InvalidConfig, match=r"users\.toml|cannot be read"):
+            Broker(listeners=["inproc:"], storage="memory:", plugins={"tokens": options}).open()
+
+
+def test_the_built_in_plugin_is_installed() -> None:
+    """It is found by its entry point, and works here."""
+    assert default_plugins().plugin("tokens").probe() is None
+
+
+def test_no_token_is_ever_logged(serve: Broker, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither a right nor a wrong token shows up in the log, whatever its level."""
+    caplog.set_level(logging.DEBUG)
+
+    with ExitStack() as stack:
+        connect(stack, serve, "alice", ALICE)
+        with pytest.raises(AuthenticationFailed):
+            connect(stack, serve, "alice", "a-wrong-token-of-hers")
+
+    assert "was refused" in caplog.text
+    assert ALICE not in caplog.text
+    assert "a-wrong-token" not in caplog.text
