@@ -6,6 +6,7 @@
 #   make lint    every checker, changing nothing
 #   make format  the formatters, changing what they find
 #   make bench   the benchmarks: single operations, then the whole broker beside its controls
+#   make rivals  what `hermes bench rivals` needs: packages of PyPI here, two servers of the system's
 #   make clean   removes what the other targets made
 
 VENV   := .venv
@@ -19,7 +20,7 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python3
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& { echo $$python; break; }; done)
 
-.PHONY: demo test bench lint format clean
+.PHONY: demo test bench rivals lint format clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -30,6 +31,13 @@ test: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.system
+
+rivals: $(STAMP)
+	$(BIN)/python -m pip install --quiet --group rivals
+	@for server in redis-server mosquitto; do \
+	PATH="$$PATH:/usr/sbin" command -v $$server > /dev/null \
+	|| echo "$$server is missing: apt-get install redis-server mosquitto, or your system's way"; done
+	@echo "now: $(BIN)/hermes bench rivals --output rivals.json --html rivals.html"
 
 lint: $(STAMP)
 	$(BIN)/ruff check

@@ -16,6 +16,7 @@ SUBCOMMANDS: dict[str, str] = {
     "latency": "One transport's latency, at one or several offered loads.",
     "throughput": "One transport's throughput, at one or several sizes.",
     "fanout": "One publisher, many subscribers.",
+    "rivals": "Other messaging systems beside Hermes, doing the same work.",
 }
 """The commands, in the order in which ``hermes bench --help`` shows them."""
 
