@@ -13,8 +13,8 @@ from contextlib import ExitStack
 import pytest
 
 import hermes
-from hermes import plugins
 from hermes.errors import ConnectionLost, HermesError, MessageTooLarge, WouldBlock
+from hermes.plugins import register_transport
 from hermes.testing.transport.contract import Contract
 from hermes.testing.transport.exchange import SIZES
 from hermes.transport import Transport
@@ -52,7 +52,7 @@ class BrokerContract(Contract):
         with ExitStack() as undo:
             if self.factory is not None:
                 scheme = parse_url(self.url).scheme
-                undo.enter_context(plugins.register_transport(scheme, self.make))
+                undo.enter_context(register_transport(scheme, self.make))
             yield undo.enter_context(
                 hermes.Broker(
                     listeners=[str(free_url())],
