@@ -1,4 +1,5 @@
-"""What the agent that all stream-socket transports share does beyond the contract."""
+"""What the agent that all stream-socket transports share does beyond the contract; and the one over
+io_uring, of which the same must hold."""
 
 from __future__ import annotations
 
@@ -20,9 +21,15 @@ from hermes.plugins import default_plugins
 from hermes.streamsockets import SocketAgent, SocketChannel
 from hermes.transport import Peer
 from hermes.url import parse_url
+from tests.transports.uring import needs_uring
 
 Drive = Callable[[Any, Callable[[], object]], None]
-URLS = ["tcp://127.0.0.1:0", "tcp://[::1]:0", "inproc:"]
+URLS = [
+    "tcp://127.0.0.1:0",
+    "tcp://[::1]:0",
+    "inproc:",
+    pytest.param("uring+tcp://127.0.0.1:0", marks=needs_uring),
+]
 
 
 @pytest.fixture(params=URLS)

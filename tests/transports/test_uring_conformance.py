@@ -1,0 +1,13 @@
+"""``uring+tcp://`` keeps the contract of transports."""
+
+from __future__ import annotations
+
+from hermes.testing.transport import TransportContract
+from tests.transports.uring import needs_uring
+
+
+@needs_uring
+class TestUring(TransportContract):
+    """Over IPv4."""
+
+    url = "uring+tcp://127.0.0.1:0"

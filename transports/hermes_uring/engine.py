@@ -1,0 +1,117 @@
+"""Both ends of ``uring+tcp://host:port``, and of ``tcp+auto://host:port``, which does without
+io_uring where it has to.
+
+Who listens where, and the options, are shared with `tcp`; :mod:`hermes_uring.agent` moves the bytes.
+A client's end is a plain socket: one connection gains nothing from a ring.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import Annotated
+
+import msgspec
+
+from hermes import tcpsockets
+from hermes.streamsockets import SocketAgent
+from hermes.tcpsockets import DialOptions
+from hermes.transport import API_VERSION, Agent, Capabilities, Channel, Kernel
+from hermes.units import ByteSize
+from hermes.url import Url
+from hermes_uring.agent import RingAgent
+from hermes_uring.probe import make_ring, obstacle
+
+URING = "uring+tcp"
+AUTO = "tcp+auto"
+BUFFER_SIZE = 262144
+"""Bytes of one buffer: a receive costs one completion, so a peer that sends in bulk wants much."""
+QUEUE_SIZE = 1024
+"""Submissions prepared before they are submitted early: one per connection that has output."""
+
+LOG = logging.getLogger("hermes.uring")
+
+
+class ListenOptions(tcpsockets.ListenOptions, frozen=True, forbid_unknown_fields=True):
+    """Options of a listener's URL."""
+
+    queue: Annotated[int, msgspec.Meta(ge=2, le=32768)] = QUEUE_SIZE
+    """Entries of the submission queue, rounded up to a power of two; a full one is submitted
+    early."""
+    buffers: ByteSize = ByteSize(4 * BUFFER_SIZE)
+    """Memory for input, shared by all connections; at least 512 KiB, rounded up to a power of
+    two."""
+
+
+class UringTransport:
+    """See :class:`hermes.transport.Transport` for the contract."""
+
+    capabilities = Capabilities(native_fd=True)
+    api_version = API_VERSION
+    listen_options = ListenOptions
+    dial_options = DialOptions
+
+    def probe(self) -> str | None:
+        """Tries to make a ring."""
+        return obstacle()
+
+    def listen(self, url: Url, kernel: Kernel) -> Agent:
+        """Bind and listen on the first address the host resolves to."""
+        return _listen(url, kernel, URING)
+
+    def dial(self, url: Url, timeout_ns: int) -> Channel:
+        """Connect to the first address that answers."""
+        return tcpsockets.dial(url, url.options(DialOptions), timeout_ns)
+
+
+class AutoTransport(UringTransport):
+    """Uses io_uring where it works, and epoll elsewhere."""
+
+    def probe(self) -> str | None:
+        """Works everywhere."""
+        return None
+
+    def listen(self, url: Url, kernel: Kernel) -> Agent:
+        """Bind and listen; says so once if it has to do without io_uring."""
+        problem = obstacle()
+        if problem is None:
+            return _listen(url, kernel, AUTO)
+        LOG.warning("%s is served without io_uring: %s", url, problem)
+        options = url.options(ListenOptions)
+        sock = tcpsockets.listen(url, options, authenticates=kernel.authenticates)
+        return SocketAgent(
+            sock,
+            url=tcpsockets.printable(AUTO, sock.getsockname()),
+            kernel=kernel,
+            describe=partial(tcpsockets.describe, AUTO),
+            prepare=partial(tcpsockets.prepare, options=options),
+            connections_max=options.connections,
+        )
+
+
+def _listen(url: Url, kernel: Kernel, scheme: str) -> Agent:
+    options = url.options(ListenOptions)
+    sock = tcpsockets.listen(url, options, authenticates=kernel.authenticates)
+    try:
+        ring = make_ring(
+            entries=_power_of_two(options.queue),
+            buffers=max(2, _power_of_two(-(-options.buffers // BUFFER_SIZE))),
+            buffer_size=BUFFER_SIZE,
+        )
+    except OSError:
+        sock.close()
+        raise
+    return RingAgent(
+        sock,
+        ring,
+        url=tcpsockets.printable(scheme, sock.getsockname()),
+        kernel=kernel,
+        describe=partial(tcpsockets.describe, scheme),
+        prepare=partial(tcpsockets.prepare, options=options),
+        connections_max=options.connections,
+    )
+
+
+def _power_of_two(number: int) -> int:
+    """The smallest that is not less."""
+    return 1 << max(0, number - 1).bit_length()
