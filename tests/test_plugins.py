@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from hermes.errors import PluginFailed, PluginNotFound
-from hermes.plugins import Plugins, default_plugins, listing
+import hermes
+from hermes.errors import PluginFailed, PluginNotFound, UsageError
+from hermes.plugins import Installed, Plugins, default_plugins, listing
 
 Make = Callable[..., Plugins]
 
@@ -159,3 +160,168 @@ def test_two_makers_of_one_name_are_refused(make: Make) -> None:
 
     with pytest.raises(PluginFailed, match="uninstall all but one"):
         Plugins([point, other]).transport("tcp")
+
+
+# States, selection, registration.
+
+
+def test_a_plugin_is_discovered_then_loaded_or_failed(make: Make) -> None:
+    """Its state is known without importing it, and follows what its use came to."""
+    plugins = make(good=good("good"), bad="1 / 0")
+    rows = {row.name: row for row in plugins.listing()}
+    before = {name: plugins.status(row).state for name, row in rows.items()}
+
+    plugins.transport("good")
+    with pytest.raises(PluginFailed):
+        plugins.transport("bad")
+
+    assert before == {"good": "discovered", "bad": "discovered"}
+    assert plugins.status(rows["good"]).state == "loaded"
+    assert plugins.status(rows["bad"]).state == "failed"
+    assert "ZeroDivisionError" in plugins.status(rows["bad"]).reason
+
+
+def test_a_failing_registration_does_not_spoil_the_next(make: Make) -> None:
+    """A module with an unknown hook is not held against a plugin that is loaded after it."""
+    typo = "from hermes.hookspecs import hookimpl\n@hookimpl\ndef hermes_registr(register): pass\n"
+    plugins = make(typo=typo, good=good("good"))
+
+    with pytest.raises(PluginFailed):
+        plugins.transport("typo")
+
+    assert plugins.transport("good").probe() is None
+
+
+@pytest.mark.parametrize(
+    ("variable", "usable"),
+    [
+        (None, {"ours", "theirs", "other"}),
+        ("", {"ours"}),
+        ("theirs", {"ours", "theirs"}),
+        (" theirs , other ", {"ours", "theirs", "other"}),
+        ("-other", {"ours", "theirs"}),
+        ("-ours,-other", {"theirs"}),
+        ("theirs,-ours", {"theirs"}),
+        ("-theirs,theirs", {"ours"}),
+    ],
+)
+def test_the_environment_says_what_may_be_used(
+    make: Make, monkeypatch: pytest.MonkeyPatch, variable: str | None, usable: set[str]
+) -> None:
+    """An allow-list bounds what others bring, an exclusion also what ships with Hermes."""
+    environ = {} if variable is None else {"HERMES_PLUGINS": variable}
+    points = make(ours=good("ours"), theirs=good("theirs"), other=good("other"))._points
+    plugins = Plugins((point for found in points.values() for point in found), environ=environ)
+    for name in ("ours",):
+        monkeypatch.setattr(
+            Installed, "built_in", property(lambda plugin, name=name: plugin.name == name)
+        )
+
+    works = set()
+    for row in plugins.listing():
+        if plugins.status(row).state != "disabled":
+            works.add(row.name)
+            plugins.transport(row.name)
+        else:
+            with pytest.raises(PluginFailed, match="HERMES_PLUGINS"):
+                plugins.transport(row.name)
+
+    assert works == usable
+
+
+def test_an_excluded_plugin_is_not_imported(make: Make) -> None:
+    """Who is excluded does nothing, not even on import."""
+    plugins = make(bomb="raise RuntimeError('boom')")
+    plugins._environ = {"HERMES_PLUGINS": "-bomb"}
+
+    with pytest.raises(PluginFailed, match="excluded by --no-plugin"):
+        plugins.transport("bomb")
+
+
+def test_names_in_the_selection_that_nothing_has_are_told(make: Make) -> None:
+    """A misspelt name is reported, with the one that was meant."""
+    plugins = make(good=good("good"))
+    plugins._environ = {"HERMES_PLUGINS": "goood,-nothing"}
+
+    assert plugins.strangers() == [
+        "HERMES_PLUGINS names 'goood', which is not installed; did you mean 'good'?",
+        "HERMES_PLUGINS names 'nothing', which is not installed",
+    ]
+
+
+class Transport:
+    """A transport of this file."""
+
+    api_version = 1
+
+    def probe(self) -> str | None:
+        """It works."""
+        return None
+
+
+def test_a_transport_of_this_process_is_used_and_taken_back() -> None:
+    """What is registered is found by its scheme, listed, and gone when its block ends."""
+    plugins = Plugins([])
+
+    with plugins.register("transport", "mine", Transport):
+        used = plugins.transport("mine")
+        (row,) = plugins.listing()
+
+    assert isinstance(used, Transport)
+    assert (row.kind, row.name, row.distribution) == ("transport", "mine", "this process")
+    with pytest.raises(PluginNotFound):
+        plugins.transport("mine")
+
+
+def test_a_taken_or_impossible_name_cannot_be_registered(make: Make) -> None:
+    """A name that is installed or registered already, or no name at all, is refused."""
+    plugins = make(good=good("good"))
+    plugins.register("transport", "mine", Transport)
+
+    for name, words in [("good", "there already"), ("mine", "there already"), ("No Name", "name")]:
+        with pytest.raises(UsageError, match=words):
+            plugins.register("transport", name, Transport)
+
+
+def test_the_public_functions_register_with_what_is_installed() -> None:
+    """`hermes.register_transport` and its like serve whatever looks plugins up afterwards."""
+    with (
+        hermes.register_transport("test-mine", Transport),  # type: ignore[arg-type]
+        hermes.register_storage("test-mine", Transport),  # type: ignore[arg-type]
+        hermes.register_plugin("test-mine", Transport),  # type: ignore[arg-type]
+    ):
+        kinds = {plugin.kind for plugin in listing() if plugin.name == "test-mine"}
+        assert isinstance(default_plugins().transport("test-mine"), Transport)
+
+    assert kinds == {"transport", "storage", "plugin"}
+    assert not [plugin for plugin in listing() if plugin.name == "test-mine"]
+
+
+def test_a_registered_transport_is_checked_like_any_other() -> None:
+    """Version and probe count for it too."""
+    plugins = Plugins([])
+
+    class Old(Transport):
+        api_version = 0
+
+    plugins.register("transport", "old", Old)
+
+    with pytest.raises(PluginFailed, match="speaks version 0"):
+        plugins.transport("old")
+
+
+def test_what_a_factory_makes_out_of_shape_is_its_own_fault(make: Make) -> None:
+    """A thing without a version, or a factory that is none, is PluginFailed, whatever it is."""
+    plugins = make(
+        odd=good("odd").replace("api_version = 1", "pass"),
+        none=good("none").replace('register("none", T)', 'register("none", None)'),
+        word=good("word").replace("api_version = 1", "api_version = 'one'"),
+    )
+
+    for name, words in [
+        ("odd", "AttributeError"),
+        ("none", "cannot be called"),
+        ("word", "version one"),
+    ]:
+        with pytest.raises(PluginFailed, match=words):
+            plugins.transport(name)

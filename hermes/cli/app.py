@@ -7,6 +7,7 @@ are), or the click command itself.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -49,8 +50,8 @@ class Commands(click.Group):
         if cmd_name in COMMANDS:
             command: click.Command = import_module(f"hermes.cli.{cmd_name}").command
             return command
-        entry = plugin_commands().get(cmd_name)
-        return None if entry is None else load(entry)
+        entries = plugin_commands().get(cmd_name)
+        return None if entries is None else load(entries)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -66,21 +67,33 @@ class Commands(click.Group):
         """List names and one line each, without importing them."""
         plugins = plugin_commands()
         rows = list(COMMANDS.items())
-        rows += [(name, f"From {entry.value}.") for name, entry in sorted(plugins.items())]
+        rows += [(name, f"From {entries[0].value}.") for name, entries in sorted(plugins.items())]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
 
-def plugin_commands() -> dict[str, EntryPoint]:
-    """The commands that other distributions announce; one that hides a built-in is left out."""
+def plugin_commands() -> dict[str, list[EntryPoint]]:
+    """The commands that other distributions announce and that may be used, by name; one that hides
+    a built-in is left out."""
     from importlib.metadata import entry_points
 
-    found = entry_points(group=ENTRY_POINT_GROUP)
-    return {entry.name: entry for entry in found if entry.name not in COMMANDS}
+    from hermes.selection import VARIABLE, Selection
+
+    selection = Selection.parse(os.environ.get(VARIABLE))
+    found: dict[str, list[EntryPoint]] = {}
+    for entry in entry_points(group=ENTRY_POINT_GROUP):
+        if entry.name in COMMANDS or selection.objection(entry.name, built_in=False):
+            continue
+        found.setdefault(entry.name, []).append(entry)
+    return found
 
 
-def load(entry: EntryPoint) -> click.Command:
+def load(entries: list[EntryPoint]) -> click.Command:
     """Import a plugin's command; one that cannot be imported says so when it is run."""
+    entry = entries[0]
+    if len({other.value for other in entries}) > 1:
+        makers = " and ".join(sorted(origin(other) for other in entries))
+        return broken(entry, f"it is offered by {makers}: uninstall all but one")
     try:
         found = entry.load()
         found = getattr(found, "command", found)
@@ -111,13 +124,18 @@ def broken(entry: EntryPoint, cause: str) -> click.Command:
     def report(arguments: tuple[str, ...]) -> None:
         from hermes.errors import PluginFailed
 
-        origin = entry.dist.name if entry.dist is not None else entry.value
+        maker = origin(entry)
         raise PluginFailed(
-            f"the command {entry.name!r} of {origin} could not be loaded: {cause}\n"
-            f"Upgrade or remove it: pip install -U {origin}, or pip uninstall {origin}"
+            f"the command {entry.name!r} of {maker} could not be loaded: {cause}\n"
+            f"Upgrade or remove it: pip install -U {maker}, or pip uninstall {maker}"
         )
 
     return report
+
+
+def origin(entry: EntryPoint) -> str:
+    """The distribution an entry point comes from."""
+    return entry.dist.name if entry.dist is not None else entry.value
 
 
 def show_version(ctx: click.Context, param: click.Parameter, value: Any) -> None:

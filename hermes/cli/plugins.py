@@ -13,6 +13,7 @@ from hermes.cli.command import SETTINGS, closest
 
 SUBCOMMANDS: dict[str, str] = {
     "list": "List what is installed, and whether it works here.",
+    "info": "All there is to know of one plugin.",
     "new": "Write a project for a plugin of your own.",
     "validate": "Check a plugin quickly; each finding has its cure.",
     "test": "Run the contract's suite on an installed plugin.",

@@ -1,46 +1,16 @@
-"""``hermes plugins list``: what is installed, and whether each works here.
-
-Looking inside means importing, and a plugin may do anything then: each is tried in a child
-process, with a deadline.
-"""
+"""``hermes plugins list``: what is installed, and whether it works here."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hermes.cli.command import Command
-from hermes.cli.options import json_option
+from hermes.cli.options import Duration, json_option, no_plugin_option
 
-DEADLINE_S = 10.0
-"""For all plugins together: one that hangs is reported as such."""
-DETAIL_MAX = 500
-"""Characters of what a plugin has to say about its failure."""
-
-PROBE = """
-import json, sys
-from hermes.errors import HermesError
-from hermes.plugins import default_plugins
-kind, name = sys.argv[1:]
-plugins = default_plugins()
-try:
-    if kind == "transport":
-        plugins.transport(name)
-    elif kind == "storage":
-        plugins.storage(name)
-    else:
-        plugins.load(kind, name)
-    found = {"works": True, "detail": ""}
-except HermesError as error:
-    found = {"works": False, "detail": str(error)}
-print("\\n" + json.dumps(found))
-"""
-"""Run in the child; a plugin may print on import, so the answer is the last line."""
+if TYPE_CHECKING:
+    from hermes.plugins import Plugins
 
 
 @click.command(
@@ -52,8 +22,8 @@ print("\\n" + json.dumps(found))
         ("Names only, without importing anything", "hermes plugins list --no-check"),
         (
             "Transports that work here, for a script",
-            'hermes plugins list --json | jq -r \'.[] | select(.kind == "transport" and .works) | '
-            ".name'",
+            'hermes plugins list --json | jq -r \'.[] | select(.kind == "transport" and '
+            '.state == "loaded") | .name\'',
         ),
     ],
 )
@@ -63,77 +33,72 @@ print("\\n" + json.dumps(found))
     show_default=True,
     help="Load each in a child process and ask whether it works on this machine.",
 )
+@click.option(
+    "--deadline",
+    "deadline_ns",
+    type=Duration(),
+    default="10s",
+    show_default=True,
+    help="Give a plugin up that has not answered after this long.",
+)
+@no_plugin_option
 @json_option
-def command(check: bool, as_json: bool) -> None:
-    """List the installed transports, storages, commands and other plugins."""
-    from hermes.plugins import listing
+def command(check: bool, deadline_ns: int, as_json: bool) -> None:
+    """List the installed transports, storages, commands and other plugins.
 
-    rows: list[dict[str, Any]] = [
-        {
-            "kind": plugin.kind,
-            "name": plugin.name,
-            "module": plugin.module,
-            "distribution": plugin.distribution,
-            "version": plugin.version,
-        }
-        for plugin in listing()
-    ]
-    if check:
-        for row, found in zip(rows, examine([(r["kind"], r["name"]) for r in rows]), strict=True):
-            row.update(found)
+    States: discovered (installed, not looked into), loaded (it works here), failed (it does not;
+    the reason stands below), disabled (by HERMES_PLUGINS or --no-plugin).
+    """
+    from hermes.plugins import default_plugins
+
+    plugins = default_plugins()
+    rows = rows_of(plugins, check=check, deadline_ns=deadline_ns)
     if as_json:
         from hermes.cli.output import print_json
 
         print_json(rows)
     else:
-        show(rows, checked=check)
+        show(rows)
+        for sentence in plugins.strangers():
+            click.echo(sentence)
 
 
-def examine(plugins: list[tuple[str, str]]) -> list[dict[str, Any]]:
-    """Try each in a process of its own, all at once; returns ``works`` and ``detail`` for each."""
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROBE, kind, name],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        for kind, name in plugins
-    ]
-    deadline = time.monotonic() + DEADLINE_S
-    return [verdict(child, deadline) for child in children]
+def rows_of(plugins: Plugins, *, check: bool, deadline_ns: int) -> list[dict[str, Any]]:
+    """One object per plugin; with ``check`` those of which only metadata is known are tried."""
+    from hermes.cli.app import COMMANDS
+    from hermes.cli.examination import examine, row_of
+
+    listing = plugins.listing()
+    rows = []
+    for plugin in listing:
+        status = plugins.status(plugin)
+        rows.append({**row_of(plugin), "state": status.state, "reason": status.reason})
+        if plugin.kind == "command" and plugin.name in COMMANDS:
+            reason = f"hermes {plugin.name} is a command of Hermes itself: choose another name"
+            rows[-1].update(state="failed", reason=reason)
+    if check:
+        unknown = [i for i, row in enumerate(rows) if row["state"] == "discovered"]
+        found = examine([listing[i] for i in unknown], deadline_ns=deadline_ns)
+        for i, one in zip(unknown, found, strict=True):
+            rows[i].update(state=one["state"], reason=one["reason"])
+    return rows
 
 
-def verdict(child: subprocess.Popen[bytes], deadline: float) -> dict[str, Any]:
-    """What a child found out, or how it ended."""
-    try:
-        output, errors = child.communicate(timeout=max(0.0, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.communicate()
-        return {"works": False, "detail": f"it was still loading after {DEADLINE_S:g} s"}
-    try:
-        found = json.loads(output.splitlines()[-1])
-        return {"works": bool(found["works"]), "detail": str(found["detail"])[:DETAIL_MAX]}
-    except (IndexError, ValueError, KeyError, TypeError):
-        said = errors.decode(errors="replace").strip().splitlines()
-        return {
-            "works": False,
-            "detail": f"its process ended with code {child.returncode}: "
-            f"{said[-1][:DETAIL_MAX] if said else 'it said nothing'}",
-        }
-
-
-def show(rows: list[dict[str, Any]], *, checked: bool) -> None:
-    """One row per plugin; causes of failure below, where there is room for them."""
+def show(rows: list[dict[str, Any]]) -> None:
+    """One row per plugin; reasons below, where there is room for them."""
     from hermes.cli.output import print_table
 
-    columns = ["kind", "name", "module", "from"] + (["works here"] if checked else [])
-    lines = []
+    lines = [
+        [
+            row["kind"],
+            row["name"],
+            row["module"],
+            f"{row['distribution']} {row['version']}".rstrip(),
+            row["state"],
+        ]
+        for row in rows
+    ]
+    print_table(["kind", "name", "module", "from", "state"], lines)
     for row in rows:
-        line = [row["kind"], row["name"], row["module"], f"{row['distribution']} {row['version']}"]
-        lines.append(line + ([("yes" if row["works"] else "no")] if checked else []))
-    print_table(columns, lines)
-    for row in rows:
-        if checked and not row["works"]:
-            click.echo(f"{row['kind']} {row['name']}: {row['detail']}")
+        if row["reason"]:
+            click.echo(f"{row['kind']} {row['name']} {row['state']}: {row['reason']}")

@@ -52,7 +52,7 @@ def test_a_new_transport_serves_hermes_as_it_is(environment: Environment, tmp_pa
 
     (row,) = (row for row in rows if row["name"] == "unixsock")
     assert (row["kind"], row["distribution"]) == ("transport", "hermes-transport-unixsock")
-    assert row["works"], row
+    assert row["state"] == "loaded", row
     assert url == f"unixsock:{tmp_path}/socket"
     assert got.stdout == "hello\n"
 

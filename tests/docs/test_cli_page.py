@@ -115,6 +115,7 @@ def test_the_ready_file(place: Place) -> None:
         ("streams", ["streams", "--json"]),
         ("topics", ["topics", "--json"]),
         ("plugins", ["plugins", "--json"]),
+        ("plugins info", ["plugins", "info", "tcp", "--json"]),
         ("plugins reference", ["plugins", "reference", "tcp", "--json"]),
         ("plugins test", ["plugins", "test", "tcp", "-k", "import_is_fast", "--json"]),
         ("plugins validate", ["plugins", "validate", "tcp", "--json"]),
