@@ -7,6 +7,8 @@ peer has acknowledged it: released is acknowledged.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import select
 import socket
 import time
@@ -72,17 +74,27 @@ class UdpAgent:
         self._sock = sock
         self._url = url
         self._kernel = kernel
-        self._tap = None if spec is None else _tap.Tap(sock, spec, seed_salt=SALT)
-        native = _options.native_options(
-            sock,
-            options,
-            tap_fd=-1 if self._tap is None else self._tap.fd,
-            listens=True,
-            sessions=options.connections,
-        )
-        made = ffi.new("hu_endpoint **")
-        if lib.hu_endpoint_new(native, made) < 0:
-            raise MemoryError("no memory for a UDP listener")
+        with contextlib.ExitStack() as undo:
+            self._tap = None if spec is None else _tap.Tap(sock, spec, seed_salt=SALT)
+            if self._tap is not None:
+                undo.callback(self._tap.close)
+            self._epoll = select.epoll()
+            undo.callback(self._epoll.close)
+            self._timer: int = lib.hu_timer_new()
+            if self._timer < 0:
+                raise OSError(errno.EMFILE, "no descriptor for a timer")
+            undo.callback(lib.hu_timer_free, self._timer)
+            native = _options.native_options(
+                sock,
+                options,
+                tap_fd=-1 if self._tap is None else self._tap.fd,
+                listens=True,
+                sessions=options.connections,
+            )
+            made = ffi.new("hu_endpoint **")
+            if lib.hu_endpoint_new(native, made) < 0:
+                raise OSError(errno.ENOMEM, "no memory for a UDP listener")
+            undo.pop_all()
         self._endpoint = made[0]
         self._liveness = str(options.liveness)
         self._events = ffi.new("hu_event[]", lib.HU_EVENTS_MAX)
@@ -98,9 +110,7 @@ class UdpAgent:
         self._counters = dict.fromkeys(
             ("accepted", "turned_away", "connections_lost", "lingered"), 0
         )
-        self._timer = lib.hu_timer_new()
         self._armed_ns = 0
-        self._epoll = select.epoll()
         self._epoll.register(sock.fileno(), select.EPOLLIN)
         self._epoll.register(self._timer, select.EPOLLIN)
         self._wait = self._epoll.poll
@@ -154,9 +164,7 @@ class UdpAgent:
                 self._write(link)
             work += len(owed)
         for connection in self._kernel.ready(self):
-            link = connection.attachment
-            if not link.until_ns:
-                self._write(link)
+            self._write(connection.attachment)
             work += 1
         if work or self._more:
             self._more = lib.hu_endpoint_flush(self._endpoint)
@@ -221,8 +229,8 @@ class UdpAgent:
             return
         if flags & (_READABLE | _ENDED):
             self._read(link)
-        if link.stalled:
-            self._write(link)
+        if released or link.stalled:
+            self._write(link)  # the connection may have waited for either
 
     def _admit(self, slot: int) -> bool:
         lib.hu_endpoint_peer(self._endpoint, slot, self._peer)
@@ -312,6 +320,8 @@ class UdpAgent:
     def _write(self, link: _Link) -> None:
         """Hand over what the connection has, until it has no more, the window is full or its share
         is used up."""
+        if link.until_ns:
+            return
         endpoint, slot, connection = self._endpoint, link.slot, link.connection
         for _ in range(WRITES_PER_PASS):
             room: int = lib.hu_endpoint_room(endpoint, slot)

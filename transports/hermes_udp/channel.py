@@ -6,6 +6,7 @@ Knows no protocol; the native side does all that happens per datagram.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import select
 import socket
@@ -30,10 +31,9 @@ NS_PER_MS = 1_000_000
 class UdpChannel:
     """See :class:`hermes.transport.Channel` and :class:`hermes.transport.NativeChannel`."""
 
-    def __init__(self, handle: Any, sock: socket.socket, tap: TapThread | None, peer: str) -> None:
+    def __init__(self, handle: Any, closing: Closing, peer: str) -> None:
         self._handle = handle
-        self._sock = sock
-        self._tap = tap
+        self._closing = closing
         self._peer = peer
         self._error = ffi.new("int *")
         self.medium = int(lib.hu_channel_medium(handle))
@@ -88,7 +88,7 @@ class UdpChannel:
         """End the session; what was sent and has not arrived is still repeated for a while."""
         handle, self._handle = self._handle, None
         if handle is not None:
-            LINGERING.add(handle, self._sock, self._tap)
+            LINGERING.add(handle, self._closing)
 
     def __del__(self) -> None:
         self.close()
@@ -103,37 +103,59 @@ class UdpChannel:
         return ConnectionLost(f"the session with {self._peer} broke while {doing}: {reason}")
 
 
+class Closing:
+    """What a channel lets go of when it is over; made before, so that closing needs nothing."""
+
+    def __init__(self, sock: socket.socket, spec: Interception | None) -> None:
+        """Takes over ``sock``, if it does not raise OSError: no descriptors are left."""
+        self.sock = sock
+        self.tap: TapThread | None = None
+        with contextlib.ExitStack() as undo:
+            self.done_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            undo.callback(os.close, self.done_fd)
+            if spec is not None:
+                self.tap = TapThread(Tap(sock, spec, seed_salt=SALT))
+            undo.pop_all()
+
+    @property
+    def tap_fd(self) -> int:
+        """Where the engine writes to instead of the socket; -1: it writes to the socket."""
+        return -1 if self.tap is None else self.tap.fd
+
+    def close(self) -> None:
+        """Nobody uses any of it any more."""
+        if self.tap is not None:
+            self.tap.close()
+        self.sock.close()
+        os.close(self.done_fd)
+
+
 class Lingering:
     """Channels that are closed and still have something under way."""
 
     def __init__(self) -> None:
-        self._closing: list[tuple[int, Any, socket.socket, TapThread | None]] = []
+        self._entries: list[tuple[Any, Closing]] = []
         self._pid = os.getpid()
         atexit.register(self.wait)
 
-    def add(self, handle: Any, sock: socket.socket, tap: TapThread | None) -> None:
+    def add(self, handle: Any, closing: Closing) -> None:
         """Close a channel."""
         if self._pid != os.getpid():  # a forked child has neither its threads nor a say in it
             return
-        self.reap()
-        done_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        lib.hu_channel_close(handle, done_fd)
-        self._closing.append((done_fd, handle, sock, tap))
+        lib.hu_channel_close(handle, closing.done_fd)
+        self._entries.append((handle, closing))
         self.reap()
 
     def reap(self, timeout_ms: int = 0) -> None:
         """Free those that are done."""
-        for entry in list(self._closing):
-            done_fd, handle, sock, tap = entry
+        for entry in list(self._entries):
+            handle, closing = entry
             poller = select.poll()
-            poller.register(done_fd, select.POLLIN)
+            poller.register(closing.done_fd, select.POLLIN)
             if poller.poll(timeout_ms):
-                self._closing.remove(entry)
+                self._entries.remove(entry)
                 lib.hu_channel_free(handle)
-                if tap is not None:
-                    tap.close()
-                sock.close()
-                os.close(done_fd)
+                closing.close()
 
     def wait(self) -> None:
         """Before the process ends: for all of them, within the time they linger."""
@@ -164,7 +186,6 @@ def dial(url: Url, options: DialOptions, timeout_ns: int) -> UdpChannel:
         found = _set_up(sock, address, options, spec, timeout_ns)
         if isinstance(found, UdpChannel):
             return found
-        sock.close()
         problem = found
     raise ConnectFailed(f"{url}: {problem}")
 
@@ -176,19 +197,22 @@ def _set_up(
     spec: Interception | None,
     timeout_ns: int,
 ) -> UdpChannel | str:
-    tap = None if spec is None else Tap(sock, spec, seed_salt=SALT)
-    thread = None if tap is None else TapThread(tap)
+    """Takes over ``sock``; a text says why there is no session."""
+    try:
+        closing = Closing(sock, spec)
+    except OSError as error:
+        sock.close()
+        return f"no descriptors for a session: {error}"
     native = _options.native_options(
-        sock, options, tap_fd=-1 if tap is None else tap.fd, listens=False, sessions=1
+        sock, options, tap_fd=closing.tap_fd, listens=False, sessions=1
     )
     sizes = _options.sizes(options, address)
     native.datagram = sizes[0]
     handle = ffi.new("hu_channel **")
     status = lib.hu_channel_open(native, sizes, len(sizes), timeout_ns, handle)
     if status == 0:
-        return UdpChannel(handle[0], sock, thread, _options.host_port(address))
-    if thread is not None:
-        thread.close()
+        return UdpChannel(handle[0], closing, _options.host_port(address))
+    closing.close()
     if status == lib.HU_DIAL_TIMEOUT:
         return (
             "did not answer in time: check that a broker listens there with udp, and that no "
@@ -198,4 +222,4 @@ def _set_up(
         return "nobody listens there: start a broker (`hermes serve`), or check host and port"
     if status == lib.HU_REFUSED:
         return "the broker has as many sessions as it may, or is stopping"
-    return "no memory or threads for a session"
+    return "no memory, descriptors or threads for a session"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from hermes.errors import InvalidUrl
+import contextlib
+
+from hermes.errors import InvalidUrl, SystemFault
 from hermes.transport import API_VERSION, Agent, Capabilities, Channel, Kernel
 from hermes.url import Url
 from hermes_udp import options as _options
@@ -34,9 +36,18 @@ class UdpTransport:
                 "listen on 127.0.0.1 or [::1], give the broker a plugin that authenticates, or say "
                 "that you want this by adding ?insecure=yes"
             )
-        sock = _options.bound(url, family, address, options)
-        printable = f"udp://{_options.host_port(sock.getsockname())}"
-        return UdpAgent(sock, url=printable, kernel=kernel, options=options, spec=spec)
+        with contextlib.ExitStack() as undo:
+            try:
+                sock = _options.bound(url, family, address, options)
+                undo.callback(sock.close)
+                printable = f"udp://{_options.host_port(sock.getsockname())}"
+                agent = UdpAgent(sock, url=printable, kernel=kernel, options=options, spec=spec)
+            except OSError as error:
+                raise SystemFault(
+                    f"{url}: cannot listen: {error}; raise `ulimit -n` if descriptors are short"
+                ) from error
+            undo.pop_all()
+        return agent
 
     def dial(self, url: Url, timeout_ns: int) -> Channel:
         """Set up a session with the first address that answers."""

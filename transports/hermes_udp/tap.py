@@ -74,9 +74,18 @@ class TapThread:
 
     def __init__(self, tap: Tap) -> None:
         self._tap = tap
-        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        try:
+            self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        except OSError:
+            tap.close()
+            raise
         self._thread = threading.Thread(target=self._run, name="hermes-udp-tap", daemon=True)
         self._thread.start()
+
+    @property
+    def fd(self) -> int:
+        """Where the engine writes."""
+        return self._tap.fd
 
     def _run(self) -> None:
         poller = select.poll()

@@ -50,7 +50,6 @@ struct hu_endpoint {
     uint64_t now_ns;
     int gso;
     int stopped;
-    int again;           /* something is left to flush at once */
     uint64_t blocked_ns; /* until then the socket takes nothing; 0: it does */
 
     slot *slots;
@@ -792,6 +791,8 @@ uint32_t hu_endpoint_poll(hu_endpoint *endpoint, hu_event *events) {
         s->eventful = 0;
     }
     endpoint->eventful_count = left;
+    if (count == 0) /* else the owner has something to add first */
+        hu_endpoint_flush(endpoint);
     errno = saved;
     return count;
 }

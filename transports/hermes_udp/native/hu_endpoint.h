@@ -71,7 +71,7 @@ int hu_endpoint_new(const hu_options *options, hu_endpoint **endpoint);
 /* Frees the sessions too; says goodbye to nobody. */
 void hu_endpoint_free(hu_endpoint *endpoint);
 /* Reads what is there, serves the timers, and fills in what has come of it, at most HU_EVENTS_MAX;
- * returns how many.  The events of the last call are forgotten. */
+ * returns how many; if there are none it flushes too. */
 uint32_t hu_endpoint_poll(hu_endpoint *endpoint, hu_event *events);
 /* Writes what the sessions have to say.  1: something is left that can go out now. */
 int hu_endpoint_flush(hu_endpoint *endpoint);
