@@ -71,4 +71,6 @@ def command() -> None:
 
     A plugin is a Python distribution with an entry point in one of the groups hermes.transports,
     hermes.storages, hermes.plugins and hermes.commands; pip install is all it takes.
+
+    To write one, begin with `hermes plugins new`; docs/writing-plugins.md explains the rest.
     """

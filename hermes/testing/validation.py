@@ -119,7 +119,13 @@ def check_import(target: Target) -> Any:
     try:
         module = importlib.import_module(target.module.partition(":")[0])
     except (Exception, SystemExit) as error:
-        yield Finding("import", "problem", f"it raises {_told(error)}", _cure_of(error))
+        cure = _cure_of(error)
+        if isinstance(error, ModuleNotFoundError) and error.name == target.module.split(".")[0]:
+            cure = (
+                "name a package of the project in the entry point, and have it packed: "
+                "[tool.setuptools.packages.find] where = [...] says where packages are"
+            )
+        yield Finding("import", "problem", f"it raises {_told(error)}", cure)
         raise Stopped from error
     took = time.monotonic_ns() - begun
     effects = before.changes()
@@ -234,6 +240,15 @@ def check_announcement(target: Target, module: ModuleType) -> Any:
             f"define {hook}(register) with @hookimpl; docs/writing-plugins.md shows one",
         )
         raise Stopped from error
+    function = vars(module).get(hook)
+    if not announced and function is not None and not hasattr(function, "hermes_impl"):
+        yield Finding(
+            "announcement",
+            "problem",
+            f"{hook} is there, but not marked as a hook",
+            "decorate it: from hermes.hookspecs import hookimpl, and @hookimpl above the def",
+        )
+        raise Stopped
     if target.name not in announced:
         has = ", ".join(repr(name) for name in announced) or "nothing"
         yield Finding(

@@ -132,6 +132,7 @@ def test_a_good_plugin_is_found_good(examine: Callable[..., Any]) -> None:
             "unknown hook",
             "@hookimpl",
         ),
+        ("@hookimpl\n", "", "announcement", "not marked as a hook", "@hookimpl above"),
         ('register("good"', 'register("bad"', "announcement", "announces 'bad'", "rename"),
         (
             'register("good", Good)',
@@ -190,13 +191,12 @@ def test_a_good_plugin_is_found_good(examine: Callable[..., Any]) -> None:
 def test_what_is_wrong_is_found_and_its_cure_told(
     examine: Callable[..., Any], old: str, new: str, check: str, text: str, cure: str
 ) -> None:
-    """One thing is wrong, and what is said first is that."""
+    """One thing is wrong, and that is said."""
     assert old in GOOD
 
-    found = examine(GOOD.replace(old, new, 1))
+    found = [finding for finding in examine(GOOD.replace(old, new, 1)) if finding["check"] == check]
 
     assert found, "nothing was found"
-    assert found[0]["check"] == check
     assert text in found[0]["text"]
     assert cure in found[0]["cure"]
 
@@ -276,6 +276,18 @@ def test_a_problem_is_told_by_the_exit_code(hermes: Hermes, tmp_path: Path) -> N
 
     assert done.returncode == 1
     assert b"did you mean 'hermes.transports'?" in done.stdout
+
+
+def test_a_package_that_is_not_there_is_the_projects_fault(hermes: Hermes, tmp_path: Path) -> None:
+    """It is not to be installed from anywhere, but to be packed."""
+    (tmp_path / "pyproject.toml").write_text(
+        '[project]\nname = "x"\n[project.entry-points."hermes.transports"]\nx = "hermes_x"\n'
+    )
+
+    done = hermes("plugins", "validate", tmp_path)
+
+    assert b"No module named 'hermes_x'" in done.stdout
+    assert b"name a package of the project" in done.stdout
 
 
 def test_a_project_says_where_its_packages_are(tmp_path: Path) -> None:
