@@ -6,7 +6,21 @@ table or a remote store.  Then the broker keeps a bounded window of the stream i
 goes there first, is handed to the log once per pass of the loop in runs of whole frames, and is acknowledged and
 shown to subscribers when the log says that it has it.  What is older than the window is read back, run by run.
 
-Threads: one thread owns a log; views of its memory may be held and dropped by any.
+What holds throughout, unless a method says otherwise:
+
+**Threads.** One thread owns a storage and its logs, and makes all calls but :meth:`Storage.save_state`; views
+of a log's memory may be held and dropped by any. A :class:`StorageBackend` may be used by any number of threads
+at once.
+
+**Blocking.** Opening and closing may take as long as they need, and say so through ``progress``. Everything
+else is called from the loop and takes no longer than one batch takes: see :class:`StreamLog`.
+
+**Ownership.** What :meth:`StreamLog.read` returns stays valid, and as it is, for as long as anything refers to
+it, whatever is trimmed meanwhile; what is passed in may not be referred to after the return.
+
+**Errors.** Only those of :mod:`hermes.errors` that the method names are let out; what the operating system
+raises is translated at the edge, ``from`` the original. Anything else is taken for a defect of the plugin: the
+connection that asked for it ends, or the broker does.
 """
 
 from __future__ import annotations
@@ -22,7 +36,8 @@ if TYPE_CHECKING:
     from hermes.url import Url
 
 API_VERSION = 1
-"""Version of this SPI: a plugin that was written for another is refused at start-up."""
+"""Version of this SPI: a plugin that was written for another is refused at start-up.  When it changes, and what is done
+before that, is the same as for :data:`hermes.transport.API_VERSION`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +207,7 @@ class Storage(Protocol):
         """None: sync only when a durable acknowledgement asks; 0: after every pass; else at this interval."""
 
     def streams(self) -> list[str]:
-        """Names of the streams that are there already."""
+        """Names of the streams that are there already, whether open or not."""
 
     def open_stream(self, name: str, settings: LogSettings, progress: Progress | None) -> StreamLog:
         """Open or create the log of stream ``name``, recovering it if need be.
@@ -226,12 +241,14 @@ class StorageBackend(Protocol):
         """The options of its URL, for :meth:`hermes.url.Url.options`; each has a docstring."""
 
     def probe(self) -> str | None:
-        """None if it can work on this machine, else why not, with the cure."""
+        """None if it can work on this machine, else why not, with the cure.  Takes milliseconds; touches no
+        network, leaves nothing behind, raises nothing."""
 
     def open(self, url: Url) -> Storage:
-        """Open the place that ``url`` names and lock it.
+        """Open the place that ``url`` names and lock it.  After an error nothing is left of it, the lock included.
 
         Raises:
             InvalidUrl: the URL or one of its options makes no sense here.
             DirectoryLocked: another broker owns it; the message names its process.
+            StorageFailed, StorageFull, StorageDamaged: it cannot be opened; the message says what to do.
         """

@@ -6,8 +6,24 @@ loop polls; :meth:`Transport.dial` gives a client a :class:`Channel`.  Bytes are
 they mean is the business of :class:`Connection`, which the broker hands out.  Nothing calls back:
 an agent asks :class:`Kernel` which of its connections have output, and moves it.
 
-Threads: an agent and its connections belong to the thread that polls; a channel to one thread at a
-time.
+What holds throughout, unless a method says otherwise:
+
+**Threads.** An agent, its connections and the kernel it was given belong to the thread that polls; a
+channel to one thread at a time; a :class:`Transport` may be used by any number of threads at once.
+
+**Blocking.** No call waits, for a peer, a lock that others hold for long, or a disk, but where a
+``timeout_ns`` says how long it may: :meth:`Agent.poll`, :meth:`Channel.wait`,
+:meth:`Transport.dial`.  ``listen`` and ``close`` may take what the operating system takes.  Times
+are ``time.monotonic_ns()``; a timeout of -1 has no end.
+
+**Ownership.** Whoever hands a buffer out keeps owning it, for as long as the method says; who gets
+one neither writes to it nor keeps it longer, unless that is what it is for.
+
+**Errors.** Only those of :mod:`hermes.errors` that the method names are let out; what the operating
+system raises is translated at the edge, ``from`` the original.  What one peer does or sends never
+comes out of ``poll``: it ends that peer's connection, with the error as the argument of
+:meth:`Connection.connection_lost`.  Whatever else comes out of an agent is taken for a defect of the
+plugin, and ends the broker.
 """
 
 from __future__ import annotations
@@ -21,7 +37,14 @@ import msgspec
 from hermes.url import Url
 
 API_VERSION = 1
-"""Version of this SPI: a plugin that was written for another is refused at start-up."""
+"""Version of this SPI: a plugin that was written for another is refused at start-up.
+
+What may be added without a new version: a method of :class:`Kernel` or :class:`Connection` (the
+broker's), a field with a default (:class:`Peer`, :class:`Capabilities`), an optional argument that
+the broker gives only to a plugin that claims the capability for it.  What a plugin has to have or do
+anew, and what is taken away, makes a new version.  Before that, what is to go is deprecated for at
+least one minor release: it works on, and a ``DeprecationWarning`` names what takes its place.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +63,8 @@ class Peer:
 
 
 class Connection(Protocol):
-    """The broker's end of one client's byte stream; the transport's only view of it.
+    """The broker's end of one client's byte stream; the transport's only view of it.  No method
+    waits, and none raises but for a transport's own mistakes.
 
     Input has the shape of :class:`asyncio.BufferedProtocol`; output is pulled, and acknowledged in
     two steps so that memory in flight (an io_uring write, an unacknowledged datagram) is never
@@ -100,10 +124,12 @@ class Connection(Protocol):
         """
 
     def advance(self, nbytes: int) -> None:
-        """The medium has taken the first ``nbytes`` bytes of what :meth:`output` returned."""
+        """The medium has taken the first ``nbytes`` bytes of what :meth:`output` returned; never
+        more than that.  Their memory stays as it is until :meth:`release`."""
 
     def release(self, nbytes: int) -> None:
-        """The medium needs the first ``nbytes`` bytes that were advanced over no more."""
+        """The medium needs the first ``nbytes`` bytes that were advanced over no more.  The broker
+        gives no more output while too much is in flight, so a medium that never releases stops."""
 
     def connection_lost(self, error: Exception | None) -> None:
         """The medium is gone; ``None`` if it was closed in order.  Called once, and nothing is
@@ -158,7 +184,8 @@ class Agent(Protocol):
         """
 
     def fileno(self) -> int:
-        """A descriptor that is readable whenever :meth:`poll` would find work."""
+        """A descriptor that is readable whenever :meth:`poll` would find work, timers apart.  The
+        agent's, and the same until it is closed."""
 
     def watch(self, fd: int) -> None:
         """Let a waiting :meth:`poll` also return when ``fd`` is readable.
@@ -179,7 +206,8 @@ class Agent(Protocol):
         have one."""
 
     def close(self) -> None:
-        """Close every connection and the listener at once.  Idempotent."""
+        """Close every connection and the listener at once, and tell the connections.  Idempotent;
+        raises nothing."""
 
 
 class Channel(Protocol):
@@ -191,7 +219,8 @@ class Channel(Protocol):
         such thing."""
 
     def send(self, views: Sequence[memoryview | bytes]) -> int:
-        """Take some of the bytes; returns how many, 0 if there is no room now.
+        """Take some of the bytes; returns how many, 0 if there is no room now.  What was taken is
+        the medium's: the views may be reused at once.
 
         Raises:
             ConnectionLost: the medium is gone.
@@ -210,7 +239,8 @@ class Channel(Protocol):
         first."""
 
     def close(self) -> None:
-        """Close the medium.  Idempotent."""
+        """Close the medium.  Nobody waits for what the peer has not got yet.  Idempotent; raises
+        nothing."""
 
 
 @runtime_checkable
@@ -266,11 +296,12 @@ class Transport(Protocol):
         """The options of a client's URL."""
 
     def probe(self) -> str | None:
-        """None if it can work on this machine, else why not, with the cure.  Fast; touches no
-        network."""
+        """None if it can work on this machine, else why not, with the cure.  Takes milliseconds;
+        touches no network, leaves nothing behind, raises nothing."""
 
     def listen(self, url: Url, kernel: Kernel) -> Agent:
-        """Bind and listen; peers are accepted by the agent's ``poll``.
+        """Bind and listen; peers are accepted by the agent's ``poll``.  After an error nothing is
+        left of it.
 
         Raises:
             InvalidUrl: the URL or one of its options makes no sense here.
@@ -283,5 +314,5 @@ class Transport(Protocol):
 
         Raises:
             InvalidUrl: the URL or one of its options makes no sense here.
-            ConnectFailed: nobody answered, in time or at all.
+            ConnectFailed: nobody answered, in time or at all; nothing is left of the attempt.
         """

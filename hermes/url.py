@@ -2,6 +2,10 @@
 ``scheme:path``.
 
 Knows no transport: what a scheme means and which options it has is the plugin's business.
+
+Part of the SPI: :class:`Url`, its fields and :meth:`Url.options` stay as long as
+:data:`hermes.transport.API_VERSION` does.  No call waits, keeps what it is given, or has a state: any
+thread may make it; what it raises is :exc:`~hermes.errors.InvalidUrl` and nothing else.
 """
 
 from __future__ import annotations
