@@ -46,6 +46,8 @@ EXPRESS_BOUND_NS = 1_000_000
 """How long one run of the common case may take: timers and others wait meanwhile."""
 SHARE = 262144
 """Bytes one reader gives before the next of the same connection has its turn."""
+FETCHES_MAX = 4
+"""Times one pull may ask a log that is not native memory: each takes about a millisecond."""
 IN_FLIGHT_MAX = 4 * 1024 * 1024
 """Bytes handed to the medium that it may still be using."""
 ANSWERS_MAX = 4096
@@ -61,6 +63,7 @@ _RANGE = int(Deliver.RANGE)
 _COPIED = int(Deliver.COPIED)
 _NOTHING = int(Deliver.NOTHING)
 _AGAIN = int(Deliver.AGAIN)
+_COLD = int(Deliver.COLD)
 # By the core's error number, HM_EGONE and HM_EDAMAGED; the numbers never change.
 _REASONS: dict[int, Literal["retention", "damaged"]] = {16: "retention", 17: "damaged"}
 
@@ -80,7 +83,7 @@ class Publisher:
         self.through = 0
         """Acknowledge up to here as ``level`` says, with the next output; 0: nothing to say."""
         self.pending: list[tuple[int, list[tuple[Place, int]]]] = []
-        """Durable: (through, what must be synced: stream and sequence), oldest first; at most
+        """(through, what must be synced or stored: stream and sequence), oldest first; at most
         two."""
 
 
@@ -148,7 +151,8 @@ class Connection:
         self._lost = False
         self._ingest = Ingest(kernel.streams.router, kernel.limits.message_max)
         self._sink = Sink(self._ingest)
-        self._express: Express | None = Express(self._ingest)
+        # What a log elsewhere has not confirmed is neither acknowledged nor delivered.
+        self._express: Express | None = None if kernel.backed else Express(self._ingest)
         self._seats: dict[int, Reader] = {}
         self._epoch = -1
         self._shared = 0
@@ -196,6 +200,8 @@ class Connection:
                 self._rest = b""
             else:
                 self._keep(kernel.scratch[consumed:size])
+            if kernel.backed:
+                kernel.relieve(self)
         except Exception as error:
             self._fail(error)
 
@@ -216,6 +222,8 @@ class Connection:
             consumed = self._process(address_of(data), len(data))
             if consumed < len(data):
                 self._keep(data[consumed:])
+            if self._kernel.backed:
+                self._kernel.relieve(self)
         except Exception as error:
             self._fail(error)
 
@@ -367,10 +375,14 @@ class Connection:
         if waiting:
             for publisher in self._publishers.values():
                 publisher.pending.clear()
+            problem = place.backed.problem if place.backed is not None else None
             self.refuse(
                 "storage_failed",
                 f"stream {place.name!r} could not be synced to disk: what was not acknowledged as "
-                "durable may be lost",
+                "durable may be lost"
+                if problem is None
+                else f"stream {place.name!r} could not be stored: what was not acknowledged may be "
+                f"lost ({problem})",
             )
 
     def begin_close(self, reason: str) -> bool:
@@ -637,6 +649,8 @@ class Connection:
                 fatal=True,
             )
             return
+        if self._kernel.backed:
+            self._kernel.recall(request.publisher_id)
         last = self._ingest.open(request.publisher, request.publisher_id)
         publisher = Publisher(self, request.publisher, request.publisher_id, request.ack)
         self._publishers[request.publisher] = publisher
@@ -772,8 +786,8 @@ class Connection:
             publisher = self._publishers.get(number)
             if publisher is None or publisher.level == "none":
                 continue
-            if publisher.durable:
-                self._await_sync(publisher, through, streams)
+            if publisher.durable or self._kernel.backed:
+                self._await_stored(publisher, through, streams)
                 continue
             if not publisher.through:
                 self._acks.append(publisher)
@@ -781,16 +795,18 @@ class Connection:
         if self._acks and not self._marked:
             self.mark()
 
-    def _await_sync(self, publisher: Publisher, through: int, streams: int) -> None:
-        targets = self._kernel.want_sync(streams, self)
+    def _await_stored(self, publisher: Publisher, through: int, streams: int) -> None:
+        targets = self._kernel.want_stored(streams, self, durable=publisher.durable)
         if len(publisher.pending) >= 2:
             publisher.pending.pop()  # no sync has begun for it that does not also cover this one
         publisher.pending.append((through, targets))
         self._acknowledge_synced(publisher)  # sent again and on disk already: no sync would tell
 
     def _acknowledge_synced(self, publisher: Publisher) -> None:
-        pending = publisher.pending
-        while pending and all(place.synced >= sequence for place, sequence in pending[0][1]):
+        pending, durable = publisher.pending, publisher.durable
+        while pending and all(
+            place.reached(durable=durable) >= sequence for place, sequence in pending[0][1]
+        ):
             if not publisher.through:
                 self._acks.append(publisher)
             publisher.through = pending.pop(0)[0]
@@ -824,14 +840,14 @@ class Connection:
         for frame in self._protocol.take_output():
             views.append(memoryview(frame))
             size += len(frame)
-        self.paused = False
+        self.paused = self.number in self._kernel.choked
         return size
 
     def _pull_readers(self, views: list[memoryview], size: int, limit: int) -> int:
         active = self._active
         now_ns = time.time_ns()
         turn = SHARE if len(active) > 1 else limit
-        idle = 0
+        idle = fetches = 0
         while active and size < limit and len(views) < VIEWS_MAX and idle < len(active):
             reader = active[0]
             taken = 0
@@ -857,6 +873,15 @@ class Connection:
                     idle += 1
                     self._kernel.again(self)
                     break
+                elif kind == _COLD:
+                    fetches += 1
+                    if fetches > FETCHES_MAX:
+                        active.rotate(-1)
+                        idle += 1
+                        self._kernel.again(self)
+                        break
+                    if not self._fetch(reader, delivery.cold_position):
+                        return size + taken
                 else:
                     taken += self._report_gap(reader, delivery, views)
                 if taken >= turn or size + taken >= limit or len(views) >= VIEWS_MAX:
@@ -864,6 +889,18 @@ class Connection:
                     break
             size += taken
         return size
+
+    def _fetch(self, reader: Reader, position: int) -> bool:
+        """Have the log elsewhere give what a reader has come to; False: the connection ends."""
+        backed = reader.place.backed
+        assert backed is not None
+        try:
+            backed.fetch(position)
+        except HermesError as error:
+            self._drop_subscriptions()
+            self.refuse("storage_failed", f"stream {reader.place.name!r} cannot be read: {error}")
+            return False
+        return True
 
     def _report_gap(self, reader: Reader, delivery: Any, views: list[memoryview]) -> int:
         self._say_gap(reader, delivery.gap_first, delivery.gap_last, delivery.gap_reason)

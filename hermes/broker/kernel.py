@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from hermes.broker import queries
+from hermes.broker.backed import HAND_OVER_BYTES, Backed
 from hermes.broker.config import Config
 from hermes.broker.connection import Connection
 from hermes.broker.hooks import Hooks
@@ -21,9 +22,10 @@ from hermes.broker.loop import Loop
 from hermes.broker.positions import Positions
 from hermes.broker.streams import Place, Streams, message_max
 from hermes.broker.subscriptions import RequestRefused
-from hermes.errors import HermesError, Refused
+from hermes.errors import HermesError, Refused, StorageFull
 from hermes.hookspecs import BrokerInfo, Grant, ListenerInfo
 from hermes.native.envelopes import address_of
+from hermes.native.log import LogEvent
 from hermes.storage import Storage
 from hermes.transport import Agent, Peer
 from hermes.url import parse_url
@@ -119,6 +121,10 @@ class Kernel:
         self._publishers: dict[bytes, Publisher] = {}  # by their 16 bytes
         self._awaiting: dict[int, Connection] = {}  # publishers of theirs wait for a sync
         self._sync_wanted = False
+        self.backed = [place.backed for place in streams if place.backed is not None]
+        """The streams whose log is not native memory."""
+        self.choked: dict[int, Connection] = {}
+        """Connections that are not read from until a log has caught up."""
         self._sync_always = storage.sync_interval_ns == 0
         self._stopping = False
         self._begin_timers()
@@ -158,7 +164,12 @@ class Kernel:
         while moved:
             lowest = moved & -moved
             moved ^= lowest
-            self._activate_followers(streams[lowest.bit_length() - 1])
+            place = streams[lowest.bit_length() - 1]
+            if place.backed is None:
+                self._activate_followers(place)
+            else:
+                place.backed.hand_over()
+                self._stored(place, place.backed)
         if self._again:
             again, self._again = self._again, []
             self.unfinished = False
@@ -181,6 +192,8 @@ class Kernel:
 
     def after_pass(self) -> None:
         """Begin the syncs that this pass's messages wait for: one for all of them."""
+        if self.backed and self.moved:
+            self._collect()
         if self._sync_always:
             self._sync_all()
         if self._sync_wanted:
@@ -201,6 +214,7 @@ class Kernel:
         self.connections.pop(connection.number, None)
         self._ungreeted.pop(connection.number, None)
         self._awaiting.pop(connection.number, None)
+        self.choked.pop(connection.number, None)
 
     def claim_durable(self, name: str, subscription: Subscription) -> dict[str, int] | None:
         """Reserve a durable name and return what it has committed.
@@ -244,20 +258,40 @@ class Kernel:
         if self._publishers.get(publisher.identity) is publisher:
             del self._publishers[publisher.identity]
 
-    def want_sync(self, streams: int, connection: Connection) -> list[tuple[Place, int]]:
-        """Have the streams of a bit set synced after this pass; returns what must be on disk
-        then."""
+    def want_stored(
+        self, streams: int, connection: Connection, *, durable: bool
+    ) -> list[tuple[Place, int]]:
+        """Have the streams of a bit set stored, or synced, after this pass; returns what must have
+        been reached then."""
         targets = []
         while streams:
             lowest = streams & -streams
             streams ^= lowest
             place = self.streams[lowest.bit_length() - 1]
-            last = place.last_sequence
-            if place.synced < last:
+            last = place.appended_sequence
+            if durable and place.synced < last:
                 place.sync_wanted = self._sync_wanted = True
             targets.append((place, last))
         self._awaiting[connection.number] = connection
         return targets
+
+    def recall(self, publisher: bytes) -> None:
+        """Ask logs elsewhere what they have of a publisher that is about to open."""
+        for backed in self.backed:
+            backed.recall(publisher)
+
+    def relieve(self, connection: Connection) -> None:
+        """``connection`` has brought input: keep what logs elsewhere have not got yet bounded."""
+        for place in self.streams:
+            backed = place.backed
+            if backed is None:
+                continue
+            if backed.unhanded_bytes >= HAND_OVER_BYTES:
+                backed.hand_over()
+                self._stored(place, backed)
+            if backed.problem is None and backed.behind_bytes >= backed.choke_bytes:
+                connection.paused = True
+                self.choked[connection.number] = connection
 
     def answer(
         self, what: str, arguments: dict[str, str], grant: Grant | None
@@ -295,23 +329,47 @@ class Kernel:
             self._sync_failed(place)
             return
         place.syncing = self.syncing = True
+        if place.log.fileno() < 0:
+            self._log_event(place)
 
     def _log_event(self, place: Place) -> None:
-        place.log.events()
-        place.syncing = False
+        events = place.log.events()
         status = place.log.status()
+        if place.backed is None or LogEvent.SYNC in events:
+            place.syncing = False
         place.synced = status.synced_sequence
-        if status.failed and place.synced < place.last_sequence:
+        if place.backed is not None:
+            place.backed.retry()
+            self._stored(place, place.backed)
+        elif status.failed and place.synced < place.last_sequence:
             self._sync_failed(place)
-        for connection in list(self._awaiting.values()):
-            if connection.synced():
-                del self._awaiting[connection.number]
+        self._acknowledge_reached()
+        if place.syncing:
+            return
         if place.sync_wanted:
             self._begin_sync(place)
-        elif self._sync_always:
+        elif self._sync_always and place.log.fileno() >= 0:
             self._sync_all()
         self.syncing = any(other.syncing for other in self.streams)
         self.unfinished = self.unfinished or bool(self._again)
+
+    def _acknowledge_reached(self) -> None:
+        for connection in list(self._awaiting.values()):
+            if connection.synced():
+                del self._awaiting[connection.number]
+
+    def _stored(self, place: Place, backed: Backed) -> None:
+        """Follow what a log elsewhere has by now: deliver, acknowledge, read on."""
+        if backed.collect():
+            self._activate_followers(place)
+            self._acknowledge_reached()
+        if backed.problem is not None and not isinstance(backed.problem, StorageFull):
+            self._sync_failed(place)
+        if self.choked and all(b.problem or b.behind_bytes < b.choke_bytes for b in self.backed):
+            choked, self.choked = self.choked, {}
+            for connection in choked.values():
+                connection.paused = False
+                connection.mark()
 
     def _sync_failed(self, place: Place) -> None:
         """No durable acknowledgement can come any more from this stream: say so instead of staying
@@ -335,7 +393,7 @@ class Kernel:
 
     def _sync_all(self) -> None:
         for place in self.streams:
-            if not place.syncing and place.log.fileno() >= 0 and place.synced < place.last_sequence:
+            if not place.syncing and self.durable and place.synced < place.last_sequence:
                 self._begin_sync(place)
 
     def _mark_progress(self) -> None:
@@ -355,8 +413,11 @@ class Kernel:
     def _trim(self) -> None:
         pinned = 0
         for place in self.streams:
-            if place.settings.retention_ns or place.log.status().pinned:
+            backed = place.backed
+            if place.settings.retention_ns or backed or place.log.status().pinned:
                 place.log.trim(time.time_ns())
+            if backed is not None:
+                self._stored(place, backed)
             pinned += place.log.status().pinned
         if pinned:
             for connection in self.connections.values():

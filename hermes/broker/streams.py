@@ -7,13 +7,14 @@ Knows which topics a stream claims and which readers wait for it; not where thei
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from hermes.broker.backed import Backed
 from hermes.broker.config import DEFAULT_STREAM, STREAMS_MAX, Config, StreamConfig
-from hermes.errors import InvalidConfig, InvalidTopic, PluginFailed, Refused
+from hermes.errors import InvalidConfig, InvalidTopic, Refused
 from hermes.native.log import Log
 from hermes.native.patterns import match, overlap
-from hermes.native.stream import Router, Stream
+from hermes.native.stream import Cursor, Router, Start, Stream
 from hermes.storage import LogSettings, Progress, Storage
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Place:
         index: int,
         config: StreamConfig,
         *,
-        log: Log,
+        log: Log | Backed,
         stream: Stream,
         settings: LogSettings,
         topics_max: int,
@@ -51,6 +52,8 @@ class Place:
         self.config = config
         self.settings = settings
         self.log = log
+        self.backed = log if isinstance(log, Backed) else None
+        """Set where the log is not native memory."""
         self.stream = stream
         self.patterns = [pattern.encode() for pattern in config.patterns]
         self.everything: list[Reader] = []
@@ -73,8 +76,39 @@ class Place:
 
     @property
     def last_sequence(self) -> int:
-        """The newest message's, 0 in an empty stream."""
+        """The newest message's that subscribers may have, 0 in an empty stream."""
         return int(self.log.status().next_sequence) - 1
+
+    @property
+    def appended_sequence(self) -> int:
+        """The newest message's that was taken."""
+        return int(self.stream.log.status().next_sequence) - 1
+
+    def reached(self, *, durable: bool) -> int:
+        """Sequences up to here may be acknowledged."""
+        if durable:
+            return self.synced
+        return self.appended_sequence if self.backed is None else self.backed.last_stored
+
+    def open_cursor(
+        self, filter: bytes, *, prefix: bool, batch_id: int, start: Start, value: int
+    ) -> Cursor:
+        """As :meth:`hermes.native.stream.Stream.open_cursor`."""
+        elsewhere = self.backed is not None and start not in (Start.LATEST, Start.LAST)
+        cursor = self.stream.open_cursor(
+            filter,
+            prefix=prefix,
+            batch_id=batch_id,
+            start=Start.LATEST if elsewhere else start,
+            value=0 if elsewhere else value,
+        )
+        if elsewhere and self.backed is not None:
+            try:
+                self.backed.place(cursor, start, value)
+            except BaseException:
+                cursor.close()
+                raise
+        return cursor
 
     def follow(self, reader: Reader) -> None:
         """Have ``reader`` told when it may have something."""
@@ -193,24 +227,26 @@ class Streams:
     ) -> None:
         settings = settings_for(stream, config)
         log = storage.open_stream(stream.name, settings, progress)
-        if not isinstance(log, Log):
-            log.close()
-            raise PluginFailed(f"{storage.url} gave a log that is not a hermes.native.Log")
         topics_max = stream.topics or config.limits.topics
+        backed = None
         try:
+            if not isinstance(log, Log):
+                backed = Backed(stream.name, log, settings)
             opened = Stream(
-                log,
+                backed.window if backed is not None else cast("Log", log),
                 index=len(self._places),
                 topics_max=topics_max,
                 create=stream.create_topics,
             )
+            if backed is not None:
+                backed.begin(opened, progress)
         except BaseException:
-            log.close()
+            (backed or log).close()
             raise
         place = Place(
             len(self._places),
             stream,
-            log=log,
+            log=cast("Log", log) if backed is None else backed,
             stream=opened,
             settings=settings,
             topics_max=topics_max,

@@ -47,7 +47,7 @@ class Reader:
         self.subscription = subscription
         self.connection = subscription.connection
         self.place = place
-        self.cursor = place.stream.open_cursor(
+        self.cursor = place.open_cursor(
             subscription.filter,
             prefix=subscription.prefix,
             batch_id=subscription.id,

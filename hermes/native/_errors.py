@@ -30,6 +30,7 @@ _REFUSED: dict[int, str] = {
 
 _KINDS: dict[int, type[Exception]] = {
     lib.HM_EFULL: errors.WouldBlock,
+    lib.HM_ECOLD: errors.WouldBlock,
     lib.HM_EEMPTY: errors.WouldBlock,
     lib.HM_EINVAL: errors.UsageError,
     lib.HM_ENOMEM: MemoryError,

@@ -469,7 +469,8 @@ def watched(work: Callable[[], int], counter: Any, directory: Path, progress: Op
     result: list[int] = []
     worker = threading.Thread(target=lambda: result.append(work()), name="hermes-log-open")
     worker.start()
-    while worker.is_alive():
+    while True:
         worker.join(PROGRESS_INTERVAL_S)
         progress(min(counter[0], total), total)
-    return result[0]
+        if not worker.is_alive():
+            return result[0]

@@ -78,6 +78,9 @@ class Deliver(IntEnum):
     """``gap_first`` .. ``gap_last`` cannot be had."""
     AGAIN = lib.HM_DELIVER_AGAIN
     """Looked at its share of the log and found nothing yet: call again in the next pass."""
+    COLD = lib.HM_DELIVER_COLD
+    """Bring what stands at ``cold_position`` (:meth:`hermes.native.window.Window.fill`), then call
+    again."""
 
 
 class Feed(IntEnum):
@@ -156,6 +159,11 @@ class Delivery:
     def gap_last(self) -> int:
         """Last sequence that cannot be had."""
         return int(self._raw.gap_last)
+
+    @property
+    def cold_position(self) -> int:
+        """After COLD: what is to be brought into memory."""
+        return int(self._raw.range.position)
 
     @property
     def gap_reason(self) -> int:
@@ -311,6 +319,24 @@ class Stream:
         self._cursors.add(cursor)
         return cursor
 
+    def hold(self) -> None:
+        """Before the first append: show cursors only what :meth:`show` says; the log is a window."""
+        lib.hm_stream_hold(self.handle)
+
+    def show(self, position: int, sequence: int) -> None:
+        """What stands before ``position``, of sequences under ``sequence``, is stored: cursors may
+        have it."""
+        lib.hm_stream_show(self.handle, position, sequence)
+
+    def learn(self, position: int, sequence: int, frames: memoryview) -> int:
+        """Before the first append, of a stream that is held: enter the topics of stored frames.
+
+        Returns how many bytes of them are sound.
+        """
+        data = ffi.from_buffer("uint8_t[]", frames)
+        code = lib.hm_stream_learn(self.handle, position, sequence, data, len(data))
+        return check(code, "learning topics")
+
     def ready(self) -> list[int]:
         """Numbers of the filters (:attr:`Cursor.filter`) that have news since the last call.
 
@@ -386,6 +412,11 @@ class Cursor:
         """The last sequence it has covered: ``through`` of its last batch; before that, where it
         stands."""
         return int(lib.hm_cursor_through(self.handle))
+
+    def place(self, position: int, sequence: int, *, wanted: int = 0, reason: int = 0) -> None:
+        """Before the first batch: begin at ``position``, which has ``sequence``; a gap from
+        ``wanted`` to it if that is less."""
+        lib.hm_cursor_place(self.handle, position, sequence, wanted, reason)
 
     def next(self, limit: int, now_ns: int, progress: bool = False) -> Delivery:
         """Produce the next batch, of at most ``limit`` bytes of frames but at least one frame, and

@@ -33,6 +33,7 @@ enum {
     HM_ECLOSED = 23,   /* it was closed */
     HM_ETIMEDOUT = 24, /* the deadline passed first */
     HM_EDENIED = 25,   /* this peer may not do this */
+    HM_ECOLD = 26,     /* not in memory: the store behind the log has it */
 };
 
 /* A sentence for a code (positive or negative); never NULL. */

@@ -135,7 +135,7 @@ uint64_t hm_log_publisher(hm_log *log, const uint8_t *publisher);
 /* The longest run of whole frames at `position` of at most `limit` bytes (at least one frame,
  * whatever its size), within one segment.  Returns 1; 0 at the tail; -HM_EGONE: retention has
  * passed it; -HM_EDAMAGED: quarantined.  On both, `range->position` and `first_sequence` are where
- * to go on. */
+ * to go on.  -HM_ECOLD: see hm_log_fill. */
 int hm_log_read(hm_log *log, uint64_t position, uint64_t limit, hm_range *range);
 
 /* The first position with a sequence >= `sequence`, or an append time >= `time_ns`: sets position
@@ -172,9 +172,62 @@ void hm_log_fault(hm_log *log, int error);
 void hm_log_populate(hm_log *log, uint64_t position, uint64_t size);
 
 void hm_log_status_get(hm_log *log, hm_log_status *status);
+
+/* ---- a window: the newest part of a stream in memory, in front of a store that has all of it ----
+ *
+ * Appends go to the window; whoever owns it hands them to the store (hm_log_runs), and says what
+ * the store has (hm_log_stored).  What it has not is never retired, and bounded.  What is older
+ * than the window is read as -HM_ECOLD until it has been brought (hm_log_fill). */
+
+#define HM_LOG_COLD_MAX 16 /* stretches of older frames kept in memory; the longest unused goes */
+
+/* Consecutive messages of one append record, in one segment. */
+typedef struct {
+    uint8_t publisher[16]; /* all zero: nobody in particular */
+    uint64_t publisher_first;
+    uint64_t first_sequence;
+    uint64_t position;
+    uint64_t size;
+    uint64_t time_ns;
+    uint64_t segment;
+    uint64_t offset;
+    uint64_t count;
+} hm_log_run;
+
+/* hm_log_open_memory for a stream whose store ends at `next_sequence` and `end_position`, and
+ * begins at `first_sequence` and `start_position`.  `unstored_max`: bytes that the store may be
+ * behind; then appends are refused (-HM_ENOSPACE). */
+int hm_log_open_window(const hm_log_options *options, uint64_t first_sequence,
+                       uint64_t start_position, uint64_t next_sequence, uint64_t end_position,
+                       uint64_t unstored_max, hm_log **log);
+/* What has been appended from `position` (the end, or where a run began or ended) on, oldest first.
+ * Returns how many of at most `capacity`. */
+uint32_t hm_log_runs(hm_log *log, uint64_t position, hm_log_run *runs, uint32_t capacity);
+/* The store has what stands before `position`. */
+void hm_log_stored(hm_log *log, uint64_t position);
+/* The store has forgotten what stands before. */
+void hm_log_store_begins(hm_log *log, uint64_t sequence, uint64_t position);
+/* Refuses appends with a -HM_E*; 0: no more. */
+void hm_log_refuse(hm_log *log, int error);
+/* Says what the store knows of a publisher. */
+int hm_log_remember(hm_log *log, const uint8_t *publisher, uint64_t last);
+/* Brings frames that stand at `position`: as many as are sound, whose bytes are returned.  Copies.
+ */
+int64_t hm_log_fill(hm_log *log, uint64_t position, uint64_t sequence, const uint8_t *frames,
+                    uint64_t size);
+/* What stands there cannot be had: it is read as damaged. */
+int hm_log_fill_hole(hm_log *log, uint64_t position, uint64_t sequence, uint64_t end,
+                     uint64_t next_sequence);
 /* cdef-end */
+
+/* Where what can be read begins, the store included. */
+uint64_t hm_log_start(const hm_log *log, uint64_t *sequence);
+/* Bytes of sound MESSAGE frames with consecutive sequences from `*sequence` on, which is moved
+ * behind the last. */
+uint64_t hm_log_sound(const hm_log *log, const uint8_t *frames, uint64_t size, uint64_t *sequence);
 
 _Static_assert(sizeof(hm_origin) == 24, "fixed");
 _Static_assert(sizeof(hm_range) == 48, "read by Python");
+_Static_assert(sizeof(hm_log_run) == 80, "read by Python");
 
 #endif

@@ -52,13 +52,15 @@ enum {
  * NOTHING: caught up.  COPIED: `written` bytes of `out`, one whole BATCH frame.  RANGE: `written`
  * (56) bytes of `out`, then `range` of log memory: one BATCH frame.  GAP: `gap_first`..`gap_last`
  * can't be had; `gap_reason`: HM_EGONE or HM_EDAMAGED.  AGAIN: walked its share of the log and
- * found nothing yet: call again in the next pass. */
+ * found nothing yet: call again in the next pass.  COLD: bring `range.position` (hm_log_fill), then
+ * call again. */
 enum {
     HM_DELIVER_NOTHING = 0,
     HM_DELIVER_COPIED = 1,
     HM_DELIVER_RANGE = 2,
     HM_DELIVER_GAP = 3,
     HM_DELIVER_AGAIN = 4,
+    HM_DELIVER_COLD = 5,
 };
 
 typedef struct {
@@ -138,6 +140,22 @@ int hm_cursor_next(hm_cursor *cursor, uint8_t *out, uint64_t capacity, uint64_t 
 /* Filters that got notes, or ceased to want everything, since the last call.  Returns how many of
  * at most `capacity` were written; call again when it returns `capacity`. */
 uint32_t hm_stream_ready(hm_stream *stream, uint32_t *filters, uint32_t capacity);
+
+/* ---- of a log that is a window ---- */
+
+/* Before the first append: shows cursors only what hm_stream_show has said is stored. */
+void hm_stream_hold(hm_stream *stream);
+/* What stands before `position` (the end, or where a run of hm_log_runs ends), up to `sequence`
+ * excluded, is stored: it may be retired, and cursors may have it. */
+void hm_stream_show(hm_stream *stream, uint64_t position, uint64_t sequence);
+/* Enters the topics of frames of the store, before the first append.  Returns the bytes that are
+ * sound and have consecutive sequences. */
+int64_t hm_stream_learn(hm_stream *stream, uint64_t position, uint64_t sequence,
+                        const uint8_t *frames, uint64_t size);
+/* Before its first batch: the cursor begins at `position`, which has `sequence`, for somebody who
+ * wanted to begin at `wanted`: what lies between is a gap, for `reason` (HM_EGONE, HM_EDAMAGED). */
+void hm_cursor_place(hm_cursor *cursor, uint64_t position, uint64_t sequence, uint64_t wanted,
+                     int reason);
 /* cdef-end */
 
 /* ---- for the ingest, which has looked up the topics already ---- */

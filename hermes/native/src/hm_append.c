@@ -223,6 +223,7 @@ int hm_log_append(hm_log *log, const uint8_t *frames, uint64_t size, uint32_t co
     }
     /* relaxed: a failure is noticed at the next append at the latest. */
     int error = atomic_load_explicit(&log->pool->failed, memory_order_relaxed);
+    error = error ? error : hm_window_admit(log, size);
     if (error) {
         return error;
     }

@@ -8,7 +8,7 @@
 #define POPULATE_AHEAD 8388608u /* bytes: eight walks; a replay finds its memory in place */
 
 /* Why a step came back.  Negative: -HM_E*. */
-enum { CAUGHT_UP, FULL, PAUSED, RANGED, GAP, MORE };
+enum { CAUGHT_UP, FULL, PAUSED, RANGED, GAP, MORE, COLD };
 
 /* One call of hm_cursor_next: the batch it builds and the stretch of log memory it looks at. */
 typedef struct {
@@ -33,8 +33,8 @@ static void unpin(pass *p) {
     p->segment = NULL;
 }
 
-/* Brings the frames at `position`, which is not the end, into the pass's window.  MORE, GAP or
- * -HM_E*. */
+/* Brings the frames at `position`, which is not the end, into the pass's window.  MORE, GAP, COLD
+ * or -HM_E*. */
 static int look(pass *p, uint64_t position) {
     if (p->segment != NULL && position >= p->run.position &&
         position < p->run.position + p->run.size)
@@ -46,6 +46,8 @@ static int look(pass *p, uint64_t position) {
         p->reason = -got;
         return GAP;
     }
+    if (got == -HM_ECOLD)
+        return COLD;
     if (got != 1)
         return got < 0 ? got : -HM_EIO;
     p->segment = hm_log_pin(log, p->run.segment);
@@ -154,6 +156,8 @@ static int take_range(pass *p, uint64_t position, uint64_t limit) {
         p->reason = -got;
         return GAP;
     }
+    if (got == -HM_ECOLD)
+        return COLD;
     return got == 1 ? RANGED : got == 0 ? CAUGHT_UP : got;
 }
 
@@ -244,6 +248,10 @@ static uint64_t note_find(const hm_interest *interest, const hm_cursor *cursor) 
 static int copy_note(pass *p, const hm_note *note) {
     hm_cursor *cursor = p->cursor;
     uint64_t end = hm_note_end(note), next = note->sequence + note->count;
+    if (end > cursor->stream->shown_position) {
+        end = cursor->stream->shown_position;
+        next = cursor->stream->shown_sequence;
+    }
     if (cursor->position < note->position) { /* nothing between is wanted */
         cursor->position = note->position;
         cursor->sequence = note->sequence;
@@ -262,29 +270,40 @@ static int copy_note(pass *p, const hm_note *note) {
 
 static int notes(pass *p, hm_interest *interest) {
     hm_cursor *cursor = p->cursor;
-    for (uint64_t i = note_find(interest, cursor); i < interest->tail; i++) {
+    const hm_stream *stream = cursor->stream;
+    uint64_t i = note_find(interest, cursor);
+    for (; i < interest->tail; i++) {
         cursor->note = i;
-        int state = copy_note(p, hm_note_at(interest, i));
+        const hm_note *note = hm_note_at(interest, i);
+        if (note->position >= stream->shown_position)
+            break;
+        int state = copy_note(p, note);
         if (state != MORE)
             return state;
+        if (hm_note_end(note) > stream->shown_position)
+            break;
     }
-    cursor->note = interest->tail;
-    cursor->position = cursor->stream->end_position;
-    cursor->sequence = cursor->stream->next_sequence;
+    cursor->note = i;
+    cursor->position = stream->shown_position;
+    cursor->sequence = stream->shown_sequence;
     return CAUGHT_UP;
 }
 
 static int step(pass *p, uint64_t limit) {
     hm_cursor *cursor = p->cursor;
     hm_interest *interest = &cursor->stream->interests[cursor->filter];
-    if (cursor->position >= cursor->stream->end_position)
+    uint64_t shown = cursor->stream->shown_position;
+    if (cursor->position >= shown)
         return CAUGHT_UP;
     if (cursor->position < interest->everything_until)
-        return everything(p, interest->everything_until, limit);
+        return everything(
+            p, interest->everything_until < shown ? interest->everything_until : shown, limit);
     if (cursor->position < interest->complete_from) {
-        int state = walk(p, interest->complete_from);
+        int state = walk(p, interest->complete_from < shown ? interest->complete_from : shown);
         if (state != MORE)
             return state;
+        if (cursor->position >= shown)
+            return CAUGHT_UP;
     }
     return notes(p, interest);
 }
@@ -312,6 +331,7 @@ static int64_t newest_collect(hm_cursor *cursor, uint64_t start_position) {
         const uint8_t *name = hm_topics_name(stream->topics, i, &len);
         const hm_topic *topic = hm_topics_at(stream->topics, i);
         if (topic->last_sequence == 0 || topic->last_position < start_position ||
+            topic->last_position >= stream->shown_position ||
             !hm_filters_wants(stream->filters, cursor->filter, name, len))
             continue;
         assert(count < wanted_topics);
@@ -356,11 +376,20 @@ static uint64_t newest_through(const hm_cursor *cursor) {
                : cursor->newest[cursor->newest_at].sequence - 1;
 }
 
+/* The memory that the pass has stopped at is to be brought. */
+static int ask_for(const pass *p, hm_delivery *delivery) {
+    delivery->kind = HM_DELIVER_COLD;
+    delivery->range.position = p->run.position;
+    return 0;
+}
+
 static int newest_next(pass *p, uint64_t now_ns, hm_delivery *delivery) {
     hm_cursor *cursor = p->cursor;
     int state = newest_copy(p);
     if (state < 0)
         return state;
+    if (state == COLD && p->used == 0)
+        return ask_for(p, delivery);
     if (state == GAP && p->used == 0 && newest_through(cursor) == cursor->covered) {
         uint64_t last = cursor->covered + 1;
         for (; cursor->newest_at < cursor->newest_count; cursor->newest_at++) {
@@ -437,6 +466,8 @@ static int next(pass *p, uint64_t limit, int progress, uint64_t now_ns, hm_deliv
         return deliver_one(p, now_ns, delivery);
     if (p->used > 0 || (state == CAUGHT_UP && progress && cursor->covered + 1 < cursor->sequence))
         deliver_copied(p, cursor->sequence - 1, now_ns, delivery);
+    else if (state == COLD)
+        return ask_for(p, delivery);
     else
         delivery->kind = state == CAUGHT_UP ? HM_DELIVER_NOTHING : HM_DELIVER_AGAIN;
     return 0;
@@ -476,8 +507,8 @@ static int begin(hm_cursor *cursor, int start, uint64_t value) {
     hm_log_status status;
     hm_range at;
     hm_log_status_get(stream->log, &status);
-    cursor->position = stream->end_position;
-    cursor->sequence = stream->next_sequence;
+    cursor->position = stream->shown_position;
+    cursor->sequence = stream->shown_sequence;
     switch (start) {
     case HM_START_EARLIEST:
         /* Not wherever the first sound one is: damage before it is a gap. */
@@ -492,7 +523,8 @@ static int begin(hm_cursor *cursor, int start, uint64_t value) {
         cursor->sequence = at.first_sequence;
         break;
     case HM_START_LAST: {
-        int64_t count = newest_collect(cursor, status.start_position);
+        uint64_t first, from = hm_log_start(stream->log, &first);
+        int64_t count = newest_collect(cursor, from);
         if (count < 0)
             return (int)count;
         cursor->newest_count = (uint32_t)count;
@@ -540,6 +572,19 @@ int hm_cursor_open(hm_stream *stream, int filter_kind, const uint8_t *filter, ui
     stream->cursors++;
     *opened = cursor;
     return 0;
+}
+
+void hm_cursor_place(hm_cursor *cursor, uint64_t position, uint64_t sequence, uint64_t wanted,
+                     int reason) {
+    assert(cursor != NULL && cursor->newest == NULL);
+    cursor->position = position;
+    cursor->sequence = sequence;
+    cursor->covered = sequence - 1;
+    if (wanted != 0 && wanted < sequence) {
+        cursor->covered = wanted - 1;
+        cursor->gap_last = sequence - 1;
+        cursor->gap_reason = reason;
+    }
 }
 
 void hm_cursor_close(hm_cursor *cursor) {

@@ -54,6 +54,8 @@ const char *hm_error_text(int code) {
         return "the deadline passed first";
     case HM_EDENIED:
         return "this peer may not do this";
+    case HM_ECOLD:
+        return "it is not in memory: the store behind the log has it";
     default:
         return "an unknown error code";
     }

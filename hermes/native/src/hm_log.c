@@ -51,6 +51,7 @@ static void log_free(hm_log *log) {
     }
     free(log->segments);
     hm_publishers_free(log->publishers);
+    hm_window_free(log->window);
     if (log->pool) {
         hm_pool_unref(log->pool);
     }
@@ -140,7 +141,8 @@ static int start(hm_log *log) {
     return error;
 }
 
-int hm_log_open_memory(const hm_log_options *options, hm_log **opened) {
+static int open_memory(const hm_log_options *options, uint64_t sequence, uint64_t position,
+                       hm_log **opened) {
     if (!options_are_sound(options) || options->retention_bytes == 0) {
         return -HM_EINVAL;
     }
@@ -148,12 +150,40 @@ int hm_log_open_memory(const hm_log_options *options, hm_log **opened) {
     if (log == NULL) {
         return -HM_ENOMEM;
     }
+    log->next_sequence = sequence;
+    log->end_position = position;
     int error = start(log);
     if (error) {
         hm_log_close(log);
         return error;
     }
     *opened = log;
+    return 0;
+}
+
+int hm_log_open_memory(const hm_log_options *options, hm_log **opened) {
+    return open_memory(options, 1, 0, opened);
+}
+
+int hm_log_open_window(const hm_log_options *options, uint64_t first_sequence,
+                       uint64_t start_position, uint64_t next_sequence, uint64_t end_position,
+                       uint64_t unstored_max, hm_log **opened) {
+    if (first_sequence == 0 || first_sequence > next_sequence || start_position > end_position ||
+        next_sequence > HM_LOG_FARTHEST || end_position > HM_LOG_FARTHEST ||
+        end_position % HM_FRAME_ALIGN) {
+        return -HM_EINVAL;
+    }
+    int error = open_memory(options, next_sequence, end_position, opened);
+    if (error) {
+        return error;
+    }
+    (*opened)->window = hm_window_new(unstored_max);
+    if ((*opened)->window == NULL) {
+        hm_log_close(*opened);
+        return -HM_ENOMEM;
+    }
+    hm_log_stored(*opened, end_position);
+    hm_log_store_begins(*opened, first_sequence, start_position);
     return 0;
 }
 

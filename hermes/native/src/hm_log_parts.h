@@ -10,6 +10,7 @@
  *   hm_roll.c        the list of segments: the next one, retention
  *   hm_append.c      copying, stamping, records
  *   hm_read.c        ranges, positions by sequence and time, pins
+ *   hm_window.c      a log in memory in front of another store
  *   hm_log.c         opening, closing, syncing, status
  */
 #ifndef HM_LOG_PARTS_H
@@ -252,6 +253,8 @@ void hm_pool_unref(hm_pool *pool);
 int hm_segment_make(hm_pool *pool, hm_segment **made);
 /* A segment without files and without room. */
 int hm_segment_placeholder(hm_pool *pool, hm_segment **made);
+/* A segment of its own size in memory that holds `frames` and no records; in no list. */
+int hm_segment_copy(hm_pool *pool, const uint8_t *frames, uint64_t size, hm_segment **made);
 /* Gives a returned segment a fresh index, so that it can be used again. */
 int hm_segment_refit(hm_segment *segment);
 /* Unlinks what is a spare, unmaps, frees; nobody refers to it any more. */
@@ -337,6 +340,8 @@ void hm_pool_event(hm_pool *pool, uint32_t event);
 
 /* hm_log.c ----------------------------------------------------------------------------------- */
 
+typedef struct hm_window hm_window;
+
 struct hm_log {
     hm_pool *pool;
     pthread_t helper;
@@ -358,6 +363,7 @@ struct hm_log {
     uint64_t sealed_bytes; /* of frames in all but the active one */
 
     hm_publishers *publishers;
+    hm_window *window; /* NULL: no store behind it */
     uint64_t trimmed;
     uint64_t appends;
     uint64_t cold_rolls;
@@ -466,6 +472,19 @@ typedef struct {
 
 int hm_listing_read(int dirfd, hm_listing *listing);
 void hm_listing_free(hm_listing *listing);
+
+/* hm_window.c -------------------------------------------------------------------------------- */
+
+hm_window *hm_window_new(uint64_t unstored_max);
+void hm_window_free(hm_window *window);
+/* Whether the store has all of `segment`; true without a store. */
+bool hm_window_may_retire(const hm_log *log, const hm_segment *segment);
+/* 0, or why `size` bytes more are refused now. */
+int hm_window_admit(const hm_log *log, uint64_t size);
+/* The brought segment with `position`; NULL: -HM_ECOLD or -HM_EGONE, with `range` set. */
+hm_segment *hm_window_find(hm_log *log, uint64_t position, hm_range *range, int *error);
+/* The brought segment of that name, or NULL. */
+hm_segment *hm_window_named(const hm_log *log, uint64_t base_sequence);
 
 /* hm_recover.c ------------------------------------------------------------------------------- */
 

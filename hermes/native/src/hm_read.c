@@ -105,7 +105,9 @@ int hm_log_read(hm_log *log, uint64_t position, uint64_t limit, hm_range *range)
     if (position < hm_log_oldest(log)->base_position) {
         at_segment(range, hm_log_oldest(log), hm_log_oldest(log)->base_position,
                    hm_log_oldest(log)->base_sequence);
-        return -HM_EGONE;
+        int error = -HM_EGONE;
+        hm_segment *brought = hm_window_find(log, position, range, &error);
+        return brought ? read_segment(brought, position, limit, range) : error;
     }
     hm_segment *segment = log->active;
     if (position < segment->base_position) {
@@ -198,9 +200,11 @@ uint64_t hm_log_time(hm_log *log, uint64_t position) {
 hm_segment *hm_log_pin(hm_log *log, uint64_t base_sequence) {
     hm_segment *segment = nth(log, segment_by_sequence(log, base_sequence));
     if (segment->base_sequence != base_sequence) {
-        return NULL;
+        segment = hm_window_named(log, base_sequence);
     }
-    hm_segment_retain(segment);
+    if (segment) {
+        hm_segment_retain(segment);
+    }
     return segment;
 }
 

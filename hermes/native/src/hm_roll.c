@@ -166,6 +166,7 @@ static bool is_too_old(const hm_log *log, const hm_segment *segment, uint64_t no
  * segment, and of the one to come if it is about to be sealed. */
 void hm_log_retire_due(hm_log *log, uint64_t capacity, uint64_t now_ns) {
     while (log->segments_count > 1 &&
+           hm_window_may_retire(log, log->segments[log->segments_first]) &&
            (is_too_big(log, capacity) ||
             is_too_old(log, log->segments[log->segments_first], now_ns))) {
         retire_oldest(log);

@@ -247,6 +247,23 @@ int hm_segment_placeholder(hm_pool *pool, hm_segment **made) {
     return 0;
 }
 
+int hm_segment_copy(hm_pool *pool, const uint8_t *frames, uint64_t size, hm_segment **made) {
+    hm_segment *segment = new_segment(pool);
+    if (segment == NULL) {
+        return -HM_ENOMEM;
+    }
+    segment->end = segment->map_size = HM_LOG_SEGMENT_HEADER + size;
+    segment->sealed = true;
+    int error = map_memory(-1, segment->map_size, (void **)&segment->map);
+    if (error) {
+        hm_segment_destroy(segment);
+        return error;
+    }
+    memcpy(segment->map + HM_LOG_SEGMENT_HEADER, frames, size);
+    *made = segment;
+    return 0;
+}
+
 int hm_segment_make(hm_pool *pool, hm_segment **made) {
     hm_segment *segment = new_segment(pool);
     if (segment == NULL) {

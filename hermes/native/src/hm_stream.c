@@ -40,8 +40,7 @@ int64_t hm_stream_declare(hm_stream *stream, const uint8_t *name, uint32_t len) 
 
 int64_t hm_stream_topics(hm_stream *stream, uint32_t first, hm_topic_info *infos, uint32_t capacity,
                          uint8_t *names, uint64_t names_capacity, uint64_t *names_used) {
-    hm_log_status status;
-    hm_log_status_get(stream->log, &status);
+    uint64_t start_sequence, start_position = hm_log_start(stream->log, &start_sequence);
     uint64_t used = 0;
     uint32_t count = 0;
     for (uint32_t i = first; i < hm_topics_count(stream->topics) && count < capacity; i++) {
@@ -50,7 +49,7 @@ int64_t hm_stream_topics(hm_stream *stream, uint32_t first, hm_topic_info *infos
         if (used + len > names_capacity)
             break;
         const hm_topic *topic = hm_topics_at(stream->topics, i);
-        int kept = topic->last_sequence != 0 && topic->last_position >= status.start_position;
+        int kept = topic->last_sequence != 0 && topic->last_position >= start_position;
         infos[count++] = (hm_topic_info){.name_offset = (uint32_t)used,
                                          .name_len = len,
                                          .last_sequence = kept ? topic->last_sequence : 0,
@@ -127,8 +126,8 @@ int hm_stream_open(hm_log *log, uint32_t index, uint32_t topics_max, int create,
     stream->index = index;
     stream->topics_max = topics_max;
     stream->create = create;
-    stream->end_position = status.end_position;
-    stream->next_sequence = status.next_sequence;
+    stream->end_position = stream->shown_position = status.end_position;
+    stream->next_sequence = stream->shown_sequence = status.next_sequence;
     stream->topics = hm_topics_new();
     int error = stream->topics == NULL ? -HM_ENOMEM : learn(stream, status.start_position);
     if (error == 0) {
@@ -141,6 +140,30 @@ int hm_stream_open(hm_log *log, uint32_t index, uint32_t topics_max, int create,
     }
     *opened = stream;
     return 0;
+}
+
+/* ---- a window ---- */
+
+void hm_stream_hold(hm_stream *stream) {
+    assert(stream->messages == 0);
+    stream->held = 1;
+}
+
+void hm_stream_show(hm_stream *stream, uint64_t position, uint64_t sequence) {
+    assert(stream->held && position >= stream->shown_position);
+    assert(position <= stream->end_position && sequence <= stream->next_sequence);
+    stream->shown_position = position;
+    stream->shown_sequence = sequence;
+    hm_log_stored(stream->log, position);
+}
+
+int64_t hm_stream_learn(hm_stream *stream, uint64_t position, uint64_t sequence,
+                        const uint8_t *frames, uint64_t size) {
+    assert(stream->held && stream->messages == 0);
+    hm_range range = {.position = position, .first_sequence = sequence};
+    range.size = hm_log_sound(stream->log, frames, size, &sequence);
+    int error = learn_run(stream, frames, &range);
+    return error != 0 ? error : (int64_t)range.size;
 }
 
 void hm_stream_close(hm_stream *stream) {
@@ -212,6 +235,10 @@ static void note_spans(hm_stream *stream, const uint8_t *frames, const hm_span *
     stream->messages += sequence - stream->next_sequence;
     stream->end_position = position;
     stream->next_sequence = sequence;
+    if (!stream->held) {
+        stream->shown_position = position;
+        stream->shown_sequence = sequence;
+    }
 }
 
 int hm_stream_commit(hm_stream *stream, const uint8_t *frames, uint64_t size, uint32_t count,

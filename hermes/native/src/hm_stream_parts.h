@@ -36,6 +36,9 @@ struct hm_stream {
     hm_filters *filters;
     uint64_t end_position;
     uint64_t next_sequence;
+    uint64_t shown_position; /* cursors may have what stands before: the end, unless it is held */
+    uint64_t shown_sequence;
+    int held;
     hm_interest *interests; /* by filter number */
     uint32_t interest_room;
     uint32_t everything_count;
