@@ -187,8 +187,9 @@ class Capabilities:
     """A second owner of the same place is refused."""
     detects_damage: bool = True
     """A byte that changed on the disk is never served: it becomes a gap or an error."""
-    bounded: bool = True
-    """The place can be given a bound, by an option or by retention, that it keeps."""
+    quota: bool = True
+    """An option bounds what the place takes on the disk: what does not fit is refused with
+    StorageFull."""
 
 
 class Storage(Protocol):

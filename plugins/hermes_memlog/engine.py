@@ -96,7 +96,9 @@ class MemoryBackend:
 
     api_version = API_VERSION
     options = Options
-    capabilities = Capabilities(persistent=False, durable=False, native=True, locks=False)
+    capabilities = Capabilities(
+        persistent=False, durable=False, native=True, locks=False, detects_damage=False, quota=False
+    )
 
     def probe(self) -> str | None:
         """None: memory is everywhere."""

@@ -1,0 +1,89 @@
+"""Broker: a broker that keeps its streams there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import hermes
+from hermes.broker import Broker
+from hermes.testing.storage.contract import Contract, Ground, needs
+
+COUNT = 2000
+LISTENER = "inproc:"
+
+
+def said(number: int) -> bytes:
+    """What message ``number`` says."""
+    return b"%d" % number * (1 + number % 50)
+
+
+class BrokerContract(Contract):
+    """What publishers and subscribers see."""
+
+    @contextmanager
+    def broker(self, ground: Ground) -> Iterator[hermes.Client]:
+        """A broker on the place, and a client of it."""
+        with (
+            Broker(listeners=[LISTENER], storage=str(ground.url())) as broker,
+            hermes.connect(broker.url, timeout=self.deadline_s) as client,
+        ):
+            yield client
+
+    def publish(self, client: hermes.Client, first: int, *, ack: str) -> None:
+        """COUNT messages, of two topics in turn; returns when they are acknowledged."""
+        with (
+            client.publisher("kit.even", ack=ack) as even,  # type: ignore[arg-type]
+            client.publisher("kit.odd", ack=ack) as odd,  # type: ignore[arg-type]
+        ):
+            for number in range(first, first + COUNT):
+                (odd if number % 2 else even).send(said(number))
+
+    def received(self, client: hermes.Client, pattern: str, count: int) -> list[tuple[str, bytes]]:
+        """The first ``count`` messages of a pattern."""
+        found = []
+        with client.subscribe(pattern, start="earliest") as subscription:
+            for message in subscription.messages(timeout=self.deadline_s):
+                found.append((message.topic, bytes(message.payload)))
+                if len(found) == count:
+                    break
+        return found
+
+    def test_a_broker_serves_from_it(self, ground: Ground) -> None:
+        """What is published is received, by who wants all and by who wants a part."""
+        with self.broker(ground) as client:
+            self.publish(client, 0, ack="appended")
+            everything = self.received(client, ">", COUNT)
+            part = self.received(client, "kit.odd", COUNT // 2)
+
+        odd = [("kit.odd", said(number)) for number in range(1, COUNT, 2)]
+        even = [("kit.even", said(number)) for number in range(0, COUNT, 2)]
+        assert [m for m in everything if m[0] == "kit.odd"] == odd
+        assert [m for m in everything if m[0] == "kit.even"] == even
+        assert part == odd
+
+    @needs("persistent")
+    def test_a_restarted_broker_has_it_all(self, ground: Ground) -> None:
+        """Messages, topics and numbering are there again."""
+        for number in range(3):
+            with self.broker(ground) as client:
+                self.publish(client, number * COUNT, ack="appended")
+                total = (number + 1) * COUNT
+                everything = self.received(client, ">", total)
+                part = self.received(client, "kit.even", total // 2)
+                (stream,) = client.streams()
+                topics = {topic["topic"] for topic in client.topics()}
+            assert sorted(everything) == sorted(
+                ("kit.odd" if n % 2 else "kit.even", said(n)) for n in range(total)
+            )
+            assert part == [("kit.even", said(n)) for n in range(0, total, 2)]
+            assert stream["last_sequence"] == total
+            assert topics == {"kit.odd", "kit.even"}
+
+    @needs("durable")
+    def test_durable_acknowledgements(self, ground: Ground) -> None:
+        """They come, and what they say holds for a restart."""
+        with self.broker(ground) as client:
+            self.publish(client, 0, ack="durable")
+        with self.broker(ground) as client:
+            assert len(self.received(client, ">", COUNT)) == COUNT

@@ -1,0 +1,88 @@
+"""The place: who owns it, which streams it has, and when it ends."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import pytest
+
+from hermes.errors import Closed, DirectoryLocked
+from hermes.storage import Storage, StorageBackend
+from hermes.testing.scribe import SETTINGS, Scribe
+from hermes.testing.storage.contract import Contract, Ground, needs
+from hermes.testing.storagepeer import Peer
+
+
+class PlaceContract(Contract):
+    """Opening, sharing and closing."""
+
+    def test_a_new_place_is_empty(self, storage: Storage, scribe: Scribe) -> None:
+        """It has no streams but those that are opened; a new stream begins at sequence 1 and
+        position 0."""
+        state = scribe.log.status()
+
+        assert storage.streams() == ["kit"]
+        assert (state.first_sequence, state.next_sequence) == (1, 1)
+        assert (state.start_position, state.end_position) == (0, 0)
+        assert scribe.log.read(0, 1000) is None
+
+    def test_streams_do_not_mix(self, ground: Ground, storage: Storage) -> None:
+        """Each stream of a place has sequences, positions and publishers of its own."""
+        scribes = [
+            Scribe(ground.log(storage, name), self.deadline_s) for name in ("a", "b-2", "C_3")
+        ]
+        for number in range(30):
+            scribe = scribes[number % 3]
+            scribe.append([number] * (1 + number % 4), publisher=bytes([number % 3 + 1]) * 16)
+
+        for scribe in scribes:
+            scribe.check()
+            for other in scribes:
+                for publisher in other.publishers:
+                    expected = scribe.publishers.get(publisher, 0)
+                    assert scribe.log.publisher_sequence(publisher) == expected
+        assert storage.streams() == sorted(["a", "b-2", "C_3"])
+
+    def test_closing_twice_is_harmless(self, ground: Ground) -> None:
+        """Log and storage may be closed again, and open nothing afterwards."""
+        storage = ground.open()
+        log = ground.log(storage)
+        log.close()
+        log.close()
+        storage.close()
+        storage.close()
+
+        with pytest.raises(Closed):
+            storage.open_stream("kit", SETTINGS, None)
+        with pytest.raises(Closed):
+            log.status()
+
+    @needs("locks")
+    def test_a_second_owner_is_refused(self, backend: StorageBackend, ground: Ground) -> None:
+        """Whoever opens a place that is in use is told by whom, and harms nothing."""
+        storage = ground.open()
+        scribe = Scribe(ground.log(storage), self.deadline_s)
+        scribe.fill(3)
+
+        with pytest.raises(DirectoryLocked, match=re.escape(str(os.getpid()))):
+            backend.open(ground.url())
+        scribe.fill(3)
+        scribe.check()
+        scribe.log.close()
+        storage.close()
+        ground.open().close()
+
+    @needs("locks")
+    def test_another_process_is_refused_until_its_owner_is_gone(
+        self, backend: StorageBackend, ground: Ground
+    ) -> None:
+        """A lock holds across processes, names its owner, and dies with it: nobody has to clean
+        up."""
+        with Peer(self, ground, "hold") as peer:
+            peer.expect("ready")
+            with pytest.raises(DirectoryLocked, match=re.escape(str(peer.pid))):
+                backend.open(ground.url())
+            peer.kill()
+
+        ground.open().close()

@@ -1,0 +1,81 @@
+"""Named state: small, replaced as a whole."""
+
+from __future__ import annotations
+
+import random
+import threading
+
+from hermes.storage import Storage
+from hermes.testing.scribe import Scribe
+from hermes.testing.storage.contract import Contract, Ground, needs
+from hermes.testing.storagepeer import STATE_SIZE, Peer, state_of
+
+KILLS = 4
+
+
+class StateContract(Contract):
+    """What ``load_state`` and ``save_state`` promise."""
+
+    def test_what_is_saved_is_loaded(self, storage: Storage) -> None:
+        """Each name has what it was last given; others have nothing."""
+        large = random.Random(1).randbytes(1 << 20)
+        storage.save_state("positions", b"one")
+        storage.save_state("other", large)
+        storage.save_state("positions", b"")
+        storage.save_state("positions", b"\x00two")
+
+        assert storage.load_state("positions") == b"\x00two"
+        assert storage.load_state("other") == large
+        assert storage.load_state("nothing") is None
+
+    def test_it_is_saved_beside_the_appends(self, storage: Storage, scribe: Scribe) -> None:
+        """Another thread saves state while this one appends: neither harms the other."""
+        problems: list[BaseException] = []
+
+        def save() -> None:
+            try:
+                for number in range(50):
+                    storage.save_state("positions", b"%d" % number)
+            except BaseException as error:  # shown in the test's own thread
+                problems.append(error)
+
+        thread = threading.Thread(target=save)
+        thread.start()
+        while thread.is_alive():
+            scribe.append([100])
+        thread.join()
+
+        assert not problems, f"save_state() from another thread failed: {problems[0]!r}"
+        assert storage.load_state("positions") == b"49"
+        scribe.check()
+
+    @needs("persistent")
+    def test_it_outlives_the_storage(self, ground: Ground) -> None:
+        """What was saved is there when the place is opened again."""
+        storage = ground.open()
+        storage.save_state("positions", b"kept")
+        storage.close()
+
+        again = ground.open()
+        assert again.load_state("positions") == b"kept"
+        assert "positions" not in again.streams(), "state is no stream"
+
+    @needs("persistent")
+    def test_a_kill_leaves_the_old_or_the_new(self, ground: Ground) -> None:
+        """Killed while it saves, it leaves one whole state, no older than the last that was
+        saved."""
+        saved = 0
+        for number in range(KILLS):
+            with Peer(self, ground, "save", str(saved)) as peer:
+                for _ in range(3 + 7 * number):
+                    saved = int(peer.line())
+                saved = peer.kill(saved)
+            storage = ground.open()
+            state = storage.load_state("positions")
+            storage.close()
+            assert state is not None
+            assert len(state) == STATE_SIZE
+            found = int.from_bytes(state[:8], "little")
+            assert state == state_of(found), "half of one state and half of another"
+            assert found in (saved, saved + 1), f"{saved} was saved, {found} is there"
+            saved = found

@@ -1,0 +1,9 @@
+"""``memory:`` keeps the contract of storages."""
+
+from hermes.testing.storage import StorageContract
+
+
+class TestMemory(StorageContract):
+    """Of the usual size."""
+
+    url = "memory:"
