@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hermes.broker.queries import INSPECTIONS
 from hermes.broker.subscriptions import RequestRefused, Subscription
-from hermes.errors import HermesError, InvalidTopic, Refused
+from hermes.errors import HermesError, InvalidTopic, Refused, SystemFault
 from hermes.hookspecs import ConnectionInfo, Denial, Grant
 from hermes.native.envelopes import address_of
 from hermes.native.express import CURSORS_MAX, INPUT, READ_SIZE, WORK, Express, Result
@@ -649,8 +649,12 @@ class Connection:
                 fatal=True,
             )
             return
-        if self._kernel.backed:
+        try:
             self._kernel.recall(request.publisher_id)
+        except SystemFault as error:
+            text = f"what is stored of publisher {request.publisher} cannot be read: {error}"
+            self._protocol.error("storage_failed", text, publisher=request.publisher, fatal=True)
+            return
         last = self._ingest.open(request.publisher, request.publisher_id)
         publisher = Publisher(self, request.publisher, request.publisher_id, request.ack)
         self._publishers[request.publisher] = publisher
@@ -669,6 +673,9 @@ class Connection:
             subscription.open(kernel.streams, request.start, stored)
         except RequestRefused as error:
             protocol.error(error.code, str(error), subscription=number)
+        except SystemFault as error:
+            text = f"where to begin cannot be found: {error}"
+            protocol.error("storage_failed", text, subscription=number)
         except InvalidTopic as error:
             protocol.error("invalid_filter", str(error), subscription=number)
         except Refused as error:
