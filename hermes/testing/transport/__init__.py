@@ -14,6 +14,8 @@ and pytest collects the whole suite from there.  The class may say more:
     which becomes a new directory for each listener.
 ``factory``
     Makes the transport if it is not installed: a class, or ``staticmethod`` of a function.
+``client_options``
+    Options that a client's URL needs besides where the listener is, by name.
 ``deadline_s``, ``loss_deadline_s``
     Bound every wait, and how long it may take to notice that a peer was killed.
 ``import_max_ms``

@@ -17,6 +17,7 @@ from hermes.errors import ConnectionLost, HermesError, MessageTooLarge, WouldBlo
 from hermes.plugins import register_transport
 from hermes.testing.transport.contract import Contract
 from hermes.testing.transport.exchange import SIZES
+from hermes.testing.transport.stage import with_options
 from hermes.transport import Transport
 from hermes.url import Url, parse_url
 from hermes.wire.client import ClientProtocol
@@ -63,15 +64,20 @@ class BrokerContract(Contract):
             )
 
     @pytest.fixture
-    def client(self, broker: hermes.Broker) -> Iterator[hermes.Client]:
+    def url_of(self, broker: hermes.Broker) -> Url:
+        """Where and how clients of the broker dial."""
+        return with_options(parse_url(broker.url), **self.client_options)
+
+    @pytest.fixture
+    def client(self, url_of: Url) -> Iterator[hermes.Client]:
         """A client of the broker."""
-        with hermes.connect(broker.url, timeout=TIMEOUT_S) as made:
+        with hermes.connect(str(url_of), timeout=TIMEOUT_S) as made:
             yield made
 
     @pytest.fixture
-    def other(self, broker: hermes.Broker) -> Iterator[hermes.Client]:
+    def other(self, url_of: Url) -> Iterator[hermes.Client]:
         """Another client of the broker."""
-        with hermes.connect(broker.url, timeout=TIMEOUT_S) as made:
+        with hermes.connect(str(url_of), timeout=TIMEOUT_S) as made:
             yield made
 
     def test_messages_of_any_size(self, client: hermes.Client, other: hermes.Client) -> None:
@@ -116,10 +122,10 @@ class BrokerContract(Contract):
                     break
             assert number == half
 
-    def test_the_broker_stops_in_order(self, broker: hermes.Broker) -> None:
+    def test_the_broker_stops_in_order(self, broker: hermes.Broker, url_of: Url) -> None:
         """A broker that stops has sent and taken everything; its clients see the end."""
         with contextlib.suppress(HermesError), contextlib.ExitStack() as undo:
-            client = hermes.connect(broker.url, timeout=TIMEOUT_S, reconnect=False)
+            client = hermes.connect(str(url_of), timeout=TIMEOUT_S, reconnect=False)
             undo.callback(client.close)
             publisher = client.publisher("a")
             publisher.send_many(*bodies(1000, SEED))
@@ -135,7 +141,7 @@ class BrokerContract(Contract):
             client.ping(timeout=TIMEOUT_S)
 
     def test_random_bytes_harm_nobody(
-        self, broker: hermes.Broker, transport: Transport, client: hermes.Client
+        self, url_of: Url, transport: Transport, client: hermes.Client
     ) -> None:
         """Bytes that are no frames are answered with an Error, or end the connection, and a client
         beside them notices nothing."""
@@ -145,7 +151,7 @@ class BrokerContract(Contract):
             for number in range(ATTACKS):
                 prefix = chance.choice([b"", b"HRMS", hello])
                 data = prefix + chance.randbytes(chance.randrange(64, 3000))
-                answer = self._strike(transport, parse_url(broker.url), data)
+                answer = self._strike(transport, url_of, data)
                 if prefix == b"":
                     assert b"not_hermes" in answer, f"attack {number} was answered with {answer!r}"
                 publisher.send(b"%d" % number)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import inspect
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
 import pytest
@@ -43,6 +44,8 @@ class Contract:
     url: ClassVar[str]
     """A listener's URL that is free each time: with port 0, or with ``{tmp}`` for a new
     directory."""
+    client_options: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """What a client's URL has to say besides where the listener is."""
     factory: ClassVar[Any] = None
     """Makes the transport, if it is not an installed plugin: a class or a static method."""
     deadline_s: ClassVar[float] = 30.0
@@ -124,7 +127,9 @@ class Contract:
         with ExitStack() as undo:
 
             def make(**options: str) -> Stage:
-                stage = Stage(transport, free_url(**options), kernel, self.deadline_s)
+                stage = Stage(
+                    transport, free_url(**options), kernel, self.deadline_s, self.client_options
+                )
                 undo.callback(stage.check)
                 undo.callback(check_told, stage)
                 undo.callback(stage.close)

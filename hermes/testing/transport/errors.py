@@ -18,7 +18,7 @@ from hermes.testing.kernel import EchoKernel
 from hermes.testing.resources import Stopwatch, descriptors_left
 from hermes.testing.transport.contract import Contract, needs
 from hermes.testing.transport.readiness import BUSY_MAX
-from hermes.testing.transport.stage import NS_PER_S, Client, Stage
+from hermes.testing.transport.stage import NS_PER_S, Client, Stage, with_options
 from hermes.transport import Transport
 from hermes.url import Url, parse_url
 
@@ -88,7 +88,7 @@ class ErrorsContract(Contract):
         """The channel says so, by ConnectionLost or the end of input, whether it sends or waits."""
         child = spawn("listen", free_url())
         assert child.stdout is not None
-        url = parse_url(child.stdout.readline().strip())
+        url = with_options(parse_url(child.stdout.readline().strip()), **self.client_options)
         client = Client(transport.dial(url, int(self.deadline_s * NS_PER_S)))
         try:
             client.send(b"hello")

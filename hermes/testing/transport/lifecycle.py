@@ -15,7 +15,7 @@ from hermes.testing.resources import Held
 from hermes.testing.transport.contract import Contract, needs
 from hermes.testing.transport.stage import NS_PER_S, Client, Stage
 from hermes.transport import Transport
-from hermes.url import Url
+from hermes.url import Url, parse_url
 
 CYCLES = 1000
 WARM_UP = 50
@@ -50,7 +50,7 @@ class LifecycleContract(Contract):
         """A second listen() at the same address raises AddressInUse; the first goes on."""
         client, _ = stage.connect()
         with pytest.raises(AddressInUse):
-            transport.listen(stage.url, kernel)
+            transport.listen(parse_url(stage.agent.url), kernel)
 
         stage.exchange(client, b"still here")
 
@@ -59,10 +59,10 @@ class LifecycleContract(Contract):
     ) -> None:
         """A broker that was stopped can be started again at once, at the same address."""
         stage.exchange(stage.connect()[0], b"there were clients")
-        url = stage.url
+        url = parse_url(stage.agent.url)
         stage.close()
 
-        again = Stage(transport, url, kernel, self.deadline_s)
+        again = Stage(transport, url, kernel, self.deadline_s, self.client_options)
         try:
             again.exchange(again.connect()[0], b"here again")
         finally:
@@ -220,7 +220,7 @@ class LifecycleContract(Contract):
         """A hundred listeners with a client each, closed in either order, leave nothing."""
 
         def listen(number: int) -> None:
-            stage = Stage(transport, free_url(), EchoKernel(), self.deadline_s)
+            stage = Stage(transport, free_url(), EchoKernel(), self.deadline_s, self.client_options)
             stage.exchange(stage.connect()[0], b"hello")
             if number % 2:
                 stage.agent.close()

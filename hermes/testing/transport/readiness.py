@@ -14,9 +14,9 @@ from hermes.testing.resources import Stopwatch
 from hermes.testing.transport.contract import Contract
 from hermes.testing.transport.stage import NS_PER_S, Stage
 
-QUIET_S = 0.5
+QUIET_S = 0.3
 """How long an idle agent is watched."""
-WAKES_MAX = 200
+WAKES_MAX = 150
 """Times an idle agent may wake a loop in that time: timers, not spinning."""
 BUSY_MAX = 0.25
 """Share of a processor that an agent without work may use; a busy loop uses all of it."""
@@ -106,14 +106,16 @@ class ReadinessContract(Contract):
         poller = select.poll()
         poller.register(stage.agent.fileno(), select.POLLIN)
         deadline = time.monotonic() + self.deadline_s
+        left_ms = 0
         while client.received < 16 << 20 and time.monotonic() < deadline:
+            poller.poll(left_ms)
             while stage.agent.poll(0):
                 pass
             while client.turn():
                 pass
             due = stage.agent.deadline_ns()
-            left = 1000 if due is None else max(0, -(-(due - time.monotonic_ns()) // 1_000_000))
-            poller.poll(min(left, 1000))
+            left_ns = NS_PER_S if due is None else due - time.monotonic_ns()
+            left_ms = max(0, -(-left_ns // 1_000_000))
 
         assert client.received == 16 << 20, (
             f"{client.received} of {16 << 20} bytes arrived: the descriptor did not wake the loop"

@@ -20,7 +20,7 @@ from hermes.transport import API_VERSION, Capabilities, Transport
 from hermes.url import parse_url
 
 TRIES = 3
-"""Imports measured; the fastest counts, because the machine may be busy."""
+"""Imports measured until one is fast enough: the machine may be busy."""
 PROBE_MAX_S = 1.0
 """How long a probe may take: `hermes plugins` probes them all."""
 IMPORT_DEADLINE_S = 60
@@ -87,7 +87,10 @@ class RegistrationContract(Contract):
         self, tmp_path: Path, record_property: Callable[[str, Any], None]
     ) -> None:
         """Importing it costs little beyond what Hermes has imported already."""
-        took_ms = min(self._import(tmp_path)[0] for _ in range(TRIES)) * 1e3
+        took_ms = float("inf")
+        for _ in range(TRIES):
+            if took_ms >= self.import_max_ms:
+                took_ms = min(took_ms, self._import(tmp_path)[0] * 1e3)
         record_property("import_ms", round(took_ms, 2))
 
         assert took_ms < self.import_max_ms, (

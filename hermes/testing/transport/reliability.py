@@ -101,7 +101,10 @@ class ReliabilityContract(Contract):
             connection.close()
             stage.until_over(client)
 
-            assert client.data == b"goodbye %d" % number, f"connection {number} under {spec}"
+            assert client.data == b"goodbye %d" % number, (
+                f"connection {number} under {spec}: {bytes(client.data)!r} arrived, then "
+                f"{client.lost or 'the end of input'}"
+            )
             client.close()
             stage.clients.clear()
 

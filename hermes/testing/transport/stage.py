@@ -10,8 +10,9 @@ import dataclasses
 import time
 import zlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 from typing import TypeVar
 
 from hermes.errors import ConnectionLost, WouldBlock
@@ -120,21 +121,27 @@ class Client:
 
 
 class Stage:
-    """See the module.  ``deadline_s`` bounds every wait."""
+    """See the module.  ``deadline_s`` bounds every wait; ``client_options`` go with every dial."""
 
     def __init__(
-        self, transport: Transport, url: Url, kernel: EchoKernel, deadline_s: float
+        self,
+        transport: Transport,
+        url: Url,
+        kernel: EchoKernel,
+        deadline_s: float,
+        client_options: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.transport = transport
         self.kernel = kernel
         self.deadline_s = deadline_s
         self.agent: Agent = transport.listen(url, kernel)
         self.clients: list[Client] = []
+        self._client_options = client_options
 
     @property
     def url(self) -> Url:
-        """Where to dial."""
-        return parse_url(self.agent.url)
+        """Where and how to dial."""
+        return with_options(parse_url(self.agent.url), **self._client_options)
 
     def connect(self, **options: str) -> tuple[Client, EchoConnection]:
         """A client and its other end, which the agent has accepted."""
