@@ -424,6 +424,19 @@ class Connection:
         )
         self.mark()
 
+    def durable_taken(self, subscription: Subscription, newer: Subscription) -> None:
+        """``newer`` commits under the durable name of our ``subscription``, which ends here."""
+        if self._subscriptions.pop(subscription.id, None) is not subscription:
+            return
+        self._end(subscription)
+        self._protocol.error(
+            "durable_in_use",
+            f"another client ({newer.connection.peer.address}) subscribed as "
+            f"{subscription.durable!r}: let one program use a durable name at a time",
+            subscription=subscription.id,
+        )
+        self.mark()
+
     def unpin(self) -> int:
         """Copy output that refers to log memory if none of it has moved since the last call;
         returns the bytes copied."""
@@ -669,7 +682,7 @@ class Connection:
         subscription = Subscription(self, request)
         try:
             self._check_grant(request)
-            stored = kernel.claim_durable(name, subscription) if name is not None else None
+            stored = kernel.durable_positions(name, self) if name is not None else None
             subscription.open(kernel.streams, request.start, stored)
         except RequestRefused as error:
             protocol.error(error.code, str(error), subscription=number)
@@ -681,14 +694,14 @@ class Connection:
         except Refused as error:
             protocol.error("too_many_subscriptions", str(error), subscription=number)
         else:
+            if name is not None:
+                kernel.claim_durable(name, subscription)
             self._subscriptions[number] = subscription
             for reader in subscription.readers:
                 place = reader.place
                 protocol.position(number, place.index, place.name, reader.cursor.through)
                 self._seat(reader)
                 self.activate(reader)
-            return
-        kernel.release_durable(subscription)
 
     def _check_grant(self, request: m.Subscribe) -> None:
         """Raises RequestRefused unless the peer may have all that the filter can match."""

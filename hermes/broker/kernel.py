@@ -48,6 +48,8 @@ PROGRESS_NS = NS_PER_S
 TRIM_NS = NS_PER_S
 """How often retention by age is applied, and segments that a stalled connection holds are looked
 for."""
+FAREWELLS_MAX = 64
+"""Connections over the limit that are there at a time to be told so; further ones just end."""
 GREETING_NS = NS_PER_S // 4
 """How often connections that have not said Hello are looked at."""
 
@@ -132,19 +134,28 @@ class Kernel:
     # What a transport asks.
 
     def connect(self, owner: object, peer: Peer) -> Connection:
-        """A new connection of ``owner``'s."""
-        if self._stopping:
-            raise Refused("the broker is stopping", code="stopping")
-        if len(self.connections) >= self.config.limits.connections:
-            raise Refused(
-                "the broker has as many connections as it may", code="too_many_connections"
-            )
+        """A new connection of ``owner``'s.  One too many is told so, and ends."""
+        refusal = self._refusal()
+        if refusal and len(self.connections) >= self.config.limits.connections + FAREWELLS_MAX:
+            code, text = refusal
+            raise Refused(text, code=code)
         queue = self._queues.setdefault(owner, Queue())
         self.connections_total += 1
         number = self.connections_total
         connection = Connection(self, queue, peer, number)
         self.connections[number] = self._ungreeted[number] = connection
+        if refusal:
+            connection.refuse(*refusal)
         return connection
+
+    def _refusal(self) -> tuple[str, str] | None:
+        """Why nobody else may come in; None: somebody may."""
+        if self._stopping:
+            return "stopping", "the broker is stopping"
+        most = self.config.limits.connections
+        if len(self.connections) >= most:
+            return "too_many_connections", f"the broker has {most} connections, as many as it may"
+        return None
 
     def ready(self, owner: object) -> Iterable[Connection]:
         """The connections of ``owner`` that may have output."""
@@ -216,19 +227,32 @@ class Kernel:
         self._awaiting.pop(connection.number, None)
         self.choked.pop(connection.number, None)
 
-    def claim_durable(self, name: str, subscription: Subscription) -> dict[str, int] | None:
-        """Reserve a durable name and return what it has committed.
+    def durable_positions(self, name: str, connection: Connection) -> dict[str, int] | None:
+        """What a durable name has committed, for a subscription of ``connection`` that wants it.
 
         Raises:
-            RequestRefused: another subscription has it, or there are as many names as there may be.
+            RequestRefused: this connection, or another identity, commits under it; or there are as
+            many names as there may be.
         """
-        if name in self._durables:
-            raise RequestRefused("durable_in_use", f"another subscription commits as {name!r}")
+        holder = self._durables.get(name)
+        if holder is not None and holder.connection is connection:
+            raise RequestRefused("durable_in_use", f"this client commits as {name!r} already")
+        if holder is not None and not holder.connection.has_owner_of(connection):
+            raise RequestRefused("not_allowed", f"the durable name {name!r} is another identity's")
         if not self.positions.has_room(name):
             text = f"there are {self.config.limits.durables} durable names already"
             raise RequestRefused("not_allowed", text)
-        self._durables[name] = subscription
         return self.positions.get(name)
+
+    def claim_durable(self, name: str, subscription: Subscription) -> None:
+        """``subscription`` commits under the name from now on; whoever did before ends.
+
+        The newer wins: it may be the same program, back before its old connection was found dead.
+        """
+        older = self._durables.get(name)
+        self._durables[name] = subscription
+        if older is not None:
+            older.connection.durable_taken(older, subscription)
 
     def release_durable(self, subscription: Subscription) -> None:
         """Give the name back, if the subscription holds one."""

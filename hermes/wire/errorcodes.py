@@ -202,8 +202,9 @@ ERROR_CODES: dict[str, ErrorCode] = {
         raises=errors.Refused,
     ),
     "durable_in_use": ErrorCode(
-        "another subscription commits under this durable name",
-        "use another name, or end the other",
+        "another subscription commits under this durable name: of two clients whoever subscribed "
+        "last, within one the first",
+        "let one program use it at a time, or use another name",
         fatal=False,
         ends_subscription=True,
         raises=errors.Refused,

@@ -12,8 +12,19 @@ from typing import Any
 
 import pytest
 
+import hermes
 from hermes.broker import Broker
-from hermes.errors import AddressInUse, Closed, DirectoryLocked, InvalidConfig, PluginNotFound
+from hermes.broker import kernel as kernel_module
+from hermes.errors import (
+    AddressInUse,
+    Closed,
+    ConnectionLost,
+    DirectoryLocked,
+    InvalidConfig,
+    PluginNotFound,
+    Refused,
+)
+from hermes.transport import Peer
 from hermes.wire import messages as m
 
 Serve = Callable[..., Broker]
@@ -321,18 +332,55 @@ def test_too_many_topics_are_refused(serve: Serve, connect: Connect) -> None:
     assert (error.code, error.publisher, error.sequence) == ("too_many_topics", 1, 11)
 
 
-def test_durable_name_has_one_owner(serve: Serve, connect: Connect) -> None:
-    """A second subscription under the name is refused until the first has ended."""
+def test_the_newer_subscription_takes_a_durable_name_over(serve: Serve, connect: Connect) -> None:
+    """A client that is back before its old connection was found dead goes on where it committed;
+    the older is told, gets nothing more, and can commit no more."""
     broker = serve()
     first, second = connect(broker), connect(broker)
     first.subscribe(">", durable="job")
+    second.open()
+    second.acked(second.publish("a", b"1", b"2"))
+    first.received(2)
+    first.send(first.protocol.commit(1, {"default": 1}))
+    first.expect(m.Commit)
 
-    second.subscribe(">", durable="job")
-    assert second.expect(m.Error).code == "durable_in_use"
-    first.goodbye()
-    second.subscribe(">", 2, durable="job")
+    second.subscribe(">", durable="job", start="durable")
+    told = first.expect(m.Error)
+    first.send(first.protocol.commit(1, {"default": 2}))
 
-    assert [e.code for e in second.events if isinstance(e, m.Error)] == ["durable_in_use"]
+    assert (told.code, told.subscription, told.fatal) == ("durable_in_use", 1, False)
+    assert second.payloads(1) == [b"2"]
+    assert first.expect(m.Error, lambda e: e.code == "unknown_subscription").subscription == 1
+    assert len(first.messages) == 2
+
+
+def test_one_client_has_a_durable_name_once(serve: Serve, connect: Connect) -> None:
+    """A second subscription of the same client under the name is refused, the first lives; when it
+    has ended, the name is free."""
+    client = connect(serve())
+    client.subscribe(">", 1, durable="job")
+
+    client.subscribe(">", 2, durable="job")
+    refused = client.expect(m.Error)
+    client.send(client.protocol.unsubscribe(1))
+    client.subscribe(">", 3, durable="job")
+
+    assert (refused.code, refused.subscription) == ("durable_in_use", 2)
+    assert len([event for event in client.events if isinstance(event, m.Error)]) == 1
+
+
+def test_a_subscription_that_fails_takes_no_name(serve: Serve, connect: Connect) -> None:
+    """Whoever cannot subscribe does not end who has the name."""
+    broker = serve()
+    first, second = connect(broker), connect(broker)
+    first.subscribe("a", durable="job")
+
+    second.subscribe("a", durable="job", start=m.Start(at="sequence", sequence=99))
+    assert second.expect(m.Error).code == "position_ahead"
+    second.open()
+    second.publish("a", b"x")
+
+    assert first.payloads(1) == [b"x"]
 
 
 @pytest.mark.parametrize("positions", [{"default": 5}, {"nowhere": 1}])
@@ -528,12 +576,55 @@ def test_connection_limit_is_for_all_listeners(serve: Serve, connect: Connect) -
     first = connect(broker.urls[0])
     connect(broker.urls[1])
     third = connect(broker.urls[0], hello=False)
+    third.send(third.protocol.hello(client="third"))
+    refused = third.expect(m.Error)
     third.until_end()
+    with pytest.raises(ConnectionLost, match="as many as it may"):
+        hermes.connect(broker.urls[1])
 
+    assert (refused.code, refused.fatal) == ("too_many_connections", True)
     first.goodbye()
+    third.close()
     fourth = connect(broker.urls[1])
 
     assert fourth.protocol.welcome
+
+
+def test_farewells_are_bounded(serve: Serve) -> None:
+    """So many connections over the limit are told why; further ones just end."""
+    broker = serve(limits={"connections": 1})
+    kernel = broker._opened()
+    peer = Peer("test", "nobody", local=True)
+
+    def come() -> list[Any]:
+        made = [kernel.connect(broker, peer) for _ in range(1 + kernel_module.FAREWELLS_MAX)]
+        with pytest.raises(Refused, match="as many as it may"):
+            kernel.connect(broker, peer)
+        told = [bool(connection.output(1 << 16)) for connection in made]
+        ends = [connection.closing for connection in made]
+        for connection in made:
+            connection.connection_lost(None)
+        return [told, ends, len(kernel.connections)]
+
+    told, ends, left = broker._ask(come)
+
+    assert told == ends == [False] + [True] * kernel_module.FAREWELLS_MAX
+    assert left == 0
+
+
+def test_who_comes_while_the_broker_stops_is_told(serve: Serve) -> None:
+    """A connection that was accepted too late gets the reason."""
+    broker = serve()
+    kernel = broker._opened()
+
+    def come() -> Any:
+        kernel.begin_stop()
+        connection = kernel.connect(broker, Peer("test", "nobody", local=True))
+        output = b"".join(bytes(view) for view in connection.output(1 << 16))
+        connection.connection_lost(None)
+        return output
+
+    assert b"stopping" in broker._ask(come)
 
 
 def test_impossible_brokers_say_why(tmp_path: Path) -> None:

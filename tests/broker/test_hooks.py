@@ -472,6 +472,24 @@ def test_a_publisher_id_belongs_to_who_opened_it(
     assert first.expect(m.Error).code == "publisher_taken"
 
 
+def test_a_durable_name_belongs_to_who_has_it(
+    guarded: Callable[..., Broker], connect: Connect
+) -> None:
+    """Another identity cannot take over a name that somebody commits under; the same one can."""
+    broker = guarded(lambda identity, _: Grant(identity, subscribe=(">",)))
+    first = greet(connect, broker, identity="alice")
+    first.subscribe(">", durable="job")
+
+    stranger = greet(connect, broker, identity="mallory")
+    stranger.subscribe(">", durable="job")
+    again = greet(connect, broker, identity="alice")
+    again.subscribe(">", durable="job")
+
+    assert stranger.expect(m.Error).code == "not_allowed"
+    assert first.expect(m.Error).code == "durable_in_use"
+    assert not [event for event in again.events if isinstance(event, m.Error)]
+
+
 def test_topics_show_what_may_be_subscribed_to(
     guarded: Callable[..., Broker], connect: Connect
 ) -> None:
