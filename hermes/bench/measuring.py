@@ -6,7 +6,7 @@ Knows what a cast is asked for, not who it is.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +37,9 @@ PACED_MAX = 4_000_000
 """Messages of a paced pass: the subscriber keeps a number for each."""
 
 
+Going = Callable[[], object]
+
+
 @dataclass(frozen=True, slots=True)
 class Length:
     """How long a measured pass lasts."""
@@ -44,6 +47,8 @@ class Length:
     seconds: float
     messages: int | None = None
     """If it is given, that decides."""
+    idle_s: float = IDLE_S
+    """Silence after which the rest of a pass counts as lost."""
 
     @property
     def warm_s(self) -> float:
@@ -88,24 +93,24 @@ class Sample:
         return self.delivered / self.seconds if self.seconds > 0 else 0.0
 
 
-def measure(cast: Cast, job: Job, length: Length) -> Sample:
-    """Warm up, then play the pass that counts.
+def measure(cast: Cast, job: Job, length: Length, going: Going = lambda: None) -> Sample:
+    """Warm up, then play the pass that counts; ``going`` is called just before that.
 
     Raises:
         Failed: somebody died, got stuck, or reports what cannot be.
     """
     cast.prepare(job)
     if job.measure == "latency":
-        sample = _paced(cast, job, length)
+        sample = _paced(cast, job, length, going)
     elif job.measure == "round_trip":
-        sample = _round_trips(cast, job, length)
+        sample = _round_trips(cast, job, length, going)
     else:
-        sample = _burst(cast, job, length)
+        sample = _burst(cast, job, length, going)
     cast.finish()
     return sample
 
 
-def _paced(cast: Cast, job: Job, length: Length) -> Sample:
+def _paced(cast: Cast, job: Job, length: Length, going: Going) -> Sample:
     assert job.rate is not None
     count = length.messages or max(1, int(job.rate * length.seconds))
     if count > PACED_MAX:
@@ -114,20 +119,22 @@ def _paced(cast: Cast, job: Job, length: Length) -> Sample:
             "--messages"
         )
     warm = max(1, min(count, int(job.rate * length.warm_s)))
-    _play(cast, job, warm, first=0)
-    return _play(cast, job, count, first=warm)
+    _play(cast, job, length, warm, first=0)
+    going()
+    return _play(cast, job, length, count, first=warm)
 
 
-def _round_trips(cast: Cast, job: Job, length: Length) -> Sample:
+def _round_trips(cast: Cast, job: Job, length: Length, going: Going) -> Sample:
     warm = min(length.messages or FIRST_ROUND_TRIPS, FIRST_ROUND_TRIPS)
-    first = _play(cast, job, warm, first=0)
+    first = _play(cast, job, length, warm, first=0)
     again = _fitting(first, length.warm_s, ROUND_TRIPS_MIN, ROUND_TRIPS_MAX)
-    second = _play(cast, job, again, first=warm)
+    second = _play(cast, job, length, again, first=warm)
     count = length.messages or _fitting(second, length.seconds, ROUND_TRIPS_MIN, ROUND_TRIPS_MAX)
-    return _play(cast, job, count, first=warm + again)
+    going()
+    return _play(cast, job, length, count, first=warm + again)
 
 
-def _burst(cast: Cast, job: Job, length: Length) -> Sample:
+def _burst(cast: Cast, job: Job, length: Length, going: Going) -> Sample:
     most = cast.most(job) or BURST_MAX
     if length.messages is not None:
         if length.messages > most:
@@ -135,15 +142,17 @@ def _burst(cast: Cast, job: Job, length: Length) -> Sample:
                 f"{length.messages:,} messages of {job.size:,} bytes are more than the log keeps "
                 f"for a subscriber that lags ({most:,}): lower --messages"
             )
-        _play(cast, job, min(length.messages, FIRST_MESSAGES))
-        return _play(cast, job, length.messages)
+        _play(cast, job, length, min(length.messages, FIRST_MESSAGES))
+        going()
+        return _play(cast, job, length, length.messages)
     count = min(most, FIRST_MESSAGES)
     for _ in range(WARM_PASSES):
-        sample = _play(cast, job, count)
+        sample = _play(cast, job, length, count)
         if sample.seconds >= length.warm_s or count == most:
             break
         count = _fitting(sample, 1.5 * length.warm_s, count, most)
-    return _play(cast, job, _fitting(sample, length.seconds, 1, most))
+    going()
+    return _play(cast, job, length, _fitting(sample, length.seconds, 1, most))
 
 
 def _fitting(sample: Sample, seconds: float, least: int, most: int) -> int:
@@ -153,7 +162,7 @@ def _fitting(sample: Sample, seconds: float, least: int, most: int) -> int:
     return int(min(most, max(least, pace * seconds)))
 
 
-def _play(cast: Cast, job: Job, count: int, first: int = 0) -> Sample:
+def _play(cast: Cast, job: Job, length: Length, count: int, first: int = 0) -> Sample:
     """One pass, with a look at the processors before and after."""
     planned_s = count / job.rate if job.rate else 0.0
     groups = cast.processes()
@@ -162,7 +171,7 @@ def _play(cast: Cast, job: Job, count: int, first: int = 0) -> Sample:
     go = Pass(
         messages=count,
         start_ns=time.monotonic_ns() + LEAD_NS,
-        idle_s=IDLE_S + (job.publishers / job.rate if job.rate else 0.0),
+        idle_s=length.idle_s + (job.publishers / job.rate if job.rate else 0.0),
         timeout_s=TIMEOUT_S + planned_s,
         first=first,
     )

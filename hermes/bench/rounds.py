@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -83,8 +84,8 @@ class Observer(Protocol):
     def visit(self, text: str, done: int, of: int) -> None:
         """``done`` of ``of`` jobs are done; ``text`` is what is next."""
 
-    def started(self, contestant: Contestant, processes: Sequence[Process]) -> None:
-        """Its processes (those known so far) run."""
+    def going(self, contestant: Contestant, job: Job, processes: Sequence[Process]) -> None:
+        """The measured pass of a job begins; ``processes``: all of the contestant's."""
 
 
 class Silent:
@@ -93,7 +94,7 @@ class Silent:
     def visit(self, text: str, done: int, of: int) -> None:
         """Nothing."""
 
-    def started(self, contestant: Contestant, processes: Sequence[Process]) -> None:
+    def going(self, contestant: Contestant, job: Job, processes: Sequence[Process]) -> None:
         """Nothing."""
 
 
@@ -143,12 +144,12 @@ def _visit(
             told.visit(f"{where} starts", done, total)
             cast = each.contestant.enter(stage, plan.conditions)
             cast.gather(jobs)
-            told.started(each.contestant, stage.processes)
             for job in jobs:
                 told.visit(f"{where}: {job}", done, total)
                 if plan.conditions.warm and job.measure in ("throughput", "fanout"):
                     cast.warm(job)
-                sample = measure(cast, job, budget.length(done))
+                going = partial(told.going, each.contestant, job, stage.processes)
+                sample = measure(cast, job, budget.length(done), going)
                 each.samples.setdefault(job, []).append(sample)
                 done += 1
     except (HermesError, OSError) as error:

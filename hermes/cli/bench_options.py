@@ -17,7 +17,7 @@ from hermes.cli.exits import ExitCode
 from hermes.cli.options import Bytes, Duration, json_option
 
 if TYPE_CHECKING:
-    from hermes.bench.contestant import Contestant, Measure
+    from hermes.bench.contestant import Contestant, Job, Measure
     from hermes.bench.plan import Wishes
     from hermes.bench.stage import Process
 
@@ -293,5 +293,5 @@ class Shown:
         percent = 100 * done // max(1, of)
         self._progress.show(f"{percent:3} %  {text}")
 
-    def started(self, contestant: Contestant, processes: Sequence[Process]) -> None:
-        """Nothing to say."""
+    def going(self, contestant: Contestant, job: Job, processes: Sequence[Process]) -> None:
+        """Nothing to add: printing now would disturb what is measured."""

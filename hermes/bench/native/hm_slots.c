@@ -11,6 +11,18 @@
 
 #define TRIES 1024 /* spins between two looks at the clock, after which others may run */
 
+/* The tests weaken one release at a time, to prove that ThreadSanitizer would notice. */
+#ifdef HM_WEAKEN_SLOTS_PUT
+#define RELEASE_TAIL memory_order_relaxed
+#else
+#define RELEASE_TAIL memory_order_release
+#endif
+#ifdef HM_WEAKEN_SLOTS_TAKE
+#define RELEASE_HEAD memory_order_relaxed
+#else
+#define RELEASE_HEAD memory_order_release
+#endif
+
 struct shared {
     _Alignas(128) uint8_t unused[128];
     _Alignas(128) _Atomic uint64_t tail;
@@ -59,7 +71,7 @@ static int put(void *ring, const void *data, uint32_t size, int64_t idle_ns) {
     if (result == 0) {
         memcpy(slot(ring, size, tail), data, size);
         /* release (A): the message is visible before the count. */
-        atomic_store_explicit(&shared->tail, tail + 1, memory_order_release);
+        atomic_store_explicit(&shared->tail, tail + 1, RELEASE_TAIL);
     }
     return result;
 }
@@ -73,7 +85,7 @@ static int take(void *ring, void *data, uint32_t size, int64_t idle_ns) {
     if (result == 0) {
         memcpy(data, slot(ring, size, head), size);
         /* release (B): we have read the slot before it is free. */
-        atomic_store_explicit(&shared->head, head + 1, memory_order_release);
+        atomic_store_explicit(&shared->head, head + 1, RELEASE_HEAD);
     }
     return result;
 }
