@@ -35,11 +35,19 @@ def program(name: str) -> str | None:
 
 def missing(modules: Sequence[str], programs: Sequence[str] = ()) -> str | None:
     """What has to be installed first; None: nothing."""
-    lacking = [module for module in modules if importlib.util.find_spec(module) is None]
+    lacking = [module for module in modules if not _there(module)]
     if lacking:
         return f"the module {lacking[0]} is not installed: make rivals installs it"
     lacking = [name for name in programs if program(name) is None]
     return f"{lacking[0]} is not installed: make rivals says how" if lacking else None
+
+
+def _there(module: str) -> bool:
+    """Whether it can be imported; one of a package that is not there cannot."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def await_listener(port: int, process: Process) -> None:

@@ -107,7 +107,11 @@ class Subscriber(Protocol):
 
 
 class Driver(Protocol):
-    """A system, as its users know it."""
+    """A system, as its users know it.
+
+    A driver may have a method ``pair(where, topic)``, which returns a publisher and a subscriber
+    that share a connection: round trips are measured with those.
+    """
 
     name: str
     """What its rows are called."""

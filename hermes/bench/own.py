@@ -45,8 +45,8 @@ APIS: dict[Measure, str] = {
 class HermesPublisher:
     """A user of the public client, who sends."""
 
-    def __init__(self, where: Mapping[str, Any], topic: str) -> None:
-        self._client = _connect(where)
+    def __init__(self, where: Mapping[str, Any], topic: str, client: Any = None) -> None:
+        self._client = client or _connect(where)
         self._publisher = self._client.publisher(topic)
         self.send = self._publisher.send
 
@@ -73,8 +73,8 @@ class HermesPublisher:
 class HermesSubscriber:
     """A user of the public client, who receives."""
 
-    def __init__(self, where: Mapping[str, Any], topic: str) -> None:
-        self._client = _connect(where)
+    def __init__(self, where: Mapping[str, Any], topic: str, client: Any = None) -> None:
+        self._client = client or _connect(where)
         self._subscription = self._client.subscribe(
             topic, on_gap="skip"
         )  # a gap shows in the count
@@ -125,6 +125,12 @@ class Users:
     def subscriber(self, where: dict[str, Any], topic: str) -> HermesSubscriber:
         """A user who receives."""
         return HermesSubscriber(where, topic)
+
+    def pair(self, where: dict[str, Any], topic: str) -> tuple[HermesPublisher, HermesSubscriber]:
+        """A user who does both, over one connection."""
+        client = _connect(where)
+        subscriber = HermesSubscriber(where, topic, client)
+        return HermesPublisher(where, topic, client), subscriber
 
     def serve_here(self, config: dict[str, Any]) -> dict[str, Any]:
         """A broker in this process, in a thread of its own."""

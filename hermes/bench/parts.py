@@ -156,6 +156,8 @@ class UserPart:
                 users = [self._kept(driver.publisher(where, topic))]
             elif role in ("receive", "hear"):
                 users = [self._kept(driver.subscriber(where, topic))]
+            elif (pair := getattr(driver, "pair", None)) is not None:
+                users = [self._kept(user) for user in pair(where, topic)]
             else:
                 hearing = self._kept(driver.subscriber(where, topic))
                 users = [self._kept(driver.publisher(where, topic)), hearing]
