@@ -26,6 +26,7 @@ QUESTIONS = (
     "tiny",
     "contended",
     "costs",
+    "zmq_bridge",
 )
 
 

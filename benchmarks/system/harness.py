@@ -194,6 +194,8 @@ class Broker:
 
     role: Role
     url: str
+    ready_file: Path | None = None
+    """What ``hermes serve`` wrote about its listeners."""
 
     @property
     def port(self) -> int:
@@ -248,7 +250,7 @@ class Stage:
             if role.process.poll() is not None or time.monotonic() > deadline:
                 raise Failed(f"the broker did not start (exit status {role.process.poll()})")
             time.sleep(0.01)  # a file that appears once: nothing to wait on that is portable
-        return Broker(role, json.loads(ready.read_text())["listeners"][0]["url"])
+        return Broker(role, json.loads(ready.read_text())["listeners"][0]["url"], ready)
 
 
 @cache

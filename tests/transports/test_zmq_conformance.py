@@ -1,0 +1,17 @@
+"""``zmq+tcp://`` and ``zmq+ipc://`` keep the contract of transports, through their router door."""
+
+from hermes.testing.transport import TransportContract
+from hermes.testing.transport.exchange import ExchangeContract
+from hermes.testing.transport.options import OptionsContract
+
+
+class TestZmqTcp(TransportContract):
+    """Over TCP: all of it."""
+
+    url = "zmq+tcp://127.0.0.1:0?doors=router"
+
+
+class TestZmqIpc(OptionsContract, ExchangeContract):
+    """Over a path: what an address may change."""
+
+    url = "zmq+ipc://{tmp}/door?doors=router"

@@ -1,0 +1,226 @@
+"""A client's end of ``zmq+tcp``: a DEALER socket that carries the wire protocol's bytes.
+
+libzmq's own reconnecting is off: it would go on in the middle of a stream with another peer.  The
+client connects again itself, and knows what to send again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import zmq
+
+from hermes.errors import AuthenticationFailed, ConnectFailed, ConnectionLost, WouldBlock
+from hermes.url import Url
+from hermes_zmq import curve
+from hermes_zmq.options import DialOptions, router_endpoint
+from hermes_zmq.router import CHUNK, CHUNKS_MAX, END, GREETING
+from hermes_zmq.sockets import Monitor, Socket, allow_ipv6, events, make_context, make_socket
+
+SIZE_MAX = 64 * 1024 * 1024
+"""Bytes of a message from the broker, far over what it makes."""
+NS_PER_MS = 1_000_000
+
+FAILURES = (
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
+WATCHED = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | FAILURES
+
+
+class DealerChannel:
+    """See :class:`hermes.transport.Channel` for the contract."""
+
+    def __init__(self, context: zmq.Context[Any], socket: Socket, monitor: Monitor) -> None:
+        self._context = context  # ours alone: its end is ours to see through
+        self._socket = socket
+        self._monitor = monitor
+        self._fd = int(socket.getsockopt(zmq.FD))
+        self._lock = threading.Lock()  # a thread may wait while another sends
+        self._rest = memoryview(b"")
+        self._ended = False
+        self._lost = False
+        self._closed = False
+
+    @property
+    def stream_fd(self) -> int | None:
+        """There is no such socket."""
+        return None
+
+    def send(self, views: Sequence[memoryview | bytes]) -> int:
+        """Take at most one message's worth."""
+        taken, size = [], 0
+        for view in views:
+            part = view[: CHUNK - size]
+            taken.append(part)
+            size += len(part)
+            if size >= CHUNK:
+                break
+        if not size:
+            return 0
+        data = b"".join(taken)
+        with self._lock:
+            self._look()
+            if self._lost:
+                raise ConnectionLost("the broker has gone")
+            for _ in range(2):
+                try:
+                    self._socket.send(data, zmq.DONTWAIT)
+                except zmq.Again:
+                    events(self._socket)  # a send may skip the socket's news: of room, that is
+                else:
+                    return size
+        return 0
+
+    def receive_into(self, buffer: memoryview) -> int:
+        """Fill ``buffer`` from one or more messages."""
+        with self._lock:
+            size = 0
+            while size < len(buffer):
+                if not self._rest and not self._next():
+                    break
+                count = min(len(buffer) - size, len(self._rest))
+                buffer[size : size + count] = self._rest[:count]
+                self._rest = self._rest[count:]
+                size += count
+            if size or self._ended:
+                return size
+            self._look()
+            if self._lost:
+                if self._next():
+                    return self._fill(buffer)
+                if not self._ended:
+                    raise ConnectionLost("the broker has gone")
+                return 0
+            raise WouldBlock("nothing has arrived")
+
+    def wait(self, *, readable: bool, writable: bool, timeout_ns: int) -> bool:
+        """Wait until one of what was asked for holds; False if ``timeout_ns`` passed first."""
+        deadline = None if timeout_ns < 0 else time.monotonic_ns() + timeout_ns
+        poller = select.poll()
+        poller.register(self._fd, select.POLLIN)
+        poller.register(self._monitor.fd, select.POLLIN)
+        while True:
+            with self._lock:
+                if self._closed:
+                    return True
+                self._look()
+                now = events(self._socket)
+            if self._lost or (readable and (self._rest or self._ended or now & zmq.POLLIN)):
+                return True
+            if writable and now & zmq.POLLOUT:
+                return True
+            left = None if deadline is None else deadline - time.monotonic_ns()
+            if left is not None and left <= 0:
+                return False
+            poller.poll(None if left is None else -(-left // NS_PER_MS))
+
+    def close(self) -> None:
+        """Say that this was our last, and close."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            try:
+                if not self._lost:
+                    self._socket.send(END, zmq.DONTWAIT)
+            except zmq.ZMQError:
+                pass  # the broker learns it from the connection's end
+            self._monitor.close()
+            self._socket.close()
+            self._context.term()  # what was sent has a moment to leave
+
+    def _fill(self, buffer: memoryview) -> int:
+        count = min(len(buffer), len(self._rest))
+        buffer[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
+
+    def _next(self) -> bool:
+        """Have the next message's bytes in hand; False: there is none."""
+        while not self._ended:
+            try:
+                frame = self._socket.recv(zmq.DONTWAIT, copy=False)
+            except zmq.Again:
+                return False
+            data = frame.buffer
+            if not len(data):
+                self._ended = True
+                return False
+            self._rest = memoryview(data)
+            return True
+        return False
+
+    def _look(self) -> None:
+        for event, _ in self._monitor.news():
+            if event in (zmq.EVENT_DISCONNECTED, zmq.EVENT_CLOSED):
+                self._lost = True
+
+
+def dial(url: Url, timeout_ns: int) -> DealerChannel:
+    """Connect to the router door of ``url``.
+
+    Raises:
+        InvalidUrl: the URL or one of its options makes no sense here.
+        AuthenticationFailed: the broker does not take our key.
+        ConnectFailed: nobody answered as a router door does.
+    """
+    options = url.options(DialOptions)
+    endpoint = router_endpoint(url, options)
+    with contextlib.ExitStack() as undo:
+        try:
+            context = make_context(1, 1)
+            undo.callback(context.destroy, 0)
+            socket = make_socket(context, zmq.DEALER, high_water=CHUNKS_MAX, message_max=SIZE_MAX)
+            allow_ipv6(socket, endpoint)
+            socket.setsockopt(zmq.RECONNECT_IVL, -1)
+            if options.curve:
+                keys = curve.read_keys(options.curve, secret=True)
+                curve.use_curve(socket, keys, curve.public_key(options.server))
+            monitor = Monitor(socket, WATCHED)
+            undo.callback(monitor.close)
+            socket.connect(endpoint)
+            _await_handshake(monitor, url, endpoint, timeout_ns)
+            socket.send_multipart(GREETING, zmq.DONTWAIT)
+        except zmq.ZMQError as error:
+            raise ConnectFailed(f"{url} cannot be reached at {endpoint}: {error}") from error
+        undo.pop_all()
+    return DealerChannel(context, socket, monitor)
+
+
+def _await_handshake(monitor: Monitor, url: Url, endpoint: str, timeout_ns: int) -> None:
+    deadline = None if timeout_ns < 0 else time.monotonic_ns() + timeout_ns
+    poller = select.poll()
+    poller.register(monitor.fd, select.POLLIN)
+    while True:
+        for event, _ in monitor.news():
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                return
+            if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+                raise AuthenticationFailed(
+                    f"{url} does not take our key: add its public half to the broker's list of "
+                    "users"
+                )
+            if event & FAILURES or event == zmq.EVENT_DISCONNECTED:
+                raise ConnectFailed(
+                    f"what answers at {endpoint} is not a router door that we can talk to: check "
+                    "the port (?router=PORT), and curve and server if the broker wants keys"
+                )
+            if event == zmq.EVENT_CLOSED:
+                raise ConnectFailed(
+                    f"nobody listens at {endpoint}: start a broker there (`hermes serve "
+                    f"--transport {url.scheme}://...`), or check host and port"
+                )
+        left = None if deadline is None else deadline - time.monotonic_ns()
+        if left is not None and left <= 0:
+            raise ConnectFailed(
+                f"{url} did not answer in time: check that the broker runs, that no firewall "
+                "stands between, and curve and server if the broker wants keys"
+            )
+        poller.poll(None if left is None else -(-left // NS_PER_MS))

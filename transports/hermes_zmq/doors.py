@@ -1,0 +1,491 @@
+"""The doors for ZeroMQ programs: one socket each, pumped into or out of one connection.
+
+A feed door takes what PUB or PUSH sockets send and publishes it, one batch at a time, the next when
+the last is acknowledged.  A serve door subscribes and hands on what it gets to SUB or PULL sockets;
+where its socket takes no more it stops pulling, so it has one position in the log and no queue.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import zmq
+
+from hermes.errors import Refused
+from hermes.native.decoder import decode
+from hermes.native.frames import BATCH_HEADER_SIZE, encode_batch
+from hermes.transport import Kernel, Peer
+from hermes.wire import messages as m
+from hermes_zmq import pump as pumps
+from hermes_zmq.options import ListenOptions, Place
+from hermes_zmq.sockets import Monitor, Socket, events
+from hermes_zmq.wire import LOG, Wire
+
+PUBLISHER = 1
+"""A feed door's only publisher, as its connection calls it."""
+PULL_BYTES = 256 * 1024
+"""Bytes of output pulled at a time: what a blocked door keeps of the log."""
+PULLS_PER_PASS = 4
+"""Pulls of one door in one poll, so that the others have their turn."""
+SETTLE_NS = 20_000_000
+"""Pause between the first subscription and a replay: a program's other subscriptions come with
+it."""
+RETRY_NS = 1_000_000_000
+"""Pause before a batch that the storage did not take is offered again, and before a door that the
+broker refused knocks again."""
+COMMIT_NS = 1_000_000_000
+"""How often a durable door's position is stored."""
+LOG_NS = 10_000_000_000
+"""A door says the same thing once in this time; what it leaves out is in the counters."""
+REFUSES_ONE = ("topic_refused", "too_many_topics", "not_allowed")
+"""Errors that are about one message: the others are taken."""
+SUBSCRIBED, UNSUBSCRIBED = 1, 0
+"""First byte of what an XPUB socket receives."""
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """What all doors of a listener share."""
+
+    kernel: Kernel
+    owner: object
+    """The agent."""
+    options: ListenOptions
+    scheme: str
+
+
+class Door:
+    """What every door has: a socket, its monitor, timers and counters."""
+
+    def __init__(self, house: House, place: Place, socket: Socket, address: str) -> None:
+        self.house = house
+        self.place = place
+        self.socket = socket
+        self.address = address
+        self.fd = int(socket.getsockopt(zmq.FD))
+        self.monitor = Monitor(socket)
+        self.awake = True
+        """There may be news: poll until there is none."""
+        self.due_ns = 0
+        """When the timer is due; 0: there is none."""
+        self.stopping = False
+        self.peers = 0
+        self.counts = dict.fromkeys(("messages", "batches", "lost_peers", "refused_peers"), 0)
+        self._said: dict[str, int] = {}
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.place.name} door {self.address}"
+
+    def poll(self) -> int:
+        """Do a bounded share; returns an amount of work, 0 when there is nothing left to do."""
+        raise AssertionError("a door has a poll of its own")
+
+    def ready(self) -> Door:
+        """The connection may have output; returns the door to poll."""
+        return self
+
+    def timer(self, now_ns: int) -> None:
+        """The timer is due."""
+
+    def watch_peers(self) -> None:
+        """Take the monitor's news."""
+        for event, value in self.monitor.news():
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self.peers += 1
+            elif event == zmq.EVENT_DISCONNECTED:
+                self.peers = max(0, self.peers - 1)
+                self.counts["lost_peers"] += 1
+                self.peer_lost(value)
+            else:
+                self.counts["refused_peers"] += 1
+
+    def peer_lost(self, fd: int) -> None:
+        """The connection that had the descriptor ``fd`` is gone."""
+
+    def say(self, what: str, *details: object) -> None:
+        """Log a warning, unless it was said a moment ago."""
+        now = time.monotonic_ns()
+        if now >= self._said.get(what, 0):
+            self._said[what] = now + LOG_NS
+            LOG.warning("%s: " + what, self.name, *details)
+
+    def stop_accepting(self) -> None:
+        """Take no more peers, as far as that can be said: unbinding would hang up on those who are
+        there."""
+        self.stopping = True
+
+    def close(self) -> None:
+        """Close the socket; what libzmq has taken may still leave."""
+        self.monitor.close()
+        self.socket.close()
+
+    def _peer(self) -> Peer:
+        local = self.house.scheme == "zmq+ipc"
+        return Peer(self.house.scheme, f"{self.place.name} {self.address}", local)
+
+
+class FeedDoor(Door):
+    """For PUB (an XSUB socket) or PUSH (a PULL socket): what arrives is published."""
+
+    def __init__(self, house: House, place: Place, socket: Socket, address: str) -> None:
+        super().__init__(house, place, socket, address)
+        if place.role == "pub":
+            socket.send(b"\x01")  # everything
+        self.counts |= dict.fromkeys(("oversized", "crowded", "refused", "stalls"), 0)
+        self._wire: Wire | None = None
+        self._pump: Any = None
+        self._publisher_id = os.urandom(m.PUBLISHER_ID_SIZE)
+        self._sequence = 0  # of the last message that was fed
+        self._acked = 0
+        self._held = memoryview(b"")  # the batch that is not acknowledged
+
+    def poll(self) -> int:
+        """Receive a batch, feed it, and see to it that it was taken."""
+        if not self.awake:
+            return 0
+        if self._acked < self._sequence or self.due_ns or not self._open():
+            self.awake = bool(events(self.socket) & zmq.POLLIN)  # has the descriptor fall silent
+            return 0
+        result = self._pump.receive(PUBLISHER, self._sequence, time.time_ns())
+        if result.oversized or result.crowded:
+            self._count_dropped(result)
+        if result.size:
+            self._sequence += result.messages
+            self.counts["messages"] += result.messages
+            self.counts["batches"] += 1
+            self._held = self._pump.view[: result.size]
+            self._feed(self._held)
+        if result.why == pumps.FAILED:
+            self.say("receiving failed: %s", os.strerror(result.error))
+        self.awake = result.why == pumps.MORE
+        return int(result.messages) + int(self.awake)
+
+    def ready(self) -> Door:
+        """Take answers."""
+        self._answers()
+        return self
+
+    def timer(self, now_ns: int) -> None:
+        """Offer again what was refused for a reason that may pass."""
+        self.due_ns = 0
+        self.awake = True
+        if self._wire is not None and self._acked < self._sequence:
+            self._offer_again()
+
+    def close(self) -> None:
+        """Give up the connection, then the socket."""
+        if self._wire is not None:
+            self._wire.close()
+        super().close()
+
+    def _open(self) -> bool:
+        if self._wire is not None:
+            return not self._wire.over
+        if not events(self.socket) & zmq.POLLIN:
+            return False
+        house = self.house
+        try:
+            self._wire = Wire(house.kernel, house.owner, self._peer(), self)
+        except Refused as error:
+            self.say("the broker takes no more connections: %s", error)
+            self.due_ns = time.monotonic_ns() + RETRY_NS
+            return False
+        self._answers()
+        welcome = self._wire.welcome
+        if welcome is None:
+            self.say("the broker did not say Welcome")
+            return False
+        if self._pump is None:
+            work = house.options.work if self.place.role == "push" else ""
+            mapping = pumps.Map(
+                split=house.options.split, topic=work, message_max=welcome.limits.message_max
+            )
+            self._pump = pumps.make_pump(self.socket, mapping)
+        self._wire.say(m.Open(PUBLISHER, self._publisher_id))
+        self._answers()
+        return not self._wire.over
+
+    def _feed(self, batch: memoryview) -> None:
+        assert self._wire is not None
+        self._wire.connection.data_received(batch)
+        self._answers()
+
+    def _answers(self) -> None:
+        if self._wire is None:
+            return
+        for message in self._wire.answers():
+            if isinstance(message, m.Ack):
+                if message.level != "opened":
+                    self._acked = message.sequence
+            elif isinstance(message, m.Error):
+                self._refused(message)
+            elif isinstance(message, m.Close):
+                self._finish()
+
+    def _refused(self, error: m.Error) -> None:
+        assert self._wire is not None
+        if error.fatal or error.sequence is None:
+            self.say("the broker ended the connection: %s [%s]", error.message, error.code)
+            self._wire.close()
+            self._wire = None
+            self._acked = self._sequence  # nobody will say more about it
+            self.due_ns = time.monotonic_ns() + RETRY_NS
+            return
+        self._acked = error.sequence - 1
+        if error.code in REFUSES_ONE:
+            self.counts["refused"] += 1
+            self.say("a message was dropped: %s [%s]", error.message, error.code)
+            self._acked = error.sequence
+            self._offer_again()
+            return
+        self.counts["stalls"] += 1
+        self.say("publishers wait: %s [%s]", error.message, error.code)
+        self.due_ns = time.monotonic_ns() + RETRY_NS
+
+    def _offer_again(self) -> None:
+        """Open the publisher again and send what stands behind the last one settled."""
+        assert self._wire is not None
+        self._wire.say(m.Open(PUBLISHER, self._publisher_id))
+        left = self._sequence - self._acked
+        if not left:
+            self._answers()
+            return
+        frames = self._held[BATCH_HEADER_SIZE:]
+        index = decode(frames, message_max=pumps.MESSAGE_LIMIT)
+        begin = index.frame_offset[len(index) - left]
+        rest = frames[begin:]
+        header = encode_batch(
+            id=PUBLISHER, after=self._acked, through=self._sequence, frames_size=len(rest)
+        )
+        self._held = memoryview(header + bytes(rest))
+        self._feed(self._held)
+
+    def _count_dropped(self, result: Any) -> None:
+        self.counts["oversized"] += result.oversized
+        self.counts["crowded"] += result.crowded
+        self.say(
+            "messages were dropped: %d over the broker's limit of a message, %d of more than %d "
+            "parts",
+            self.counts["oversized"],
+            self.counts["crowded"],
+            pumps.PARTS_MAX,
+        )
+
+    def _finish(self) -> None:
+        """The broker says Close: what has arrived goes into the log first, then so do we."""
+        assert self._wire is not None
+        while self._acked == self._sequence or self.stopping:
+            result = self._pump.receive(PUBLISHER, self._sequence, time.time_ns())
+            if not result.size:
+                break
+            self._sequence += result.messages
+            self.counts["messages"] += result.messages
+            self._wire.connection.data_received(self._pump.view[: result.size])
+        self._wire.say(m.Close())
+        self._wire.close()
+
+
+class ServeDoor(Door):
+    """For SUB (an XPUB socket) or PULL (a PUSH socket): gets what the door subscribes to."""
+
+    def __init__(self, house: House, place: Place, socket: Socket, address: str) -> None:
+        super().__init__(house, place, socket, address)
+        options = house.options
+        self._for_all = place.role == "sub"
+        if self._for_all and options.slow == "block":
+            socket.setsockopt(zmq.XPUB_NODROP, 1)
+        self.counts |= dict.fromkeys(("blocks", "gaps", "gap_messages", "damaged", "odd"), 0)
+        bare = bool(options.work) and not self._for_all
+        form = "bare" if bare else options.form
+        self._pump = pumps.make_pump(socket, pumps.Map(form=form))
+        self._pattern = options.work if bare else options.pattern
+        self._wire: Wire | None = None
+        self._prefixes = 0  # that somebody subscribes to
+        self._subscription = 0
+        self._wanted = not self._for_all  # whether the door should be subscribed
+        self._subscribed = False
+        self._blocked = False
+        self._owed = False  # the connection may have output
+        self._positions: dict[str, int] = {}
+        self._committed: dict[str, int] = {}
+
+    def poll(self) -> int:
+        """Take subscriptions, then hand on what there is."""
+        if self.awake:
+            self.awake = False
+            self._blocked = False
+            self._owed = True
+            if self._for_all:
+                self._take_subscriptions()
+            else:
+                events(self.socket)
+        if self._wanted and not self._subscribed and not self.due_ns:
+            self._subscribe()
+        work = 0
+        for _ in range(PULLS_PER_PASS):
+            if not self._owed or self._blocked or self._wire is None:
+                break
+            work += self._hand_on()
+        return work + int(self.awake)
+
+    def ready(self) -> Door:
+        """There may be output."""
+        self._owed = True
+        return self
+
+    def timer(self, now_ns: int) -> None:
+        """Begin a replay, or store the position."""
+        self.due_ns = 0
+        if self._wanted and not self._subscribed:
+            self._subscribe()
+        elif self._positions != self._committed and self._wire is not None:
+            self._committed = dict(self._positions)
+            self._wire.say(m.Commit(self._subscription, self._committed))
+            self._owed = True
+
+    def close(self) -> None:
+        """Give up the connection, then the socket."""
+        if self._wire is not None:
+            self._wire.close()
+        super().close()
+
+    # Who is there.
+
+    def _take_subscriptions(self) -> None:
+        while True:
+            try:
+                told = self.socket.recv(zmq.DONTWAIT)
+            except zmq.Again:
+                if events(self.socket) & zmq.POLLIN:
+                    continue
+                break
+            # XPUB tells of the first to want a prefix and of the last that did.
+            if told[:1] == b"\x01":
+                self._prefixes += 1
+            elif told[:1] == b"\x00":
+                self._prefixes = max(0, self._prefixes - 1)
+        if self._prefixes and not self._wanted:
+            self._wanted = True
+            if self.house.options.start != "latest":
+                self.due_ns = time.monotonic_ns() + SETTLE_NS
+        elif not self._prefixes and self._wanted:
+            self._wanted = False
+            self.due_ns = 0
+            self._unsubscribe()
+
+    def _subscribe(self) -> None:
+        house, options = self.house, self.house.options
+        if self._wire is None or self._wire.over:
+            try:
+                self._wire = Wire(house.kernel, house.owner, self._peer(), self)
+            except Refused as error:
+                self.say("the broker takes no more connections: %s", error)
+                self.due_ns = time.monotonic_ns() + RETRY_NS
+                return
+        self._subscription += 1
+        self._subscribed = True
+        durable = options.durable if not self._for_all and options.durable else None
+        if durable is not None:
+            earliest = options.start == "earliest"
+            start = m.Start(at="durable", otherwise="earliest" if earliest else "latest")
+        else:
+            start = m.Start(at=options.start if self._for_all else "latest")
+        self._wire.say(m.Subscribe(self._subscription, self._pattern, start=start, durable=durable))
+        self._owed = True
+
+    def _unsubscribe(self) -> None:
+        if self._subscribed and self._wire is not None and not self._wire.over:
+            self._wire.say(m.Unsubscribe(self._subscription))
+            self._owed = True
+        self._subscribed = False
+
+    # Moving.
+
+    def _hand_on(self) -> int:
+        wire = self._wire
+        assert wire is not None
+        views = wire.connection.output(PULL_BYTES) if not wire.over else ()
+        if not views:
+            self._owed = False
+            return 0
+        total = messages = 0
+        news = 0
+        for view in views:
+            offset = 0
+            while offset < len(view):
+                sent = self._pump.send(view, offset)
+                offset += sent.consumed
+                messages += sent.messages
+                news |= sent.events
+                why = sent.why
+                if why == pumps.BATCH:
+                    self._positions[wire.streams.get(sent.stream, "")] = sent.through
+                elif why == pumps.CONTROL:
+                    message, size = wire.control(view, offset)
+                    offset += size
+                    self._control(message)
+                    if wire.over:
+                        return 1
+                elif why == pumps.DAMAGED:
+                    self._damaged(sent)
+                elif why != pumps.MORE:
+                    break
+            total += offset
+            if offset < len(view):
+                self._stopped(sent)
+                break
+        self.counts["messages"] += messages
+        self.counts["batches"] += 1
+        wire.done(total)
+        if self._for_all and news & zmq.POLLIN:
+            self.awake = True  # the pump has taken the descriptor's news with its own
+        if not self._for_all and self.house.options.durable and not self.due_ns:
+            self.due_ns = time.monotonic_ns() + COMMIT_NS
+        return messages + int(total > 0)
+
+    def _stopped(self, sent: Any) -> None:
+        self._blocked = True
+        if sent.why == pumps.BLOCKED:
+            self.counts["blocks"] += 1
+        else:
+            self.say("sending failed: %s", os.strerror(sent.error))
+
+    def _damaged(self, sent: Any) -> None:
+        self.counts["damaged"] += 1
+        LOG.error(
+            "%s: a message of the log is not sound: what follows it among the sequences %d to %d "
+            "was left out",
+            self.name,
+            sent.after + 1,
+            sent.through,
+        )
+
+    def _control(self, message: Any) -> None:
+        assert self._wire is not None
+        if isinstance(message, m.Gap):
+            self.counts["gaps"] += 1
+            self.counts["gap_messages"] += message.last - message.first + 1
+            LOG.warning(
+                "%s: the sequences %d to %d of stream %r cannot be delivered (%s)",
+                self.name,
+                message.first,
+                message.last,
+                self._wire.streams.get(message.stream, "?"),
+                message.reason,
+            )
+        elif isinstance(message, m.Error):
+            self.say("the broker refused: %s [%s]", message.message, message.code)
+            if message.fatal or message.subscription is not None:
+                if message.fatal:
+                    self._wire.close()
+                self._subscribed = False
+                self.due_ns = time.monotonic_ns() + RETRY_NS
+        elif isinstance(message, m.Close):
+            self._wire.say(m.Close())
+            self._wire.close()
+            self._wanted = False

@@ -1,0 +1,228 @@
+"""Both ends of ``zmq+tcp`` and ``zmq+ipc``: a listener is an agent with a door for each kind of
+program.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import time
+from typing import Any
+
+import zmq
+
+from hermes.errors import SystemFault
+from hermes.transport import API_VERSION, Agent, Capabilities, Channel, Kernel
+from hermes.url import Url
+from hermes_zmq import channel, curve, sockets
+from hermes_zmq.doors import Door, FeedDoor, House, ServeDoor
+from hermes_zmq.options import DialOptions, ListenOptions, check, listener_url, places
+from hermes_zmq.router import CHUNK, CHUNKS_MAX, RouterDoor
+
+EVENTS_PER_PASS = 64
+"""Ready descriptors looked at in one poll: more than a listener has."""
+ROUTER_MESSAGE_MAX = 4 * CHUNK
+"""Bytes of a message from a Hermes client; ours make a quarter of that."""
+NS_PER_S = 1_000_000_000
+
+KINDS: dict[str, tuple[int, type[FeedDoor | ServeDoor | RouterDoor]]] = {
+    "pub": (zmq.XSUB, FeedDoor),
+    "push": (zmq.PULL, FeedDoor),
+    "sub": (zmq.XPUB, ServeDoor),
+    "pull": (zmq.PUSH, ServeDoor),
+    "router": (zmq.ROUTER, RouterDoor),
+}
+"""What stands behind each door."""
+
+
+class ZmqTransport:
+    """See :class:`hermes.transport.Transport` for the contract."""
+
+    capabilities = Capabilities()
+    api_version = API_VERSION
+    listen_options = ListenOptions
+    dial_options = DialOptions
+
+    def probe(self) -> str | None:
+        """None: who could import this has pyzmq."""
+        return None
+
+    def listen(self, url: Url, kernel: Kernel) -> Agent:
+        """Open every door that the URL asks for."""
+        options = url.options(ListenOptions)
+        check(url, options)
+        try:
+            return ZmqAgent(url, options, kernel)
+        except zmq.ZMQError as error:
+            raise SystemFault(f"{url}: no sockets can be made: {error}; see `ulimit -n`") from error
+
+    def dial(self, url: Url, timeout_ns: int) -> Channel:
+        """Connect to the router door."""
+        return channel.dial(url, timeout_ns)
+
+
+class ZmqAgent:
+    """Serves every door of one listener; see :class:`hermes.transport.Agent` for the contract."""
+
+    def __init__(self, url: Url, options: ListenOptions, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._closed = False
+        with contextlib.ExitStack() as undo:
+            self._context = sockets.make_context(options.io_threads, len(places(url, options)) + 1)
+            undo.callback(self._context.destroy, 0)
+            self._epoll = select.epoll()
+            undo.callback(self._epoll.close)
+            self._gatekeeper = self._admit_by_key(options)
+            self._doors = self._open(url, options)
+            undo.pop_all()
+        self._by_fd: dict[int, Door] = {}
+        self._monitors: dict[int, Door] = {}
+        for door in self._doors:
+            self._by_fd[door.fd] = self._monitors[door.monitor.fd] = door
+            self._epoll.register(door.fd, select.EPOLLIN)
+            self._epoll.register(door.monitor.fd, select.EPOLLIN)
+        if self._gatekeeper is not None:
+            self._epoll.register(self._gatekeeper.fd, select.EPOLLIN)
+        bound = {door.place.name: door.address for door in self._doors}
+        self._stirred: dict[Door, None] = dict.fromkeys(self._doors)  # to be polled, in order
+        self._due_ns = 0
+        self._ready = kernel.ready
+        self._wait = self._epoll.poll
+        self._url = listener_url(url, options, bound)
+        self._addresses = bound
+
+    @property
+    def url(self) -> str:
+        """What a Hermes client connects to."""
+        return self._url
+
+    @property
+    def doors(self) -> dict[str, str]:
+        """Where each kind of ZeroMQ program connects."""
+        return dict(self._addresses)
+
+    def fileno(self) -> int:
+        """The epoll descriptor: readable whenever a socket has news."""
+        return self._epoll.fileno()
+
+    def watch(self, fd: int) -> None:
+        """Let a waiting :meth:`poll` return when ``fd`` is readable."""
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def deadline_ns(self) -> int | None:
+        """The doors' next timer."""
+        return self._due_ns or None
+
+    def poll(self, timeout_ns: int) -> int:
+        """Move messages; see :meth:`hermes.transport.Agent.poll`."""
+        stirred = self._stirred
+        at_once = not timeout_ns or stirred
+        for fd, _ in self._wait(0 if at_once else self._timeout(timeout_ns), EVENTS_PER_PASS):
+            self._stir(fd)
+        if self._due_ns and self._due_ns <= time.monotonic_ns():
+            self._serve_timers()
+        work = self._poll(stirred) if stirred else 0
+        ready = {connection.attachment.ready(): None for connection in self._ready(self)}
+        if ready:
+            stirred.update(ready)
+            work += self._poll(ready)
+        return work
+
+    def stop_accepting(self) -> None:
+        """Refuse new peers at every door."""
+        for door in self._doors:
+            door.stop_accepting()
+
+    def counters(self) -> dict[str, int]:
+        """Each door's own, by its name."""
+        found = {
+            f"{door.place.name}_{name}": count
+            for door in self._doors
+            for name, count in {**door.counts, "peers": door.peers}.items()
+        }
+        if self._gatekeeper is not None:
+            found["keys_admitted"] = self._gatekeeper.admitted
+            found["keys_refused"] = self._gatekeeper.refused
+        found["connections"] = sum(
+            door.connections for door in self._doors if isinstance(door, RouterDoor)
+        )
+        return found
+
+    def close(self) -> None:
+        """Close every door at once; what libzmq has taken gets a moment to leave."""
+        if self._closed:
+            return
+        self._closed = True
+        for door in self._doors:
+            door.close()
+        if self._gatekeeper is not None:
+            self._gatekeeper.close()
+        self._epoll.close()
+        self._context.term()
+
+    # Inside.
+
+    def _poll(self, doors: dict[Any, None]) -> int:
+        """Poll some doors; those that have nothing left to do are left alone until there is
+        news."""
+        work = 0
+        for door in tuple(doors):
+            done = door.poll()
+            work += done
+            if not done:
+                self._stirred.pop(door, None)
+        self._due_ns = min((door.due_ns for door in self._doors if door.due_ns), default=0)
+        return work
+
+    def _stir(self, fd: int) -> None:
+        """There is news at ``fd``."""
+        door = self._by_fd.get(fd)
+        if door is not None:
+            door.awake = True
+            self._stirred[door] = None
+        elif fd in self._monitors:
+            door = self._monitors[fd]
+            door.watch_peers()
+            self._stirred[door] = None
+        elif self._gatekeeper is not None and fd == self._gatekeeper.fd:
+            self._gatekeeper.poll()
+
+    def _serve_timers(self) -> None:
+        now = time.monotonic_ns()
+        for door in self._doors:
+            if door.due_ns and door.due_ns <= now:
+                door.timer(now)
+                self._stirred[door] = None
+
+    def _timeout(self, timeout_ns: int) -> float:
+        """Seconds; not over the next timer."""
+        if timeout_ns == 0:
+            return 0
+        if self._due_ns:
+            left = max(0, self._due_ns - time.monotonic_ns())
+            timeout_ns = left if timeout_ns < 0 else min(timeout_ns, left)
+        return timeout_ns / NS_PER_S if timeout_ns >= 0 else -1
+
+    def _admit_by_key(self, options: ListenOptions) -> curve.Gatekeeper | None:
+        self._keys = curve.read_keys(options.curve, secret=True) if options.curve else None
+        if self._keys is None:
+            return None
+        users = curve.read_users(options.users) if options.users else None
+        return curve.Gatekeeper(self._context, users)
+
+    def _open(self, url: Url, options: ListenOptions) -> list[Any]:
+        house = House(self._kernel, self, options, url.scheme)
+        return [self._open_door(house, place, str(url)) for place in places(url, options)]
+
+    def _open_door(self, house: House, place: Any, url: str) -> Door:
+        kind, door = KINDS[place.role]
+        router = place.role == "router"
+        socket = sockets.make_socket(
+            self._context,
+            kind,
+            high_water=CHUNKS_MAX if router else house.options.high_water,
+            message_max=ROUTER_MESSAGE_MAX if router else house.options.message_max,
+        )
+        if self._keys is not None:
+            curve.serve_curve(socket, self._keys)
+        return door(house, place, socket, sockets.bind(socket, place.endpoint, url=url))

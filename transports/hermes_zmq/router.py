@@ -1,0 +1,280 @@
+"""The door for Hermes clients: the wire protocol's bytes in messages between ROUTER and DEALER.
+
+A message of one part carries bytes; an empty one is its sender's last.  The first message of a
+client has two parts, an empty one and a name: so the broker knows of him before he has anything to
+say.  ROUTER tells nobody that a peer is gone: the socket's monitor does, by the descriptor that the
+peer's messages came from.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import deque
+from typing import Any
+
+import zmq
+
+from hermes.errors import ConnectionLost, Refused
+from hermes.transport import Connection, Peer
+from hermes_zmq.doors import Door, House
+from hermes_zmq.options import Place
+from hermes_zmq.sockets import Socket, events
+
+CHUNK = 256 * 1024
+"""Bytes of a message that we make."""
+CHUNKS_MAX = 16
+"""Messages that may wait for each peer and direction: 4 MiB."""
+READS_PER_PASS = 32
+"""Messages received in one poll, so that the other doors have their turn."""
+WRITES_PER_PASS = 8
+"""Messages sent to one client in one poll."""
+HELD_MAX = 64
+"""Messages kept for connections that want no input now; with more, nobody's are received until
+they do."""
+END = b""
+"""The last message of its sender."""
+GREETING = (b"", b"hermes")
+"""The first message of a client."""
+
+
+class Link:
+    """One client."""
+
+    __slots__ = ("connection", "door", "ended", "fd", "held", "identity", "over", "said_end")
+
+    def __init__(self, door: RouterDoor, identity: bytes, fd: int) -> None:
+        self.door = door
+        self.identity = identity
+        self.fd = fd
+        self.connection: Connection | None = None
+        self.held: deque[bytes] = deque()  # came while the connection was paused
+        self.ended = False  # the client has sent its last
+        self.said_end = False  # so have we
+        self.over = False  # the connection was told that its medium is gone
+
+    def ready(self) -> RouterDoor:
+        """The connection may have output; returns the door to poll."""
+        self.door.owe(self)
+        return self.door
+
+
+class RouterDoor(Door):
+    """Serves every Hermes client of one ROUTER socket."""
+
+    def __init__(self, house: House, place: Place, socket: Socket, address: str) -> None:
+        super().__init__(house, place, socket, address)
+        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # full is an answer, not a reason to drop
+        self.counts = dict.fromkeys(
+            ("accepted", "refused", "stalls", "lost_peers", "refused_peers"), 0
+        )
+        self._links: dict[bytes, Link] = {}
+        self._by_fd: dict[int, Link] = {}
+        self._owed: dict[Link, None] = {}  # may have output; in order
+        self._blocked: dict[Link, None] = {}  # their sockets were full
+        self._gone: list[Link] = []  # disconnected, but what they sent may not have been read
+        self._held = 0
+
+    @property
+    def connections(self) -> int:
+        """Clients served now."""
+        return sum(not link.over for link in self._links.values())
+
+    def owe(self, link: Link) -> None:
+        """``link`` may have output."""
+        if link not in self._blocked:
+            self._owed[link] = None
+
+    def poll(self) -> int:
+        """Read, then write what has become possible."""
+        work = 0
+        if self.awake:
+            events(self.socket)
+            self._owed |= self._blocked
+            self._blocked.clear()
+            work += self._read()
+        if self._owed:
+            owed, self._owed = self._owed, {}
+            for link in owed:
+                work += self._write(link)
+            if events(self.socket) & zmq.POLLIN:
+                self.awake = True  # a send takes the descriptor's news with its own
+        if self._held:
+            work += self._feed_held()
+        return work
+
+    def peer_lost(self, fd: int) -> None:
+        """A connection is gone: once everything it sent has been read, so is its link."""
+        link = self._by_fd.pop(fd, None)
+        if link is not None:
+            self._gone.append(link)
+            self.awake = True
+
+    def close(self) -> None:
+        """Close every connection, then the socket."""
+        for link in list(self._links.values()):
+            self._lose(link, None)
+        super().close()
+
+    # Reading.
+
+    def _read(self) -> int:
+        gone, self._gone = self._gone, []
+        count = 0
+        for _ in range(READS_PER_PASS):
+            if self._held >= HELD_MAX:
+                self.awake = False
+                self._gone[:0] = gone
+                return count
+            try:
+                identity, *parts = self.socket.recv_multipart(zmq.DONTWAIT, copy=False)
+            except zmq.Again:
+                if events(self.socket) & zmq.POLLIN:
+                    continue
+                self.awake = False
+                break
+            count += 1
+            link = self._links.get(identity.bytes) or self._admit(identity.bytes, parts)
+            if len(parts) != len(GREETING) or len(parts[0].buffer):
+                for part in parts:
+                    self._received(link, part)
+        if self.awake:
+            self._gone[:0] = gone  # not all has been read
+            return count + 1
+        for link in gone:
+            self._lose(link, ConnectionLost("the peer is gone"))
+        return count + len(gone)
+
+    def _admit(self, identity: bytes, parts: list[zmq.Frame]) -> Link:
+        self.watch_peers()  # or an earlier peer's end would be taken for this one's
+        frame = parts[0] if parts else None
+        fd = frame.get(zmq.SRCFD) if frame is not None else -1
+        link = Link(self, identity, int(fd))
+        before = self._by_fd.get(link.fd)
+        if before is not None:
+            self._gone.append(before)
+        self._links[identity] = self._by_fd[link.fd] = link
+        try:
+            if self.connections > self.house.options.connections or self.stopping:
+                raise Refused("the listener has as many connections as it may", code="limit")
+            link.connection = self.house.kernel.connect(self.house.owner, _peer(self, frame))
+            link.connection.attachment = link
+            self.counts["accepted"] += 1
+        except Refused:
+            self.counts["refused"] += 1
+            link.over = True
+            self._say_end(link)
+        return link
+
+    def _received(self, link: Link, part: Any) -> None:
+        if link.over or link.ended or link.connection is None:
+            return
+        data = part.buffer
+        if link.held or link.connection.paused:
+            link.held.append(bytes(data))
+            self._held += 1
+        else:
+            self._feed(link, data)
+
+    def _feed(self, link: Link, data: Any) -> None:
+        assert link.connection is not None
+        if len(data):
+            link.connection.data_received(memoryview(data))
+        else:
+            link.ended = True
+            link.connection.eof_received()
+
+    def _feed_held(self) -> int:
+        """What was kept for connections that want input again."""
+        work = 0
+        for link in list(self._links.values()):
+            connection = link.connection
+            while link.held and connection is not None and not connection.paused:
+                self._feed(link, link.held.popleft())
+                self._held -= 1
+                work += 1
+        if self._held < HELD_MAX and work:
+            self.awake = True
+        return work
+
+    # Writing.
+
+    def _write(self, link: Link) -> int:
+        connection = link.connection
+        if link.over or connection is None:
+            return 0
+        for count in range(WRITES_PER_PASS):
+            views = connection.output(CHUNK)
+            if not views:
+                if connection.closing:
+                    self._say_end(link)
+                    self._lose(link, None)
+                return count
+            chunk, size = _chunk(views)
+            if not self._send(link, chunk):
+                return count
+            connection.advance(size)
+            connection.release(size)
+        self._owed[link] = None
+        return WRITES_PER_PASS
+
+    def _send(self, link: Link, chunk: bytes) -> bool:
+        try:
+            self.socket.send_multipart((link.identity, chunk), zmq.DONTWAIT, copy=True)
+        except zmq.Again:
+            self.counts["stalls"] += 1
+            self._blocked[link] = None
+            return False
+        except zmq.ZMQError as error:
+            if error.errno != errno.EHOSTUNREACH:
+                raise
+            self._lose(link, ConnectionLost("the peer is gone"))
+            return False
+        return True
+
+    def _say_end(self, link: Link) -> None:
+        if not link.said_end:
+            link.said_end = True
+            self._send(link, END)
+
+    def _lose(self, link: Link, error: Exception | None) -> None:
+        """The link is over; it is forgotten once its peer is gone, so that it does not come back."""
+        if not link.over:
+            link.over = True
+            if link.connection is not None:
+                link.connection.connection_lost(error)
+        self._held -= len(link.held)
+        link.held.clear()
+        self._blocked.pop(link, None)
+        if error is not None and self._links.get(link.identity) is link:
+            del self._links[link.identity]
+            if self._by_fd.get(link.fd) is link:
+                del self._by_fd[link.fd]
+
+
+def _chunk(views: Any) -> tuple[bytes, int]:
+    """About :data:`CHUNK` bytes of ``views`` in one piece, and how many."""
+    taken, size = [], 0
+    for view in views:
+        part = view[: CHUNK - size]
+        taken.append(part)
+        size += len(part)
+        if size >= CHUNK:
+            break
+    return b"".join(taken), size
+
+
+def _peer(door: RouterDoor, frame: zmq.Frame | None) -> Peer:
+    address, user = "?", None
+    if frame is not None:
+        address = _property(frame, "Peer-Address") or "?"
+        user = _property(frame, "User-Id") or None
+    local = door.house.scheme == "zmq+ipc"
+    return Peer(door.house.scheme, address, local, user)
+
+
+def _property(frame: zmq.Frame, name: str) -> str:
+    try:
+        found = frame.get(name)
+    except zmq.ZMQError:
+        return ""
+    return str(found)

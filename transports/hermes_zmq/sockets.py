@@ -1,0 +1,142 @@
+"""ZeroMQ sockets as the doors and the client use them: made, watched, and their errors told.
+
+What ZeroMQ's descriptor means is known here and in the pump: it becomes readable when there is
+*news* for the socket, and any call on the socket may take the news.  So whoever has called it asks
+for ``ZMQ_EVENTS`` before he waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from hermes.errors import AddressInUse, InvalidUrl
+
+KEEPALIVE_S = 30
+"""Silence after which the OS probes whether a TCP peer's machine is still there."""
+HANDSHAKE_MS = 10_000
+"""A peer that has not finished ZeroMQ's handshake by then is hung up on."""
+LINGER_MS = 1000
+"""How long what libzmq has taken may still leave when a door is closed."""
+BACKLOG = 1024
+"""Connections that may wait to be accepted."""
+SIZE_SLACK = 65536
+"""Bytes a part may have over the message limit: it is counted and dropped; with more, its sender is
+hung up on."""
+
+WATCHED = (
+    zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
+"""What a listener's monitor tells of."""
+
+DESCRIPTORS = 12
+"""What a context with one watched socket and a connection needs."""
+
+Socket = zmq.Socket[Any]
+
+
+def make_context(io_threads: int, sockets: int) -> zmq.Context[Any]:
+    """A context for that many sockets, each with a monitor.
+
+    libzmq ends the process when it runs out of descriptors while it starts, so we look first.
+
+    Raises:
+        zmq.ZMQError: there are too few.
+    """
+    with contextlib.ExitStack() as undo:
+        try:
+            for _ in range(DESCRIPTORS * sockets + 2 * io_threads):
+                undo.callback(os.close, os.dup(2))
+        except OSError as error:
+            raise zmq.ZMQError(error.errno) from error
+    return zmq.Context(io_threads)
+
+
+def make_socket(
+    context: zmq.Context[Any], kind: int, *, high_water: int, message_max: int
+) -> Socket:
+    """A socket with the settings that all doors share."""
+    socket: Socket = context.socket(kind)
+    socket.set_hwm(high_water)
+    socket.setsockopt(zmq.LINGER, LINGER_MS)
+    socket.setsockopt(zmq.BACKLOG, BACKLOG)
+    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, KEEPALIVE_S)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+    socket.setsockopt(zmq.MAXMSGSIZE, message_max + SIZE_SLACK)
+    return socket
+
+
+def bind(socket: Socket, endpoint: str, *, url: str) -> str:
+    """Bind; returns the address with the port that the OS chose.
+
+    Raises:
+        AddressInUse, InvalidUrl: it says what to do.
+    """
+    allow_ipv6(socket, endpoint)
+    try:
+        socket.bind(endpoint)
+    except zmq.ZMQError as error:
+        raise _cannot_bind(endpoint, url, error) from error
+    return str(socket.getsockopt_string(zmq.LAST_ENDPOINT)).rstrip("\0")
+
+
+def allow_ipv6(socket: Socket, endpoint: str) -> None:
+    """Let a socket use an IPv6 address; without one it stays with IPv4, whose addresses print as
+    such."""
+    socket.setsockopt(zmq.IPV6, int("[" in endpoint))
+
+
+def _cannot_bind(endpoint: str, url: str, error: zmq.ZMQError) -> Exception:
+    if error.errno == errno.EADDRINUSE:
+        return AddressInUse(
+            f"{url}: {endpoint} is taken by another process: stop it (`ss -lntpx` names it), or "
+            "choose other ports: the doors of a listener take five in a row (?doors=... opens "
+            "fewer, port 0 takes any free ones)"
+        )
+    if error.errno in (errno.EADDRNOTAVAIL, errno.ENODEV):
+        return InvalidUrl(f"{url}: this machine has no such address; `ip addr` lists those it has")
+    if error.errno == errno.EACCES:
+        return InvalidUrl(f"{url}: {endpoint} needs privileges here; choose another port or path")
+    return InvalidUrl(f"{url}: cannot bind {endpoint}: {error}")
+
+
+def events(socket: Socket) -> int:
+    """What the socket would do now; it looks at its news first."""
+    return int(socket.getsockopt(zmq.EVENTS))
+
+
+class Monitor:
+    """What becomes of a socket's peers."""
+
+    def __init__(self, socket: Socket, watched: int = WATCHED) -> None:
+        self._watched = socket
+        self._socket: Socket = socket.get_monitor_socket(watched)
+        self.fd = int(self._socket.getsockopt(zmq.FD))
+
+    def news(self) -> Iterator[tuple[int, int]]:
+        """What has happened since the last call: event, and its value."""
+        while True:
+            try:
+                parts = self._socket.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                if events(self._socket) & zmq.POLLIN:
+                    continue
+                return
+            told: Any = parse_monitor_message(parts)
+            yield int(told["event"]), int(told["value"])
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._watched.disable_monitor()
+        self._socket.close(0)
