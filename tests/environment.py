@@ -34,6 +34,8 @@ class Environment:
     def __init__(self, place: Path) -> None:
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", place], check=True)
         self.python = place / "bin" / "python"
+        self.chosen = ""
+        """Which tests ``pytest`` runs, as its ``-k`` has them, groups of the kits included."""
         (home,) = place.glob("lib/python*/site-packages")
         ours = sysconfig.get_path("purelib")
         (home / "outer.pth").write_text(f"import site; site.addsitedir({ours!r})\n")
@@ -70,8 +72,10 @@ class Environment:
     def variables(self) -> dict[str, str]:
         """For a shell that is to use this environment."""
         binaries = self.python.parent
+        chosen = f"-p hermes.testing.groups -k '{self.chosen}'" if self.chosen else ""
         return os.environ | {
             "PATH": f"{binaries}:{os.environ['PATH']}",
+            "PYTEST_ADDOPTS": chosen,
             "PYTHONDONTWRITEBYTECODE": "1",
         }
 

@@ -11,7 +11,7 @@ import click
 from hermes.cli.command import Command
 from hermes.cli.options import json_option
 
-KINDS = ["transport"]
+KINDS = ["transport", "storage"]
 
 
 @click.command(
@@ -24,10 +24,10 @@ KINDS = ["transport"]
             "For a medium that is no stream socket: every part is there, to be replaced",
             "hermes plugins new transport pipes --medium packets",
         ),
-        ("Elsewhere", "hermes plugins new transport unixsock --directory ~/src/unixsock"),
+        ("A storage, elsewhere", "hermes plugins new storage ledger --directory ~/src/ledger"),
     ],
 )
-@click.argument("kind", type=click.Choice(KINDS), metavar="{transport}")
+@click.argument("kind", type=click.Choice(KINDS), metavar="{transport|storage}")
 @click.argument("name", metavar="NAME")
 @click.option(
     "--directory",
@@ -45,10 +45,10 @@ KINDS = ["transport"]
 )
 @json_option
 def command(kind: str, name: str, directory: Path | None, medium: str, as_json: bool) -> None:
-    """Write a complete project for a transport called NAME, its URL scheme.
+    """Write a complete project for a transport or storage called NAME, its URL scheme.
 
-    It can be installed as it is, works, and passes its tests: it carries messages over a Unix
-    socket.  From there on it is yours.
+    It can be installed as it is, works, and passes its tests: a transport carries messages over a
+    Unix socket, a storage keeps them in memory.  From there on it is yours.
     """
     from hermes.cli.version import distribution_version
     from hermes.testing.template import Names, project
