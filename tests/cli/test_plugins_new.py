@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,7 +85,7 @@ def test_it_says_what_it_wrote_and_what_comes_next(hermes: Hermes, tmp_path: Pat
 
 @pytest.mark.parametrize(
     "name",
-    ["", "1a", "A", "a_b", "a--b", "-a", "a-", "a b", "a/b", "../a", "a.b", "é", "a" * 33, "a\n"],
+    ["", "1a", "A", "a_b", "a--b", "-a", "a-", "a b", "a/b", "../a", "a.b", "é", "a" * 21, "a\n"],
 )
 def test_what_cannot_be_a_name_is_refused(name: str) -> None:
     """A name must make a URL scheme and a Python name."""
@@ -107,6 +108,24 @@ def test_nothing_of_the_template_is_left(kind: str, medium: str) -> None:
 
     for path, text in files.items():
         assert not re.search(r"\$\w|\$\{|PACKAGE|MODULE|template", path + text), path
+
+
+@pytest.mark.parametrize("name", ["x", "twenty-letters-are-x"])
+def test_the_length_of_the_name_does_not_matter_to_checkers(name: str, tmp_path: Path) -> None:
+    """Whatever is put in for the name, no line becomes too long, or should be broken otherwise."""
+    for kind, medium in PROJECTS:
+        texts = project(kind, Names(kind, name), hermes_version="1", medium=medium)
+        for path, text in texts.items():
+            file = tmp_path / f"{kind}-{medium}" / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+
+    ruff = [sys.executable, "-m", "ruff"]
+    for line in (["check", "--no-cache"], ["format", "--no-cache", "--check"]):
+        done = subprocess.run(
+            [*ruff, *line, tmp_path], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stdout
 
 
 def test_a_name_that_is_installed_is_refused(hermes: Hermes, tmp_path: Path) -> None:

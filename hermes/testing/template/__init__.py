@@ -17,7 +17,7 @@ from hermes.errors import UsageError
 
 NAME = re.compile(r"[a-z][a-z0-9]*([+-][a-z0-9]+)*")
 """What may name a plugin here: a URL scheme that makes a module's name."""
-NAME_MAX = 32
+NAME_MAX = 20
 """Characters: it becomes part of a distribution's, a package's and a class's name."""
 SUFFIX = ".template"
 RENAMED = {"gitignore": ".gitignore"}
