@@ -142,8 +142,8 @@ class StreamLog(Protocol):
         """Bounds, now."""
 
     def sync_begin(self) -> None:
-        """Have everything appended so far reach the disk: at once, or by the time
-        :meth:`fileno` becomes readable.
+        """Have everything appended so far, what is under way included, reach the disk: at once, or
+        by the time :meth:`fileno` becomes readable.
 
         Raises:
             UsageError: the storage is not durable.

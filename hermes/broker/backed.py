@@ -33,6 +33,11 @@ WINDOW_BYTES = 64 << 20
 """Bytes of the newest messages kept in memory at least: live subscribers are served from there."""
 WINDOW_SEGMENTS = 8
 """The window forgets an eighth at a time."""
+CHOKE_BYTES = 16 << 20
+"""With so much not confirmed, publishers are read from no more."""
+UNCONFIRMED_MAX = 32 << 20
+"""Bytes not confirmed beyond which appends are refused: what connections bring in one read each,
+before they are held up, fits in between."""
 FETCH_BYTES = 1 << 20
 """Bytes asked of the log at a time: enough to hide the price of asking, little enough to hold
 nobody up."""
@@ -69,15 +74,13 @@ class Backed:
         segment = max(WINDOW_BYTES // WINDOW_SEGMENTS, message)
         segment = -(-segment // SEGMENT_HEADER) * SEGMENT_HEADER
         size = max(WINDOW_BYTES, 4 * segment)
-        self.choke_bytes = size // 4
-        """With so much not confirmed, publishers are read from no more."""
         self.window = Window.begin(
             first_sequence=state.first_sequence,
             start_position=state.start_position,
             next_sequence=state.next_sequence,
             end_position=state.end_position,
             retention_bytes=size,
-            unstored_max=size // 2,
+            unstored_max=UNCONFIRMED_MAX,
             segment_bytes=segment,
             message_max=settings.message_max,
         )

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from hermes.broker import queries
-from hermes.broker.backed import HAND_OVER_BYTES, Backed
+from hermes.broker.backed import CHOKE_BYTES, HAND_OVER_BYTES, Backed
 from hermes.broker.config import Config
 from hermes.broker.connection import Connection
 from hermes.broker.hooks import Hooks
@@ -313,7 +313,7 @@ class Kernel:
             if backed.unhanded_bytes >= HAND_OVER_BYTES:
                 backed.hand_over()
                 self._stored(place, backed)
-            if backed.problem is None and backed.behind_bytes >= backed.choke_bytes:
+            if backed.problem is None and backed.behind_bytes >= CHOKE_BYTES:
                 connection.paused = True
                 self.choked[connection.number] = connection
 
@@ -389,7 +389,7 @@ class Kernel:
             self._acknowledge_reached()
         if backed.problem is not None and not isinstance(backed.problem, StorageFull):
             self._sync_failed(place)
-        if self.choked and all(b.problem or b.behind_bytes < b.choke_bytes for b in self.backed):
+        if self.choked and all(b.problem or b.behind_bytes < CHOKE_BYTES for b in self.backed):
             choked, self.choked = self.choked, {}
             for connection in choked.values():
                 connection.paused = False

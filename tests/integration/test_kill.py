@@ -73,19 +73,21 @@ class Load(threading.Thread):
             self.failure = error
 
 
-def settings(tmp_path: Path, **more: Any) -> dict[str, Any]:
+def settings(tmp_path: Path, storage: str = "mmap", **more: Any) -> dict[str, Any]:
     """Small segments, so that the kills meet rolls of every kind."""
-    return {"storage": f"mmap:{tmp_path}/data", "segment": "1MiB", "retention": "100GiB", **more}
+    place = f"{storage}:{tmp_path}/data"
+    return {"storage": place, "segment": "1MiB", "retention": "100GiB", **more}
 
 
 @pytest.mark.slow
-def test_acknowledged_messages_survive_kills(spawn: Spawn, tmp_path: Path) -> None:
+@pytest.mark.parametrize("storage", ["mmap", "sqlite"])
+def test_acknowledged_messages_survive_kills(spawn: Spawn, tmp_path: Path, storage: str) -> None:
     """Through many kills under load every message is in the log at the end: whole, in order,
     once."""
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     chance = random.Random(seed)
-    broker = spawn(**settings(tmp_path))
+    broker = spawn(**settings(tmp_path, storage))
     url = broker.url
     loads = [
         Load(url, i, level, chance.randrange(2**32))
@@ -98,7 +100,7 @@ def test_acknowledged_messages_survive_kills(spawn: Spawn, tmp_path: Path) -> No
     for _ in range(ROUNDS):
         time.sleep(chance.uniform(0.0, 0.15))  # the instant of the kill is the experiment
         broker.kill()
-        broker = spawn(**settings(tmp_path, listeners=[url]))
+        broker = spawn(**settings(tmp_path, storage, listeners=[url]))
     for load in loads:
         load.done.set()
         load.join(TIMEOUT_S)
