@@ -120,7 +120,8 @@ class Connection(Protocol):
         there is none.
 
         The same bytes are returned again until :meth:`advance`.  A view is valid until its bytes
-        are released.
+        are released; keep none any longer, it pins the log.  While as much is in flight as may be
+        there is nothing either: ask again after :meth:`release`.
         """
 
     def advance(self, nbytes: int) -> None:
@@ -132,8 +133,8 @@ class Connection(Protocol):
         gives no more output while too much is in flight, so a medium that never releases stops."""
 
     def connection_lost(self, error: Exception | None) -> None:
-        """The medium is gone; ``None`` if it was closed in order.  Called once, and nothing is
-        called after it."""
+        """The medium is gone; ``None`` if it was closed in order, which it was not if the peer is
+        gone with output on its way.  Called once, and nothing is called after it."""
 
 
 class Kernel(Protocol):
@@ -184,8 +185,8 @@ class Agent(Protocol):
         """
 
     def fileno(self) -> int:
-        """A descriptor that is readable whenever :meth:`poll` would find work, timers apart.  The
-        agent's, and the same until it is closed."""
+        """A descriptor that is readable for as long as :meth:`poll` would find work, timers apart,
+        and no longer.  The agent's, and the same until it is closed."""
 
     def watch(self, fd: int) -> None:
         """Let a waiting :meth:`poll` also return when ``fd`` is readable.

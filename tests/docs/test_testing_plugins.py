@@ -12,35 +12,41 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+
+import pytest
 
 from hermes.intercept import EXAMPLES, Interception
-from hermes.testing.transport import GROUPS
-from hermes.testing.transport.contract import Contract
+from hermes.testing import storage, transport
 
 PLACE = Path(__file__).parents[2] / "docs" / "testing-plugins.md"
 PAGE = PLACE.read_text()
-CHECKS = re.compile(r"(?<=### What is checked\n\n).*?(?=^## )", re.M | re.S)
+KITS = {"A transport": transport, "A storage": storage}
+"""Section of the page to the suite it is about."""
+LIST = re.compile(r"(?<=### What is checked\n\n).*?(?=^## )", re.M | re.S)
 
 
-def checks() -> str:
-    """What the transport kit checks, by group, from its docstrings."""
-    return "".join(map(group, GROUPS))
+def section(title: str) -> str:
+    """One section of the page."""
+    found = re.search(rf"^## {title}\n.*?(?=^## )", PAGE, re.M | re.S)
+    assert found, title
+    return found[0] + "## "
 
 
-def group(name: str) -> str:
+def checks(kit: ModuleType) -> str:
+    """What a kit checks, by group, from its docstrings."""
+    return "".join(group(kit, name) for name in kit.GROUPS)
+
+
+def group(kit: ModuleType, name: str) -> str:
     """One group: its module's title, and a line for each check."""
-    module = importlib.import_module(f"hermes.testing.transport.{name}")
+    module = importlib.import_module(f"{kit.__name__}.{name}")
     title = " ".join((inspect.getdoc(module) or "").partition("\n\n")[0].split())
     lines = [f"**{title.partition(':')[0]}**:{title.partition(':')[2]}\n"]
     for found in vars(module).values():
-        if (
-            inspect.isclass(found)
-            and issubclass(found, Contract)
-            and found.__module__ == module.__name__
-        ):
-            for key, function in vars(found).items():
-                if key.startswith("test_"):
-                    lines.append(check(key, function))
+        if inspect.isclass(found) and found.__module__ == module.__name__ and hasattr(found, "kit"):
+            members = vars(found).items()
+            lines += [check(key, made) for key, made in members if key.startswith("test_")]
     return "\n".join(lines) + "\n\n"
 
 
@@ -55,35 +61,39 @@ def check(name: str, function: object) -> str:
     return f"- *{words}*{condition}: {says}"
 
 
-def test_the_list_of_checks_is_complete() -> None:
-    """Every check of the transport kit stands under its group, in the words of its docstring."""
-    found = CHECKS.search(PAGE)
+@pytest.mark.parametrize(("title", "kit"), KITS.items(), ids=KITS)
+def test_the_list_of_checks_is_complete(title: str, kit: ModuleType) -> None:
+    """Every check of the kit stands under its group, in the words of its docstring."""
+    found = LIST.search(section(title))
 
     assert found
-    assert found[0] == checks(), f"run `python {Path(__file__).name}` to write it anew"
+    assert found[0] == checks(kit), f"run `python {Path(__file__).name}` to write it anew"
 
 
-def test_every_check_says_what_must_hold() -> None:
+@pytest.mark.parametrize("kit", KITS.values(), ids=KITS)
+def test_every_check_says_what_must_hold(kit: ModuleType) -> None:
     """No check is without its sentence."""
-    assert not re.search(r"^- \*.*: $", checks(), re.M)
+    assert not re.search(r"^- \*.*: $", checks(kit), re.M)
 
 
-def test_the_attributes_are_those_of_the_class() -> None:
+@pytest.mark.parametrize(("title", "kit"), KITS.items(), ids=KITS)
+def test_the_attributes_are_those_of_the_class(title: str, kit: ModuleType) -> None:
     """Each has a row with its default."""
-    rows = re.findall(r"^\| `(\w+)` \| (\w*) ?\| [A-Z]", PAGE, re.M)
-    documented = {name: default for name, default in rows if not hasattr(Interception(), name)}
-    own = {name for name in Contract.__annotations__ if name != "kit"}
+    contract = importlib.import_module(f"{kit.__name__}.contract").Contract
+    documented = dict(re.findall(r"^\| `(\w+)` \| (\w*) ?\| ", section(title), re.M))
+    own = {name for name in contract.__annotations__ if name != "kit"}
 
     assert set(documented) == own
     for name, default in documented.items():
         if default not in ("", "none"):
-            assert f"{getattr(Contract, name):g}" == default
+            assert f"{getattr(contract, name):g}" == default
 
 
-def test_the_example_collects_the_suite(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("title", "kit"), KITS.items(), ids=KITS)
+def test_the_example_collects_the_suite(title: str, kit: ModuleType, tmp_path: Path) -> None:
     """The three lines are enough for pytest to find every check."""
-    (example,) = re.findall(r"```python\n(from hermes.testing.transport.*?)```", PAGE, re.S)
-    (tmp_path / "test_mine.py").write_text(example.replace("mine://", "tcp://"))
+    (example,) = re.findall(r"```python\n(from .*?)```", section(title), re.S)
+    (tmp_path / "test_mine.py").write_text(example)
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "--collect-only", "-c", "/dev/null", "test_mine.py"],
         cwd=tmp_path,
@@ -93,7 +103,7 @@ def test_the_example_collects_the_suite(tmp_path: Path) -> None:
         timeout=60,
     )
 
-    for name in re.findall(r"^- \*(.*?)\*", checks(), re.M):
+    for name in re.findall(r"^- \*(.*?)\*", checks(kit), re.M):
         assert f"TestMine::test_{name.replace(' ', '_')}" in done.stdout
 
 
@@ -110,4 +120,7 @@ def test_the_table_of_faults_is_complete() -> None:
 
 
 if __name__ == "__main__":
-    PLACE.write_text(CHECKS.sub(lambda _: checks(), PAGE))
+    for heading, suite in KITS.items():
+        before = section(heading)
+        PAGE = PAGE.replace(before, LIST.sub(lambda _, suite=suite: checks(suite), before))
+    PLACE.write_text(PAGE)
