@@ -28,9 +28,10 @@ PORT_MAX = 65535
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]*\Z")
 AUTHORITY = re.compile(
     r"(?:(?P<username>[^@:]*)(?::(?P<password>[^@]*))?@)?"
-    r"(?:\[(?P<literal>[0-9a-fA-F:.%\w]+)\]|(?P<host>[^\[\]:]*))"
+    r"(?:\[(?P<literal>[0-9a-fA-F:.%\w]+)\]|(?P<host>[^\[\]:@]*))"
     r"(?::(?P<port>\d{1,5}))?\Z"
 )
+CREDENTIALS = re.compile(r"//([^@:/?]*):.*@", re.DOTALL)
 BOOLEANS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
 """What people write for a boolean option, beside true, false, 1 and 0."""
 
@@ -107,14 +108,16 @@ def parse_url(text: str) -> Url:
     """
     scheme, colon, rest = text.partition(":")
     if not SCHEME.match(scheme) or any(ord(c) < 32 for c in text) or text != text.strip():
-        raise InvalidUrl(f"{text!r} is not a URL: expected scheme://host:port or scheme:path")
+        raise InvalidUrl(
+            f"{_shown(text)!r} is not a URL: expected scheme://host:port or scheme:path"
+        )
     if not colon:
         return Url(scheme=scheme)
     rest, _, query_text = rest.partition("?")
     query: dict[str, str] = {}
     for key, value in parse_qsl(query_text, keep_blank_values=True):
         if key in query:
-            raise InvalidUrl(f"option {key!r} is given twice in {text!r}")
+            raise InvalidUrl(f"option {key!r} is given twice in {_shown(text)!r}")
         query[key] = value
     if not rest.startswith("//"):
         return Url(scheme=scheme, path=unquote(rest), query=query)
@@ -128,14 +131,15 @@ def _with_authority(
     match = AUTHORITY.match(authority)
     if match is None:
         raise InvalidUrl(
-            f"{text!r} is not a URL: {authority!r} is not host:port (an IPv6 address stands in "
-            "brackets, as in [::1]:7601)"
+            f"{_shown(text)!r} is not a URL: what stands behind // is not host:port (an IPv6 "
+            "address stands in brackets, as in [::1]:7601; in a password an @ is written %40, a / "
+            "%2F)"
         )
     port = int(match["port"]) if match["port"] else None
     if port is not None and port > PORT_MAX:
-        raise InvalidUrl(f"{text!r} is not a URL: port {port} is over {PORT_MAX}")
+        raise InvalidUrl(f"{_shown(text)!r} is not a URL: port {port} is over {PORT_MAX}")
     if not authority and not path:
-        raise InvalidUrl(f"{text!r} is not a URL: nothing stands after {scheme}://")
+        raise InvalidUrl(f"{_shown(text)!r} is not a URL: nothing stands after {scheme}://")
     return Url(
         scheme=scheme,
         host=match["literal"] or match["host"] or "",
@@ -145,3 +149,8 @@ def _with_authority(
         username=None if match["username"] is None else unquote(match["username"]),
         password=None if match["password"] is None else unquote(match["password"]),
     )
+
+
+def _shown(text: str) -> str:
+    """What may be shown of a URL, even one that cannot be parsed: all but a password."""
+    return CREDENTIALS.sub(r"//\1:***@", text)

@@ -132,3 +132,26 @@ def test_quantities_are_written_as_people_write_them() -> None:
     """str() picks the largest unit that divides."""
     assert [str(ByteSize(10 << 30)), str(ByteSize(1000))] == ["10GiB", "1000B"]
     assert [str(Duration(7 * 86400 * 10**9)), str(Duration(0))] == ["7d", "0"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "tcp://alice:s3cret@host:99999",
+        "tcp://alice:s3cret@ho[st",
+        "tcp://alice:s3:cret@host:x",
+        "TCP://alice:s3cret@host",
+        "tcp://alice:s3cret@host:1?a=1&a=2",
+        "tcp://alice:s3@cret@host",
+        "tcp://:s3cret@host:x",
+        "tcp://alice:s3/cret@host",
+        "tcp://alice:s3?cret@host",
+    ],
+)
+def test_an_error_never_shows_a_password(text: str) -> None:
+    """A URL that cannot be parsed is quoted without its password."""
+    with pytest.raises(InvalidUrl) as caught:
+        parse_url(text)
+
+    assert "s3" not in str(caught.value)
+    assert "cret" not in str(caught.value)

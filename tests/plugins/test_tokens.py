@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -35,6 +40,8 @@ subscribe = ["md.*"]
 proven = true
 publish = [">"]
 """
+COMMAND = [sys.executable, "-m", "hermes"]
+DEADLINE_S = 60
 STRANGER = Peer("tcp", "127.0.0.1:1", local=False)
 
 
@@ -205,3 +212,46 @@ def test_no_token_is_ever_logged(serve: Broker, caplog: pytest.LogCaptureFixture
     assert "was refused" in caplog.text
     assert ALICE not in caplog.text
     assert "a-wrong-token" not in caplog.text
+
+
+def test_the_command_line_serves_users(users: Path, tmp_path: Path) -> None:
+    """`hermes serve` with the plugin in its configuration, and users by HERMES_URL."""
+    ready, config = tmp_path / "ready.json", tmp_path / "broker.toml"
+    config.write_text(f"[plugins.tokens]\nfile = '{users}'\n")
+    options = ["--config", config, "--storage", "memory", "--ready-file", ready]
+    broker = subprocess.Popen(
+        [*COMMAND, "serve", "--transport", "tcp://127.0.0.1:0", *options], stdout=subprocess.PIPE
+    )
+    try:
+        deadline = time.monotonic() + DEADLINE_S
+        while not ready.exists():
+            assert broker.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        url = json.loads(ready.read_text())["listeners"][0]["url"]
+        alice = run(url.replace("//", f"//alice:{ALICE}@"), "pub", "md.a", "x")
+        bob = run(url.replace("//", f"//bob:{BOB}@"), "pub", "md.a", "x")
+        mallory = run(url.replace("//", "//mallory:a-guess-at-a-token@"), "streams")
+        broker.terminate()
+        output, _ = broker.communicate(timeout=DEADLINE_S)
+    finally:
+        broker.kill()
+        broker.wait()
+
+    assert "tokens" in output.decode()
+    assert [alice.returncode, bob.returncode, mallory.returncode] == [0, 6, 6]
+    assert "not_allowed" in bob.stderr
+    assert "not believed" in mallory.stderr
+    assert "a-guess" not in mallory.stderr
+
+
+def run(url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command that talks to the broker at ``url``."""
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        env=os.environ | {"HERMES_URL": url},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
