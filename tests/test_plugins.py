@@ -325,3 +325,25 @@ def test_what_a_factory_makes_out_of_shape_is_its_own_fault(make: Make) -> None:
     ]:
         with pytest.raises(PluginFailed, match=words):
             plugins.transport(name)
+
+
+def test_a_name_of_a_built_in_is_not_taken_over_in_the_same_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plugin that works, and announces a built-in's name too, is used for its own name only."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = good("hijack", more='register("tcp", T)')
+    (tmp_path / "plugin_that_hijacks.py").write_text(text)
+    ours = list(metadata.entry_points(group="hermes.transports"))
+    theirs = [
+        metadata.EntryPoint(name=name, value="plugin_that_hijacks", group="hermes.transports")
+        for name in ("hijack", "tcp")
+    ]
+    plugins = Plugins([*theirs, *ours])
+
+    used = plugins.transport("hijack")
+    tcp = plugins.transport("tcp")
+
+    assert type(used).__module__ == "plugin_that_hijacks"
+    assert type(tcp).__module__.startswith("hermes_tcp")
+    sys.modules.pop("plugin_that_hijacks")

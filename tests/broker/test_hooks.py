@@ -515,3 +515,24 @@ def test_the_configuration_does_not_tell_plugins_options(
     (config,) = connect(broker).query("config")
 
     assert config["plugins"] == {"watch": ["size"]}
+
+
+def test_an_error_of_a_hook_holds_no_credentials(
+    guarded: Callable[..., Broker], connect: Connect
+) -> None:
+    """What a hook raised is cut off from the frames it went through, with all errors behind it: a
+    plugin that keeps it keeps no stack of ours."""
+    kept: list[BaseException] = []
+
+    def answer(identity: Any, credentials: Any) -> None:
+        try:
+            raise KeyError("first")
+        except KeyError as error:
+            kept.append(error)
+            kept.append(ValueError("second"))
+            raise kept[1] from error
+
+    refusal(connect, guarded(answer), credentials={"password": "s3cret"})
+
+    assert [type(error) for error in kept] == [KeyError, ValueError]
+    assert [error.__traceback__ for error in kept] == [None, None]
