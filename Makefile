@@ -6,6 +6,7 @@
 #   make lint    every checker, changing nothing
 #   make format  the formatters, changing what they find
 #   make bench   the benchmarks: single operations, then the whole broker beside its controls
+#   make compare all transports beside one another, into docs/benchmarks.md: takes a quarter of an hour
 #   make rivals  what `hermes bench rivals` needs: packages of PyPI here, two servers of the system's
 #   make clean   removes what the other targets made
 
@@ -20,7 +21,7 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python3
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& { echo $$python; break; }; done)
 
-.PHONY: demo test bench rivals lint format clean
+.PHONY: demo test bench compare rivals lint format clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -31,6 +32,9 @@ test: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.system
+
+compare: $(STAMP)
+	$(BIN)/python -m benchmarks.publish compare
 
 rivals: $(STAMP)
 	$(BIN)/python -m pip install --quiet --group rivals

@@ -7,7 +7,6 @@ from benchmarks.system.harness import (
     Meter,
     Metrics,
     Stage,
-    compiled,
     percentiles,
     throughput,
 )
@@ -26,12 +25,11 @@ def relay_throughput(
     sinks: int = 1,
 ) -> Metrics:
     """Messages per second through the C relay, first write to last byte read."""
-    program = compiled("relay")
     volume = messages * MESSAGE_BYTES
-    relay = stage.role(program, "relay", wait, read_bytes, sinks)
+    relay = stage.python("relay_roles", "relay", wait, read_bytes, sinks)
     port = relay.line()
-    drains = [stage.role(program, "sink", port, volume).ready() for _ in range(sinks)]
-    source = stage.role(program, "load", port, MESSAGE_BYTES, write_bytes, volume).ready()
+    drains = [stage.python("relay_roles", "sink", port, volume).ready() for _ in range(sinks)]
+    source = stage.python("relay_roles", "load", port, write_bytes, volume).ready()
     meter = Meter(broker=[relay], publisher=[source], subscriber=drains)
     for role in (*drains, source):
         role.go()
@@ -42,12 +40,11 @@ def relay_throughput(
 
 def relay_roundtrip(stage: Stage, *, wait: str, count: int, python: bool = False) -> Metrics:
     """Round trips of one message through the C relay, on a core of its own."""
-    program = compiled("relay")
-    port = stage.role(program, "relay", wait, READ_BYTES, 0, core=1).line()
+    port = stage.python("relay_roles", "relay", wait, READ_BYTES, 0, core=1).line()
     if python:
         client = stage.python("python_roles", "pingpong", port, wait, count, MESSAGE_BYTES, core=0)
     else:
-        client = stage.role(program, "pingpong", port, wait, MESSAGE_BYTES, count, core=0)
+        client = stage.python("relay_roles", "pingpong", port, wait, MESSAGE_BYTES, count, core=0)
     return percentiles(client.ready().go().result()["round_trips_ns"])
 
 

@@ -3,61 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Iterable, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks.system.harness import ROOT, Failed, Question, Scale, Stage, Target
-
-PACKAGES = ("hermes-broker", "pyzmq", "msgspec", "numpy", "cffi")
+from benchmarks.system.harness import Failed, Question, Scale, Stage, Target
+from hermes.bench import machine
 
 
 def environment(directory: Path) -> dict[str, Any]:
     """Everything a figure depends on."""
-
-    def output(*command: str) -> str:
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
-        except (OSError, subprocess.CalledProcessError):
-            return "unknown"
-        return done.stdout.strip()
-
-    cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
-    memory = Path("/proc/meminfo").read_text().splitlines()[0].split()[1]
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
+    found = machine.environment(directory)
     try:
         import zmq
 
-        versions["libzmq"] = zmq.zmq_version()
+        found["versions"] |= {"libzmq": zmq.zmq_version()}
     except ImportError:
         pass
-    return {
-        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "commit": output("git", "rev-parse", "--short=12", "HEAD"),
-        "dirty": output("git", "status", "--porcelain", "--untracked-files=no") != "",
-        "cpu": cpu[0].split(":", 1)[1].strip() if cpu else platform.processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_bytes": int(memory) * 1024,
-        "hypervisor": output("systemd-detect-virt", "--vm"),
-        "kernel": platform.release(),
-        "python": sys.version.split()[0],
-        "compiler": output(os.environ.get("CC", "cc"), "--version").partition("\n")[0],
-        "file_system": output("df", "--output=fstype", str(directory)).split()[-1],
-        "load_before": os.getloadavg()[0],
-        "versions": versions,
-    }
+    return found
 
 
 def play(question: Question, scale: Scale, rounds: int) -> dict[str, Any]:
