@@ -31,8 +31,8 @@ from hermes.testing.urls import free_url
 class Test{title}({title}Contract):
     url = {url}
 {more}'''
-SUITES = ("transport", "storage")
-"""Kinds that there is a suite for."""
+NEEDS = {"transport": ("pytest",), "storage": ("pytest", "hypothesis")}
+"""Kinds that there is a suite for, and the packages that it needs."""
 NOTHING_SELECTED = 5
 """pytest's exit code when there was no test to run."""
 NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
@@ -106,12 +106,13 @@ def command(
 ) -> None:
     """Run the suite that every transport and storage of Hermes passes on an installed one.
 
-    Tests need pytest.  What it prints goes to stderr while it runs; then stdout has what the plugin
+    Tests need pytest (and storages hypothesis): pip install 'hermes-broker[testing]'.  What
+    pytest prints goes to stderr while it runs; then stdout has what the plugin
     claims to be able to do, how many tests of each group passed, and which failed.  A claim that is
     not made is not tested.
     """
     kind = kind_of(name)
-    require_pytest()
+    require(kind)
     text = module(kind, name, url, settings)
     with tempfile.TemporaryDirectory(prefix="hermes-test-") as place:
         found, code = run(Path(place), text, chosen, timeout_ns)
@@ -137,7 +138,7 @@ def kind_of(name: str) -> str:
     from hermes.errors import PluginNotFound
     from hermes.plugins import listing
 
-    kinds = {plugin.name: plugin.kind for plugin in listing() if plugin.kind in SUITES}
+    kinds = {plugin.name: plugin.kind for plugin in listing() if plugin.kind in NEEDS}
     if name not in kinds:
         raise PluginNotFound(
             f"no transport or storage is called {name!r}.{closest(name, list(kinds))}  `hermes "
@@ -147,16 +148,20 @@ def kind_of(name: str) -> str:
     return kinds[name]
 
 
-def require_pytest() -> None:
-    """Refuse to go on without it.
+def require(kind: str) -> None:
+    """Refuse to go on without what the suite needs.
 
     Raises:
         UsageError: it is not installed.
     """
     from hermes.errors import UsageError
 
-    if find_spec("pytest") is None:
-        raise UsageError("the suite needs pytest: pip install pytest")
+    for package in NEEDS[kind]:
+        if find_spec(package) is None:
+            raise UsageError(
+                f"the suite needs {package}: pip install {package}, or all that tests need: "
+                "pip install 'hermes-broker[testing]'"
+            )
 
 
 def module(kind: str, name: str, url: str | None, settings: tuple[str, ...]) -> str:

@@ -92,12 +92,13 @@ def test_what_does_not_begin_is_an_error(tmp_path: Path) -> None:
         plugins_test.run(tmp_path, "1 / 0", None, 0)
 
 
-def test_without_pytest_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The suite needs a package that Hermes does not."""
-    monkeypatch.setattr(plugins_test, "find_spec", lambda name: None)
+def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The suites need packages that Hermes does not."""
+    monkeypatch.setattr(plugins_test, "find_spec", lambda name: name == "pytest" or None)
 
-    with pytest.raises(UsageError, match="pip install pytest"):
-        plugins_test.require_pytest()
+    plugins_test.require("transport")
+    with pytest.raises(UsageError, match=r"hypothesis.*hermes-broker\[testing\]"):
+        plugins_test.require("storage")
 
 
 def test_settings_become_attributes() -> None:
