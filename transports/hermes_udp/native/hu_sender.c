@@ -56,6 +56,7 @@ struct hu_sender {
     int64_t tokens;   /* bytes that may leave now */
     uint64_t tokens_ns;
     uint64_t probe_ns; /* when to probe, if there is reason to */
+    uint64_t sent_ns;  /* when something left last */
     uint32_t probe_count;
     hu_sender_counters counters;
 };
@@ -308,9 +309,9 @@ uint64_t hu_sender_acknowledge(hu_sender *sender, uint64_t received, uint64_t li
     int wider = limit > sender->limit;
     if (wider)
         sender->limit = limit;
-    if (newly > 0 || wider) {
+    if (newly > 0 || wider) { /* what is left has been under way since it was sent */
         sender->probe_count = 0;
-        sender->probe_ns = now_ns + probe_pause(sender);
+        sender->probe_ns = most(sender->sent_ns + probe_pause(sender), now_ns + ACK_DELAY_NS);
     }
     if (sender->limit > sender->next)
         sender->stalled = 0;
@@ -434,6 +435,8 @@ void hu_sender_next(hu_sender *sender, uint64_t size_max, uint64_t now_ns, hu_sp
         next_probe(sender, size_max, now_ns, span);
     }
     sender->tokens -= (int64_t)span->size;
+    if (span->size > 0)
+        sender->sent_ns = now_ns;
     if (sender->end > sender->next && sender->next >= sender->limit && !sender->stalled) {
         sender->stalled = 1;
         sender->counters.stalls++;
