@@ -27,6 +27,7 @@ QUESTIONS = (
     "contended",
     "costs",
     "zmq_bridge",
+    "udp",
 )
 
 

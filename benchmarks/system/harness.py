@@ -237,13 +237,19 @@ class Stage:
         self._stack.callback(shutil.rmtree, place, ignore_errors=True)
         return place
 
-    def broker(self, *flags: str, storage: str = "", core: int | None = None) -> Broker:
-        """Start ``hermes serve`` on a free TCP port; its log is new unless ``storage`` says
-        otherwise."""
+    def broker(
+        self,
+        *flags: str,
+        storage: str = "",
+        core: int | None = None,
+        transport: str = "tcp://127.0.0.1:0",
+    ) -> Broker:
+        """Start ``hermes serve``, on a free TCP port unless ``transport`` says otherwise; its log
+        is new unless ``storage`` does."""
         place = self.directory()
         ready = place / "ready.json"
         where = storage or f"mmap:{place / 'data'}"
-        serve = [sys.executable, "-m", "hermes", "serve", "--transport", "tcp://127.0.0.1:0"]
+        serve = [sys.executable, "-m", "hermes", "serve", "--transport", transport]
         role = self.role(*serve, "--storage", where, "--ready-file", ready, *flags, core=core)
         deadline = time.monotonic() + READY_TIMEOUT_S
         while not ready.exists():

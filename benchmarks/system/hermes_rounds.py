@@ -27,10 +27,12 @@ WARM_UP_BYTES = 3 << 30
 """Of frames: more than the retention, so that every later segment is one used again."""
 
 
-def warmed(stage: Stage, *flags: str, quick: bool = False) -> Broker:
+def warmed(
+    stage: Stage, *flags: str, quick: bool = False, transport: str = "tcp://127.0.0.1:0"
+) -> Broker:
     """A broker whose log has been filled past its retention once: what is measured then is the
     sustained rate, not the first touch of memory."""
-    broker = stage.broker(*flags)
+    broker = stage.broker(*flags, transport=transport)
     if not quick:
         messages = WARM_UP_BYTES // MESSAGE_BYTES
         filler = stage.python(

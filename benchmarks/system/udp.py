@@ -1,0 +1,125 @@
+"""What does UDP cost beside TCP, and what does a lost datagram cost?
+
+Controls: a raw UDP echo in C, which polls at both ends, and the same rounds over TCP.  Loss is made by
+the transport itself (its option ``drop``), at both ends, by a seed: nothing but the loss changes.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from benchmarks.system import hermes_rounds
+from benchmarks.system.harness import (
+    MESSAGE_BYTES,
+    Broker,
+    Contestant,
+    Metrics,
+    Question,
+    Scale,
+    Stage,
+    Target,
+    compiled,
+    percentiles,
+)
+
+TCP = "tcp://127.0.0.1:0"
+UDP = "udp://127.0.0.1:0"
+LARGE, SMALL = 8192, 1408
+"""Bytes of a datagram: on loopback, and elsewhere."""
+RATE = 20_000
+STEADY_BYTES = 64
+ECHO = "raw UDP echo in C: round trip"
+SPIN = "udp, both ends spin: round trip"
+SEED = 7
+
+
+def _faulty(url: str, drop: float, *, mtu: int = 0) -> str:
+    options = {"mtu": mtu, "drop": drop, "seed": SEED if drop else 0}
+    query = "&".join(f"{name}={value}" for name, value in options.items() if value)
+    return f"{url}?{query}" if query else url
+
+
+def echo(stage: Stage, *, count: int) -> Metrics:
+    """Round trips without anything around them."""
+    program = compiled("udp_echo")
+    port = stage.role(program, "echo", core=1).line()
+    client = stage.role(program, "pingpong", port, MESSAGE_BYTES, count, core=0)
+    return percentiles(client.ready().go().result()["round_trips_ns"])
+
+
+def roundtrip(stage: Stage, *, transport: str, count: int, drop: float = 0.0) -> Metrics:
+    """Round trips of one message through the broker."""
+    url = stage.broker("--idle", "spin", core=1, transport=_faulty(transport, drop)).url
+    numbers = (MESSAGE_BYTES, count, "poll", "appended")
+    client = stage.python("hermes_roles", "pingpong", _faulty(url, drop), *numbers, core=0)
+    return percentiles(client.ready().go().result()["round_trips_ns"])
+
+
+def bulk(stage: Stage, *, transport: str, messages: int, mtu: int = 0) -> Metrics:
+    """Messages per second between users of the batch API, segments recycled."""
+    broker = hermes_rounds.warmed(
+        stage, *hermes_rounds.RECYCLING, quick=stage.scale.quick, transport=transport
+    )
+    return hermes_rounds.client_throughput(
+        stage,
+        messages=messages,
+        publish="rows",
+        receive="batches",
+        broker=Broker(broker.role, _faulty(broker.url, 0, mtu=mtu)),
+    )
+
+
+def steady(stage: Stage, *, transport: str, count: int, drop: float = 0.0) -> Metrics:
+    """One way, through the broker, at a rate far below what it can do."""
+    url = stage.broker("--idle", "spin", core=1, transport=_faulty(transport, drop)).url
+    client = stage.python(
+        "udp_roles", "steady", _faulty(url, drop), RATE, STEADY_BYTES, count, core=0
+    )
+    return percentiles(client.ready().go().result()["one_way_ns"])
+
+
+def question(scale: Scale) -> Question:
+    """Round trips, throughput, and one-way latency under loss."""
+    rounds = scale.pick(20_000, 1_000)
+    volume = scale.pick(10_000_000, 200_000)
+    steadily = scale.pick(100_000, 4_000)
+    one_way = {share: f"udp, {share} lost: one way at 20,000/s" for share in _SHARES}
+    lossy = "udp, 0.1% lost: round trip"
+    bulks = {size: f"udp, datagrams of {size:,} B: throughput" for size in (LARGE, SMALL)}
+    return Question(
+        name="udp",
+        asks="UDP beside TCP and a raw echo; 256 B messages (one way: 64 B)",
+        contestants=(
+            Contestant(ECHO, partial(echo, count=rounds), "floor"),
+            Contestant(
+                "tcp, both ends spin: round trip", partial(roundtrip, transport=TCP, count=rounds)
+            ),
+            Contestant(SPIN, partial(roundtrip, transport=UDP, count=rounds)),
+            Contestant(lossy, partial(roundtrip, transport=UDP, count=rounds, drop=0.001)),
+            Contestant("tcp: throughput", partial(bulk, transport=TCP, messages=volume)),
+            *(
+                Contestant(name, partial(bulk, transport=UDP, messages=volume, mtu=size))
+                for size, name in bulks.items()
+            ),
+            Contestant("tcp: one way at 20,000/s", partial(steady, transport=TCP, count=steadily)),
+            *(
+                Contestant(
+                    one_way[share],
+                    partial(steady, transport=UDP, count=steadily, drop=_SHARES[share]),
+                )
+                for share in _SHARES
+            ),
+        ),
+        targets=(
+            Target("round trip beside the raw echo", SPIN, "p50_us", 2.0, True, (ECHO,)),
+            Target("throughput, large datagrams", bulks[LARGE], "messages_per_s", 1.5e6),
+            Target("throughput, small datagrams", bulks[SMALL], "messages_per_s", 1e6),
+            Target("one way, 1% lost", one_way["1%"], "p99_us", 300, True),
+            Target("one way, 5% lost", one_way["5%"], "p99_us", 1000, True),
+            Target("round trip, 0.1% lost", lossy, "p999_us", 3000, True),
+        ),
+        notes=("the broker has one core and the client the other, but for throughput",),
+    )
+
+
+_SHARES = {"0%": 0.0, "0.1%": 0.001, "1%": 0.01, "5%": 0.05}
