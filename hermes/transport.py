@@ -102,7 +102,7 @@ class Connection(Protocol):
         """Input that stands in the transport's own memory, instead of the pair above; ``data`` is
         not looked at after the return.  Never raises for what a peer sent."""
 
-    def express(self, fd: int, epoll_fd: int) -> int:
+    def express(self, fd: int, epoll_fd: int, medium: int = 0) -> int:
         """An offer to transports whose medium is a non-blocking stream socket: read, work and write
         in one native call, for as long as nothing but the common case turns up.
 
@@ -110,6 +110,9 @@ class Connection(Protocol):
         looked at meanwhile for other descriptors.  Returns an amount of work; 0: nothing was done,
         read as usual; -1: read as usual the next few times, this peer sends in bulk.  What it could
         not send is output as always.
+
+        ``medium``: where a ``struct hm_medium`` (``hm_medium.h``) stands whose bytes are moved
+        instead of the socket's; ``fd`` is then what it waits on.
         """
 
     def eof_received(self) -> None:

@@ -227,7 +227,7 @@ class Connection:
         except Exception as error:
             self._fail(error)
 
-    def express(self, fd: int, epoll_fd: int) -> int:
+    def express(self, fd: int, epoll_fd: int, medium: int = 0) -> int:
         """Rounds of the common case in one call, where nothing stands in their way."""
         express, kernel = self._express, self._kernel
         if express is None or self._out or self._active or self._acks or self._answers:
@@ -238,20 +238,20 @@ class Connection:
             return 0
         if self._epoch != kernel.follow_epoch:
             self._shared = self._shared_streams()
-        result = express.run(
-            fd,
-            epoll_fd,
-            kernel.scratch_address,
-            self._shared,
-            kernel.express_spin_ns,
-            EXPRESS_BOUND_NS,
-        )
+        shared, spin_ns = self._shared, kernel.express_spin_ns
+        scratch = kernel.scratch_address
+        if medium:
+            result = express.run_medium(
+                medium, fd, epoll_fd, scratch, shared, spin_ns, EXPRESS_BOUND_NS
+            )
+        else:
+            result = express.run(fd, epoll_fd, scratch, shared, spin_ns, EXPRESS_BOUND_NS)
         self.bytes_in += result.received
         self.bytes_out += result.sent
         kernel.express_rounds += result.rounds
         self.deliveries += result.deliveries
         self._sink.account(result.messages, result.batches, result.duplicates)
-        moved = result.moved & self._shared
+        moved = result.moved & shared
         if moved:
             kernel.moved |= moved
         why = result.why

@@ -98,6 +98,31 @@ class Express:
         )
         return Result._make(_RESULT.unpack_from(self._result_view))
 
+    def run_medium(
+        self,
+        medium: int,
+        fd: int,
+        epoll_fd: int,
+        buffer: Any,
+        shared: int,
+        spin_ns: int,
+        bound_ns: int,
+    ) -> Result:
+        """Likewise over the ``hm_medium`` at the address ``medium``."""
+        lib.hm_express_run_medium(
+            self._handle,
+            ffi.cast("hm_medium *", medium),
+            fd,
+            epoll_fd,
+            buffer,
+            shared,
+            spin_ns,
+            bound_ns,
+            self.feed,
+            self._result,
+        )
+        return Result._make(_RESULT.unpack_from(self._result_view))
+
     def touched(self, count: int) -> list[tuple[int, int, int]]:
         """(publisher, through, streams) of those the last run handed back."""
         items = lib.hm_express_touched(self._handle)

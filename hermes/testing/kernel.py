@@ -139,7 +139,7 @@ class EchoConnection:
         self._called("data_received")
         self._take(data)
 
-    def express(self, fd: int, epoll_fd: int) -> int:
+    def express(self, fd: int, epoll_fd: int, medium: int = 0) -> int:
         """The offer is declined."""
         self._called("express")
         return 0

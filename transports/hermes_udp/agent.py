@@ -31,6 +31,8 @@ WRITES_PER_PASS = 8
 """Pulls for one connection in one poll, so that one does not hold up the others."""
 READS_PER_PASS = 8
 """Pieces of input given to one connection in one poll, for the same reason."""
+BULKY = 16
+"""Reads after which a peer that sent in bulk may be served in native rounds again."""
 LINGER_NS: int = lib.HU_LINGER
 """How long the last output of a connection that is over is repeated until the peer has it."""
 SALT = 1
@@ -42,17 +44,30 @@ _READABLE: int = lib.HU_READABLE
 _ENDED: int = lib.HU_ENDED
 _FLUSHED: int = lib.HU_FLUSHED
 _LOST: int = lib.HU_LOST
+_SPECIAL: int = _NEW | _ENDED | _FLUSHED | _LOST
 
 
 class _Link:
     """One session as the agent sees it."""
 
-    __slots__ = ("connection", "ended", "peer", "slot", "stalled", "unread", "until_ns")
+    __slots__ = (
+        "bulky",
+        "connection",
+        "ended",
+        "peer",
+        "slot",
+        "small",
+        "stalled",
+        "unread",
+        "until_ns",
+    )
 
     def __init__(self, slot: int, connection: Connection, peer: str) -> None:
         self.slot = slot
         self.connection = connection
         self.peer = peer
+        self.small = True  # it does not send in bulk
+        self.bulky = 0  # reads until that is tried again
         self.stalled = False  # no room: output waits for acknowledgements
         self.unread = False  # input stands there that the connection did not want yet
         self.ended = False  # the peer has sent its last byte, and the connection knows
@@ -114,6 +129,8 @@ class UdpAgent:
         self._epoll.register(sock.fileno(), select.EPOLLIN)
         self._epoll.register(self._timer, select.EPOLLIN)
         self._wait = self._epoll.poll
+        self._fd = sock.fileno()
+        self._epoll_fd = self._epoll.fileno()
         self._closed = False
 
     @property
@@ -155,7 +172,7 @@ class UdpAgent:
         work = count
         for i in range(count):
             event = events[i]
-            self._handle(event.slot, event.flags, event.released)
+            self._handle(event.slot, event.flags, event.released, count == 1)
         if self._unread:
             work += self._read_again()
         if self._owed:
@@ -215,7 +232,7 @@ class UdpAgent:
 
     # Sessions.
 
-    def _handle(self, slot: int, flags: int, released: int) -> None:
+    def _handle(self, slot: int, flags: int, released: int, alone: bool) -> None:
         if flags & _NEW and not self._admit(slot):
             return
         link = self._links[slot]
@@ -226,6 +243,8 @@ class UdpAgent:
             return
         if link.until_ns:
             self._finish_on(link, flags)
+            return
+        if alone and not flags & _SPECIAL and link.small and self._express(link):
             return
         if flags & (_READABLE | _ENDED):
             self._read(link)
@@ -277,8 +296,24 @@ class UdpAgent:
 
     # Reading.
 
+    def _express(self, link: _Link) -> bool:
+        """Have everything done in one call; False: nothing was."""
+        if link.unread or self._owed or self._tap is not None:
+            return False
+        medium: int = lib.hu_endpoint_medium(self._endpoint, link.slot)
+        if not medium:
+            return False
+        done = link.connection.express(self._fd, self._epoll_fd, medium)
+        link.small = done >= 0
+        if done < 0:
+            link.bulky = BULKY
+        return done != 0
+
     def _read(self, link: _Link) -> None:
         """Give the connection what stands in order, as long as it wants it."""
+        if not link.small:
+            link.bulky -= 1
+            link.small = link.bulky <= 0
         endpoint, place, connection = self._endpoint, self._place, link.connection
         for _ in range(READS_PER_PASS):
             size: int = lib.hu_endpoint_readable(endpoint, link.slot, place)

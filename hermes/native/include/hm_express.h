@@ -12,9 +12,11 @@
 #define HM_EXPRESS_H
 
 #include "hm_ingest.h"
+#include "hm_medium.h"
 
 /* cdef-begin -- an opaque handle, and what a run came to. */
 typedef struct hm_express hm_express;
+typedef struct hm_medium hm_medium; /* hm_medium.h */
 
 #define HM_EXPRESS_READ                                                                            \
     65536 /* bytes read per round: more at once is bulk, which others do better */
@@ -74,6 +76,11 @@ const hm_touched *hm_express_touched(const hm_express *express);
  * others than `fd`. The cursors must have been called until they were caught up. */
 void hm_express_run(hm_express *express, int fd, int epoll_fd, uint8_t *buffer, uint64_t shared,
                     uint64_t spin_ns, uint64_t bound_ns, hm_feed *feed, hm_express_result *result);
+/* Likewise where bytes come from and go to a medium that is no socket; its `receive` never waits
+ * here, and ends the run with OTHERS by -HM_EBUSY.  `fd`: what it waits on, in `epoll_fd`. */
+void hm_express_run_medium(hm_express *express, const hm_medium *medium, int fd, int epoll_fd,
+                           uint8_t *buffer, uint64_t shared, uint64_t spin_ns, uint64_t bound_ns,
+                           hm_feed *feed, hm_express_result *result);
 /* cdef-end */
 
 #endif

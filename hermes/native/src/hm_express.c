@@ -243,18 +243,40 @@ static int others_wait(int epoll_fd, int fd) {
     return 0;
 }
 
+/* Where a run's bytes come from and go to. */
+typedef struct {
+    const hm_medium *medium; /* NULL: the socket itself */
+    int fd;
+    int epoll_fd;
+} port;
+
+/* Bytes; 0: what is in `why`. */
+static int64_t read_now(const port *from, uint8_t *buffer, int32_t *why) {
+    if (from->medium != NULL) {
+        int error;
+        int64_t count =
+            from->medium->receive(from->medium->context, buffer, HM_EXPRESS_READ, 0, 0, &error);
+        *why = count == -HM_EEMPTY  ? HM_EXPRESS_IDLE
+               : count == -HM_EBUSY ? HM_EXPRESS_OTHERS
+                                    : HM_EXPRESS_ENDED;
+        return count > 0 ? count : 0;
+    }
+    ssize_t count = recv(from->fd, buffer, HM_EXPRESS_READ, MSG_DONTWAIT);
+    if (count > 0)
+        return count;
+    *why = count < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)
+               ? HM_EXPRESS_IDLE
+               : HM_EXPRESS_ENDED;
+    return 0;
+}
+
 /* Reads, polling for `spin_ns`.  Bytes; 0: IDLE, OTHERS or ENDED is in `why`. */
-static int64_t read_some(int fd, int epoll_fd, uint8_t *buffer, uint64_t spin_ns, int32_t *why) {
+static int64_t read_some(const port *from, uint8_t *buffer, uint64_t spin_ns, int32_t *why) {
     uint64_t begun = 0;
     for (uint32_t tries = 1;; tries++) {
-        ssize_t count = recv(fd, buffer, HM_EXPRESS_READ, MSG_DONTWAIT);
-        if (count > 0)
+        int64_t count = read_now(from, buffer, why);
+        if (count > 0 || *why != HM_EXPRESS_IDLE)
             return count;
-        if (count == 0 || (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR)) {
-            *why = HM_EXPRESS_ENDED;
-            return 0;
-        }
-        *why = HM_EXPRESS_IDLE;
         if (spin_ns == 0)
             return 0;
         if ((tries & LOOK_MASK) == 0) {
@@ -262,7 +284,7 @@ static int64_t read_some(int fd, int epoll_fd, uint8_t *buffer, uint64_t spin_ns
             begun = begun == 0 ? now : begun;
             if (now - begun >= spin_ns)
                 return 0;
-            if (others_wait(epoll_fd, fd)) {
+            if (others_wait(from->epoll_fd, from->fd)) {
                 *why = HM_EXPRESS_OTHERS;
                 return 0;
             }
@@ -271,26 +293,29 @@ static int64_t read_some(int fd, int epoll_fd, uint8_t *buffer, uint64_t spin_ns
 }
 
 /* Sends what there is; 1 if the socket took it all. */
-static int send_all(hm_express *express, int fd, hm_express_result *result) {
+static int send_all(hm_express *express, const port *to, hm_express_result *result) {
     result->out_size = express->used;
     result->unsent = 0;
     if (express->used == 0)
         return 1;
-    ssize_t sent = send(fd, express->out, express->used, MSG_DONTWAIT | MSG_NOSIGNAL);
+    struct iovec all = {express->out, express->used};
+    int64_t sent = to->medium != NULL
+                       ? to->medium->write(to->medium->context, &all, 1)
+                       : send(to->fd, all.iov_base, all.iov_len, MSG_DONTWAIT | MSG_NOSIGNAL);
     uint64_t taken = sent > 0 ? (uint64_t)sent : 0; /* an error is met again by whoever goes on */
     result->sent += taken;
     result->unsent = express->used - taken;
     return result->unsent == 0;
 }
 
-void hm_express_run(hm_express *express, int fd, int epoll_fd, uint8_t *buffer, uint64_t shared,
-                    uint64_t spin_ns, uint64_t bound_ns, hm_feed *feed, hm_express_result *result) {
+static void run(hm_express *express, const port *place, uint8_t *buffer, uint64_t shared,
+                uint64_t spin_ns, uint64_t bound_ns, hm_feed *feed, hm_express_result *result) {
     assert(express != NULL && buffer != NULL);
     int saved = errno;
     uint64_t end = clock_ns(CLOCK_MONOTONIC) + bound_ns;
     memset(result, 0, sizeof *result);
     while (result->rounds < HM_EXPRESS_ROUNDS_MAX) {
-        int64_t count = read_some(fd, epoll_fd, buffer, spin_ns, &result->why);
+        int64_t count = read_some(place, buffer, spin_ns, &result->why);
         if (count == 0)
             break;
         uint64_t size = (uint64_t)count, now_ns = clock_ns(CLOCK_REALTIME);
@@ -309,15 +334,29 @@ void hm_express_run(hm_express *express, int fd, int epoll_fd, uint8_t *buffer, 
         }
         acknowledge(express, result);
         int special = deliver_all(express, feed->streams, now_ns, result);
-        int took_all = send_all(express, fd, result);
+        int took_all = send_all(express, place, result);
         result->why = HM_EXPRESS_WORK;
         if (special || !took_all || result->touched != 0 || (feed->streams & shared) != 0)
             break;
         result->why = HM_EXPRESS_OTHERS;
         if (spin_ns == 0 || clock_ns(CLOCK_MONOTONIC) >= end)
             break;
-        if ((result->rounds & OTHERS_MASK) == 0 && others_wait(epoll_fd, fd))
+        if ((result->rounds & OTHERS_MASK) == 0 && others_wait(place->epoll_fd, place->fd))
             break;
     }
     errno = saved;
+}
+
+void hm_express_run(hm_express *express, int fd, int epoll_fd, uint8_t *buffer, uint64_t shared,
+                    uint64_t spin_ns, uint64_t bound_ns, hm_feed *feed, hm_express_result *result) {
+    port place = {NULL, fd, epoll_fd};
+    run(express, &place, buffer, shared, spin_ns, bound_ns, feed, result);
+}
+
+void hm_express_run_medium(hm_express *express, const hm_medium *medium, int fd, int epoll_fd,
+                           uint8_t *buffer, uint64_t shared, uint64_t spin_ns, uint64_t bound_ns,
+                           hm_feed *feed, hm_express_result *result) {
+    assert(medium != NULL);
+    port place = {medium, fd, epoll_fd};
+    run(express, &place, buffer, shared, spin_ns, bound_ns, feed, result);
 }

@@ -9,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "hm_medium.h"
 #include "hu_cookie.h"
 
 #ifndef UDP_SEGMENT
@@ -40,9 +41,11 @@ typedef struct {
     uint32_t heap_at;
     uint32_t events;
     uint64_t released;
-    uint32_t id_next; /* in the chain of its bucket */
-    uint8_t dirty;    /* is on the list of those to flush */
-    uint8_t eventful; /* is on the list of those to report */
+    uint64_t pushed_end; /* behind what hu_endpoint_push has taken */
+    uint64_t silent_end; /* behind what the medium has: acknowledged, but not released */
+    uint32_t id_next;    /* in the chain of its bucket */
+    uint8_t dirty;       /* is on the list of those to flush */
+    uint8_t eventful;    /* is on the list of those to report */
 } slot;
 
 struct hu_endpoint {
@@ -72,6 +75,8 @@ struct hu_endpoint {
     uint64_t random;
     uint32_t overflows_seen;
 
+    hm_medium medium; /* of slot `medium_slot` */
+    uint32_t medium_slot;
     hu_train *train;
     struct mmsghdr messages[BATCH];
     struct iovec iov[BATCH];
@@ -699,7 +704,9 @@ static void take_datagram(hu_endpoint *endpoint, const hu_peer *peer, const uint
     uint64_t acked = hu_sender_acked(hu_session_sender(s->session));
     uint32_t events =
         hu_session_input(s->session, &header, body, size - HU_HEADER, endpoint->now_ns);
-    s->released += hu_sender_acked(hu_session_sender(s->session)) - acked;
+    uint64_t from = acked > s->silent_end ? acked : s->silent_end;
+    acked = hu_sender_acked(hu_session_sender(s->session));
+    s->released += acked > from ? acked - from : 0;
     report(endpoint, number, events & ~(uint32_t)HU_MALFORMED);
     soil(endpoint, number);
 }
@@ -805,6 +812,76 @@ uint64_t hu_endpoint_deadline(hu_endpoint *endpoint) {
     return endpoint->heap_count == 0 ? NEVER : endpoint->slots[endpoint->heap[0]].due_ns;
 }
 
+/* ---- the medium ---- */
+
+static void quieten(hu_endpoint *endpoint, uint32_t number) {
+    slot *s = &endpoint->slots[number];
+    if (s->released > 0 || (s->events & ~(uint32_t)(HU_READABLE | HU_RELEASED | HU_WIDER)) != 0)
+        return;
+    s->events = 0;
+    if (s->eventful)
+        unlist(endpoint->eventful, &endpoint->eventful_count, number);
+    s->eventful = 0;
+}
+
+static int64_t take(hu_endpoint *endpoint, uint32_t number, uint8_t *buffer, uint64_t capacity) {
+    const uint8_t *data;
+    uint64_t size = hu_endpoint_readable(endpoint, number, &data);
+    size = size < capacity ? size : capacity;
+    if (size == 0)
+        return 0;
+    memcpy(buffer, data, size);
+    hu_endpoint_consume(endpoint, number, size);
+    quieten(endpoint, number);
+    return (int64_t)size;
+}
+
+static int64_t medium_receive(void *context, uint8_t *buffer, uint64_t capacity, uint64_t spin_ns,
+                              int64_t timeout_ns, int *error) {
+    hu_endpoint *endpoint = context;
+    uint32_t number = endpoint->medium_slot;
+    (void)spin_ns;
+    (void)timeout_ns;
+    (void)error;
+    int64_t taken = take(endpoint, number, buffer, capacity);
+    if (taken > 0)
+        return taken;
+    endpoint->now_ns = hu_now();
+    read_batch(endpoint);
+    serve_timers(endpoint);
+    taken = take(endpoint, number, buffer, capacity);
+    if (taken > 0)
+        return taken;
+    quieten(endpoint, number);
+    hu_endpoint_flush(endpoint);
+    return endpoint->eventful_count > 0 ? -HM_EBUSY : -HM_EEMPTY;
+}
+
+static int64_t medium_write(void *context, const struct iovec *pieces, int count) {
+    hu_endpoint *endpoint = context;
+    slot *s = &endpoint->slots[endpoint->medium_slot];
+    int64_t taken = 0;
+    for (int i = 0; i < count; i++) {
+        uint64_t size = hu_session_push(s->session, pieces[i].iov_base, pieces[i].iov_len, 1);
+        taken += (int64_t)size;
+        if (size < pieces[i].iov_len)
+            break;
+    }
+    s->silent_end = hu_sender_end(hu_session_sender(s->session));
+    soil(endpoint, endpoint->medium_slot);
+    hu_endpoint_flush(endpoint);
+    return taken;
+}
+
+uintptr_t hu_endpoint_medium(hu_endpoint *endpoint, uint32_t number) {
+    slot *s = &endpoint->slots[number];
+    if (hu_sender_acked(hu_session_sender(s->session)) < s->pushed_end || s->released > 0)
+        return 0;
+    endpoint->medium_slot = number;
+    endpoint->medium = (hm_medium){endpoint, medium_write, medium_receive, NULL};
+    return (uintptr_t)&endpoint->medium;
+}
+
 /* ---- what its owner does ---- */
 
 void hu_endpoint_stop(hu_endpoint *endpoint) {
@@ -820,6 +897,8 @@ uint64_t hu_endpoint_push(hu_endpoint *endpoint, uint32_t number, const uint8_t 
                           uint64_t size) {
     uint64_t taken = hu_session_push(hu_endpoint_session(endpoint, number), data, size,
                                      !endpoint->options.listens);
+    slot *s = &endpoint->slots[number];
+    s->pushed_end = hu_sender_end(hu_session_sender(s->session));
     soil(endpoint, number);
     return taken;
 }

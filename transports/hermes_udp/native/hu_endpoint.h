@@ -87,6 +87,10 @@ uint64_t hu_endpoint_room(const hu_endpoint *endpoint, uint32_t slot);
 uint64_t hu_endpoint_readable(const hu_endpoint *endpoint, uint32_t slot, const uint8_t **data);
 void hu_endpoint_consume(hu_endpoint *endpoint, uint32_t slot, uint64_t size);
 void hu_endpoint_finish(hu_endpoint *endpoint, uint32_t slot);
+/* The session as an `hm_medium` for one native call of the broker's, whose `receive` is -HM_EBUSY
+ * when another session, or something else than bytes, waits to be polled.  What is written to it is
+ * copied, and never reported as released.  0: not now, what was pushed is still under way. */
+uintptr_t hu_endpoint_medium(hu_endpoint *endpoint, uint32_t slot);
 /* Forgets a session; `reason` not 0: tells the peer. */
 void hu_endpoint_drop(hu_endpoint *endpoint, uint32_t slot, uint32_t reason);
 /* The address of a slot's peer as a tap's prefix. */
