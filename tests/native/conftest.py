@@ -38,6 +38,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "hermes" / "native" / "src"
 INCLUDE = ROOT / "hermes" / "native" / "include"
+PLUGINS = {"hu_": ROOT / "transports" / "hermes_udp" / "native"}
+"""C of plugins, by the prefix of its headers: a program that includes one is compiled with it."""
 
 WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror")
 COMMON = ("-std=c11", "-D_GNU_SOURCE", "-O1", "-g", "-fno-omit-frame-pointer", "-pthread")
@@ -84,6 +86,17 @@ def _flags(sanitizer: Sanitizer, defines: tuple[str, ...]) -> list[str]:
     return [*COMMON, *WARNINGS, *instrument, *(f"-D{name}" for name in defines), f"-I{INCLUDE}"]
 
 
+def _plugin_sources(source: Path) -> list[str]:
+    """What a program needs beside the core: C files, and where their headers are."""
+    text = source.read_text()
+    places = [place for prefix, place in PLUGINS.items() if f'#include "{prefix}' in text]
+    return [
+        argument
+        for place in places
+        for argument in (f"-I{place}", *map(str, sorted(place.glob("*.c"))))
+    ]
+
+
 class _Builder:
     """Objects and programs made so far, by what they were made with."""
 
@@ -114,7 +127,8 @@ class _Builder:
         if key not in self._programs:
             target = self._place / f"{source.stem}-{len(self._programs)}"
             objects = self._core(flags)
-            _call([_compiler(), *flags, str(source), *objects, "-lm", "-o", str(target)])
+            extra = _plugin_sources(source)
+            _call([_compiler(), *flags, str(source), *extra, *objects, "-lm", "-o", str(target)])
             self._programs[key] = target
         return self._programs[key]
 
