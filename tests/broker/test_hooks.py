@@ -536,3 +536,20 @@ def test_an_error_of_a_hook_holds_no_credentials(
 
     assert [type(error) for error in kept] == [KeyError, ValueError]
     assert [error.__traceback__ for error in kept] == [None, None]
+
+
+def test_clients_that_are_left_at_a_forced_end_are_told_of(
+    registry: Plugins, connect: Connect
+) -> None:
+    """A broker that is forced to end closes its clients before the last call of all; it does not
+    pretend to stop in order."""
+    recorder = Recorder()
+    registry.register("plugin", "watch", lambda: Made(lambda _: recorder))
+    broker = Broker(
+        listeners=["inproc:"], storage="memory:", registry=registry, plugins={"watch": {}}
+    )
+    with broker:
+        connect(broker)
+        broker._ask(lambda: (broker.stop(), broker.stop()))
+
+    assert recorder.names() == ["started", "opened", "closed", "stopped"]

@@ -121,6 +121,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     install(place, "broken-hijack", hijack, *entry)
     entry = ("[hermes.commands]", "pub = {module}", "shattered = {module}")
     install(place, "broken-command", "1 / 0", *entry)
+    for maker in ("castor", "pollux"):
+        install(place, f"broken-{maker}", "import click", "[hermes.commands]", "twins = {module}")
     own = {k: v for k, v in os.environ.items() if not k.startswith("HERMES")}
     path = os.pathsep.join(filter(None, [str(place), own.get("PYTHONPATH", "")]))
     return own | {"PYTHONPATH": path}
@@ -223,9 +225,11 @@ def test_one_that_is_chosen_is_an_error_with_cause_and_cure(
 def test_a_broken_command_harms_no_other(environment: dict[str, str]) -> None:
     """Help lists it without importing it; run, it says what is wrong."""
     listed, ran = run(environment, "--help"), run(environment, "shattered")
+    twins = run(environment, "twins", "--any")
 
     assert "shattered" in listed.stdout
     assert (ran.returncode, "ZeroDivisionError" in ran.stderr) == (8, True)
+    assert (twins.returncode, "broken-castor and broken-pollux" in twins.stderr) == (8, True)
 
 
 def test_none_of_them_is_there_where_only_ours_may_be(environment: dict[str, str]) -> None:
