@@ -1,8 +1,12 @@
-"""``--intercept``: how the option gets into a URL."""
+"""``--intercept``: how the option gets into a URL, and that it does what it says."""
 
 from __future__ import annotations
 
+import json
+import subprocess
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import click
 import pytest
@@ -12,8 +16,10 @@ from hermes.intercept import Interception
 from hermes.transport import Capabilities
 from hermes.url import parse_url
 
+Hermes = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
-@pytest.fixture(autouse=True)
+
+@pytest.fixture
 def lossy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every scheme is a transport over datagrams."""
     made = SimpleNamespace(capabilities=Capabilities(datagrams=True))
@@ -24,6 +30,7 @@ def lossy(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "url", ["lossy", "lossy:", "lossy:name", "lossy://me:secret@host:1/path", "lossy://h:1?a=b"]
 )
+@pytest.mark.usefixtures("lossy")
 def test_the_url_gets_the_option_and_keeps_the_rest(url: str) -> None:
     """Whatever form the URL has, only the option is added."""
     spec = "loss=1%,burst=4,blackout=1s+2s"
@@ -40,7 +47,25 @@ def test_without_the_option_the_url_is_left_alone() -> None:
     assert intercepted("lossy", None) == "lossy"
 
 
+@pytest.mark.usefixtures("lossy")
 def test_two_specifications_are_refused() -> None:
     """The option and the URL cannot both say it."""
     with pytest.raises(click.BadParameter, match="already"):
         intercepted("lossy://h:1?intercept=loss%3D1%25", "loss=2%")
+
+
+def test_nothing_is_lost_in_the_end(make_broker: Callable[..., Any], hermes: Hermes) -> None:
+    """A broker and its clients that lose a twentieth of what they send each still deliver it all,
+    and the broker's counters tell of it."""
+    lossy = ("--intercept", "loss=5%,seed=7")
+    broker = make_broker("--transport", "udp://127.0.0.1:0", *lossy)
+    lines = b"".join(b"line %d\n" % number for number in range(20_000))
+    put = hermes("pub", "a", "--stdin", *lossy, url=broker.url, stdin=lines)
+    sub = ("sub", "a", "--from", "earliest", "--count", "20000", *lossy)
+    got = hermes(*sub, url=broker.url)
+    stats = json.loads(hermes("stats", "--json", url=broker.url).stdout)
+
+    assert put.returncode == 0, put.stderr
+    assert got.stdout == lines
+    (listener,) = stats["listeners"]
+    assert listener["intercept_lost"] > 0

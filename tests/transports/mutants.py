@@ -182,6 +182,7 @@ class TestReordersTwoWrites(Mutated, ExchangeContract):
 
 
 class TestLeaksADescriptor(Mutated, LifecycleContract):
+    cycles = 100
     factory = LeaksADescriptor
 
 
@@ -200,5 +201,6 @@ class TestSwallowsAReset(Mutated, ErrorsContract):
 class TestUnchanged(
     Mutated, ExchangeContract, LifecycleContract, BackPressureContract, ErrorsContract
 ):
+    cycles = 100
     deadline_s = loss_deadline_s = 30.0
     factory = Unchanged

@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from typing import ClassVar
 
 import pytest
 
@@ -17,9 +18,10 @@ from hermes.testing.transport.stage import NS_PER_S, Client, Stage
 from hermes.transport import Transport
 from hermes.url import Url, parse_url
 
-CYCLES = 1000
 WARM_UP = 50
-"""Cycles before the first count: pools and caches are full by then."""
+"""Connections before the first count: pools and caches are full by then."""
+LISTENERS = 20
+LISTENERS_WARM_UP = 5
 DIAL_NS = NS_PER_S
 """How long a dial may take that nobody answers."""
 SLACK_S = 5.0
@@ -30,6 +32,9 @@ MEGABYTES = 8 << 20
 
 class LifecycleContract(Contract):
     """Listeners and connections come and go."""
+
+    cycles: ClassVar[int] = 1000
+    """Connections after which nothing may be left."""
 
     # Beginning.
 
@@ -205,19 +210,19 @@ class LifecycleContract(Contract):
             cycle(stage, number)
         come_to_rest(stage)
         before = Held.now()
-        for number in range(CYCLES):
+        for number in range(self.cycles):
             cycle(stage, number)
         come_to_rest(stage)
 
         deadline = time.monotonic() + self.deadline_s
         while not (after := Held.now()) <= before and time.monotonic() < deadline:
             stage.agent.poll(1_000_000)
-        assert after <= before, f"{CYCLES} connections left something: {before} became {after}"
+        assert after <= before, f"{self.cycles} connections left something: {before} became {after}"
 
     def test_listening_and_closing_leaves_nothing_behind(
         self, transport: Transport, free_url: Callable[..., Url]
     ) -> None:
-        """A hundred listeners with a client each, closed in either order, leave nothing."""
+        """Twenty listeners with a client each, closed in either order, leave nothing."""
 
         def listen(number: int) -> None:
             stage = Stage(transport, free_url(), EchoKernel(), self.deadline_s, self.client_options)
@@ -226,14 +231,14 @@ class LifecycleContract(Contract):
                 stage.agent.close()
             stage.close()
 
-        for number in range(WARM_UP // 5):
+        for number in range(LISTENERS_WARM_UP):
             listen(number)
         before = Held.now()
-        for number in range(CYCLES // 10):
+        for number in range(LISTENERS):
             listen(number)
 
         after = Held.now()
-        assert after <= before, f"100 listeners left something: {before} became {after}"
+        assert after <= before, f"{LISTENERS} listeners left something: {before} became {after}"
 
 
 def cycle(stage: Stage, number: int) -> None:

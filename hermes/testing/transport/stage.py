@@ -7,13 +7,14 @@ in turn.  Only :meth:`Stage.dial` uses a second thread, because a dial may wait 
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from hermes.errors import ConnectionLost, WouldBlock
 from hermes.testing.kernel import POISON, EchoConnection, EchoKernel
@@ -120,6 +121,31 @@ class Client:
         self.channel.close()
 
 
+class Call(threading.Thread, Generic[T]):
+    """A call in a thread of its own, begun at once.
+
+    A daemon: one that never returns does not keep the tests from ending.
+    """
+
+    def __init__(self, function: Callable[[], T]) -> None:
+        super().__init__(daemon=True)
+        self._function = function
+        self._answer: Future[T] = Future()
+        self.start()
+
+    def run(self) -> None:
+        """Call, and keep what comes of it."""
+        try:
+            self._answer.set_result(self._function())
+        except BaseException as error:  # it is raised in the thread that asks
+            self._answer.set_exception(error)
+
+    def result(self) -> T:
+        """Wait for the call; return what it returned, or raise what it raised."""
+        self.join()
+        return self._answer.result()
+
+
 class Stage:
     """See the module.  ``deadline_s`` bounds every wait; ``client_options`` go with every dial."""
 
@@ -161,10 +187,9 @@ class Stage:
 
     def meanwhile(self, call: Callable[[], T], what: str) -> T:
         """What ``call`` returns or raises in a thread of its own; everybody is moved meanwhile."""
-        with ThreadPoolExecutor(1, "dial") as thread:
-            answer = thread.submit(call)
-            self.until(answer.done, what)
-            return answer.result()
+        thread = Call(call)
+        self.until(lambda: not thread.is_alive(), what)
+        return thread.result()
 
     def until(
         self, condition: Callable[[], object], what: str, *, deadline_s: float | None = None
