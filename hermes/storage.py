@@ -93,6 +93,9 @@ class StreamLog(Protocol):
     No call waits for a disk or a network longer than one batch takes, but for :meth:`close`: an append or a sync that
     takes longer is completed later, and what has completed is collected by :meth:`status` after :meth:`events`.
     One thread makes all calls.
+
+    A log that keeps less than :class:`LogSettings` asked for says so in attributes ``retention_bytes`` and
+    ``retention_ns``: users are told those.
     """
 
     def append(

@@ -85,8 +85,8 @@ class Backed:
             message_max=settings.message_max,
         )
         self.segment_bytes = segment
-        self.retention_bytes = settings.retention_bytes
-        self.retention_ns = settings.retention_ns
+        self.retention_bytes = int(getattr(store, "retention_bytes", settings.retention_bytes))
+        self.retention_ns = int(getattr(store, "retention_ns", settings.retention_ns))
         self.problem: HermesError | None = None
         """Why appends are refused."""
         self.damaged = 0
