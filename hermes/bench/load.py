@@ -39,6 +39,10 @@ class Elsewhere:
         return self.share + self.steal > DISTURBED
 
 
+NOBODY = Elsewhere(0.0, 0.0, "")
+"""Where nobody looked."""
+
+
 class Watch:
     """Looks at the processors from when it is made; ``ours``: process ids beside this one."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from hermes.bench.contestant import Cast, Job, Pass
 from hermes.bench.histogram import merged, summary
-from hermes.bench.load import Watch
+from hermes.bench.load import NOBODY, Watch
 from hermes.bench.stage import Failed, Process
 
 NS_PER_S = 1_000_000_000
@@ -119,16 +119,16 @@ def _paced(cast: Cast, job: Job, length: Length, going: Going) -> Sample:
             "--messages"
         )
     warm = max(1, min(count, int(job.rate * length.warm_s)))
-    _play(cast, job, length, warm, first=0)
+    _play(cast, job, length, warm, first=0, warming=True)
     going()
     return _play(cast, job, length, count, first=warm)
 
 
 def _round_trips(cast: Cast, job: Job, length: Length, going: Going) -> Sample:
     warm = min(length.messages or FIRST_ROUND_TRIPS, FIRST_ROUND_TRIPS)
-    first = _play(cast, job, length, warm, first=0)
+    first = _play(cast, job, length, warm, first=0, warming=True)
     again = _fitting(first, length.warm_s, ROUND_TRIPS_MIN, ROUND_TRIPS_MAX)
-    second = _play(cast, job, length, again, first=warm)
+    second = _play(cast, job, length, again, first=warm, warming=True)
     count = length.messages or _fitting(second, length.seconds, ROUND_TRIPS_MIN, ROUND_TRIPS_MAX)
     going()
     return _play(cast, job, length, count, first=warm + again)
@@ -142,12 +142,12 @@ def _burst(cast: Cast, job: Job, length: Length, going: Going) -> Sample:
                 f"{length.messages:,} messages of {job.size:,} bytes are more than the log keeps "
                 f"for a subscriber that lags ({most:,}): lower --messages"
             )
-        _play(cast, job, length, min(length.messages, FIRST_MESSAGES))
+        _play(cast, job, length, min(length.messages, FIRST_MESSAGES), warming=True)
         going()
         return _play(cast, job, length, length.messages)
     count = min(most, FIRST_MESSAGES)
     for _ in range(WARM_PASSES):
-        sample = _play(cast, job, length, count)
+        sample = _play(cast, job, length, count, warming=True)
         if sample.seconds >= length.warm_s or count == most:
             break
         count = _fitting(sample, 1.5 * length.warm_s, count, most)
@@ -162,11 +162,14 @@ def _fitting(sample: Sample, seconds: float, least: int, most: int) -> int:
     return int(min(most, max(least, pace * seconds)))
 
 
-def _play(cast: Cast, job: Job, length: Length, count: int, first: int = 0) -> Sample:
-    """One pass, with a look at the processors before and after."""
+def _play(
+    cast: Cast, job: Job, length: Length, count: int, first: int = 0, *, warming: bool = False
+) -> Sample:
+    """One pass; unless it only warms up, with a look at the processors before and after."""
     planned_s = count / job.rate if job.rate else 0.0
     groups = cast.processes()
-    watch = Watch(process.pid for group in groups.values() for process in group)
+    pids = [process.pid for group in groups.values() for process in group]
+    watch = None if warming else Watch(pids)
     before = _cpu(groups)
     go = Pass(
         messages=count,
@@ -177,7 +180,7 @@ def _play(cast: Cast, job: Job, length: Length, count: int, first: int = 0) -> S
     )
     reports = cast.play(job, go)
     after = _cpu(groups)
-    elsewhere = watch.stop()
+    elsewhere = watch.stop() if watch is not None else NOBODY
     sent = sum(report.get("sent", 0) for report in reports)
     delivered = sum(report.get("delivered", 0) for report in reports)
     expected = sent * job.subscribers

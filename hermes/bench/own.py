@@ -220,7 +220,7 @@ class TransportContestant:
     def enter(self, stage: Stage, conditions: Conditions) -> HermesCast:
         """Start a broker on a free address."""
         errors = []
-        for url in self._addresses():
+        for url in self._addresses(stage):
             try:
                 return self._serve(stage, conditions, url)
             except HermesError as error:
@@ -260,13 +260,18 @@ class TransportContestant:
         except PluginFailed:
             return True
 
-    def _addresses(self) -> list[str]:
-        """Where to listen: as given; a bare name means any free address, whatever those look like."""
+    def _addresses(self, stage: Stage) -> list[str]:
+        """Where to listen: as given; a bare name means any free address, whatever those look like:
+        a port, nothing, or a path."""
         url = self.url
         if url.scheme_has_authority or url.path:
             return [self.name]
-        query = self.name.partition("?")[1:]
-        return [f"{url.scheme}://127.0.0.1:0{''.join(query)}", self.name]
+        query = "".join(self.name.partition("?")[1:])
+        return [
+            f"{url.scheme}://127.0.0.1:0{query}",
+            self.name,
+            f"{url.scheme}://{stage.place / 'door'}{query}",
+        ]
 
 
 def _storage(spec: str, stage: Stage, kept: int) -> str:

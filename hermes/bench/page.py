@@ -48,7 +48,8 @@ TITLES = {
     "throughput": ("Throughput", "One publisher and one subscriber, batches at both ends."),
     "latency": (
         "Latency under a fixed load",
-        "One way, from the time at which a message was due to the subscriber's hands.",
+        "One way, from the time at which a message was due to the subscriber's hands. A hollow point: "
+        "less than 97 % of the offered load got through.",
     ),
     "round_trip": ("Round trip", "Publish one message, receive it, then the next."),
     "fanout": ("Fan-out", "Deliveries to all subscribers together."),

@@ -128,7 +128,7 @@ def legend(
     drawing and the height it takes."""
     drawn, left, top = [], x, y
     for name, colour, is_floor in entries:
-        wide = 34 + len(name) * CHARACTER_PX
+        wide = 42 + len(name) * CHARACTER_PX
         if left > x and left + wide > x + width:
             left, top = x, top + 19
         style = "line floor" if is_floor else "line"

@@ -17,6 +17,7 @@ from hermes.bench.actors import Driven
 from hermes.bench.contestant import Conditions, Job, Measure
 from hermes.bench.controls import CONTROLS, RELAY
 from hermes.bench.measuring import Length
+from hermes.bench.own import contestants
 from hermes.bench.stage import Failed, Process, Stage, hear_all
 from hermes.cli.bench_options import complaints
 from tests.bench.conftest import command, processes_with, wait_for
@@ -256,3 +257,17 @@ def test_a_stopped_process_ends_with_the_stage(tmp_path: Path) -> None:
         subprocess.run(["kill", "-STOP", str(stopped_pid)], check=True)
 
     assert not Path(f"/proc/{stopped_pid}/exe").exists()
+
+
+def test_a_bare_name_is_tried_as_a_port_a_name_and_a_path(tmp_path: Path) -> None:
+    """A transport that is named alone gets an address, whatever its addresses look like."""
+    (contestant,) = contestants(["tcp:?nodelay=no"])
+
+    with Stage(directory=tmp_path) as stage:
+        addresses = contestant._addresses(stage)
+
+        assert addresses == [
+            "tcp://127.0.0.1:0?nodelay=no",
+            "tcp:?nodelay=no",
+            f"tcp://{stage.place}/door?nodelay=no",
+        ]

@@ -10,9 +10,10 @@
 
 #include "hm_error.h"
 
-#define BATCH    32         /* datagrams of one system call */
-#define STALE_NS 20000000   /* loopback delivers at once or never: 20 ms are over either */
-#define ROOM_NS  1000000000 /* a socket that takes nothing for a second is broken */
+#define BATCH 32 /* datagrams of one system call */
+#define STALE_NS                                                                                   \
+    200000000 /* loopback delivers at once, but who answers may have to wait for a core */
+#define ROOM_NS 1000000000 /* a socket that takes nothing for a second is broken */
 
 /* Datagrams of one call, and room for as many. */
 struct batch {
@@ -21,6 +22,18 @@ struct batch {
     struct sockaddr_in peers[BATCH];
     uint8_t *memory;
 };
+
+/* Marks a message as one of the pass that began at `start_ns`, if it has room for that. */
+static void tag(uint8_t *message, uint32_t size, uint64_t start_ns) {
+    if (size >= sizeof start_ns)
+        memcpy(message, &start_ns, sizeof start_ns);
+}
+
+/* Whether a message is one of that pass: a late one of an earlier pass is lost, and was counted as
+ * such. */
+static int is_tagged(const uint8_t *message, uint32_t size, uint64_t start_ns) {
+    return size < sizeof start_ns || memcmp(message, &start_ns, sizeof start_ns) == 0;
+}
 
 static struct batch *batch_new(uint32_t size) {
     struct batch *batch = calloc(1, sizeof *batch);
@@ -127,6 +140,8 @@ int hm_echo_flood(int fd, uint32_t size, uint64_t count, uint32_t window, uint32
     assert(window >= 1);
     assert(copies >= 1);
     *start_ns = since = hm_pace_now();
+    for (uint32_t i = 0; result == 0 && i < BATCH; i++)
+        tag(out->places[i].iov_base, size, *start_ns);
     while (result >= 0 && (sent < count || expected > 0)) {
         uint64_t room = expected / copies < window ? window - expected / copies : 0;
         uint64_t part = count - sent < room ? count - sent : room;
@@ -141,9 +156,13 @@ int hm_echo_flood(int fd, uint32_t size, uint64_t count, uint32_t window, uint32
         got = result < 0 ? 0 : receive_batch(fd, in, BATCH);
         result = got < 0 ? got : result;
         if (got > 0) {
+            uint64_t ours = 0;
+
+            for (int i = 0; i < got; i++)
+                ours += (uint64_t)is_tagged(in->places[i].iov_base, size, *start_ns);
             since = hm_pace_now();
-            hm_tally_add(tally, (uint64_t)got, since);
-            expected -= (uint64_t)got < expected ? (uint64_t)got : expected;
+            hm_tally_add(tally, ours, since);
+            expected -= ours < expected ? ours : expected;
             continue;
         }
         now = hm_pace_now();
@@ -163,8 +182,8 @@ int hm_echo_flood(int fd, uint32_t size, uint64_t count, uint32_t window, uint32
 }
 
 /* Takes what has come back of paced datagrams. */
-static int take_echoes(int fd, struct batch *in, uint64_t count, int64_t *latencies,
-                       hm_tally *tally) {
+static int take_echoes(int fd, struct batch *in, uint64_t count, uint64_t start_ns,
+                       int64_t *latencies, hm_tally *tally) {
     int got = receive_batch(fd, in, BATCH);
     uint64_t now = hm_pace_now();
 
@@ -172,6 +191,8 @@ static int take_echoes(int fd, struct batch *in, uint64_t count, int64_t *latenc
         uint64_t due;
 
         memcpy(&due, in->places[i].iov_base, sizeof due);
+        if (due < start_ns)
+            continue; /* of an earlier pass */
         latencies[tally->delivered] = (int64_t)(now - due);
         hm_tally_add(tally, 1, now);
     }
@@ -199,7 +220,7 @@ int hm_echo_pace(int fd, uint32_t size, uint64_t count, const hm_schedule *sched
             since = now;
             continue;
         }
-        got = take_echoes(fd, in, count, latencies, tally);
+        got = take_echoes(fd, in, count, schedule->start_ns, latencies, tally);
         result = got < 0 ? got : 0;
         if (got == 0 && sent == count && now > since + STALE_NS)
             break; /* the rest is lost */
@@ -229,12 +250,17 @@ int hm_echo_pingpong(int fd, uint32_t size, uint64_t count, const hm_patience *p
         uint64_t start = hm_pace_now();
         ssize_t got = -1;
 
+        tag(buffer, size, start);
         if (send(fd, buffer, size, 0) < 0 && !would_block())
             result = -HM_ESYS;
-        while (result == 0 && (got = recv(fd, buffer, size, MSG_DONTWAIT)) < 0) {
-            result = would_block() ? hm_pace_wait(fd, POLLIN, &moment, start) : -HM_ESYS;
+        while (result == 0) {
+            got = recv(fd, buffer, size, MSG_DONTWAIT);
+            if (got >= 0 && is_tagged(buffer, size, start))
+                break;
+            if (got < 0)
+                result = would_block() ? hm_pace_wait(fd, POLLIN, &moment, start) : -HM_ESYS;
         }
-        if (got >= 0) {
+        if (result == 0) {
             uint64_t now = hm_pace_now();
 
             latencies[tally->delivered] = (int64_t)(now - start);
