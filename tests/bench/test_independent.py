@@ -82,7 +82,7 @@ def agree(
 
 @pytest.mark.slow
 def test_the_round_trip_agrees(bench: Bench, url: str) -> None:
-    """Within 20 % of a loop that times a few trips at a time."""
+    """Within 20 % of the median of a plain loop."""
     arguments = ("--rate", "20000", "--messages", "3000")
 
     agree(
