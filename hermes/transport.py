@@ -124,7 +124,9 @@ class Connection(Protocol):
 
         The same bytes are returned again until :meth:`advance`.  A view is valid until its bytes
         are released; keep none any longer, it pins the log.  While as much is in flight as may be
-        there is nothing either: ask again after :meth:`release`.
+        there is nothing either: ask again after :meth:`release`.  Apart from that, fewer than
+        ``limit`` bytes, none of which was returned before, are all there is until
+        :meth:`Kernel.ready` says otherwise.
         """
 
     def advance(self, nbytes: int) -> None:

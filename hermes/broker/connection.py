@@ -853,6 +853,8 @@ class Connection:
             if protocol.has_output:
                 size += self._take_control(views)
         self._out_size = size
+        if size < limit and (self._active or self._answers):
+            self.mark()  # cut short by another bound: the transport need not ask
         return views
 
     def _take_control(self, views: list[memoryview]) -> int:

@@ -24,9 +24,11 @@ from hermes.plugins import default_plugins
 from hermes.streamsockets import SocketAgent
 from hermes.transport import Peer
 from hermes.url import parse_url
+from hermes.wire import messages as m
 from hermes_uring import agent as engine
 from hermes_uring import probe
 from hermes_uring.agent import RingAgent
+from tests.broker.rawclient import RawClient
 from tests.transports.uring import needs_uring
 
 Drive = Callable[[Any, Callable[[], object]], None]
@@ -367,7 +369,12 @@ def test_a_lonely_connection_is_served_directly(
         for _ in range(engine.LONELY):
             client.sendall(b"x")
             assert drive_until_echo(agent, client, drive) == b"x"
-        drive(agent, lambda: kernel.connections[0].attachment.polling)
+        drive(
+            agent,
+            lambda: (
+                kernel.connections[0].attachment.direct and kernel.connections[0].attachment.input
+            ),
+        )
 
         client.sendall(b"x")
         drive(agent, lambda: express.calls == 1)
@@ -460,3 +467,21 @@ def test_a_peer_is_named_by_its_scheme(agent: RingAgent, kernel: Any, drive: Dri
     assert kernel.connections[0].peer == Peer(
         transport="uring+tcp", address=f"{host}:{port}", local=False
     )
+
+
+@needs_uring
+def test_output_cut_short_by_the_broker_is_pulled_again() -> None:
+    """Answers come one page a pull, batches at most some hundred views a pull: all of them come,
+    although the agent asks again only when the kernel says so."""
+    with hermes.Broker(listeners=[URL], storage="memory:", idle="block") as broker:
+        client = RawClient(broker.listeners[0].url)
+        with closing(client):
+            client.send(b"".join(client.protocol.query(n + 1, "stats") for n in range(10)))
+            for number in range(1, 11):
+                client.expect(m.Info, lambda info, n=number: info.query == n and not info.more)
+            client.open()
+            for number in range(1, 401):
+                client.subscribe(f"t.{number}", number)
+            client.send(b"".join(client.batch(f"t.{number}", [b"x"]) for number in range(1, 401)))
+
+            assert len(client.received(400)) == 400

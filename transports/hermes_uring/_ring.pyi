@@ -15,6 +15,8 @@ SEND: int
 
 Completion = tuple[Any, int, int, memoryview | None, bool]
 """Target, kind, result (``-errno`` if it failed), input of a RECEIVE, whether more will come."""
+Found = tuple[list[Any], list[Completion]]
+"""The targets of the sends that were taken whole, and every other completion."""
 
 @final
 class Ring:
@@ -68,10 +70,11 @@ class Ring:
         """Send as much of ``views`` as the socket takes at once; returns their bytes in all.
 
         The views are kept until the completion, whose result is the bytes taken (``-EAGAIN``:
-        none).  At most 1024 of them are looked at.
+        none).  Only the first 1024 are sent; the bytes of these are returned negated if there are
+        more.
         """
 
-    def enter(self, timeout_ns: int, /) -> list[Completion]:
+    def enter(self, timeout_ns: int, /) -> Found:
         """Submit what was prepared, wait at most ``timeout_ns`` (0: not at all, -1: until something
         happens), and return what has completed: all of it, or the first thousand or so.
 

@@ -36,7 +36,7 @@ from hermes.transport import Connection, Kernel, Peer
 from hermes_uring._ring import ACCEPT, READABLE, RECEIVE, SEND, Ring
 
 if TYPE_CHECKING:
-    from hermes_uring._ring import Completion
+    from hermes_uring._ring import Completion, Found
 
 LONELY = 16
 """Inputs that come alone, one pass after the other, before a connection is served directly."""
@@ -55,6 +55,7 @@ class _Link:
     """One connection as the agent sees it: the socket, what is under way, and what is owed."""
 
     __slots__ = (
+        "busy",
         "connection",
         "direct",
         "dropped",
@@ -63,10 +64,10 @@ class _Link:
         "fd",
         "fed",
         "gone",
+        "input",
         "limit",
         "lonely",
-        "polling",
-        "receiving",
+        "more",
         "sending",
         "sock",
         "take",
@@ -80,15 +81,16 @@ class _Link:
         self.connection = connection
         self.take = connection.data_received
         self.express = connection.express
-        self.direct = False  # the ring only tells that it is readable
+        self.input = 0  # handle of the receive, or of the poll for input, that is under way
+        self.direct = False  # it is a poll: the ring only tells that there is input
         self.lonely = 0  # inputs that came alone
         self.fed = 0  # number of the last turn that brought input
-        self.receiving = 0  # handle of the receive under way
-        self.polling = 0  # handle of the poll for input
-        self.waiting = 0  # handle of the poll for room: the socket was full
-        self.sending = 0  # bytes under way
-        self.limit = OUTPUT_MIN
         self.ended = False  # the peer has sent its last byte
+        self.busy = False  # it is no use to pull: sending, the socket is full, or it is over
+        self.more = False  # pull again when it is not
+        self.sending = 0  # bytes under way
+        self.waiting = 0  # handle of the poll for room
+        self.limit = OUTPUT_MIN
         self.until_ns = 0  # not 0: the connection is over, input is dropped until then
         self.dropped = 0
         self.gone = False  # forgotten: completions that still come are ignored
@@ -134,7 +136,8 @@ class RingAgent:
         self._prepare = prepare
         self._connections_max = connections_max
         self._links: set[_Link] = set()
-        self._completions: list[Completion] = []  # found while submitting
+        self._sent: list[_Link] = []  # found while submitting
+        self._others: list[Completion] = []  # likewise
         self._turn = 0  # counts the lists of completions worked off
         self._sated: list[_Link] = []  # had input when the buffers ran out: others come first
         self._prepared = False  # something waits to be submitted
@@ -150,9 +153,9 @@ class RingAgent:
         self._counters = dict.fromkeys(
             ("accepted", "refused", "accept_pauses", "connections_lost", "stalls", "lingered"), 0
         )
-        self._others = select.epoll()  # what an express looks at meanwhile
-        self._others.register(ring.fileno(), _READ)
-        self._others_fd = self._others.fileno()
+        self._elsewhere = select.epoll()  # what an express looks at meanwhile
+        self._elsewhere.register(ring.fileno(), _READ)
+        self._elsewhere_fd = self._elsewhere.fileno()
         self._accept_again()
 
     @property
@@ -176,11 +179,11 @@ class RingAgent:
     def watch(self, fd: int) -> None:
         """Let a waiting :meth:`poll` return when ``fd`` is readable."""
         self._watched.append(_Watched(fd))
-        self._others.register(fd, _READ)
+        self._elsewhere.register(fd, _READ)
 
     def deadline_ns(self) -> int | None:
         """When accepting is tried again, or a lingering socket is given up."""
-        if self._owed or self._completions or self._prepared:
+        if self._owed or self._sent or self._others or self._prepared:
             return 0
         due = self._retry_ns
         if self._lingering and (not due or self._lingering[0].until_ns < due):
@@ -190,11 +193,16 @@ class RingAgent:
     def poll(self, timeout_ns: int) -> int:
         """Serve what has completed, then submit what that led to; see
         :meth:`hermes.transport.Agent.poll`."""
-        completions = self._completions or self._look(timeout_ns)
-        work = 0
-        if completions:
-            self._completions = []
-            work = self._serve(completions)
+        sent, others = self._sent, self._others
+        if sent or others:
+            self._sent, self._others = [], []
+        else:
+            sent, others = self._look(timeout_ns)
+        work = len(sent)
+        if sent:
+            self._confirm(sent)
+        if others:
+            work += self._serve(others, alone=not sent and len(others) == 1)
         if self._owed:
             owed, self._owed = self._owed, []
             for link in owed:
@@ -242,14 +250,15 @@ class RingAgent:
         self._links.clear()
         self._lingering.clear()
         self._owed.clear()
-        self._completions.clear()
+        self._sent.clear()
+        self._others.clear()
         self._ring.close()
         self._close_sockets()
-        self._others.close()
+        self._elsewhere.close()
 
     # The ring.
 
-    def _look(self, timeout_ns: int) -> list[Completion]:
+    def _look(self, timeout_ns: int) -> Found:
         """What has completed, after waiting for it at most ``timeout_ns``."""
         if timeout_ns:
             for watched in self._watched:
@@ -264,7 +273,9 @@ class RingAgent:
     def _submit(self) -> None:
         """Have everything done that was prepared."""
         self._prepared = False
-        self._completions += self._enter(0)
+        sent, others = self._enter(0)
+        self._sent += sent
+        self._others += others
         if self._closing:
             self._close_sockets()
 
@@ -273,16 +284,14 @@ class RingAgent:
             sock.close()
         self._closing.clear()
 
-    def _serve(self, completions: list[Completion]) -> int:
-        """Work off completions; returns how many were of peers."""
+    def _serve(self, completions: list[Completion], *, alone: bool) -> int:
+        """Work off completions other than whole sends; returns how many were of peers."""
         work = len(completions)
         turn = self._turn = self._turn + 1
         lonely = None
         inputs = 0
         for link, kind, result, data, more in completions:
-            if kind == SEND:
-                self._sent(link, result)
-            elif kind == RECEIVE:
+            if kind == RECEIVE:
                 if data is not None and more and not link.until_ns and not link.gone:
                     inputs += 1
                     link.fed = turn
@@ -299,12 +308,13 @@ class RingAgent:
                     work -= 1
                 else:
                     inputs += 1
-                    self._readable(link, alone=work == 1)
+                    self._readable(link, alone=alone)
             elif kind == ACCEPT:
                 self._accepted(result, more)
+            elif kind == SEND:
+                self._cut_short(link, result)
             else:
-                link.waiting = 0
-                self._write(link)
+                self._writable(link)
         if self._sated:
             for link in self._sated:
                 self._receive(link)
@@ -355,26 +365,26 @@ class RingAgent:
 
     def _receive(self, link: _Link) -> None:
         """Have the ring watch for input, if it is wanted and not done already."""
-        if link.receiving or link.polling or link.ended or link.gone:
+        if link.input or link.ended or link.gone:
             return
         if link.connection.paused and not link.until_ns:
             return
-        if link.direct and not link.until_ns:
-            link.polling = self._ring.poll(link.fd, link, _READ)
+        if link.direct:
+            link.input = self._ring.poll(link.fd, link, _READ)
         else:
-            link.receiving = self._ring.receive(link.fd, link)
+            link.input = self._ring.receive(link.fd, link)
         self._prepared = True
 
     def _stop_receiving(self, link: _Link) -> None:
-        """The rest of what has been received already still comes."""
-        if link.receiving:
-            self._ring.cancel(link.receiving)
+        """What has been received already still comes."""
+        if link.input:
+            self._ring.cancel(link.input)
             self._prepared = True
 
     def _received(self, link: _Link, result: int, data: memoryview | None, more: bool) -> None:
         """What is not just another piece of input."""
         if not more:
-            link.receiving = 0
+            link.input = 0
         if link.gone:
             return
         if link.until_ns:
@@ -415,12 +425,12 @@ class RingAgent:
 
     def _readable(self, link: _Link, *, alone: bool) -> None:
         """Have everything done in one call if nothing else is to be done, else receive as usual."""
-        link.polling = 0
+        link.input = 0
         if link.gone:
             return
-        if alone and not link.until_ns and not link.sending and not link.waiting:
+        if alone and not link.busy:
             self._ring.signal(True)
-            done = link.express(link.fd, self._others_fd)
+            done = link.express(link.fd, self._elsewhere_fd)
             if not self._shared:
                 self._ring.signal(False)
             link.direct = done > 0
@@ -433,44 +443,71 @@ class RingAgent:
     # Writing.
 
     def _write(self, link: _Link) -> None:
-        """Prepare to hand over what the connection has; the completion looks for more."""
-        if link.sending or link.waiting or link.until_ns or link.gone:
+        """Prepare to hand over what the connection has."""
+        if link.busy:
+            link.more = True
             return
         views = link.connection.output(link.limit)
         if not views:
             self._settle(link)
             return
         try:
-            link.sending = self._send(link.fd, link, views)
+            size = self._send(link.fd, link, views)
         except OSError:
             self._owed.append(link)
-        self._prepared = True
+            return
+        if size < 0:
+            size = -size
+            link.more = True
+        link.sending = size
+        link.busy = self._prepared = True
 
-    def _sent(self, link: _Link, result: int) -> None:
-        size, link.sending = link.sending, 0
+    def _confirm(self, sent: list[_Link]) -> None:
+        """All that was prepared for these has been taken."""
+        for link in sent:
+            if link.gone:
+                continue
+            link.busy = False
+            size = link.sending
+            connection = link.connection
+            connection.advance(size)
+            connection.release(size)
+            if size >= link.limit:
+                link.limit = min(OUTPUT_MAX, 2 * link.limit)
+            elif not link.more:
+                if connection.closing or not link.input:
+                    self._settle(link)
+                continue
+            link.more = False
+            self._write(link)
+
+    def _cut_short(self, link: _Link, result: int) -> None:
+        """The socket took a part, or nothing: go on when it has room."""
         if link.gone:
             return
-        if result > 0:
-            connection = link.connection
-            connection.advance(result)
-            connection.release(result)
-        if result == size:
-            if size >= link.limit and link.limit < OUTPUT_MAX:
-                link.limit *= 2
-            self._write(link)
-        elif result >= 0 or result in AGAIN:
-            link.limit = max(OUTPUT_MIN, link.limit // 2)
-            self._counters["stalls"] += 1
-            link.waiting = self._ring.poll(link.fd, link, _WRITE)
-            self._prepared = True
-        else:
+        if result < 0 and result not in AGAIN:
             self._lose(link, _error(result))
+            return
+        if result > 0:
+            link.connection.advance(result)
+            link.connection.release(result)
+        link.more = True
+        link.limit = max(OUTPUT_MIN, link.limit // 2)
+        self._counters["stalls"] += 1
+        link.waiting = self._ring.poll(link.fd, link, _WRITE)
+        self._prepared = True
+
+    def _writable(self, link: _Link) -> None:
+        link.waiting = 0
+        if not link.gone:
+            link.busy = False
+            self._write(link)
 
     def _settle(self, link: _Link) -> None:
         """Everything is handed over: end the connection, or go on receiving."""
         if link.connection.closing:
             self._finish(link)
-        elif not link.receiving and not link.polling:
+        elif not link.input:
             self._receive(link)
 
     # Ending.
@@ -479,6 +516,7 @@ class RingAgent:
         """The last byte is handed over: send FIN, then drop input until the peer's, or the
         deadline."""
         link.connection.connection_lost(None)
+        link.busy = True
         try:
             link.sock.shutdown(socket.SHUT_WR)
         except OSError:
@@ -498,9 +536,9 @@ class RingAgent:
 
     def _forget(self, link: _Link) -> None:
         """End what is under way, then close: not before, or its number may name another socket."""
-        link.gone = True
+        link.gone = link.busy = True
         self._links.discard(link)
-        for handle in (link.receiving, link.polling, link.waiting):
+        for handle in (link.input, link.waiting):
             if handle:
                 self._ring.cancel(handle)
         self._closing.append(link.sock)

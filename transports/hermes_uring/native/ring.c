@@ -46,6 +46,7 @@ typedef struct {
     PyObject *target;
     int kind;
     unsigned view_count;
+    Py_ssize_t size; /* SEND: bytes in all */
     struct msghdr message;
     Py_buffer views[]; /* then as many iovec; or the joined bytes */
 } operation;
@@ -96,6 +97,7 @@ static operation *operation_new(ring *self, int kind, PyObject *target, size_t t
     }
     made->kind = kind;
     made->view_count = 0;
+    made->size = 0;
     made->target = Py_NewRef(target);
     made->links = (links){&self->under_way, self->under_way.previous};
     made->links.previous->next = self->under_way.previous = &made->links;
@@ -279,7 +281,8 @@ static void describe_views(operation *made, Py_ssize_t room) {
 
 PyDoc_STRVAR(send_doc,
              "send(fd, target, views, /)\n--\n\n"
-             "Send what a socket takes at once of ``views``; returns their bytes in all.");
+             "Send what a socket takes at once of ``views``; returns their bytes in all,\n"
+             "negative if there were too many to look at all of them.");
 
 static PyObject *ring_send(PyObject *object, PyObject *const *arguments, Py_ssize_t count) {
     ring *self = (ring *)object;
@@ -290,7 +293,8 @@ static PyObject *ring_send(PyObject *object, PyObject *const *arguments, Py_ssiz
     Py_ssize_t views = PySequence_Size(list);
     if (views < 0)
         return NULL;
-    views = views > VIEWS_MAX ? VIEWS_MAX : views;
+    int left_out = views > VIEWS_MAX;
+    views = left_out ? VIEWS_MAX : views;
     size_t described = (size_t)views * (sizeof(Py_buffer) + sizeof(struct iovec));
     size_t joined = (size_t)views * sizeof(Py_buffer) + COPY_MAX;
     operation *made =
@@ -312,7 +316,8 @@ static PyObject *ring_send(PyObject *object, PyObject *const *arguments, Py_ssiz
         self->library.prep_sendmsg(sqe, fd, &made->message, (unsigned)flags);
     }
     self->library.sqe_set_data64(sqe, (uint64_t)(uintptr_t)made);
-    return PyLong_FromSsize_t(size);
+    made->size = size;
+    return PyLong_FromSsize_t(left_out ? -size : size);
 }
 
 /* ---- completions ---- */
@@ -363,23 +368,32 @@ static PyObject *tuple_of(ring *self, const operation *made, const hu_cqe *cqe) 
     return tuple;
 }
 
-/* Turns what the queue holds into tuples, up to REAP_MAX; 0, or -1 with an exception. */
-static int reap(ring *self, PyObject *list) {
+/* Notes one completion: a send that was taken whole as its target alone, the rest as tuples. */
+static int note(ring *self, const operation *made, const hu_cqe *cqe, PyObject *sent,
+                PyObject *others) {
+    if (made->kind == SEND && cqe->res == made->size)
+        return PyList_Append(sent, made->target);
+    PyObject *tuple = tuple_of(self, made, cqe);
+    int code = tuple == NULL ? -1 : PyList_Append(others, tuple);
+    Py_XDECREF(tuple);
+    return code;
+}
+
+/* Takes what the queue holds, up to REAP_MAX; without lists nobody is told.  0, or -1 with an
+ * exception. */
+static int reap(ring *self, PyObject *sent, PyObject *others) {
     for (unsigned reaped = 0; reaped < REAP_MAX;) {
         hu_cqe *cqes[REAP_STRIDE];
-        unsigned count = self->library.cq_ready(uring_of(self));
-        if (count == 0)
+        if (self->library.cq_ready(uring_of(self)) == 0)
             return 0;
-        count = self->library.peek_batch_cqe(uring_of(self), cqes, REAP_STRIDE);
+        unsigned count = self->library.peek_batch_cqe(uring_of(self), cqes, REAP_STRIDE);
         int failed = 0;
         for (unsigned i = 0; i < count; i++) {
             operation *made = (operation *)(uintptr_t)cqes[i]->user_data;
             if (made == NULL)
                 continue; /* of a cancellation that came too late: nobody waits for it */
-            PyObject *tuple = list == NULL ? NULL : tuple_of(self, made, cqes[i]);
-            if (list != NULL && (tuple == NULL || PyList_Append(list, tuple) < 0))
+            if (sent != NULL && note(self, made, cqes[i], sent, others) < 0)
                 failed = 1;
-            Py_XDECREF(tuple);
             if ((cqes[i]->flags & HU_CQE_MORE) == 0)
                 operation_free(self, made);
         }
@@ -451,10 +465,14 @@ static PyObject *ring_enter(PyObject *object, PyObject *argument) {
         return fail(code);
     if (timeout_ns != 0 && PyErr_CheckSignals() < 0)
         return NULL;
-    PyObject *list = PyList_New(0);
-    if (list != NULL && reap(self, list) < 0)
-        Py_CLEAR(list);
-    return list;
+    PyObject *sent = PyList_New(0);
+    PyObject *others = sent == NULL ? NULL : PyList_New(0);
+    PyObject *both = NULL;
+    if (others != NULL && reap(self, sent, others) == 0)
+        both = PyTuple_Pack(2, sent, others);
+    Py_XDECREF(sent);
+    Py_XDECREF(others);
+    return both;
 }
 
 /* ---- making and ending ---- */
@@ -471,7 +489,7 @@ static void drain(ring *self) {
     for (int turn = 0; turn < DRAIN_TURNS && self->operations != 0; turn++) {
         if (go(self, DRAIN_NS) < 0)
             break; /* another thread than the ring's: the kernel cancels when the ring closes */
-        reap(self, NULL);
+        reap(self, NULL, NULL);
     }
 }
 
