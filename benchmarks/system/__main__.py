@@ -28,6 +28,7 @@ QUESTIONS = (
     "costs",
     "zmq_bridge",
     "udp",
+    "uring",
 )
 
 

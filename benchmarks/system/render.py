@@ -25,6 +25,8 @@ HEADINGS = {
     "p999_us": "p99.9, us",
     "ns": "ns",
     "bytes_each": "bytes each",
+    "per_cpu_second": "messages per CPU second of the broker",
+    "calls_per_message": "system calls of the broker, a message",
     "broker_cpu_ns": "broker CPU, ns/message",
     "publisher_cpu_ns": "publisher CPU",
     "subscriber_cpu_ns": "subscribers CPU",

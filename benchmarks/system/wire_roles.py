@@ -2,6 +2,7 @@
 
 publish PROGRAM PORT TOPICS SIZE PER_BATCH PER_CALL COUNT
 subscribe PROGRAM PORT COUNT PATTERN...         one connection per pattern
+lockstep PROGRAM PORT SIZE ROUNDS SUBSCRIBERS
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import resource
 import socket
 import sys
+from collections.abc import Callable, Sequence
 
 from hermes.wire import messages
 from hermes.wire.client import ClientProtocol
@@ -51,17 +53,23 @@ class Greeting:
         return str(fd)
 
 
-def publish(program: str, port: str, *numbers: str) -> None:
-    """Become ``program``, a publisher."""
+def _publishing(port: str) -> tuple[Greeting, int]:
+    """A connection with an open publisher, and the publisher's id."""
     greeting = Greeting(int(port))
     publisher = greeting.protocol.new_id()
     greeting.say(greeting.protocol.open_publisher(publisher, os.urandom(16), "none"))
     greeting.wait_for(messages.Ack)
+    return greeting, publisher
+
+
+def publish(program: str, port: str, *numbers: str) -> None:
+    """Become ``program``, a publisher."""
+    greeting, publisher = _publishing(port)
     os.execv(program, [program, greeting.hand_over(), str(publisher), *numbers])
 
 
-def subscribe(program: str, port: str, count: str, *patterns: str) -> None:
-    """Become ``program``, a subscriber on as many connections as there are patterns."""
+def _subscribed(port: str, patterns: Sequence[str]) -> list[Greeting]:
+    """A connection per pattern, its subscription answered."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     greetings = []
@@ -72,15 +80,31 @@ def subscribe(program: str, port: str, count: str, *patterns: str) -> None:
         greetings.append(greeting)
     for greeting in greetings:
         greeting.wait_for(messages.Pong)
+    return greetings
+
+
+def subscribe(program: str, port: str, count: str, *patterns: str) -> None:
+    """Become ``program``, a subscriber on as many connections as there are patterns."""
+    greetings = _subscribed(port, patterns)
     os.execv(program, [program, count, *(greeting.hand_over() for greeting in greetings)])
+
+
+def lockstep(program: str, port: str, size: str, rounds: str, subscribers: str) -> None:
+    """Become ``program``: a publisher, and subscribers of everything."""
+    subscribed = _subscribed(port, [">"] * int(subscribers))
+    publishing, publisher = _publishing(port)
+    fds = [greeting.hand_over() for greeting in subscribed]
+    os.execv(program, [program, publishing.hand_over(), str(publisher), size, rounds, *fds])
 
 
 def main(role: str, *arguments: str) -> None:
     """Play ``role``."""
-    if role == "publish":
-        publish(*arguments)
-    else:
-        subscribe(*arguments)
+    roles: dict[str, Callable[..., None]] = {
+        "publish": publish,
+        "subscribe": subscribe,
+        "lockstep": lockstep,
+    }
+    roles[role](*arguments)
 
 
 if __name__ == "__main__":
