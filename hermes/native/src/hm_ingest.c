@@ -312,6 +312,19 @@ static int accept(const take *t, const uint8_t *frame, uint64_t size) {
     return GO_ON;
 }
 
+/* While the frame is checked, the memory it will be copied to can be fetched.  What its header says
+ * is not believed yet: it is only a hint of how much. */
+static void expect(const hm_ingest *in, const uint8_t *frame, uint64_t there) {
+    const hm_run *run = &in->router->run;
+    uint32_t stream = run->count > 0 ? run->stream : in->router->previous.stream;
+    uint32_t payload;
+    if (there < HM_FRAME_HEADER || stream >= in->router->count)
+        return;
+    memcpy(&payload, frame + offsetof(hm_frame_header, payload_len), sizeof payload);
+    hm_log_expect(hm_stream_log(in->router->streams[stream]), run->size,
+                  HM_FRAME_HEADER + (uint64_t)frame[6] + payload);
+}
+
 /* The next frame inside a batch. */
 static int inner(take *t) {
     hm_ingest *in = t->in;
@@ -326,6 +339,7 @@ static int inner(take *t) {
     const uint8_t *frame = t->data + t->at;
     hm_slice slice;
     uint64_t needed;
+    expect(in, frame, there);
     int64_t size = hm_frame_check(frame, there, in->message_max, &slice, &needed);
     if (size == -HM_ETRUNC)
         return needed > in->left ? malformed(t, -HM_ELENGTH) : more(t, needed);

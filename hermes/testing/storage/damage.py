@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,15 +21,16 @@ PUBLISHER = b"damage-publisher"
 class DamageContract(Contract):
     """Files that are not as they were left."""
 
-    def written(self, ground: Ground) -> tuple[Ground, Scribe]:
-        """The files of a log as ``kill -9`` would leave them, and what stood in it."""
+    def written(self, ground: Ground) -> tuple[list[Ground], Scribe]:
+        """The files of a log as ``kill -9`` would leave them, and as a clean close does; and what
+        stood in it."""
         storage = ground.open()
         scribe = Scribe(ground.log(storage), self.deadline_s)
         scribe.fill(MESSAGES, 900, publisher=PUBLISHER)
         copy = ground.copy()
         scribe.log.close()
         storage.close()
-        return copy, scribe
+        return [copy, ground], scribe
 
     def look(self, ground: Ground, scribe: Scribe) -> int | None:
         """Open damaged files and read everything: what is served must be what was written.
@@ -60,15 +62,19 @@ class DamageContract(Contract):
         again.append([100, 0])
 
     def each(
-        self, copy: Ground, scribe: Scribe, count: int, change: Callable[[Path, random.Random], str]
+        self,
+        left: list[Ground],
+        scribe: Scribe,
+        count: int,
+        change: Callable[[Path, random.Random], str],
     ) -> list[int | None]:
-        """Change a file of a fresh copy, ``count`` times."""
+        """Change a file of a fresh copy of what was left, ``count`` times."""
         seed = random.randrange(1 << 32)
         print(f"seed {seed}")
         chance = random.Random(seed)
         found = []
-        for _ in range(count):
-            victim = copy.copy()
+        for number in range(count):
+            victim = left[number % len(left)].copy()
             files = victim.files()
             weights = [path.stat().st_size for path in files]
             path = chance.choices(files, weights)[0]
@@ -76,21 +82,26 @@ class DamageContract(Contract):
             try:
                 found.append(self.look(victim, scribe))
             except (AssertionError, HermesError, MalformedInput) as error:
-                raise AssertionError(f"after {did}: {error}") from error
+                said = f"after {did}: {error}"
+                # The frames hold views of what was read, and some CPythons before 3.13 crash when
+                # the collector meets a view in a cycle: let go of them in order.
+                traceback.clear_frames(error.__traceback__)
+                raise AssertionError(said) from None
         return found
 
     @needs("persistent")
     def test_nothing_is_lost_without_damage(self, ground: Ground) -> None:
         """The control: files left by a kill, unchanged, hold everything."""
-        copy, scribe = self.written(ground)
+        left, scribe = self.written(ground)
 
-        assert self.look(copy, scribe) == MESSAGES
+        for place in left:
+            assert self.look(place, scribe) == MESSAGES
 
     @needs("persistent")
     def test_torn_writes(self, ground: Ground) -> None:
         """A file that ends too early costs the end of the log or is refused; what is served is
         sound, and the log goes on."""
-        copy, scribe = self.written(ground)
+        left, scribe = self.written(ground)
 
         def cut(path: Path, chance: random.Random) -> str:
             size = path.stat().st_size
@@ -98,7 +109,7 @@ class DamageContract(Contract):
             os.truncate(path, keep)
             return f"cutting {path.name} from {size} to {keep} bytes"
 
-        found = self.each(copy, scribe, CUTS, cut)
+        found = self.each(left, scribe, CUTS, cut)
         assert all(count is None or count <= MESSAGES for count in found)
 
     @needs("persistent", "detects_damage")
@@ -107,7 +118,7 @@ class DamageContract(Contract):
     ) -> None:
         """A bit that changed anywhere in any file is never served: it is a gap, a refusal, or of no
         account."""
-        copy, scribe = self.written(ground)
+        left, scribe = self.written(ground)
 
         def flip(path: Path, chance: random.Random) -> str:
             at = chance.randrange(path.stat().st_size)
@@ -119,7 +130,7 @@ class DamageContract(Contract):
                 file.write(bytes([old ^ bit]))
             return f"changing {path.name} at {at} from {old:#04x} to {old ^ bit:#04x}"
 
-        found = self.each(copy, scribe, self.flips, flip)
+        found = self.each(left, scribe, self.flips, flip)
         record_property("refused", sum(count is None for count in found))
         record_property("complete", sum(count == MESSAGES for count in found))
         assert any(count is not None for count in found), "every flip made the log useless"

@@ -1,0 +1,239 @@
+"""Storages with a defect each, which their author may not have noticed; and the test of the kit
+that has to notice it.  A test module of its own: run by test_storage_kit.py, never collected with
+the others."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from hermes.native.log import Appended, Hole, Place, Run
+from hermes.storage import LogSettings, Progress
+from hermes.testing.storage import StorageContract
+from hermes.url import Url
+from hermes_sqlitelog.engine import SqliteBackend, SqliteStorage
+from hermes_sqlitelog.log import Row, SqliteLog
+
+
+class Backend(SqliteBackend):
+    """SQLite, but for its logs or what it promises."""
+
+    log: ClassVar[type[SqliteLog]] = SqliteLog
+
+    def open(self, url: Url) -> SqliteStorage:
+        """As its parent, with the faulty log."""
+        storage = super().open(url)
+        original = storage.open_stream
+
+        def open_stream(name: str, settings: LogSettings, progress: Progress | None) -> SqliteLog:
+            log = original(name, settings, progress)
+            log.__class__ = self.log
+            return log
+
+        storage.open_stream = open_stream  # type: ignore[method-assign]
+        return storage
+
+
+class DropsTail(SqliteLog):
+    """Keeps a message less than it says of a large append."""
+
+    def append(self, frames: memoryview, count: int, **more: Any) -> Appended:
+        """The last frame is lost."""
+        if count > 3:
+            size = int.from_bytes(frames[24:28], "little")
+            frame = 32 + 16 + -(-size // 8) * 8
+            frames, count = frames[: len(frames) - frame], count - 1
+        return super().append(frames, count, **more)
+
+
+class LateCommit(SqliteLog):
+    """Says that it has what it has only begun to write."""
+
+    def append(self, frames: memoryview, count: int, **more: Any) -> Appended:
+        """A transaction of several appends."""
+        database = self._database
+        outer = not database.in_transaction
+        if outer:
+            database.execute("BEGIN")
+        self._database = Nested(database)  # type: ignore[assignment]
+        try:
+            where = super().append(frames, count, **more)
+        finally:
+            self._database = database
+        if where.first_sequence % 8 == 0:
+            database.execute("COMMIT")
+        return where
+
+
+class Nested:
+    """A connection whose transactions are no transactions."""
+
+    def __init__(self, database: Any) -> None:
+        self._database = database
+        self.in_transaction = False
+
+    def execute(self, statement: str, values: Any = ()) -> Any:
+        """Everything but their beginning and their end."""
+        if statement in ("BEGIN IMMEDIATE", "COMMIT"):
+            return None
+        return self._database.execute(statement, values)
+
+
+class Credulous(SqliteLog):
+    """Believes what the disk says."""
+
+    def _is_sound(self, row: Row) -> bool:
+        return True
+
+    def read(self, position: int, limit: int) -> Run | Hole | None:
+        """A whole row, unchecked."""
+        row = self._row("position <= ? ORDER BY position DESC", position)
+        if row is None or row.position != position:
+            return super().read(position, limit)
+        view = memoryview(row.frames)
+        return Run(position, row.first_sequence, row.next_sequence, view)
+
+
+class Late(SqliteLog):
+    """Begins a start by time behind it."""
+
+    def locate_time(self, time_ns: int) -> Place:
+        """Some milliseconds late."""
+        return super().locate_time(time_ns + 4_000_000)
+
+
+class Forgetful(SqliteLog):
+    """Knows publishers only while their messages are there."""
+
+    def trim(self, now_ns: int | None = None) -> int:
+        """With the messages goes who sent them."""
+        done = super().trim(now_ns)
+        self._database.execute(
+            "DELETE FROM publisher WHERE seen_sequence < ?", (self._state.first_sequence,)
+        )
+        return done
+
+
+class Greedy(SqliteLog):
+    """Trims what is not old enough."""
+
+    def trim(self, now_ns: int | None = None) -> int:
+        """A minute ahead of its time."""
+        return super().trim(None if now_ns is None else now_ns + 60 * 10**9)
+
+
+class Eager(SqliteLog):
+    """Says that a sync has covered what came after it was asked for."""
+
+    def sync_begin(self) -> None:
+        """Everything is on disk, for ever."""
+        self._synced = 1 << 40
+
+
+class Unlocked(Backend):
+    """Lets anybody in."""
+
+    def open(self, url: Url) -> SqliteStorage:
+        """Its lock is given up at once."""
+        import fcntl
+
+        storage = super().open(url)
+        fcntl.flock(storage._lock, fcntl.LOCK_UN)
+        return storage
+
+
+def backend(kind: type[SqliteLog]) -> type[Backend]:
+    """A backend with such logs."""
+    return type(f"{kind.__name__}Backend", (Backend,), {"log": kind})
+
+
+DropsTailBackend = backend(DropsTail)
+LateCommitBackend = backend(LateCommit)
+CredulousBackend = backend(Credulous)
+LateBackend = backend(Late)
+ForgetfulBackend = backend(Forgetful)
+GreedyBackend = backend(Greedy)
+EagerBackend = backend(Eager)
+
+CAUGHT_BY = {
+    "TestControl": "test_what_the_log_had_is_there[appended]",
+    "TestDropsTail": "test_many_segments",
+    "TestLateCommit": "test_what_the_log_had_is_there[appended]",
+    "TestCredulous": "test_flipped_bits",
+    "TestLate": "test_a_time_is_never_late",
+    "TestForgetful": "test_a_trim_forgets_no_publisher",
+    "TestGreedy": "test_age_is_bounded",
+    "TestEager": "test_a_sync_covers_what_was_appended_before",
+    "TestUnlocked": "test_a_second_owner_is_refused",
+}
+"""Which test of the kit has to fail for which class; of the control none may."""
+
+
+class Faulty(StorageContract):
+    """What they share."""
+
+    __test__ = False
+    url = "sqlite:{tmp}/data"
+
+
+class TestControl(Faulty):
+    """Nothing is wrong with it."""
+
+    __test__ = True
+    factory = Backend
+
+
+class TestDropsTail(Faulty):
+    """See the log."""
+
+    __test__ = True
+    factory = DropsTailBackend
+
+
+class TestLateCommit(Faulty):
+    """See the log."""
+
+    __test__ = True
+    factory = LateCommitBackend
+
+
+class TestCredulous(Faulty):
+    """See the log."""
+
+    __test__ = True
+    factory = CredulousBackend
+    flips = 40
+
+
+class TestLate(Faulty):
+    """See the log."""
+
+    __test__ = True
+    factory = LateBackend
+
+
+class TestForgetful(Faulty):
+    """See the log."""
+
+    __test__ = True
+    factory = ForgetfulBackend
+
+
+class TestGreedy(Faulty):
+    """See the log."""
+
+    __test__ = True
+    factory = GreedyBackend
+
+
+class TestEager(Faulty):
+    """See the log."""
+
+    __test__ = True
+    factory = EagerBackend
+
+
+class TestUnlocked(Faulty):
+    """See the backend."""
+
+    __test__ = True
+    factory = Unlocked
