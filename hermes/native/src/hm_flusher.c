@@ -645,6 +645,10 @@ int64_t hm_socket_receive(int fd, uint8_t *buffer, uint64_t capacity, uint64_t s
     int saved = errno;
     *error = 0;
     int64_t result = receive_now(fd, buffer, capacity, error);
+    if (timeout_ns >= 0) { /* the spinning is part of it */
+        spin_ns = spin_ns < (uint64_t)timeout_ns ? spin_ns : (uint64_t)timeout_ns;
+        timeout_ns -= (int64_t)spin_ns;
+    }
     if (result == -HM_EEMPTY && spin_ns > 0) {
         uint64_t until = clock_ns(CLOCK_MONOTONIC) + spin_ns;
         do

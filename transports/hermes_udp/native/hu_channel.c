@@ -168,6 +168,8 @@ int64_t hu_channel_receive(hu_channel *channel, uint8_t *buffer, uint64_t capaci
         result = take_now(channel, buffer, capacity, error);
     }
     uint64_t begun = result == -HM_EEMPTY ? hu_now() : 0;
+    if (timeout_ns >= 0 && spin_ns > (uint64_t)timeout_ns)
+        spin_ns = (uint64_t)timeout_ns; /* it is part of it */
     while (result == -HM_EEMPTY && spin_ns > 0 && hu_now() - begun < spin_ns) {
         work(channel);
         result = take_now(channel, buffer, capacity, error);

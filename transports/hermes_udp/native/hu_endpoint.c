@@ -652,11 +652,12 @@ static void take_confirm(hu_endpoint *endpoint, const hu_peer *peer, const hu_he
     }
     uint64_t id = hash(endpoint, 1, peer, header->session, theirs.issued_s);
     uint32_t number = find(endpoint, id);
+    if (number == NO_SLOT ? was_here(endpoint, id)
+                          : hu_session_reason(endpoint->slots[number].session) != 0) {
+        endpoint->counters.replayed++;
+        return;
+    }
     if (number == NO_SLOT) {
-        if (was_here(endpoint, id)) {
-            endpoint->counters.replayed++;
-            return;
-        }
         if (!endpoint->stopped && endpoint->count < endpoint->options.sessions_max)
             number = admit(endpoint, id, peer, &theirs);
         if (number == NO_SLOT) {

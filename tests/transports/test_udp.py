@@ -1,0 +1,298 @@
+"""What udp adds to the contract: a real broker under loss, hostile datagrams, peers that vanish."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import hermes
+from hermes.errors import ConnectFailed, InvalidUrl
+from hermes_udp.native import ffi, lib
+
+COUNT = 20_000
+DEADLINE_S = 20.0
+
+
+@pytest.fixture
+def broker() -> Iterator[hermes.Broker]:
+    """A broker that listens with udp."""
+    with hermes.Broker(listeners=["udp://127.0.0.1:0"], storage="memory:") as made:
+        yield made
+
+
+def counters(client: hermes.Client) -> dict[str, int]:
+    """The listener's."""
+    found: dict[str, int] = client.stats()["listeners"][0]
+    return found
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.01, 0.1])
+def test_native_rounds_and_bulk_under_loss(drop: float) -> None:
+    """Round trips and bulk through a real broker arrive whole and in order, by every native way."""
+    faults = f"?drop={drop}&seed=5"
+    with (
+        hermes.Broker(listeners=[f"udp://127.0.0.1:0{faults}"], storage="memory:") as broker,
+        hermes.connect(broker.listeners[0].url + faults, timeout=DEADLINE_S, spin=0.01) as client,
+        client.subscribe("a.>") as subscription,
+        client.publisher("a.b") as publisher,
+    ):
+        for number in range(500):
+            publisher.send(b"%d" % number)
+            assert subscription.receive(DEADLINE_S).payload == b"%d" % number
+        publisher.send_many([b"%d" % number for number in range(COUNT)])
+        for number in range(COUNT):
+            assert subscription.receive(DEADLINE_S).payload == b"%d" % number
+        dropped = counters(client)["dropped"]
+
+    assert (dropped > 0) == (drop > 0)
+
+
+def test_a_publisher_may_linger(broker: hermes.Broker) -> None:
+    """A native thread writes to the session what nobody else has written."""
+    with (
+        hermes.connect(broker.listeners[0].url) as client,
+        client.subscribe("a") as subscription,
+        client.publisher("a", linger=0.001) as publisher,
+    ):
+        for number in range(100):
+            publisher.send(b"%d" % number)
+        received = [bytes(subscription.receive(DEADLINE_S).payload) for _ in range(100)]
+
+    assert received == [b"%d" % number for number in range(100)]
+
+
+def test_durable_positions_and_wildcards(broker: hermes.Broker) -> None:
+    """What a subscription has committed is where it goes on, as over any transport."""
+    url = broker.listeners[0].url
+    with hermes.connect(url) as client, client.publisher() as publisher:
+        with client.subscribe("md.*.x", start="earliest", durable="d") as subscription:
+            for number in range(4):
+                publisher.send(b"%d" % number, topic=f"md.{number}.x")
+            assert [bytes(subscription.receive(DEADLINE_S).payload) for _ in range(2)] == [
+                b"0",
+                b"1",
+            ]
+            subscription.commit()
+        with client.subscribe("md.*.x", durable="d") as subscription:
+            assert bytes(subscription.receive(DEADLINE_S).payload) == b"2"
+
+
+def test_an_idle_client_repeats_what_was_lost() -> None:
+    """A program that computes instead of calling in is tended by the native thread."""
+    with (
+        hermes.Broker(listeners=["udp://127.0.0.1:0"], storage="memory:") as broker,
+        hermes.connect(broker.listeners[0].url) as listener,
+        listener.subscribe("a") as subscription,
+        hermes.connect(broker.listeners[0].url + "?drop=0.5&seed=11") as client,
+        client.publisher("a", ack="none") as publisher,
+    ):
+        for number in range(20):
+            publisher.send(b"%d" % number)
+        received = [bytes(subscription.receive(DEADLINE_S).payload) for _ in range(20)]
+
+    assert received == [b"%d" % number for number in range(20)]
+
+
+def test_a_broker_that_vanishes_is_named() -> None:
+    """Who dials where nobody answers, or is answered no more, is told which address it was."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        port = silent.getsockname()[1]
+
+        with pytest.raises(ConnectFailed, match=rf"127\.0\.0\.1:{port}.*did not answer"):
+            hermes.connect(f"udp://127.0.0.1:{port}", timeout=0.3)
+
+
+def test_a_listener_others_reach_is_refused() -> None:
+    """Without authentication only loopback, or by name."""
+    with pytest.raises(InvalidUrl, match="insecure"):
+        hermes.Broker(listeners=["udp://0.0.0.0:0"], storage="memory:").start()
+
+
+def _datagram(kind: int, session: int, body: bytes = b"", **fields: int) -> bytes:
+    header = ffi.new("hu_header *", {"type": kind, "session": session, "stamp": 1, **fields})
+    out = ffi.new("uint8_t[]", lib.HU_HEADER)
+    lib.hu_header_encode(out, header)
+    size = lib.HU_HEADER + len(body)
+    whole = ffi.new("uint8_t[]", size)
+    ffi.memmove(whole, bytes(ffi.buffer(out)) + body, size)
+    lib.hu_seal(whole, size)
+    return bytes(ffi.buffer(whole))
+
+
+def _answers(sock: socket.socket) -> list[bytes]:
+    """What comes until nothing has for a while."""
+    found = []
+    sock.settimeout(0.2)
+    while True:
+        try:
+            found.append(sock.recv(65536))
+        except TimeoutError:
+            return found
+
+
+@pytest.fixture
+def stranger(broker: hermes.Broker) -> Iterator[socket.socket]:
+    """A socket that speaks to the broker without a session."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.connect(("127.0.0.1", int(broker.listeners[0].url.rsplit(":", 1)[1])))
+        yield sock
+
+
+def test_no_answer_is_larger_than_its_question(
+    broker: hermes.Broker, stranger: socket.socket
+) -> None:
+    """Before a session is proven the broker sends at most what it received, whatever that was."""
+    chance = random.Random(1)
+    body = bytes(lib.HU_SETUP)
+    questions = [
+        _datagram(kind, chance.getrandbits(64), body if kind >= lib.HU_REQUEST else b"")
+        for kind in range(1, 9)
+    ]
+    questions += [_datagram(lib.HU_REQUEST, 5, bytes(1000)), chance.randbytes(500), b"HU", b""]
+    for question in questions:
+        stranger.send(question)
+        answers = _answers(stranger)
+
+        assert sum(map(len, answers)) <= len(question), question[:4]
+
+
+def _confirm(stranger: socket.socket, nonce: int) -> bytes:
+    stranger.send(_datagram(lib.HU_REQUEST, nonce, bytes(lib.HU_SETUP)))
+    setup = ffi.new("hu_setup *")
+    challenge = _answers(stranger)[0]
+    lib.hu_setup_decode(challenge[lib.HU_HEADER :], setup)
+    setup.datagram, setup.window, setup.liveness_ms = 1408, 65536, 10_000
+    out = ffi.new("uint8_t[]", lib.HU_SETUP)
+    lib.hu_setup_encode(out, setup)
+    return _datagram(lib.HU_CONFIRM, nonce, bytes(ffi.buffer(out)))
+
+
+def test_set_ups_replayed_make_no_second_session(
+    broker: hermes.Broker, stranger: socket.socket
+) -> None:
+    """A confirmation that comes again finds its session, and after its end none; one from another
+    address is not believed."""
+    with hermes.connect(broker.listeners[0].url) as client:
+        confirm = _confirm(stranger, 99)
+        before = counters(client)["connections"]
+        stranger.send(confirm)
+        stranger.send(confirm)
+        accepts = _answers(stranger)
+        during = counters(client)["connections"]
+        setup = ffi.new("hu_setup *")
+        lib.hu_setup_decode(accepts[0][lib.HU_HEADER :], setup)
+        stranger.send(_datagram(lib.HU_RESET, setup.session, window=lib.HU_BYE))
+        stranger.send(confirm)
+        replayed = _answers(stranger)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as thief:
+            thief.connect(stranger.getpeername())
+            thief.send(confirm)
+            thief.send(_datagram(lib.HU_STATUS, setup.session))
+            _answers(thief)
+        after = counters(client)
+
+    assert len(accepts) == 2
+    assert accepts[0] == accepts[1]
+    assert during == before + 1
+    assert replayed == []
+    assert (after["connections"], after["replayed"], after["bad_cookies"]) == (before, 1, 1)
+
+
+def test_noise_harms_nobody(broker: hermes.Broker, stranger: socket.socket) -> None:
+    """Thousands of senseless datagrams, and a real client goes on beside them."""
+    chance = random.Random(2)
+    with (
+        hermes.connect(broker.listeners[0].url) as client,
+        client.subscribe("a") as subscription,
+        client.publisher("a") as publisher,
+    ):
+        for number in range(200):
+            for _ in range(20):
+                stranger.send(chance.randbytes(chance.randrange(200)))
+                stranger.send(_datagram(chance.randrange(1, 3), chance.getrandbits(64)))
+            publisher.send(b"%d" % number)
+            assert subscription.receive(DEADLINE_S).payload == b"%d" % number
+        seen = counters(client)
+
+    assert seen["malformed"] > 1000
+    assert seen["unknown_session"] > 1000
+
+
+PROGRAM = """
+import sys, hermes
+with hermes.connect(sys.argv[1], timeout=20) as client, client.subscribe("a") as subscription:
+    with client.publisher("a") as publisher:
+        publisher.send_many([b"%d" % number for number in range(20_000)])
+        for number in range(20_000):
+            assert subscription.receive(20).payload == b"%d" % number
+        print("whole")
+"""
+
+
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.fixture
+def two_hosts() -> Iterator[tuple[str, str]]:
+    """Two network namespaces joined by a cable; removed afterwards."""
+    if shutil.which("ip") is None or os.geteuid() != 0:
+        pytest.skip("NO REAL NETWORK TESTED: making one takes root and the command ip")
+    names = f"hermes-a-{os.getpid()}", f"hermes-b-{os.getpid()}"
+    try:
+        for name in names:
+            made = _run("ip", "netns", "add", name)
+            if made.returncode:
+                pytest.skip(f"NO REAL NETWORK TESTED: no namespaces here: {made.stderr.strip()}")
+        cable = ("ip", "-n", names[0], "link", "add", "va", "type", "veth")
+        made = _run(*cable, "peer", "name", "vb", "netns", names[1])
+        if made.returncode:
+            pytest.skip(f"NO REAL NETWORK TESTED: no veth here: {made.stderr.strip()}")
+        for name, link, address in zip(names, ("va", "vb"), (1, 2), strict=True):
+            assert not _run(
+                "ip", "-n", name, "addr", "add", f"10.77.0.{address}/24", "dev", link
+            ).returncode
+            assert not _run("ip", "-n", name, "link", "set", link, "up").returncode
+        yield names
+    finally:
+        for name in names:
+            _run("ip", "netns", "delete", name)
+
+
+@pytest.mark.parametrize("spec", ["loss=0%", "loss=5%25,reorder=2%25,duplicate=2%25,seed=3"])
+def test_over_a_cable(two_hosts: tuple[str, str], tmp_path: Path, spec: str) -> None:
+    """A client on another host of a real network gets everything, with and without loss."""
+    here, there = two_hosts
+    enter = ("ip", "netns", "exec")
+    faults = "" if spec == "loss=0%" else f"&intercept={spec}"
+    ready = tmp_path / "ready.json"
+    listener = f"udp://10.77.0.1:7601?insecure=yes{faults}"
+    serve = ("-m", "hermes", "serve", "--transport", listener, "--storage", "memory:")
+    broker = subprocess.Popen(
+        [*enter, here, sys.executable, *serve, "--ready-file", str(ready)],
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + DEADLINE_S
+        while not ready.exists():
+            assert broker.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        url = f"udp://10.77.0.1:7601{faults.replace('&', '?', 1)}"
+
+        done = _run(*enter, there, sys.executable, "-c", PROGRAM, url)
+    finally:
+        broker.terminate()
+        broker.wait()
+
+    assert done.stdout.strip() == "whole", done.stderr
