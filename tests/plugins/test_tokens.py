@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zmq
 
 import hermes
 from hermes.broker import Broker
-from hermes.errors import AuthenticationFailed, InvalidConfig, Refused
+from hermes.errors import AuthenticationFailed, InvalidConfig, InvalidUrl, Refused
 from hermes.hookspecs import Denial, Grant
 from hermes.plugins import default_plugins
 from hermes.transport import Peer
@@ -123,6 +124,58 @@ def test_a_broker_with_tokens_may_listen_anywhere(users: Path) -> None:
         listeners=["tcp://0.0.0.0:0"], storage="memory:", plugins={"tokens": {"file": str(users)}}
     ) as broker:
         assert broker.url.startswith("tcp://0.0.0.0:")
+
+
+@pytest.mark.parametrize("at", ["zmq+tcp://{}127.0.0.1:0", "zmq+ipc://{}{}/door"])
+def test_zeromq_programs_are_a_user_that_the_listener_names(
+    users: Path, tmp_path: Path, at: str
+) -> None:
+    """What they publish is bound to that user's patterns; nobody is shown the token."""
+    with Broker(
+        listeners=[at.format(f"alice:{ALICE}@", tmp_path), "inproc://named-user"],
+        storage="memory:",
+        plugins={"tokens": {"file": str(users)}},
+    ) as broker:
+        with ExitStack() as stack:
+            alice = stack.enter_context(
+                hermes.connect(
+                    "inproc://named-user", identity="alice", credentials={"token": ALICE}
+                )
+            )
+            feed = alice.subscribe("md.>", start="earliest")
+            door = broker.listeners[0].doors["push"]
+            program = stack.enter_context(stack.enter_context(zmq.Context()).socket(zmq.PUSH))
+            program.connect(door)
+
+            program.send_multipart([b"orders.alice.1", b"not hers"])
+            program.send_multipart([b"md.a", b"hers"])
+
+            message = feed.receive(timeout=DEADLINE_S)
+            assert (message.topic, message.payload) == ("md.a", b"hers")
+
+        assert ALICE not in str(broker.listeners)
+
+
+@pytest.mark.parametrize("at", ["zmq+tcp://127.0.0.1:0", "zmq+ipc:///somewhere/door"])
+def test_doors_for_zeromq_programs_need_a_user(users: Path, at: str) -> None:
+    """A broker does not start with doors it would never let anybody through."""
+    plugins = {"tokens": {"file": str(users)}}
+
+    with pytest.raises(InvalidUrl, match=r"USER:TOKEN@\.\.\..*doors=router"):
+        Broker(listeners=[at], storage="memory:", plugins=plugins).open()
+
+
+def test_a_door_for_hermes_clients_only_needs_no_user(users: Path) -> None:
+    """Those say themselves who they are."""
+    with (
+        Broker(
+            listeners=["zmq+tcp://127.0.0.1:0?doors=router"],
+            storage="memory:",
+            plugins={"tokens": {"file": str(users)}},
+        ) as broker,
+        ExitStack() as stack,
+    ):
+        assert connect(stack, broker, "alice", ALICE).limits
 
 
 def test_a_transport_that_has_proven_the_peer_is_believed_where_the_file_says_so(

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import zmq
@@ -55,6 +56,9 @@ class House:
     """The agent."""
     options: ListenOptions
     scheme: str
+    identity: str | None = None
+    """Who the doors for ZeroMQ programs are to a broker that asks."""
+    credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 class Door:
@@ -124,9 +128,19 @@ class Door:
         self.monitor.close()
         self.socket.close()
 
-    def _peer(self) -> Peer:
-        local = self.house.scheme == "zmq+ipc"
-        return Peer(self.house.scheme, f"{self.place.name} {self.address}", local)
+    def _connect(self) -> Wire:
+        house = self.house
+        peer = Peer(
+            house.scheme, f"{self.place.name} {self.address}", local=house.scheme == "zmq+ipc"
+        )
+        return Wire(
+            house.kernel,
+            house.owner,
+            peer,
+            self,
+            identity=house.identity,
+            credentials=house.credentials,
+        )
 
 
 class FeedDoor(Door):
@@ -190,7 +204,7 @@ class FeedDoor(Door):
             return False
         house = self.house
         try:
-            self._wire = Wire(house.kernel, house.owner, self._peer(), self)
+            self._wire = self._connect()
         except Refused as error:
             self.say("the broker takes no more connections: %s", error)
             self.due_ns = time.monotonic_ns() + RETRY_NS
@@ -379,10 +393,10 @@ class ServeDoor(Door):
             self._unsubscribe()
 
     def _subscribe(self) -> None:
-        house, options = self.house, self.house.options
+        options = self.house.options
         if self._wire is None or self._wire.over:
             try:
-                self._wire = Wire(house.kernel, house.owner, self._peer(), self)
+                self._wire = self._connect()
             except Refused as error:
                 self.say("the broker takes no more connections: %s", error)
                 self.due_ns = time.monotonic_ns() + RETRY_NS

@@ -50,7 +50,7 @@ class ZmqTransport:
     def listen(self, url: Url, kernel: Kernel) -> Agent:
         """Open every door that the URL asks for."""
         options = url.options(ListenOptions)
-        check(url, options)
+        check(url, options, authenticates=kernel.authenticates)
         try:
             return ZmqAgent(url, options, kernel)
         except zmq.ZMQError as error:
@@ -211,7 +211,8 @@ class ZmqAgent:
         return curve.Gatekeeper(self._context, users)
 
     def _open(self, url: Url, options: ListenOptions) -> list[Any]:
-        house = House(self._kernel, self, options, url.scheme)
+        credentials = {} if url.password is None else {"password": url.password}
+        house = House(self._kernel, self, options, url.scheme, url.username, credentials)
         return [self._open_door(house, place, str(url)) for place in places(url, options)]
 
     def _open_door(self, house: House, place: Any, url: str) -> Door:

@@ -120,8 +120,11 @@ def places(url: Url, options: ListenOptions) -> list[Place]:
     return found
 
 
-def check(url: Url, options: ListenOptions) -> None:
+def check(url: Url, options: ListenOptions, *, authenticates: bool) -> None:
     """Refuse what makes no sense before anything listens.
+
+    ``authenticates``: whether the broker asks its clients who they are; see
+    :attr:`hermes.transport.Kernel.authenticates`.
 
     Raises:
         InvalidUrl: it says what, and what to do.
@@ -134,6 +137,12 @@ def check(url: Url, options: ListenOptions) -> None:
         raise InvalidUrl(f"{url}: {error}") from error
     if options.users and not options.curve:
         raise InvalidUrl(f"{url}: users=... needs curve=...: without keys nobody can be told apart")
+    if authenticates and url.username is None and places(url, options)[0].role != "router":
+        raise InvalidUrl(
+            f"{url}: this broker asks its clients who they are, which ZeroMQ programs cannot say: "
+            f"name a user for them ({url.scheme}://USER:TOKEN@...), or open the door for Hermes "
+            "clients only (?doors=router)"
+        )
     if url.scheme == "zmq+tcp" and not (options.insecure or (options.curve and options.users)):
         host = url.host or DEFAULT_HOST
         _, address = resolve(host, 0, url=str(url), passive=True)[0]

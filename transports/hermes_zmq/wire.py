@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import struct
+from collections.abc import Mapping
 from typing import Any
 
 from hermes.native.frames import HEADER_SIZE
@@ -25,15 +26,28 @@ _LENGTH_AT = 24
 class Wire:
     """One connection, from Hello on."""
 
-    def __init__(self, kernel: Kernel, owner: object, peer: Peer, attachment: object) -> None:
-        """Raises :exc:`~hermes.errors.Refused` if the broker has no room."""
+    def __init__(
+        self,
+        kernel: Kernel,
+        owner: object,
+        peer: Peer,
+        attachment: object,
+        *,
+        identity: str | None = None,
+        credentials: Mapping[str, str] | None = None,
+    ) -> None:
+        """Raises :exc:`~hermes.errors.Refused` if the broker has no room.
+
+        ``identity`` and ``credentials`` are for a broker that asks who its clients are.
+        """
         self.connection: Connection = kernel.connect(owner, peer)
         self.connection.attachment = attachment
         self.welcome: m.Welcome | None = None
         self.streams: dict[int, str] = {}
         self.over = False
         self._encode = ControlEncoder().encode
-        self.say(m.Hello(PROTOCOL_MIN, PROTOCOL_MAX, f"hermes_zmq {peer.address}"))
+        name = f"hermes_zmq {peer.address}"
+        self.say(m.Hello(PROTOCOL_MIN, PROTOCOL_MAX, name, identity, dict(credentials or {})))
 
     def say(self, message: Any) -> None:
         """Send a control frame."""
