@@ -63,6 +63,14 @@ class Commands(click.Group):
             ctx.fail(f"No such command {name!r}.{closest(name, known)}")
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a plugin's errors become a sentence and an exit code too."""
+        from hermes.cli.exits import reported
+
+        with reported(as_json=False):
+            return super().invoke(ctx)
+        return None
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List names and one line each, without importing them."""
         plugins = plugin_commands()
@@ -96,7 +104,8 @@ def load(entries: list[EntryPoint]) -> click.Command:
         return broken(entry, f"it is offered by {makers}: uninstall all but one")
     try:
         found = entry.load()
-        found = getattr(found, "command", found)
+        if not isinstance(found, click.Command):  # a group has a method of that name
+            found = getattr(found, "command", found)
         if isinstance(found, click.Command):
             return found
         cause = f"{entry.value} is not a click command and has none called 'command'"

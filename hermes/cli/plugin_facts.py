@@ -57,7 +57,8 @@ def command(plugins: Plugins, name: str) -> Any:
     from hermes.errors import PluginFailed
 
     loaded = plugins.load("command", name)
-    if not isinstance(getattr(loaded, "command", loaded), click.Command):
+    made = loaded if isinstance(loaded, click.Command) else getattr(loaded, "command", loaded)
+    if not isinstance(made, click.Command):
         raise PluginFailed(
             f"command {name!r} is not a click command, and has none called 'command'"
         )

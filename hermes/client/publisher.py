@@ -15,10 +15,19 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from hermes.errors import Closed, HermesError, InvalidTopic, MessageTooLarge, Timeout, UsageError
+from hermes.errors import (
+    Closed,
+    HermesError,
+    InvalidTopic,
+    MalformedInput,
+    MessageTooLarge,
+    Timeout,
+    UsageError,
+)
 from hermes.native import outbox as native
 from hermes.native._errors import check
 from hermes.native.api import REFUSED
+from hermes.native.decoder import decode
 from hermes.native.outbox import Outbox, lengths_of
 from hermes.native.patterns import check_topic
 
@@ -32,6 +41,8 @@ LOOK_EVERY = 256
 TOPICS_MAX = 65536
 """Names a publisher remembers to be legal; then it begins anew."""
 U32_MAX = 2**32 - 1
+FRAMES_MAX = 2**31
+"""Bytes of a message in frames that are passed on: the broker's own limit is judged later."""
 
 Payload = bytes | bytearray | memoryview
 
@@ -125,6 +136,26 @@ class Publisher:
                     f"the lengths add up to {sum(numbers)}, the buffer has {total} bytes"
                 )
             return self._put_all(put, numbers, timeout)
+
+    def send_frames(self, frames: Payload, *, timeout: float | None = None) -> int:
+        """Publish the messages of whole frames, as a :class:`Batch` has them; returns the last
+        one's sequence.
+
+        Each keeps its topic, properties and timestamp: for programs that pass messages on.
+
+        Raises:
+            MalformedInput: they are not whole, sound frames; nothing was sent.
+            And as :meth:`send`; :exc:`Timeout` says how many were taken.
+        """
+        index = decode(frames, message_max=FRAMES_MAX)
+        if index.consumed != memoryview(frames).nbytes:
+            raise MalformedInput("the last frame is not whole", code="bad_length")
+        offsets = index.frame_offset
+
+        def put(first: int, _offset: int) -> native.Taken:
+            return self._outbox.send_frames(frames, offset=offsets[first])
+
+        return self._put_all(put, index.length, timeout)
 
     def send_rows(
         self,

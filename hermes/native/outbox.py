@@ -139,6 +139,13 @@ class Outbox:
         )  # fmt: skip
         return Taken(int(taken), bool(waiting[0]))
 
+    def send_frames(self, frames: Bytes, *, offset: int = 0) -> Taken:
+        """As many as fit of the whole message frames that stand from ``offset`` on."""
+        data = ffi.from_buffer("uint8_t[]", frames)
+        waiting = ffi.new("int *")
+        taken = lib.hm_outbox_send_frames(self.handle, data + offset, len(data) - offset, waiting)
+        return Taken(int(taken), bool(waiting[0]))
+
     def batch(self, limit: int, now_ns: int) -> tuple[bytes, memoryview] | None:
         """The next unsent frames behind their envelope, or None; :meth:`sent` confirms.
 

@@ -368,6 +368,17 @@ class ServeDoor(Door):
             self._wire.close()
         super().close()
 
+    def stop_accepting(self) -> None:
+        """End here if nobody takes what is there: the log has it."""
+        super().stop_accepting()
+        if self._blocked:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        self._wanted = False
+        if self._wire is not None:
+            self._wire.close()
+
     # Who is there.
 
     def _take_subscriptions(self) -> None:
@@ -464,6 +475,8 @@ class ServeDoor(Door):
 
     def _stopped(self, sent: Any) -> None:
         self._blocked = True
+        if self.stopping:
+            self._give_up()
         if sent.why == pumps.BLOCKED:
             self.counts["blocks"] += 1
         else:

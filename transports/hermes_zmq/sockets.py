@@ -123,6 +123,7 @@ class Monitor:
         self._watched = socket
         self._socket: Socket = socket.get_monitor_socket(watched)
         self.fd = int(self._socket.getsockopt(zmq.FD))
+        events(self._socket)  # the descriptor tells only those who have looked before
 
     def news(self) -> Iterator[tuple[int, int]]:
         """What has happened since the last call: event, and its value."""

@@ -81,6 +81,11 @@ int64_t hm_outbox_send_many(hm_outbox *outbox, const uint8_t *topic, uint32_t to
 int64_t hm_outbox_send_rows(hm_outbox *outbox, const uint8_t *topic, uint32_t topic_len,
                             const uint8_t *rows, uint32_t row_size, int64_t stride, uint32_t count,
                             uint64_t timestamp_ns, int *waiting);
+/* Whole MESSAGE frames, each with its topic, properties and timestamp; their sequences are the
+ * outbox's.  Returns how many were taken; -HM_E* if none was, also for a frame that is not sound.
+ */
+int64_t hm_outbox_send_frames(hm_outbox *outbox, const uint8_t *frames, uint64_t size,
+                              int *waiting);
 /* cdef-end */
 
 #endif

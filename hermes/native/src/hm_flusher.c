@@ -628,6 +628,41 @@ int64_t hm_outbox_send_rows(hm_outbox *outbox, const uint8_t *topic, uint32_t to
     return taken ? taken : last;
 }
 
+int64_t hm_outbox_send_frames(hm_outbox *outbox, const uint8_t *frames, uint64_t size,
+                              int *waiting) {
+    *waiting = 0;
+    if (!outbox_enter(outbox))
+        return -HM_EBUSY;
+    int64_t taken = 0, last = 0;
+    uint64_t at = 0;
+    while (at < size) {
+        hm_slice slice;
+        uint64_t needed;
+        int64_t step = hm_frame_check(frames + at, size - at, UINT32_MAX, &slice, &needed);
+        last = step < 0 ? step : slice.type != HM_MESSAGE ? -HM_ETYPE : 0;
+        if (last < 0)
+            break;
+        const uint8_t *topic = frames + at + HM_FRAME_HEADER, *block = topic + slice.topic_len;
+        uint32_t block_len = 0;
+        if (slice.properties) {
+            block = topic + ((slice.topic_len + 7U) & ~7U) + sizeof block_len;
+            memcpy(&block_len, block - sizeof block_len, sizeof block_len);
+        }
+        last = hm_outbox_one_check(outbox, slice.topic_len, block_len, slice.payload_len);
+        if (last == 0)
+            last = hm_outbox_put_guarded(outbox, topic, slice.topic_len, block, block_len,
+                                         frames + at + slice.payload_offset, slice.payload_len,
+                                         slice.timestamp_ns);
+        if (last < 0)
+            break;
+        at += (uint64_t)step;
+        taken++;
+        *waiting = after_put(outbox);
+    }
+    outbox_leave(outbox);
+    return taken ? taken : last;
+}
+
 /* ---- reading ---- */
 
 static int64_t receive_now(int fd, uint8_t *buffer, uint64_t capacity, int *error) {

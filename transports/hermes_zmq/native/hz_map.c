@@ -107,9 +107,10 @@ static void make_plan(hz_map *map, const hz_part *parts, uint32_t count, hz_part
     const hz_part *first = parts;
     *to = (plan){.body = parts + 1, .body_count = count - 1};
     if (map->topic_len > 0) {
-        plan_raw(to, parts, count);
         to->topic = map->topic;
         to->topic_len = map->topic_len;
+        to->body = parts;
+        to->body_count = count;
     } else if (count > 1) {
         to->topic = first->data;
         to->topic_len = (uint32_t)first->size;
@@ -261,7 +262,7 @@ static int cut(const hm_property *lengths, const uint8_t *payload, uint64_t size
 
 /* The parts of a frame with properties.  0: there are none of ours, or they make no sense. */
 static int from_properties(const uint8_t *block, uint32_t block_len, const hz_part *topic,
-                           const hz_part *payload, hz_message *message, int *odd) {
+                           const hz_part *payload, int bare, hz_message *message, int *odd) {
     hm_property property, first = {0}, parts = {0};
     int single = 0, whole = 0, found = 0;
     int64_t begin = hm_properties_headers(block, block_len);
@@ -289,9 +290,9 @@ static int from_properties(const uint8_t *block, uint32_t block_len, const hz_pa
         return 0;
     if (first.name != NULL)
         add(message, first.value, first.value_len);
-    else if (!whole)
+    else if (!whole && !bare)
         add(message, topic->data, topic->size);
-    message->single = (uint32_t)single;
+    message->single = single && !bare;
     if (parts.name != NULL) {
         *odd = !cut(&parts, payload->data, payload->size, message);
         return !*odd;
@@ -321,7 +322,8 @@ int64_t hz_map_out(hz_map *map, const uint8_t *frame, uint64_t size, hz_message 
         const uint8_t *block = topic.data + ((slice.topic_len + 7U) & ~7U);
         uint32_t block_len;
         memcpy(&block_len, block, sizeof block_len);
-        if (from_properties(block + 4, block_len, &topic, &payload, message, odd))
+        if (from_properties(block + 4, block_len, &topic, &payload, map->form == HZ_BARE, message,
+                            odd))
             return taken;
         message->count = message->single = 0;
     }

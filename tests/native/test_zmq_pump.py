@@ -1,0 +1,21 @@
+"""The C of the ZeroMQ plugin, with a libzmq of the test's own, under sanitizers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.native.conftest import RunC
+
+ROUNDS = 1500
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_messages_come_out_frame_for_frame(run_c: RunC, seed: int) -> None:
+    """Whatever parts a message has, and wherever a send is refused, what comes out is what went in;
+    no property block leads beyond its frame."""
+    said = run_c("zmq_pump.c", str(ROUNDS), str(seed), sanitizer="address,undefined")
+
+    assert said == f"{ROUNDS} rounds\n"

@@ -1,0 +1,178 @@
+"""``hermes bridge zmq`` and ``hermes keys new``: the commands that this plugin brings."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+import hermes
+from hermes.errors import UsageError
+
+SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+@click.group("bridge", context_settings=SETTINGS, short_help="Connect to programs elsewhere.")
+def bridge() -> None:
+    """Pass messages between a broker and programs that stay where they are."""
+
+
+@bridge.command("zmq", context_settings=SETTINGS)
+@click.option("--sub", "feed", metavar="ENDPOINT", help="Record the PUB socket that is bound here.")
+@click.option(
+    "--prefix",
+    "prefixes",
+    multiple=True,
+    metavar="TEXT",
+    help="What to subscribe to at the feed; may be repeated.  [default: everything]",
+)
+@click.option(
+    "--pub", "target", metavar="ENDPOINT", help="Publish to the XSUB (or SUB) bound here."
+)
+@click.option("--pattern", default=">", show_default=True, help="The topics to publish there.")
+@click.option(
+    "--from",
+    "start",
+    type=click.Choice(["latest", "earliest", "last"]),
+    default="latest",
+    show_default=True,
+    help="Where to begin.",
+)
+@click.option("--durable", metavar="NAME", help="Go on where the bridge of this name has stopped.")
+@click.option(
+    "--curve", default="", metavar="FILE", help="Our key file, as `hermes keys new` makes."
+)
+@click.option(
+    "--server", default="", metavar="KEY", help="The other side's public key, or its file."
+)
+@click.option(
+    "--high-water", default=1000, show_default=True, type=click.IntRange(1), help="Messages."
+)
+@click.option("--url", envvar="HERMES_URL", default="tcp://127.0.0.1:7601", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+def bridge_zmq(
+    feed: str | None,
+    prefixes: tuple[str, ...],
+    target: str | None,
+    pattern: str,
+    start: Any,
+    durable: str | None,
+    curve: str,
+    server: str,
+    high_water: int,
+    url: str,
+    as_json: bool,
+) -> None:
+    """Record a ZeroMQ feed into topics (--sub), or publish topics to a ZeroMQ program (--pub).
+
+    Runs until SIGTERM or SIGINT (Ctrl-C); then everything that has arrived is in the log.
+    """
+    import zmq
+
+    from hermes_zmq.bridge import Passed, connected, record, replay
+
+    if (feed is None) == (target is None):
+        raise click.UsageError(
+            "give --sub ENDPOINT to record a feed, or --pub ENDPOINT to feed one"
+        )
+    if bool(curve) != bool(server):
+        raise click.UsageError("--curve and --server go together")
+    passed = Passed()
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(_stopping())
+        client = stack.enter_context(hermes.connect(url, name="hermes bridge zmq"))
+        kind = zmq.XSUB if feed is not None else zmq.XPUB
+        socket = stack.enter_context(
+            connected(kind, str(feed or target), high_water=high_water, key=curve, server=server)
+        )
+        _say(as_json, event="started", endpoint=feed or target, url=url)
+        if feed is not None:
+            record(socket, client, list(prefixes), stop, passed)
+        else:
+
+            def gap(found: object) -> None:
+                passed.gaps += 1
+                click.echo(f"messages are missing: {found}", err=True)
+
+            subscription = stack.enter_context(
+                client.subscribe(pattern, start=start, durable=durable, on_gap=gap)
+            )
+            replay(socket, subscription, stop, passed, commit=durable is not None)
+    _say(
+        as_json,
+        event="stopped",
+        messages=passed.messages,
+        oversized=passed.oversized,
+        crowded=passed.crowded,
+        gaps=passed.gaps,
+    )
+
+
+@click.group("keys", context_settings=SETTINGS, short_help="Make keys for encrypted transports.")
+def keys() -> None:
+    """Make keys for encrypted transports."""
+
+
+@keys.command("new", context_settings=SETTINGS)
+@click.argument("name", type=click.Path(path_type=Path))
+@click.option(
+    "--force", is_flag=True, help="Replace a pair that is there: its users are locked out."
+)
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+def keys_new(name: Path, force: bool, as_json: bool) -> None:
+    """Make a CURVE key pair: NAME.key, which only you can read, and NAME.pub for others.
+
+    A listener takes the first with ?curve=NAME.key; clients need the second.
+    """
+    from hermes_zmq.curve import write_keys
+
+    try:
+        secret, public, pair = write_keys(name, overwrite=force)
+    except FileExistsError as error:
+        raise UsageError(f"{error}: choose another name, or --force") from error
+    except OSError as error:
+        raise UsageError(f"the keys cannot be written: {error}") from error
+    if as_json:
+        click.echo(
+            json.dumps({"secret": str(secret), "public": str(public), "key": pair.public.decode()})
+        )
+        return
+    click.echo(f"{secret}  keep this to yourself")
+    click.echo(f"{public}  for others: {pair.public.decode()}")
+
+
+def _say(as_json: bool, **values: Any) -> None:
+    if as_json:
+        text = json.dumps(values)
+    else:
+        event = values.pop("event")
+        text = f"{event}: " + ", ".join(f"{value} {name}" for name, value in values.items())
+    click.echo(text)
+    sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def _stopping() -> Iterator[Any]:
+    """A function that tells whether a signal has asked to stop; the second one ends it at once."""
+    asked = []
+
+    def on_signal(number: int, frame: Any) -> None:
+        asked.append(number)
+        if len(asked) > 1:
+            os._exit(130)
+
+    before = {
+        number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
