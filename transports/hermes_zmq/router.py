@@ -267,7 +267,8 @@ def _peer(door: RouterDoor, frame: zmq.Frame | None) -> Peer:
     address, user = "?", None
     if frame is not None:
         address = _property(frame, "Peer-Address") or "?"
-        user = _property(frame, "User-Id") or None
+        if door.house.options.curve:  # without keys this is what the peer says of itself
+            user = _property(frame, "User-Id") or None
     local = door.house.scheme == "zmq+ipc"
     return Peer(door.house.scheme, address, local, user)
 
