@@ -264,6 +264,8 @@ static uint64_t put_data(hu_session *session, hu_train *train, hu_header *header
                          uint64_t size) {
     hu_piece pieces[HU_PIECES_MAX];
     uint64_t found;
+    if (train->pieces + 2 > HU_PIECES_MAX) /* a header and a piece */
+        return 0;
     uint32_t room = HU_PIECES_MAX - 1 - train->pieces;
     uint32_t count = hu_sender_locate(session->sender, position, size, pieces, room, &found);
     if (found < size && train->count > 0)
