@@ -37,6 +37,7 @@ ENDPOINT = (
     "resets_spared",
     "dropped",
     "no_room",
+    "no_route",
     "shrunk",
     "overflows",
 )

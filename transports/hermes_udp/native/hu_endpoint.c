@@ -517,21 +517,28 @@ static int write_train(hu_endpoint *endpoint, const hu_peer *peer, hu_train *tra
     return 0;
 }
 
-/* What a failed write means. */
-static void write_failed(hu_endpoint *endpoint, uint32_t number, int error) {
+/* Whether it is the socket, or the device behind it, that took nothing: all sessions wait then. */
+static int is_full(int error) {
+    return error == EAGAIN || error == ENOBUFS || error == ENOMEM;
+}
+
+/* What a failed write of all but the first `sent` datagrams of the train means. */
+static void write_failed(hu_endpoint *endpoint, uint32_t number, uint32_t sent, int error) {
     slot *s = &endpoint->slots[number];
     if (error == EMSGSIZE && hu_session_datagram(s->session) > SHRUNK) {
+        hu_session_unsend(s->session, endpoint->train, sent);
         hu_session_shrink(s->session, SHRUNK);
         endpoint->counters.shrunk++;
-        return;
-    }
-    if (error == ECONNREFUSED) {
+    } else if (error == ECONNREFUSED) {
         hu_session_lose(s->session, HU_GONE);
         report(endpoint, number, HU_LOST);
-        return;
+    } else if (is_full(error)) {
+        hu_session_unsend(s->session, endpoint->train, sent);
+        endpoint->counters.no_room++;
+        endpoint->blocked_ns = endpoint->now_ns + HU_NO_ROOM;
+    } else { /* this peer's route is not there now: lost on the way, and nobody else's matter */
+        endpoint->counters.no_route += endpoint->train->count - sent;
     }
-    endpoint->counters.no_room++; /* or a route that is not there now: as if it was lost */
-    endpoint->blocked_ns = endpoint->now_ns + HU_NO_ROOM;
 }
 
 /* 1: there is more to write. */
@@ -550,8 +557,7 @@ static int flush_one(hu_endpoint *endpoint, uint32_t number) {
         }
         int error = write_train(endpoint, &s->peer, train, &sent);
         if (error != 0) {
-            hu_session_unsend(s->session, train, sent);
-            write_failed(endpoint, number, error);
+            write_failed(endpoint, number, sent, error);
             return hu_session_reason(s->session) == 0;
         }
     }

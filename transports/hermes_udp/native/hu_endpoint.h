@@ -62,6 +62,7 @@ typedef struct {
     uint64_t resets_spared; /* not sent: HU_RESETS_MAX */
     uint64_t dropped;       /* by `drop` */
     uint64_t no_room;       /* the socket did not take a datagram */
+    uint64_t no_route;      /* datagrams for which there was no way to the peer: lost */
     uint64_t shrunk;        /* a path took no datagrams so large */
     uint64_t overflows;     /* datagrams the socket had no room for */
 } hu_endpoint_counters;

@@ -1,0 +1,24 @@
+"""The udp transport's C under sanitizers, beside what the fuzz target feeds it."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.native.conftest import RunC
+
+
+def test_trains_of_very_many_pieces(run_c: RunC) -> None:
+    """However small the pieces, a train never has more than a system call takes, and loses none."""
+    said = run_c("udp_pieces.c")
+
+    assert said == "at most 1024 pieces\n"
+
+
+@pytest.mark.parametrize("error", [errno.ENETUNREACH, errno.EPERM, errno.EINVAL])
+def test_a_route_that_fails_is_one_sessions_matter(run_c: RunC, error: int) -> None:
+    """While nothing can be sent to one peer, the others are served; it goes on when it can."""
+    assert run_c("udp_routes.c", str(error)) == "both were served\n"
