@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.native.conftest import RunC
+    from tests.native.conftest import RunC, Sanitizer
 
 
 def test_trains_of_very_many_pieces(run_c: RunC) -> None:
@@ -22,3 +22,10 @@ def test_trains_of_very_many_pieces(run_c: RunC) -> None:
 def test_a_route_that_fails_is_one_sessions_matter(run_c: RunC, error: int) -> None:
     """While nothing can be sent to one peer, the others are served; it goes on when it can."""
     assert run_c("udp_routes.c", str(error)) == "both were served\n"
+
+
+@pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
+def test_threads_share_a_channel_until_after_its_end(run_c: RunC, sanitizer: Sanitizer) -> None:
+    """Threads that send, receive and look at a channel see no race, nor freed memory once it is
+    closed."""
+    assert run_c("udp_threads.c", "1000000", sanitizer=sanitizer) == "all came back\n"

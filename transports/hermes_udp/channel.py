@@ -32,7 +32,9 @@ class UdpChannel:
     """See :class:`hermes.transport.Channel` and :class:`hermes.transport.NativeChannel`."""
 
     def __init__(self, handle: Any, closing: Closing, peer: str) -> None:
-        self._handle = handle
+        # Freed with the last reference: a thread may be about to call with it while another closes.
+        self._handle = ffi.gc(handle, lib.hu_channel_free)
+        self._pid = os.getpid()
         self._closing = closing
         self._peer = peer
         self._error = ffi.new("int *")
@@ -87,7 +89,7 @@ class UdpChannel:
     def close(self) -> None:
         """End the session; what was sent and has not arrived is still repeated for a while."""
         handle, self._handle = self._handle, None
-        if handle is not None:
+        if handle is not None and self._pid == os.getpid():  # a child has no say in its parent's
             LINGERING.add(handle, self._closing)
 
     def __del__(self) -> None:
@@ -135,13 +137,12 @@ class Lingering:
 
     def __init__(self) -> None:
         self._entries: list[tuple[Any, Closing]] = []
-        self._pid = os.getpid()
+        self._inherited: list[tuple[Any, Closing]] = []
         atexit.register(self.wait)
+        os.register_at_fork(after_in_child=self._leave_to_parent)
 
     def add(self, handle: Any, closing: Closing) -> None:
         """Close a channel."""
-        if self._pid != os.getpid():  # a forked child has neither its threads nor a say in it
-            return
         lib.hu_channel_close(handle, closing.done_fd)
         self._entries.append((handle, closing))
         self.reap()
@@ -149,18 +150,21 @@ class Lingering:
     def reap(self, timeout_ms: int = 0) -> None:
         """Free those that are done."""
         for entry in list(self._entries):
-            handle, closing = entry
+            closing = entry[1]
             poller = select.poll()
             poller.register(closing.done_fd, select.POLLIN)
             if poller.poll(timeout_ms):
                 self._entries.remove(entry)
-                lib.hu_channel_free(handle)
                 closing.close()
 
     def wait(self) -> None:
         """Before the process ends: for all of them, within the time they linger."""
-        if self._pid == os.getpid():
-            self.reap(2 * lib.HU_LINGER // NS_PER_MS)
+        self.reap(2 * lib.HU_LINGER // NS_PER_MS)
+
+    def _leave_to_parent(self) -> None:
+        """A forked child has neither the threads of these channels nor a say in them."""
+        self._inherited += self._entries
+        self._entries = []
 
 
 LINGERING = Lingering()

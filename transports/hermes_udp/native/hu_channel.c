@@ -37,6 +37,7 @@ struct hu_channel {
     uint64_t looked_ns; /* when the socket was last read */
     int wake_fd;        /* wakes the guard */
     int closing;
+    int over; /* the guard is done */
     int closed_fd;
     uint64_t linger_ns; /* until when, while closing */
     pthread_t guard;
@@ -183,7 +184,7 @@ int64_t hu_channel_receive(hu_channel *channel, uint8_t *buffer, uint64_t capaci
         sleep_and_work(channel, CALLER, until, -1);
         result = take_now(channel, buffer, capacity, error);
     }
-    if (result > 0 && hu_session_deadline(channel->session, begun) == 0)
+    if (result > 0 && !channel->closing && hu_session_deadline(channel->session, begun) == 0)
         hu_endpoint_flush(channel->endpoint); /* the peer waits for room */
     leave(channel);
     return result;
@@ -242,7 +243,8 @@ int hu_channel_wait(hu_channel *channel, int readable, int writable, int64_t tim
     uint64_t begun = hu_now();
     uint64_t until = timeout_ns < 0 ? NEVER : begun + (uint64_t)timeout_ns;
     enter(channel);
-    work(channel);
+    if (!channel->closing) /* the descriptor may be somebody else's by now */
+        work(channel);
     int found;
     while (!(found = (readable && has_input(channel)) || (writable && has_room(channel))) &&
            hu_now() < until)
@@ -312,8 +314,9 @@ static void *guard(void *argument) {
         }
     }
     if (hu_session_reason(channel->session) == 0)
-        hu_endpoint_drop(channel->endpoint, 0, HU_BYE);
+        hu_endpoint_part(channel->endpoint, 0, HU_BYE); /* who still looks finds its counters */
     int closed_fd = channel->closed_fd;
+    channel->over = 1;
     pthread_mutex_unlock(&channel->mutex);
     uint64_t one = 1;
     ssize_t ignored = write(closed_fd, &one, sizeof one);
@@ -512,7 +515,11 @@ void hu_channel_free(hu_channel *channel) {
     /* In a forked child the thread does not exist and the mutex may be held for ever. */
     if (channel == NULL || channel->pid != getpid())
         return;
-    assert(channel->closing);
+    pthread_mutex_lock(&channel->mutex);
+    int over = channel->over;
+    pthread_mutex_unlock(&channel->mutex);
+    if (!over) /* a thread of the program's never came back: its memory must stay */
+        return;
     pthread_join(channel->guard, NULL);
     destroy(channel);
 }

@@ -43,9 +43,11 @@ int hu_channel_wait(hu_channel *channel, int readable, int writable, int64_t tim
 /* Why it is over, HU_BYE and so on; 0: it is not. */
 uint32_t hu_channel_reason(hu_channel *channel);
 /* Ends it: what was sent is repeated for HU_LINGER at most, by the thread; `closed_fd` becomes
- * readable when that is over, and hu_channel_free may be called.  Who is in another call gets an
- * error; nobody may begin one. */
+ * readable when that is over, and the descriptors are not used any more.  Who is in another call,
+ * or begins one, gets an error. */
 void hu_channel_close(hu_channel *channel, int closed_fd);
+/* When nobody will call anything any more; before it is over it does nothing, nor in a child that
+ * was forked meanwhile. */
 void hu_channel_free(hu_channel *channel);
 void hu_channel_count(hu_channel *channel, hu_endpoint_counters *endpoint,
                       hu_session_counters *session, hu_sender_counters *sender,

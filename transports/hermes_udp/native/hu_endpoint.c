@@ -928,18 +928,22 @@ void hu_endpoint_finish(hu_endpoint *endpoint, uint32_t number) {
     soil(endpoint, number);
 }
 
-void hu_endpoint_drop(hu_endpoint *endpoint, uint32_t number, uint32_t reason) {
+void hu_endpoint_part(hu_endpoint *endpoint, uint32_t number, uint32_t reason) {
     hu_session *session = hu_endpoint_session(endpoint, number);
     int saved = errno;
-    if (reason != 0) {
-        uint8_t out[HU_HEADER];
-        hu_header header = {.session = hu_session_id(session), .type = HU_RESET, .window = reason};
-        hu_header_encode(out, &header);
-        endpoint->counters.resets_sent++;
-        say(endpoint, &endpoint->slots[number].peer, out, sizeof out);
-    }
-    discharge(endpoint, number);
+    uint8_t out[HU_HEADER];
+    hu_header header = {.session = hu_session_id(session), .type = HU_RESET, .window = reason};
+    hu_header_encode(out, &header);
+    endpoint->counters.resets_sent++;
+    say(endpoint, &endpoint->slots[number].peer, out, sizeof out);
+    hu_session_lose(session, reason);
     errno = saved;
+}
+
+void hu_endpoint_drop(hu_endpoint *endpoint, uint32_t number, uint32_t reason) {
+    if (reason != 0)
+        hu_endpoint_part(endpoint, number, reason);
+    discharge(endpoint, number);
 }
 
 void hu_endpoint_peer(const hu_endpoint *endpoint, uint32_t number, uint8_t *out) {

@@ -108,6 +108,8 @@ void hu_timer_free(int timer);
 #include <netinet/in.h>
 #include <sys/socket.h>
 
+/* Tells the peer that the session is over; it stays in its slot, lost. */
+void hu_endpoint_part(hu_endpoint *endpoint, uint32_t slot, uint32_t reason);
 /* A session that this end has asked for; its slot, or -HM_ENOMEM. */
 int hu_endpoint_adopt(hu_endpoint *endpoint, uint64_t id, const hu_setup *accepted);
 /* Writes one datagram, past the sessions; 0 or an errno. */
