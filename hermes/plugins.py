@@ -366,10 +366,11 @@ class Plugins:
     def _absence(self, kind: str, name: str) -> str:
         names = self.names(kind)
         close = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
+        hint = f"; did you mean {close[0]!r}?" if close else "."
         has = ", ".join(names) or "none"
+        shape = " A URL begins with it, as in tcp://HOST:PORT." if kind == "transport" else ""
         return (
-            f"no {kind} is called {name!r}: {hint}Installed: {has}. "
+            f"no {kind} is called {name!r}{hint} Installed: {has}.{shape} "
             "Another comes with the distribution that offers it (pip install ...); `hermes "
             "plugins` lists them."
         )

@@ -17,7 +17,7 @@ from hermes.errors import AddressInUse, InvalidUrl
 from hermes.streamsockets import SocketChannel, dial_first, listen_at, no_room, resolve
 from hermes.transport import Peer
 from hermes.units import ByteSize, Duration
-from hermes.url import Url
+from hermes.url import Url, refuse_user
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 7601
@@ -65,6 +65,7 @@ def listen(url: Url, options: ListenOptions, *, authenticates: bool) -> socket.s
         AddressInUse: another socket holds the address.
     """
     _refuse_path(url)
+    refuse_user(url)
     port = DEFAULT_PORT if url.port is None else url.port
     candidates = resolve(url.host or DEFAULT_HOST, port, url=str(url), passive=True)
     family, address = candidates[0]

@@ -32,6 +32,8 @@ AUTHORITY = re.compile(
     r"(?::(?P<port>\d{1,5}))?\Z"
 )
 CREDENTIALS = re.compile(r"//([^@:/?]*):.*@", re.DOTALL)
+COMPLAINT = re.compile(r"(?P<expected>.+) - at `\$\.(?P<option>\w+)`\Z", re.DOTALL)
+"""A message of msgspec's."""
 BOOLEANS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
 """What people write for a boolean option, beside true, false, 1 and 0."""
 
@@ -96,7 +98,16 @@ def parse_options(
     try:
         return msgspec.convert(found, kind, strict=False, dec_hook=units.decode)
     except msgspec.ValidationError as error:
-        raise InvalidUrl(f"{source}: {error}") from error
+        raise InvalidUrl(f"{source}: {_blame(str(error))}") from error
+
+
+def _blame(text: str) -> str:
+    """What msgspec says of a value, in our words: which option, and what it should be."""
+    match = COMPLAINT.match(text)
+    if match is None:
+        return text
+    expected = match["expected"].replace("`", "")
+    return f"option {match['option']!r}: {expected[0].lower()}{expected[1:]}"
 
 
 def parse_url(text: str) -> Url:
@@ -149,6 +160,20 @@ def _with_authority(
         username=None if match["username"] is None else unquote(match["username"]),
         password=None if match["password"] is None else unquote(match["password"]),
     )
+
+
+def refuse_user(url: Url) -> None:
+    """For listeners whose clients say for themselves who they are: a user in the URL would look as
+    if it kept others out.
+
+    Raises:
+        InvalidUrl: there is one.
+    """
+    if url.username is not None or url.password is not None:
+        raise InvalidUrl(
+            f"{url}: a listener has no user and password: clients give theirs in their own URLs, "
+            "and a plugin of the broker knows them, as in --plugin 'tokens?file=users.toml'"
+        )
 
 
 def _shown(text: str) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 import pytest
 
+from hermes.broker import Broker
 from hermes.errors import InvalidUrl
 from hermes.units import ByteSize, Duration, byte_size, duration
 from hermes.url import Url, parse_url
@@ -81,6 +84,28 @@ def test_options_are_typed() -> None:
     options = parse_url("a:?size=64KiB&wait=250ms&flag=yes&count=3").options(Options)
 
     assert options == Options(ByteSize(65536), Duration(250_000_000), True, 3)
+
+
+class Bounded(msgspec.Struct):
+    count: Annotated[int, msgspec.Meta(le=9)] = 0
+
+
+@pytest.mark.parametrize("value", ["10", "x"])
+def test_a_wrong_value_is_blamed_on_its_option(value: str) -> None:
+    """The message names the option and what it may be, as users write them."""
+    with pytest.raises(InvalidUrl, match=r"option 'count': expected int") as caught:
+        parse_url(f"a:?count={value}").options(Bounded)
+
+    assert "$" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "udp", "uring+tcp"])
+def test_a_listener_with_a_user_is_refused(scheme: str) -> None:
+    """It would look as if the password kept others out; and it is not shown."""
+    with pytest.raises(InvalidUrl, match="--plugin 'tokens") as caught:
+        Broker(listeners=[f"{scheme}://me:secret@127.0.0.1:0"], storage="memory:").open()
+
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("query", ["sise=1", "size=big", "wait=3", "flag=maybe", "count=x"])

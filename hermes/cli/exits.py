@@ -84,8 +84,12 @@ def explain(error: HermesError) -> str:
     elif isinstance(error, errors.AddressInUse) and "--transport" not in text:
         text += (
             "\nAnother program, perhaps another broker, listens there."
-            "\nChoose another port: --transport tcp://127.0.0.1:PORT (port 0 lets the system "
-            "choose)."
+            "\nChoose another address with --transport URL (port 0 lets the system choose)."
+        )
+    elif isinstance(error, errors.AuthenticationFailed) and "[authentication_failed]" in text:
+        text += (
+            "\nThis broker asks who you are: --url tcp://USER:TOKEN@HOST:PORT, or set HERMES_URL, "
+            "which no other user sees."
         )
     elif isinstance(error, errors.DirectoryLocked) and "--storage" not in text:
         text += "\nStop that broker, or give this one its own place: --storage mmap:DIR"

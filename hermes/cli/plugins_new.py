@@ -38,26 +38,30 @@ KINDS = ["transport", "storage"]
 @click.option(
     "--medium",
     type=click.Choice(["stream", "packets"]),
-    default="stream",
-    show_default=True,
-    help="What the transport begins with: a stream socket, whose reading and writing Hermes knows "
-    "how to do; or a socket of packets, with every method of both ends written out.",
+    help="What a transport begins with: a stream socket, whose reading and writing Hermes knows "
+    "how to do; or a socket of packets, with every method of both ends written out.  [default: "
+    "stream]",
 )
 @json_option
-def command(kind: str, name: str, directory: Path | None, medium: str, as_json: bool) -> None:
+def command(
+    kind: str, name: str, directory: Path | None, medium: str | None, as_json: bool
+) -> None:
     """Write a complete project for a transport or storage called NAME, its URL scheme.
 
     It can be installed as it is, works, and passes its tests: a transport carries messages over a
     Unix socket, a storage keeps them in memory.  From there on it is yours.
     """
     from hermes.cli.version import distribution_version
+    from hermes.errors import UsageError
     from hermes.testing.template import Names, project
 
+    if medium is not None and kind != "transport":
+        raise UsageError(f"--medium is for transports: a {kind} carries nothing; leave it out")
     names = Names(kind, name)
     check_free(kind, names.scheme, names.package)
     directory = directory or Path(names.distribution)
     check_empty(directory)
-    texts = project(kind, names, hermes_version=distribution_version(), medium=medium)
+    texts = project(kind, names, hermes_version=distribution_version(), medium=medium or "stream")
     for path, text in texts.items():
         target = directory / path
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -74,7 +74,12 @@ def show(counters: dict[str, Any], *, as_json: bool) -> None:
     listeners, streams = parts.pop("listeners"), parts.pop("streams")
     clients: list[dict[str, Any]] = parts.pop("clients")
     show_side_by_side("broker", {"": parts})
-    show_side_by_side("listeners", {listener.pop("url"): listener for listener in listeners})
+    kinds: dict[tuple[str, ...], dict[str, dict[str, Any]]] = {}
+    for listener in listeners:
+        url = listener.pop("url")
+        kinds.setdefault(tuple(flatten(listener)), {})[url] = listener
+    for alike in kinds.values():
+        show_side_by_side("listeners", alike)
     show_side_by_side("streams", streams)
     if clients:
         click.echo()

@@ -33,7 +33,8 @@ def test_a_new_project_passes_its_own_tests(
     """Installed as it is, it passes its tests, and every checker is content with it."""
     if (kind, medium) == ("transport", "stream"):  # its agent is the one of tcp
         environment.chosen = "not readiness and not backpressure and not performance"
-    environment.hermes("plugins", "new", kind, "unixsock", "--medium", medium, cwd=tmp_path)
+    chosen = ("--medium", medium) if kind == "transport" else ()
+    environment.hermes("plugins", "new", kind, "unixsock", *chosen, cwd=tmp_path)
     place = tmp_path / f"hermes-{kind}-unixsock"
 
     environment.install(place)
@@ -154,3 +155,14 @@ def test_nothing_is_overwritten(hermes: Hermes, tmp_path: Path) -> None:
     assert done.returncode == 2
     assert b"not empty" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_medium_is_for_transports(hermes: Hermes, tmp_path: Path) -> None:
+    """An option that would mean nothing is refused, and nothing is written."""
+    done = hermes(
+        "plugins", "new", "storage", "x", "--medium", "packets", "--directory", tmp_path / "x"
+    )
+
+    assert done.returncode == 2
+    assert b"--medium is for transports" in done.stderr
+    assert not (tmp_path / "x").exists()

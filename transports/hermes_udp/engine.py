@@ -6,7 +6,7 @@ import contextlib
 
 from hermes.errors import InvalidUrl, SystemFault
 from hermes.transport import API_VERSION, Agent, Capabilities, Channel, Kernel
-from hermes.url import Url
+from hermes.url import Url, refuse_user
 from hermes_udp import options as _options
 from hermes_udp.agent import UdpAgent
 from hermes_udp.channel import dial
@@ -29,6 +29,7 @@ class UdpTransport:
         """Bind the first address the host resolves to."""
         options = url.options(ListenOptions)
         spec = options.check(url)
+        refuse_user(url)
         family, address = _options.addresses(url, passive=True)[0]
         if not (options.insecure or kernel.authenticates or _options.is_loopback(address)):
             raise InvalidUrl(

@@ -56,12 +56,12 @@ class DialOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Bytes that may be under way in each direction; what the socket's buffer cannot hold is not
     offered."""
     buffer: ByteSize = ByteSize(4 << 20)
-    """Bytes of the socket's buffers, as far as the system allows (``net.core.rmem_max``)."""
+    """Bytes of the socket's buffers, as far as the system allows (`net.core.rmem_max`)."""
     liveness: Duration = Duration(lib.HU_LIVENESS * NS_PER_MS)
     """Silence after which the other side is given up; the other side says something five times as
     often."""
     intercept: str = ""
-    """Faults on purpose in what is sent, as in ``loss=1%,seed=7``; see :mod:`hermes.intercept`."""
+    """Faults on purpose in what is sent, as in `loss=1%,seed=7`; docs/testing-plugins.md has all."""
     drop: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
     """Share of datagrams that are not sent, on purpose: cheap enough for measurements."""
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0

@@ -214,8 +214,8 @@ def _await_handshake(monitor: Monitor, url: Url, endpoint: str, timeout_ns: int)
                 )
             if event == zmq.EVENT_CLOSED:
                 raise ConnectFailed(
-                    f"nobody listens at {endpoint}: start a broker there (`hermes serve "
-                    f"--transport {url.scheme}://...`), or check host and port"
+                    f"nobody listens at {endpoint}, where {url} has its router door: start a broker "
+                    f"there (`hermes serve --transport {url.scheme}://...`), or check host and port"
                 )
         left = None if deadline is None else deadline - time.monotonic_ns()
         if left is not None and left <= 0:
