@@ -112,6 +112,42 @@ def test_a_broker_that_vanishes_is_named() -> None:
             hermes.connect(f"udp://127.0.0.1:{port}", timeout=0.3)
 
 
+FORKED = """
+import os, sys
+import hermes, hermes_udp.channel
+if child := os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+client = hermes.connect(sys.argv[1])
+client.close()
+hermes_udp.channel.LINGERING.wait()
+print("closed", flush=True)
+sys.stdin.read()
+os._exit(0)
+"""
+
+
+def test_a_forked_child_ends_what_it_has_dialled(broker: hermes.Broker) -> None:
+    """A session that a child of ``fork`` dials and closes is over while the child lives on."""
+    deadline = time.monotonic() + DEADLINE_S
+    with (
+        hermes.connect(broker.listeners[0].url) as client,
+        subprocess.Popen(
+            [sys.executable, "-c", FORKED, broker.listeners[0].url],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as child,
+    ):
+        assert child.stdout is not None
+        said = child.stdout.readline()
+        left = counters(client)["connections"]
+        while left > 1 and time.monotonic() < deadline:
+            left = counters(client)["connections"]
+        child.communicate()
+
+    assert said
+    assert left == 1
+
+
 def test_a_listener_others_reach_is_refused() -> None:
     """Without authentication only loopback, or by name."""
     with pytest.raises(InvalidUrl, match="insecure"):
