@@ -499,6 +499,8 @@ static void end(ring *self) {
     if (self->enabled)
         drain(self);
     self->open = 0;
+    if (self->buffers != NULL) /* refused to another thread than the ring's: a page stays mapped */
+        self->library.free_buf_ring(uring_of(self), self->buffers, self->buffer_count, GROUP);
     self->library.queue_exit(uring_of(self));
     close(self->event_fd);
     while (self->under_way.next != &self->under_way)
