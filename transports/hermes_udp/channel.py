@@ -10,6 +10,8 @@ import contextlib
 import os
 import select
 import socket
+import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +28,8 @@ from hermes_udp.tap import Tap, TapThread
 SALT = 2
 """Tells the faults of what clients send from those of what listeners send."""
 NS_PER_MS = 1_000_000
+PATIENCE_MS = 2 * lib.HU_LINGER // NS_PER_MS
+"""How long one that was closed is waited for: it takes no longer."""
 
 
 class UdpChannel:
@@ -133,11 +137,15 @@ class Closing:
 
 
 class Lingering:
-    """Channels that are closed and still have something under way."""
+    """Channels that are closed and still have something under way.
+
+    A thread sees them off, which is there only while there are any.
+    """
 
     def __init__(self) -> None:
         self._entries: list[tuple[Any, Closing]] = []
         self._inherited: list[tuple[Any, Closing]] = []
+        self._tended = threading.Lock()  # the thread holds it, or whoever is about to start it
         atexit.register(self.wait)
         os.register_at_fork(after_in_child=self._leave_to_parent)
 
@@ -145,7 +153,12 @@ class Lingering:
         """Close a channel."""
         lib.hu_channel_close(handle, closing.done_fd)
         self._entries.append((handle, closing))
-        self.reap()
+        if self._tended.acquire(blocking=False):
+            try:
+                threading.Thread(target=self._tend, name="hermes-udp-closing", daemon=True).start()
+            except RuntimeError:  # no room for a thread: who closes or dials next does it
+                self._tended.release()
+                self.reap()
 
     def reap(self, timeout_ms: int = 0) -> None:
         """Free those that are done."""
@@ -153,18 +166,34 @@ class Lingering:
             closing = entry[1]
             poller = select.poll()
             poller.register(closing.done_fd, select.POLLIN)
-            if poller.poll(timeout_ms):
-                self._entries.remove(entry)
+            if poller.poll(timeout_ms) and self._claim(entry):
                 closing.close()
 
     def wait(self) -> None:
         """Before the process ends: for all of them, within the time they linger."""
-        self.reap(2 * lib.HU_LINGER // NS_PER_MS)
+        self.reap(PATIENCE_MS)
+
+    def _tend(self) -> None:
+        while True:
+            while self._entries:
+                self.reap(PATIENCE_MS)
+            self._tended.release()
+            if not (self._entries and self._tended.acquire(blocking=False)):
+                return
+
+    def _claim(self, entry: tuple[Any, Closing]) -> bool:
+        """True for one of all the threads that want to free it."""
+        try:
+            self._entries.remove(entry)
+        except ValueError:
+            return False
+        return True
 
     def _leave_to_parent(self) -> None:
         """A forked child has neither the threads of these channels nor a say in them."""
         self._inherited += self._entries
         self._entries = []
+        self._tended = threading.Lock()
 
 
 LINGERING = Lingering()
@@ -181,13 +210,15 @@ def dial(url: Url, options: DialOptions, timeout_ns: int) -> UdpChannel:
     spec = options.check(url)
     LINGERING.reap()
     problem = "no address to try"
+    deadline = None if timeout_ns < 0 else time.monotonic_ns() + timeout_ns
     for family, address in _options.addresses(url, passive=False):
         try:
             sock = _options.connected(family, address, options)
         except OSError as error:
             problem = f"cannot be reached: {error}"
             continue
-        found = _set_up(sock, address, options, spec, timeout_ns)
+        left = -1 if deadline is None else max(0, deadline - time.monotonic_ns())
+        found = _set_up(sock, address, options, spec, left)
         if isinstance(found, UdpChannel):
             return found
         problem = found
