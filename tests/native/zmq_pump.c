@@ -40,6 +40,7 @@ typedef struct {
 static fake_part in[QUEUE_MAX * PARTS_EACH], out[QUEUE_MAX * PARTS_EACH];
 static uint32_t in_count, in_next, out_count;
 static int failure;
+static int looked; /* since the last attempt to send */
 
 typedef struct {
     uint8_t *data;
@@ -90,6 +91,7 @@ static int msg_recv(hz_zmq_msg *message, void *socket, int flags) {
     return (int)part->size;
 }
 static int put(const void *data, size_t size, int flags) {
+    looked = 0;
     if (below(4) == 0)
         return no(below(4) == 0 ? EINTR : EAGAIN);
     must(out_count < QUEUE_MAX * PARTS_EACH, "no more comes out than went in");
@@ -112,6 +114,7 @@ static int msg_send(hz_zmq_msg *message, void *socket, int flags) {
 }
 static int getsockopt_(void *socket, int option, void *value, size_t *size) {
     (void)socket, (void)option, (void)size;
+    looked = 1;
     *(int *)value = in_next < in_count ? ZMQ_POLLIN : 0;
     return 0;
 }
@@ -176,6 +179,7 @@ static void send_all(hz_pump *sender, const uint8_t *batch, uint64_t size) {
         hz_pump_send(sender, 1, batch + at, size - at, &sent);
         must(sent.why != HZ_DAMAGED && sent.why != HZ_CONTROL && sent.why != HZ_FAILED, "sound");
         must(sent.odd == 0, "what we wrote makes sense");
+        must(sent.why != HZ_BLOCKED || !looked, "the news of room is not taken unused");
     }
 }
 

@@ -136,7 +136,11 @@ def replay(
 
 
 def _send(socket: Socket, pump: Any, frames: memoryview, stop: Stop, passed: Passed) -> None:
+    waits = False
     while frames and not stop():
+        if waits:  # nothing has looked at the socket since it took no more
+            select.select([int(socket.getsockopt(zmq.FD))], [], [], SLICE_S)
+            _drain(socket)
         sent = pump.send_frames(frames)
         passed.messages += sent.messages
         frames = frames[sent.consumed :]
@@ -144,9 +148,7 @@ def _send(socket: Socket, pump: Any, frames: memoryview, stop: Stop, passed: Pas
             LOG.error("a message is not sound: the rest of its batch was left out")
         elif sent.why == FAILED:
             raise SystemFault(f"sending failed (error {sent.error})")
-        elif sent.why == BLOCKED:
-            _drain(socket)
-            _wait(socket)
+        waits = sent.why == BLOCKED
 
 
 def _drain(socket: Socket) -> None:

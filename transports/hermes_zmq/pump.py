@@ -255,14 +255,16 @@ class PythonPump:
             result.stream, result.after = self._batch.stream, self._batch.after
             result.through = self._batch.through
         result.consumed = at - offset
-        result.events = self._events()
+        if result.why != BLOCKED:  # or it might take the news of room without using it
+            result.events = self._events()
         return result
 
     def send_frames(self, view: memoryview) -> _Result:
         """As much as goes."""
         result = _Result()
         result.consumed = self._range(view, result)
-        result.events = self._events()
+        if result.why != BLOCKED:
+            result.events = self._events()
         return result
 
     def _begin(self, view: memoryview, at: int, result: _Result) -> int:
@@ -284,7 +286,7 @@ class PythonPump:
                 return len(view)
             problem = self._send(parts)
             if problem == zmq.EAGAIN:
-                self._events()
+                result.events = self._events()
                 problem = self._send(parts)
             if problem:
                 result.why = BLOCKED if problem == zmq.EAGAIN else FAILED

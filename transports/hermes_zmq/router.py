@@ -9,6 +9,7 @@ peer's messages came from.
 from __future__ import annotations
 
 import errno
+import time
 from collections import deque
 from typing import Any
 
@@ -31,6 +32,10 @@ WRITES_PER_PASS = 8
 HELD_MAX = 64
 """Messages kept for connections that want no input now; with more, nobody's are received until
 they do."""
+LOOKS = 3
+"""Times a pass looks for input and room in turn."""
+BLOCKED_NS = 100_000_000
+"""How late a client's room may be noticed in the rare case that its news was missed."""
 END = b""
 """The last message of its sender."""
 GREETING = (b"", b"hermes")
@@ -96,8 +101,7 @@ class RouterDoor(Door):
             owed, self._owed = self._owed, {}
             for link in owed:
                 work += self._write(link)
-            if events(self.socket) & zmq.POLLIN:
-                self.awake = True  # a send takes the descriptor's news with its own
+            self._look_around()
         if self._held:
             work += self._feed_held()
         return work
@@ -114,6 +118,29 @@ class RouterDoor(Door):
         for link in list(self._links.values()):
             self._lose(link, None)
         super().close()
+
+    def timer(self, now_ns: int) -> None:
+        """See to blocked clients once more."""
+        self.due_ns = 0
+        self.awake = True
+
+    def _look_around(self) -> None:
+        """A send takes news of input from the descriptor, asking for input takes news of room: do
+        both until neither has any.
+
+        A send looks at the news only now and then, so the last one has hardly taken any; should it
+        have, the timer makes good for it.
+        """
+        for _ in range(LOOKS):
+            if events(self.socket) & zmq.POLLIN:
+                self.awake = True
+            if not self._blocked:
+                return
+            blocked, self._blocked = self._blocked, {}
+            for link in blocked:
+                self._write(link)
+        if self._blocked and not self.due_ns:
+            self.due_ns = time.monotonic_ns() + BLOCKED_NS
 
     # Reading.
 

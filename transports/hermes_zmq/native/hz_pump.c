@@ -318,6 +318,13 @@ static void name_batch(const hz_pump *pump, hz_sent *result) {
     result->through = pump->batch.through;
 }
 
+/* What else is new at the socket.  Not when it is blocked: the news might be of room, and then its
+ * descriptor would stay silent; the attempt to send must be the last that has looked. */
+static void look_around(const hz_pump *pump, void *socket, hz_sent *result) {
+    if (result->messages > 0 && result->why != HZ_BLOCKED)
+        result->events = events(pump, socket);
+}
+
 void hz_pump_send(hz_pump *pump, uintptr_t socket, const uint8_t *data, uint64_t size,
                   hz_sent *result) {
     void *to = (void *)socket;
@@ -339,13 +346,12 @@ void hz_pump_send(hz_pump *pump, uintptr_t socket, const uint8_t *data, uint64_t
             result->why = HZ_BATCH;
     }
     name_batch(pump, result);
-    if (result->messages > 0 || result->why == HZ_BLOCKED)
-        result->events = events(pump, to);
+    look_around(pump, to, result);
 }
 
 void hz_pump_send_frames(hz_pump *pump, uintptr_t socket, const uint8_t *data, uint64_t size,
                          hz_sent *result) {
     *result = (hz_sent){.why = HZ_MORE};
     result->consumed = send_range(pump, (void *)socket, data, size, result);
-    result->events = events(pump, (void *)socket);
+    look_around(pump, (void *)socket, result);
 }
