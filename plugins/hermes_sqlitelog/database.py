@@ -21,7 +21,9 @@ PAGE_SIZE = 4096
 WAL_KEPT = 4 << 20
 """Bytes that the write-ahead log keeps when it has been emptied."""
 BUSY_S = 2.0
-"""How long a write waits for a program that holds the database; readers hold nobody up."""
+"""How long opening waits for a program that holds the database; readers hold nobody up."""
+BUSY_WRITE_MS = 50
+"""How long a write does: the broker's loop waits with it, and tries again later."""
 
 SCHEMA = """
 CREATE TABLE stream (
@@ -95,6 +97,7 @@ def connect(path: Path, *, synchronous: str) -> sqlite3.Connection:
             _prepare(connection, path)
             connection.execute(f"PRAGMA synchronous = {synchronous}")
             connection.execute("PRAGMA wal_autocheckpoint = 0")
+            connection.execute(f"PRAGMA busy_timeout = {BUSY_WRITE_MS}").fetchall()
             connection.execute(f"PRAGMA journal_size_limit = {WAL_KEPT}").fetchall()
         except BaseException:
             connection.close()

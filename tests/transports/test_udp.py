@@ -134,33 +134,6 @@ def test_closed_channels_leave_nothing(broker: hermes.Broker) -> None:
     await_descriptors(before)
 
 
-def test_a_forked_child_closes_its_own_sessions() -> None:
-    """A session set up after a fork is ended by its close; one of the parent's is not."""
-    program = """
-import os, sys
-import hermes
-with hermes.Broker(listeners=["udp://127.0.0.1:0"], storage="memory:") as broker:
-    url = broker.listeners[0].url
-    with hermes.connect(url) as parents:
-        child = os.fork()
-        if not child:
-            client = hermes.connect(url)
-            before = len(os.listdir("/proc/self/fd"))
-            client.close()
-            import time
-            deadline = time.monotonic() + 10
-            while len(os.listdir("/proc/self/fd")) > before - 2 and time.monotonic() < deadline:
-                time.sleep(0.01)
-            os._exit(len(os.listdir("/proc/self/fd")) > before - 2)
-        _, status = os.waitpid(child, 0)
-        parents.stats()
-sys.exit(os.waitstatus_to_exitcode(status))
-"""
-    done = subprocess.run([sys.executable, "-c", program], timeout=60, check=False)
-
-    assert done.returncode == 0
-
-
 def test_a_broker_that_vanishes_is_named() -> None:
     """Who dials where nobody answers, or is answered no more, is told which address it was."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import hermes
-from hermes.errors import InvalidUrl, PluginFailed
+from hermes.errors import InvalidUrl, PluginFailed, SystemFault
 from hermes.plugins import default_plugins
 from hermes.streamsockets import SocketAgent
 from hermes.transport import Peer
@@ -67,6 +67,21 @@ def agent(kernel: Any) -> Iterator[RingAgent]:
 
 
 # Whether it works here.
+
+
+@needs_uring
+def test_a_listener_without_descriptors_says_so(
+    kernel: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the process has no descriptor left for a ring, listening fails as the contract says."""
+
+    def refuse(**options: Any) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("hermes_uring.engine.make_ring", refuse)
+
+    with pytest.raises(SystemFault, match="ulimit -n"):
+        listen(URL, kernel)
 
 
 def test_a_missing_package_is_named_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:

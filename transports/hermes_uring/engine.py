@@ -14,7 +14,7 @@ from typing import Annotated
 import msgspec
 
 from hermes import tcpsockets
-from hermes.streamsockets import SocketAgent
+from hermes.streamsockets import SocketAgent, no_room
 from hermes.tcpsockets import DialOptions
 from hermes.transport import API_VERSION, Agent, Capabilities, Channel, Kernel
 from hermes.units import ByteSize
@@ -98,18 +98,21 @@ def _listen(url: Url, kernel: Kernel, scheme: str) -> Agent:
             buffers=max(2, _power_of_two(-(-options.buffers // BUFFER_SIZE))),
             buffer_size=BUFFER_SIZE,
         )
-    except OSError:
+        return RingAgent(
+            sock,
+            ring,
+            url=tcpsockets.printable(scheme, sock.getsockname()),
+            kernel=kernel,
+            describe=partial(tcpsockets.describe, scheme),
+            prepare=partial(tcpsockets.prepare, options=options),
+            connections_max=options.connections,
+        )
+    except OSError as error:
+        sock.close()
+        raise no_room(str(url), error) from error
+    except BaseException:
         sock.close()
         raise
-    return RingAgent(
-        sock,
-        ring,
-        url=tcpsockets.printable(scheme, sock.getsockname()),
-        kernel=kernel,
-        describe=partial(tcpsockets.describe, scheme),
-        prepare=partial(tcpsockets.prepare, options=options),
-        connections_max=options.connections,
-    )
 
 
 def _power_of_two(number: int) -> int:
