@@ -59,8 +59,8 @@ int hm_flusher_write(hm_flusher *flusher, const uint8_t *data, uint64_t size);
  * now; -HM_ECLOSED: not attached; -HM_ESYS: the socket failed, hm_flusher_error says how. */
 int hm_flusher_drain(hm_flusher *flusher);
 /* Reads what is there into `buffer`: tries for `spin_ns`, then sleeps until something is there or
- * `timeout_ns` (negative: none) have passed since the call.  Returns bytes; 0: the peer has ended; -HM_EEMPTY:
- * nothing came, or a signal did; -HM_ESYS: `*error` is the errno. */
+ * `timeout_ns` (negative: none) have passed since the call.  Returns bytes; 0: the peer has ended;
+ * -HM_EEMPTY: nothing came, or a signal did; -HM_ESYS: `*error` is the errno. */
 int64_t hm_socket_receive(int fd, uint8_t *buffer, uint64_t capacity, uint64_t spin_ns,
                           int64_t timeout_ns, int *error);
 /* As its medium's `receive`. */
