@@ -254,9 +254,14 @@ def test_the_folders_are_the_entry_points() -> None:
         for folder, kind in (("transports", "transports"), ("plugins", "plugins"))
     }
     announced: dict[str, set[str]] = {"transports": set(), "plugins": set()}
+    commands = set()
     for plugin in listing():
         if plugin.distribution == BUILT_IN:
-            folder = "transports" if plugin.kind == "transport" else "plugins"
-            announced[folder].add(plugin.module.partition(":")[0].partition(".")[0])
+            package = plugin.module.partition(":")[0].partition(".")[0]
+            if plugin.kind == "command":  # a transport's or another plugin's, beside what it is
+                commands.add(package)
+            else:
+                announced["transports" if plugin.kind == "transport" else "plugins"].add(package)
 
     assert announced == folders
+    assert commands <= folders["transports"] | folders["plugins"]
