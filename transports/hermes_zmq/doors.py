@@ -7,6 +7,7 @@ where its socket takes no more it stops pulling, so it has one position in the l
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from typing import Any
 import zmq
 
 from hermes.errors import Refused
+from hermes.gateway import Wire
 from hermes.native.decoder import decode
 from hermes.native.frames import BATCH_HEADER_SIZE, encode_batch
 from hermes.transport import Kernel, Peer
@@ -23,7 +25,8 @@ from hermes.wire import messages as m
 from hermes_zmq import pump as pumps
 from hermes_zmq.options import ListenOptions, Place
 from hermes_zmq.sockets import Monitor, Socket, events
-from hermes_zmq.wire import LOG, Wire
+
+LOG = logging.getLogger("hermes.zmq")
 
 PUBLISHER = 1
 """A feed door's only publisher, as its connection calls it."""
@@ -138,6 +141,7 @@ class Door:
             house.owner,
             peer,
             self,
+            client=f"hermes_zmq {peer.address}",
             identity=house.identity,
             credentials=house.credentials,
         )

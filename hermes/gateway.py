@@ -1,12 +1,12 @@
-"""A client of the wire protocol inside the broker's process: what a door is to the kernel.
+"""A client of the wire protocol inside the broker's process: what a gateway is to the kernel.
 
 It feeds a :class:`~hermes.transport.Connection` what a client would send, and takes what a client
-would get.  Knows no ZeroMQ.
+would get, batches by reference to the log.  So it has patterns, positions, gaps and back-pressure as
+any client has.  Knows no medium, and of batches only that they are not control frames.
 """
 
 from __future__ import annotations
 
-import logging
 import struct
 from collections.abc import Mapping
 from typing import Any
@@ -15,8 +15,6 @@ from hermes.native.frames import HEADER_SIZE
 from hermes.transport import Connection, Kernel, Peer
 from hermes.wire import messages as m
 from hermes.wire.codec import PROTOCOL_MAX, PROTOCOL_MIN, ControlEncoder, decode_control
-
-LOG = logging.getLogger("hermes.zmq")
 
 _TYPE = 5
 _LENGTH = struct.Struct("<I")
@@ -33,11 +31,13 @@ class Wire:
         peer: Peer,
         attachment: object,
         *,
+        client: str,
         identity: str | None = None,
         credentials: Mapping[str, str] | None = None,
     ) -> None:
         """Raises :exc:`~hermes.errors.Refused` if the broker has no room.
 
+        ``owner``: what :meth:`Kernel.ready` is asked for; ``client``: who it is, for people.
         ``identity`` and ``credentials`` are for a broker that asks who its clients are.
         """
         self.connection: Connection = kernel.connect(owner, peer)
@@ -46,8 +46,7 @@ class Wire:
         self.streams: dict[int, str] = {}
         self.over = False
         self._encode = ControlEncoder().encode
-        name = f"hermes_zmq {peer.address}"
-        self.say(m.Hello(PROTOCOL_MIN, PROTOCOL_MAX, name, identity, dict(credentials or {})))
+        self.say(m.Hello(PROTOCOL_MIN, PROTOCOL_MAX, client, identity, dict(credentials or {})))
 
     def say(self, message: Any) -> None:
         """Send a control frame."""
