@@ -23,7 +23,6 @@ from typing import Any, Protocol
 from hermes.errors import (
     ConnectFailed,
     ConnectionLost,
-    InvalidUrl,
     Refused,
     SystemFault,
     WouldBlock,
@@ -549,24 +548,6 @@ def listen_at(sock: socket.socket, address: Any, *, backlog: int) -> None:
         sock.bind(address)
         sock.listen(backlog)
         undo.pop_all()
-
-
-def resolve(
-    host: str, port: int, *, url: str, passive: bool
-) -> list[tuple[socket.AddressFamily, Any]]:
-    """The stream addresses of ``host`` and ``port``, in the order the system prefers.
-
-    Raises:
-        InvalidUrl: the name does not resolve.
-    """
-    flags = socket.AI_PASSIVE if passive else 0
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
-    except OSError as error:
-        raise InvalidUrl(
-            f"{url}: the host {host!r} is unknown here ({error}); check its spelling"
-        ) from error
-    return [(family, address) for family, _, _, _, address in found]
 
 
 def no_room(url: str, error: OSError) -> SystemFault:

@@ -1,4 +1,4 @@
-"""What every transport over TCP sockets shares: the options, the addresses and who may listen where.
+"""What every transport over TCP sockets shares: the options, and how a URL becomes sockets.
 
 Part of the SPI: `tcp` moves its bytes with :mod:`hermes.streamsockets`, others in a way of their own;
 what a user writes into the URL means the same in all of them.  Knows nothing of how bytes are moved.
@@ -6,21 +6,17 @@ what a user writes into the URL means the same in all of them.  Knows nothing of
 
 from __future__ import annotations
 
-import errno
-import ipaddress
 import socket
 from typing import Annotated, Any
 
 import msgspec
 
-from hermes.errors import AddressInUse, InvalidUrl
-from hermes.streamsockets import SocketChannel, dial_first, listen_at, no_room, resolve
+from hermes.addresses import addresses, cannot_listen, host_port, refuse_strangers
+from hermes.streamsockets import SocketChannel, dial_first, listen_at, no_room
 from hermes.transport import Peer
 from hermes.units import ByteSize, Duration
 from hermes.url import Url, refuse_user
 
-DEFAULT_HOST = "127.0.0.1"
-DEFAULT_PORT = 7601
 BACKLOG = 1024
 """Connections the OS completes before they are accepted: a thousand clients may start at once."""
 KEEPALIVE_PROBES = 4
@@ -64,17 +60,10 @@ def listen(url: Url, options: ListenOptions, *, authenticates: bool) -> socket.s
             not asked for, or the address cannot be listened on.
         AddressInUse: another socket holds the address.
     """
-    _refuse_path(url)
     refuse_user(url)
-    port = DEFAULT_PORT if url.port is None else url.port
-    candidates = resolve(url.host or DEFAULT_HOST, port, url=str(url), passive=True)
-    family, address = candidates[0]
-    if not (options.insecure or authenticates or _is_loopback(address)):
-        raise InvalidUrl(
-            f"{url} can be reached from other machines, and nothing asks peers who they are: "
-            "listen on 127.0.0.1 or [::1], give the broker a plugin that authenticates, or say "
-            "that you want this by adding ?insecure=yes"
-        )
+    family, address = addresses(url, passive=True)[0]
+    if not (options.insecure or authenticates):
+        refuse_strangers(url, address)
     return _listener(url, family, address, options)
 
 
@@ -85,10 +74,8 @@ def dial(url: Url, options: DialOptions, timeout_ns: int) -> SocketChannel:
         InvalidUrl: the host is unknown here.
         ConnectFailed: nobody answered, in time or at all.
     """
-    _refuse_path(url)
-    port = DEFAULT_PORT if url.port is None else url.port
     return dial_first(
-        resolve(url.host or DEFAULT_HOST, port, url=str(url), passive=False),
+        addresses(url, passive=False),
         url=str(url),
         timeout_ns=timeout_ns,
         prepare=lambda sock: prepare(sock, options),
@@ -112,25 +99,12 @@ def prepare(sock: socket.socket, options: DialOptions) -> None:
 
 def describe(scheme: str, sock: socket.socket, address: Any) -> Peer:
     """Who is at the other end of an accepted socket; an address proves nothing."""
-    return Peer(transport=scheme, address=_host_port(address), local=False)
+    return Peer(transport=scheme, address=host_port(address), local=False)
 
 
 def printable(scheme: str, address: Any) -> str:
     """The URL of a listening socket's address."""
-    return f"{scheme}://{_host_port(address)}"
-
-
-def _refuse_path(url: Url) -> None:
-    if url.path not in ("", "/"):
-        raise InvalidUrl(
-            f"{url}: a {url.scheme} URL has no path: expected {url.scheme}://host:port"
-        )
-
-
-def _is_loopback(address: Any) -> bool:
-    ip = ipaddress.ip_address(address[0].partition("%")[0])
-    mapped = getattr(ip, "ipv4_mapped", None)
-    return bool(ip.is_loopback or (mapped is not None and mapped.is_loopback))
+    return f"{scheme}://{host_port(address)}"
 
 
 def _listener(url: Url, family: int, address: Any, options: ListenOptions) -> socket.socket:
@@ -145,24 +119,8 @@ def _listener(url: Url, family: int, address: Any, options: ListenOptions) -> so
     try:
         listen_at(sock, address, backlog=options.backlog)
     except OSError as error:
-        raise _cannot_listen(url, address, error) from error
+        raise cannot_listen(str(url), address, error) from error
     return sock
-
-
-def _cannot_listen(url: Url, address: Any, error: OSError) -> Exception:
-    host, port = address[:2]
-    if error.errno == errno.EADDRINUSE:
-        return AddressInUse(
-            f"{url}: port {port} of {host} is taken by another process: stop it "
-            f"(`ss -ltnp 'sport = :{port}'` names it), or listen on another port (0: any free one)"
-        )
-    if error.errno == errno.EADDRNOTAVAIL:
-        return InvalidUrl(
-            f"{url}: this machine has no address {host}; `ip addr` lists those it has"
-        )
-    if error.errno == errno.EACCES:
-        return InvalidUrl(f"{url}: port {port} needs privileges here; take one of 1024 or above")
-    return InvalidUrl(f"{url}: cannot listen: {error}")
 
 
 def _size_buffers(sock: socket.socket, options: DialOptions) -> None:
@@ -170,8 +128,3 @@ def _size_buffers(sock: socket.socket, options: DialOptions) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, options.send_buffer)
     if options.receive_buffer:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, options.receive_buffer)
-
-
-def _host_port(address: Any) -> str:
-    host, port = address[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -14,6 +14,7 @@ import socket
 import time
 from collections import deque
 
+from hermes.addresses import host_port
 from hermes.errors import ConnectionLost, Refused
 from hermes.intercept import Interception
 from hermes.native.envelopes import address_of
@@ -253,7 +254,7 @@ class UdpAgent:
 
     def _admit(self, slot: int) -> bool:
         lib.hu_endpoint_peer(self._endpoint, slot, self._peer)
-        address = _options.host_port(_tap.address_of(bytes(ffi.buffer(self._peer))))
+        address = host_port(_tap.address_of(bytes(ffi.buffer(self._peer))))
         try:
             connection = self._kernel.connect(
                 self, Peer(transport="udp", address=address, local=False)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from hermes.addresses import addresses, host_port
 from hermes.errors import ConnectFailed, ConnectionLost, WouldBlock
 from hermes.intercept import Interception
 from hermes.native.envelopes import address_of
@@ -211,7 +212,7 @@ def dial(url: Url, options: DialOptions, timeout_ns: int) -> UdpChannel:
     LINGERING.reap()
     problem = "no address to try"
     deadline = None if timeout_ns < 0 else time.monotonic_ns() + timeout_ns
-    for family, address in _options.addresses(url, passive=False):
+    for family, address in addresses(url, passive=False):
         try:
             sock = _options.connected(family, address, options)
         except OSError as error:
@@ -246,7 +247,7 @@ def _set_up(
     handle = ffi.new("hu_channel **")
     status = lib.hu_channel_open(native, sizes, len(sizes), timeout_ns, handle)
     if status == 0:
-        return UdpChannel(handle[0], closing, _options.host_port(address))
+        return UdpChannel(handle[0], closing, host_port(address))
     closing.close()
     if status == lib.HU_DIAL_TIMEOUT:
         return (

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 
-from hermes.errors import InvalidUrl, SystemFault
+from hermes.addresses import addresses, host_port, refuse_strangers
+from hermes.errors import SystemFault
 from hermes.transport import API_VERSION, Agent, Capabilities, Channel, Kernel
 from hermes.url import Url, refuse_user
 from hermes_udp import options as _options
@@ -30,18 +31,14 @@ class UdpTransport:
         options = url.options(ListenOptions)
         spec = options.check(url)
         refuse_user(url)
-        family, address = _options.addresses(url, passive=True)[0]
-        if not (options.insecure or kernel.authenticates or _options.is_loopback(address)):
-            raise InvalidUrl(
-                f"{url} can be reached from other machines, and nothing asks peers who they are: "
-                "listen on 127.0.0.1 or [::1], give the broker a plugin that authenticates, or say "
-                "that you want this by adding ?insecure=yes"
-            )
+        family, address = addresses(url, passive=True)[0]
+        if not (options.insecure or kernel.authenticates):
+            refuse_strangers(url, address)
         with contextlib.ExitStack() as undo:
             try:
                 sock = _options.bound(url, family, address, options)
                 undo.callback(sock.close)
-                printable = f"udp://{_options.host_port(sock.getsockname())}"
+                printable = f"udp://{host_port(sock.getsockname())}"
                 agent = UdpAgent(sock, url=printable, kernel=kernel, options=options, spec=spec)
             except OSError as error:
                 raise SystemFault(

@@ -6,23 +6,19 @@ Knows sockets, but moves no bytes.
 from __future__ import annotations
 
 import contextlib
-import errno
-import ipaddress
 import os
 import socket
 from typing import Annotated, Any
 
 import msgspec
 
-from hermes.errors import AddressInUse, InvalidUrl
+from hermes.addresses import cannot_listen, is_loopback
+from hermes.errors import InvalidUrl
 from hermes.intercept import Interception
-from hermes.streamsockets import resolve
 from hermes.units import ByteSize, Duration
 from hermes.url import Url
 from hermes_udp.native import ffi, lib
 
-DEFAULT_HOST = "127.0.0.1"
-DEFAULT_PORT = 7601
 LOOPBACK_DATAGRAM = 8192
 """Bytes of a datagram where none is ever cut in pieces."""
 DATAGRAM = 1408
@@ -80,8 +76,6 @@ class DialOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         liveness_ms = self.liveness // NS_PER_MS
         if not lib.HU_LIVENESS_MIN <= liveness_ms <= lib.HU_LIVENESS_MAX:
             raise InvalidUrl(f"{url}: liveness is between 100ms and 1h")
-        if url.path not in ("", "/"):
-            raise InvalidUrl(f"{url}: a udp URL has no path: expected udp://host:port")
         return Interception.parse(self.intercept) if self.intercept else None
 
 
@@ -92,29 +86,6 @@ class ListenOptions(DialOptions, frozen=True, forbid_unknown_fields=True):
     """Sessions served at a time; further ones are refused."""
     insecure: bool = False
     """Listen on an address that other machines reach, even if nothing asks peers who they are."""
-
-
-def addresses(url: Url, *, passive: bool) -> list[tuple[socket.AddressFamily, Any]]:
-    """What the URL's host and port stand for, best first.
-
-    Raises:
-        InvalidUrl: the name does not resolve.
-    """
-    port = DEFAULT_PORT if url.port is None else url.port
-    return resolve(url.host or DEFAULT_HOST, port, url=str(url), passive=passive)
-
-
-def is_loopback(address: Any) -> bool:
-    """Whether nobody but this machine can reach it."""
-    ip = ipaddress.ip_address(address[0].partition("%")[0])
-    mapped = getattr(ip, "ipv4_mapped", None)
-    return bool(ip.is_loopback or (mapped is not None and mapped.is_loopback))
-
-
-def host_port(address: Any) -> str:
-    """Printable."""
-    host, port = address[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def bound(url: Url, family: int, address: Any, options: ListenOptions) -> socket.socket:
@@ -130,7 +101,7 @@ def bound(url: Url, family: int, address: Any, options: ListenOptions) -> socket
         try:
             sock.bind(address)
         except OSError as error:
-            raise _cannot_listen(url, address, error) from error
+            raise cannot_listen(str(url), address, error, finder="ss -lunp") from error
         undo.pop_all()
         return sock
 
@@ -196,19 +167,3 @@ def _made(family: int, options: DialOptions) -> socket.socket:
         except OSError:  # not privileged: as much as everybody may have
             sock.setsockopt(socket.SOL_SOCKET, asked, options.buffer)
     return sock
-
-
-def _cannot_listen(url: Url, address: Any, error: OSError) -> Exception:
-    host, port = address[:2]
-    if error.errno == errno.EADDRINUSE:
-        return AddressInUse(
-            f"{url}: UDP port {port} of {host} is taken by another process: stop it "
-            f"(`ss -lunp 'sport = :{port}'` names it), or listen on another port (0: any free one)"
-        )
-    if error.errno == errno.EADDRNOTAVAIL:
-        return InvalidUrl(
-            f"{url}: this machine has no address {host}; `ip addr` lists those it has"
-        )
-    if error.errno == errno.EACCES:
-        return InvalidUrl(f"{url}: port {port} needs privileges here; take one of 1024 or above")
-    return InvalidUrl(f"{url}: cannot listen: {error}")

@@ -5,19 +5,17 @@ Knows no socket.
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import msgspec
 
+from hermes.addresses import DEFAULT_HOST, host_port, refuse_path, refuse_strangers, resolve
 from hermes.errors import InvalidUrl
 from hermes.native.patterns import check_pattern, check_topic
-from hermes.streamsockets import resolve
 from hermes.units import ByteSize
 from hermes.url import PORT_MAX, Url
 
-DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 5556
 ROLES = ("pub", "sub", "pull", "push", "router")
 """The doors, in the order of their default ports; each is named after who connects to it, the last
@@ -144,21 +142,10 @@ def check(url: Url, options: ListenOptions, *, authenticates: bool) -> None:
             "clients only (?doors=router)"
         )
     if url.scheme == "zmq+tcp" and not (options.insecure or (options.curve and options.users)):
-        host = url.host or DEFAULT_HOST
-        _, address = resolve(host, 0, url=str(url), passive=True)[0]
-        if not is_loopback(address[0]):
-            raise InvalidUrl(
-                f"{url} can be reached from other machines, and nothing asks peers who they are: "
-                "listen on 127.0.0.1 or [::1], give keys with ?curve=FILE&users=FILE (see "
-                "`hermes keys new`), or say that you want this by adding ?insecure=yes"
-            )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches the address."""
-    ip = ipaddress.ip_address(host.partition("%")[0])
-    mapped = getattr(ip, "ipv4_mapped", None)
-    return bool(ip.is_loopback or (mapped is not None and mapped.is_loopback))
+        _, address = resolve(url.host or DEFAULT_HOST, 0, url=str(url), passive=True)[0]
+        refuse_strangers(
+            url, address, cure="give keys with ?curve=FILE&users=FILE (see `hermes keys new`)"
+        )
 
 
 def router_endpoint(url: Url, options: DialOptions) -> str:
@@ -169,7 +156,7 @@ def router_endpoint(url: Url, options: DialOptions) -> str:
     """
     if url.scheme == "zmq+ipc":
         return _ipc(url, "router")
-    _refuse_path(url)
+    refuse_path(url)
     port = options.router or (DEFAULT_PORT if url.port is None else url.port) + ROLES.index(
         "router"
     )
@@ -199,7 +186,7 @@ def _endpoints(url: Url, options: ListenOptions, role: str) -> list[str]:
         if asked:
             raise InvalidUrl(f"{url}: {role}={asked} names a port, but ipc has none")
         return [_ipc(url, role)]
-    _refuse_path(url)
+    refuse_path(url)
     base = DEFAULT_PORT if url.port is None else url.port
     texts = asked.split(",") if asked else [str(base + ROLES.index(role) if base else 0)]
     if len(texts) > 1 and role != "sub":
@@ -212,8 +199,7 @@ def _endpoints(url: Url, options: ListenOptions, role: str) -> list[str]:
 
 def _tcp(url: Url, port: int, *, passive: bool) -> str:
     _, address = resolve(url.host or DEFAULT_HOST, port, url=str(url), passive=passive)[0]
-    host = f"[{address[0]}]" if ":" in address[0] else address[0]
-    return f"tcp://{host}:{port or '*'}"
+    return f"tcp://{host_port((address[0], port or '*'))}"
 
 
 def _ipc(url: Url, role: str) -> str:
@@ -222,8 +208,3 @@ def _ipc(url: Url, role: str) -> str:
     if len(url.path.encode()) > IPC_PATH_MAX:
         raise InvalidUrl(f"{url}: a socket's path has at most {IPC_PATH_MAX} bytes")
     return f"ipc://{url.path}.{role}"
-
-
-def _refuse_path(url: Url) -> None:
-    if url.path not in ("", "/"):
-        raise InvalidUrl(f"{url}: a zmq+tcp URL has no path: expected zmq+tcp://host:port")

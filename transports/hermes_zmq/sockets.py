@@ -8,7 +8,6 @@ for ``ZMQ_EVENTS`` before he waits.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +15,8 @@ from typing import Any
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from hermes.errors import AddressInUse, InvalidUrl
+from hermes.addresses import cannot_listen
+from hermes.errors import InvalidUrl
 
 KEEPALIVE_S = 30
 """Silence after which the OS probes whether a TCP peer's machine is still there."""
@@ -98,17 +98,19 @@ def allow_ipv6(socket: Socket, endpoint: str) -> None:
 
 
 def _cannot_bind(endpoint: str, url: str, error: zmq.ZMQError) -> Exception:
-    if error.errno == errno.EADDRINUSE:
-        return AddressInUse(
-            f"{url}: {endpoint} is taken by another process: stop it (`ss -lntpx` names it), or "
+    scheme, _, place = endpoint.partition("://")
+    if scheme != "tcp":
+        return InvalidUrl(f"{url}: cannot bind {endpoint}: {error}")
+    host, _, port = place.rpartition(":")
+    return cannot_listen(
+        url,
+        (host.strip("[]"), port),
+        OSError(error.errno, error.strerror),
+        instead=(
             "choose other ports: the doors of a listener take five in a row (?doors=... opens "
             "fewer, port 0 takes any free ones)"
-        )
-    if error.errno in (errno.EADDRNOTAVAIL, errno.ENODEV):
-        return InvalidUrl(f"{url}: this machine has no such address; `ip addr` lists those it has")
-    if error.errno == errno.EACCES:
-        return InvalidUrl(f"{url}: {endpoint} needs privileges here; choose another port or path")
-    return InvalidUrl(f"{url}: cannot bind {endpoint}: {error}")
+        ),
+    )
 
 
 def events(socket: Socket) -> int:

@@ -1,0 +1,88 @@
+"""What transports over IP say of addresses."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from typing import Any
+
+import pytest
+
+from hermes.addresses import addresses, cannot_listen, host_port, is_loopback, refuse_strangers
+from hermes.errors import AddressInUse, HermesError, InvalidUrl
+from hermes.plugins import default_plugins
+from hermes.url import parse_url
+
+
+@pytest.mark.parametrize(
+    ("host", "alone"),
+    [
+        ("127.0.0.1", True),
+        ("127.1.2.3", True),
+        ("::1", True),
+        ("::ffff:127.0.0.1", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("10.0.0.1", False),
+        ("fe80::1%eth0", False),
+        ("::ffff:10.0.0.1", False),
+    ],
+)
+def test_strangers_reach_all_but_loopback(host: str, alone: bool) -> None:
+    """An address counts as ours alone if and only if it is of the loopback."""
+    address = (host, 7601)
+
+    assert is_loopback(address) == alone
+    if not alone:
+        with pytest.raises(InvalidUrl, match=r"ask them\b.*insecure=yes"):
+            refuse_strangers(parse_url("tcp://x"), address, cure="ask them")
+
+
+def test_addresses_have_defaults_and_brackets() -> None:
+    """What a URL leaves out is filled in, and an IPv6 address is printed in brackets."""
+    (_, first), *_ = addresses(parse_url("tcp://:5"), passive=True)
+    (family, second), *_ = addresses(parse_url("tcp://[::1]"), passive=True, default_port=9)
+
+    assert host_port(first) == "127.0.0.1:5"
+    assert (family, host_port(second)) == (socket.AF_INET6, "[::1]:9")
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "said"),
+    [
+        (errno.EADDRINUSE, AddressInUse, r"1\.2\.3\.4:5 is taken.*lister 'sport = :5'.*or move"),
+        (errno.EADDRNOTAVAIL, InvalidUrl, r"no address 1\.2\.3\.4; `ip addr`"),
+        (errno.EACCES, InvalidUrl, "port 5 needs privileges"),
+        (errno.EIO, InvalidUrl, "cannot listen: .*Input/output error"),
+    ],
+)
+def test_why_nobody_listens(number: int, kind: type[HermesError], said: str) -> None:
+    """Each way that binding fails is told with its cure."""
+    error = OSError(number, os.strerror(number))
+
+    with pytest.raises(kind, match=f"^the-url: .*{said}"):
+        raise cannot_listen("the-url", ("1.2.3.4", 5), error, finder="lister", instead="move")
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "uring+tcp", "udp", "zmq+tcp"])
+def test_every_transport_says_it(scheme: str, kernel: Any) -> None:
+    """A port in use, an address that is not ours and one that others reach are refused alike."""
+    transport = default_plugins().transport(scheme)
+    if problem := transport.probe():
+        pytest.skip(problem)
+    taken = socket.socket(type=socket.SOCK_DGRAM if scheme == "udp" else socket.SOCK_STREAM)
+    with taken:
+        taken.bind(("127.0.0.1", 0))
+        if taken.type == socket.SOCK_STREAM:
+            taken.listen()
+
+        for kind, said, place in [
+            (AddressInUse, "is taken by another process", f"127.0.0.1:{taken.getsockname()[1]}"),
+            (InvalidUrl, "no address 192.0.2.1", "192.0.2.1:7600?insecure=yes"),
+            (InvalidUrl, "nothing asks peers", "0.0.0.0:0"),
+            (InvalidUrl, "has no path", "127.0.0.1:0/path"),
+        ]:
+            url = f"{scheme}://{place}"
+            with pytest.raises(kind, match=said):
+                transport.listen(parse_url(url), kernel)
