@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import struct
 
 import pytest
 
@@ -18,6 +19,7 @@ from tests.transports.udp_sim import (
     Net,
     lose_first,
 )
+from tests.transports.udp_wire import sealed
 
 ROUND_NS = 2 * DELAY_NS
 
@@ -297,6 +299,36 @@ def test_losses_shrink_the_congestion_window_once_a_round() -> None:
 
     assert net.a.counts()["out_losses"] == 1
     assert lib.hu_sender_congestion(net.a.sender) >= before * 7 // 10
+
+
+def called_for(net: Net, *ranges: tuple[int, int]) -> bytes:
+    """A STATUS of b's that calls for ranges."""
+    body = b"".join(struct.pack("<QI", *missing) for missing in ranges)
+    received = lib.hu_sender_acked(net.a.sender)
+    return sealed(lib.HU_STATUS, body, session=7, received=received, window=1 << 20, stamp=1)
+
+
+def test_a_flood_of_calls_is_not_looked_at() -> None:
+    """Of the ranges that a peer calls for, no more than a bound are looked at in a span of time;
+    the others are counted, and what an honest call asks for afterwards is repeated."""
+    net = warm()
+    flood = called_for(net, *((FIRST + i, 1) for i in range(1000)))
+    for _ in range(50):
+        net.deliver(net.a, flood)
+    once = net.a.counts()
+    net.now_ns += lib.HU_CALLS_SPAN
+    for _ in range(50):
+        net.deliver(net.a, flood)
+    twice = net.a.counts()
+    net.now_ns += lib.HU_CALLS_SPAN
+    net.loses = lose_first(FIRST + 10 * PAYLOAD)
+
+    transfer(net, 100 * PAYLOAD)
+
+    assert (once["out_calls"], once["out_calls_spared"]) == (lib.HU_CALLS_MAX, 48_976)
+    assert (twice["out_calls"], twice["out_calls_spared"]) == (2 * lib.HU_CALLS_MAX, 97_952)
+    assert net.repeats() == [(FIRST + 10 * PAYLOAD, PAYLOAD)]
+    assert net.a.counts()["out_calls_spared"] == twice["out_calls_spared"]
 
 
 def test_the_end_arrives_and_is_acknowledged() -> None:

@@ -58,6 +58,7 @@ SENDER = (
     "probes",
     "calls",
     "calls_ignored",
+    "calls_spared",
     "stalls",
     "losses",
 )

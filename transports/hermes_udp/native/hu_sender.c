@@ -47,6 +47,8 @@ struct hu_sender {
     uint32_t repeat_count;
     recent recents[HU_RECENT_MAX];
     uint32_t recent_next;
+    uint32_t calls_left;
+    uint64_t calls_ns; /* when HU_CALLS_MAX begins anew */
 
     uint64_t srtt_ns;
     uint64_t rttvar_ns;
@@ -344,6 +346,18 @@ static int add_repeat(hu_sender *sender, uint64_t start, uint64_t end) {
     sender->repeat_count = sender->repeat_count + 1 - (last - first);
     list[first] = (hu_range){start, end - start};
     return 1;
+}
+
+/* Each range is looked for in two lists, and a peer may call for hundreds in every datagram. */
+uint32_t hu_sender_admit(hu_sender *sender, uint32_t count, uint64_t now_ns) {
+    if (now_ns >= sender->calls_ns) {
+        sender->calls_ns = now_ns + HU_CALLS_SPAN;
+        sender->calls_left = HU_CALLS_MAX;
+    }
+    uint32_t admitted = count < sender->calls_left ? count : sender->calls_left;
+    sender->calls_left -= admitted;
+    sender->counters.calls_spared += count - admitted;
+    return admitted;
 }
 
 void hu_sender_repeat(hu_sender *sender, const hu_range *range, uint64_t now_ns) {

@@ -21,6 +21,8 @@ typedef struct hu_sender hu_sender;
 #define HU_COPY_MAX         1024      /* bytes: a smaller piece is copied if there is room */
 #define HU_REPEATS_MAX      512       /* ranges that wait to be sent again; more are called again */
 #define HU_RECENT_MAX       128       /* ranges remembered as just sent again */
+#define HU_CALLS_MAX        1024      /* ranges of one peer's looked at in HU_CALLS_SPAN */
+#define HU_CALLS_SPAN       10000000  /* ns */
 #define HU_CONGESTION_MIN   65536     /* bytes that may always be on their way, */
 #define HU_CONGESTION_COUNT 16        /* and datagrams: the larger of the two counts */
 #define HU_PROBE_MIN        1000000   /* ns of silence before the last datagram is repeated */
@@ -36,6 +38,7 @@ typedef struct {
     uint64_t probes;        /* the last datagram repeated, or an empty question */
     uint64_t calls;         /* ranges called for */
     uint64_t calls_ignored; /* of those, ranges that are none or have just been sent again */
+    uint64_t calls_spared;  /* ranges not looked at: HU_CALLS_MAX */
     uint64_t stalls;        /* times the receiver's window was full */
     uint64_t losses;        /* times the congestion window was reduced */
 } hu_sender_counters;
@@ -61,6 +64,8 @@ uint64_t hu_sender_room(const hu_sender *sender);
  * acknowledged.  Impossible values are ignored. */
 uint64_t hu_sender_acknowledge(hu_sender *sender, uint64_t received, uint64_t limit,
                                uint64_t now_ns);
+/* Of `count` ranges called for, as many of the first as may be looked at now. */
+uint32_t hu_sender_admit(hu_sender *sender, uint32_t count, uint64_t now_ns);
 /* The receiver calls for a range. */
 void hu_sender_repeat(hu_sender *sender, const hu_range *range, uint64_t now_ns);
 void hu_sender_rtt(hu_sender *sender, uint64_t rtt_ns);

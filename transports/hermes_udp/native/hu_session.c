@@ -94,10 +94,11 @@ static void take_stamp(hu_session *session, uint32_t stamp, uint64_t now_ns) {
 }
 
 static void take_ranges(hu_session *session, const uint8_t *data, uint64_t size, uint64_t now_ns) {
+    uint32_t count = hu_sender_admit(session->sender, (uint32_t)(size / HU_RANGE), now_ns);
     session->counters.nacks_received += size > 0;
-    for (uint64_t at = 0; at + HU_RANGE <= size; at += HU_RANGE) {
+    for (uint32_t i = 0; i < count; i++) {
         hu_range range;
-        hu_range_decode(data + at, &range);
+        hu_range_decode(data + (size_t)i * HU_RANGE, &range);
         hu_sender_repeat(session->sender, &range, now_ns);
     }
 }
