@@ -273,6 +273,13 @@ uint64_t hu_receiver_readable(const hu_receiver *receiver, const uint8_t **data)
     return size < receiver->window - at ? size : receiver->window - at;
 }
 
+void hu_receiver_bytes(const hu_receiver *receiver, hu_bytes *bytes) {
+    uint64_t first = hu_receiver_readable(receiver, &bytes->data[0]);
+    bytes->size[0] = first;
+    bytes->data[1] = receiver->memory;
+    bytes->size[1] = receiver->received - receiver->consumed - first;
+}
+
 void hu_receiver_consume(hu_receiver *receiver, uint64_t size) {
     assert(size <= receiver->received - receiver->consumed);
     receiver->consumed += size;

@@ -46,6 +46,12 @@ typedef struct {
     uint64_t retries;    /* of those, repeats */
 } hu_receiver_counters;
 
+/* Bytes in order that stand in a ring: in one piece, or in two. */
+typedef struct {
+    const uint8_t *data[2];
+    uint64_t size[2];
+} hu_bytes;
+
 /* `window`: bytes, a power of two from 4 KiB on.  `jitter`: 0, or a seed: every wait is drawn
  * between once and twice its length (multicast: not all receivers call at once).  NULL: no memory.
  */
@@ -68,6 +74,8 @@ uint64_t hu_receiver_deadline(const hu_receiver *receiver);
 /* Bytes that stand in order at `*data`; ask again after hu_receiver_consume, the buffer wraps. */
 uint64_t hu_receiver_readable(const hu_receiver *receiver, const uint8_t **data);
 void hu_receiver_consume(hu_receiver *receiver, uint64_t size);
+/* All that stands in order, beyond the wrap too. */
+void hu_receiver_bytes(const hu_receiver *receiver, hu_bytes *bytes);
 /* Gives up everything before `position`, and the bytes not consumed; returns how many had not
  * arrived. */
 uint64_t hu_receiver_skip(hu_receiver *receiver, uint64_t position);
