@@ -73,6 +73,18 @@ RECEIVER = (
     "retries",
 )
 
+GROUP = (
+    "beacons",
+    "datagrams",
+    "repeats",
+    "foreign",
+    "impossible",
+    "nacks_sent",
+    "nacks_spared",
+    "cuts",
+    "skipped_bytes",
+)
+
 
 def fields(counters: Any, names: tuple[str, ...], prefix: str = "") -> dict[str, int]:
     """A C struct of counters by name."""
