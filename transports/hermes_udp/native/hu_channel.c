@@ -43,6 +43,10 @@ struct hu_channel {
     pthread_t guard;
     pid_t pid;
     hm_medium medium;
+    hu_group *group; /* NULL: none has been joined */
+    int group_fd;
+    int group_held;        /* nobody selects from it now */
+    uint64_t group_walked; /* what of it had been received when it was last walked through */
     hu_event events[HU_EVENTS_MAX];
 };
 
@@ -101,11 +105,12 @@ static void sleep_and_work(hu_channel *channel, int who, uint64_t until_ns, int 
     if (due > now) {
         int before = channel->sleeper;
         struct timespec left = span_of(due - now < SLICE_NS ? due - now : SLICE_NS);
-        struct pollfd both[2] = {{.fd = channel->fd, .events = POLLIN},
-                                 {.fd = wake_fd, .events = POLLIN}};
+        struct pollfd all[3] = {{.fd = channel->fd, .events = POLLIN},
+                                {.fd = wake_fd, .events = POLLIN},
+                                {.fd = channel->group_fd, .events = POLLIN}};
         channel->sleeper = before == IDLE ? who : before;
         pthread_mutex_unlock(&channel->mutex);
-        ppoll(both, 2, &left, NULL);
+        ppoll(all, 3, &left, NULL);
         pthread_mutex_lock(&channel->mutex);
         if (before == IDLE)
             channel->sleeper = IDLE;
@@ -233,9 +238,17 @@ static int has_room(hu_channel *channel) {
     return error_of(channel) != 0 || hu_sender_ring_room(sender) > 0;
 }
 
+/* Whether walking through the group's stream may bring something. */
+static int has_cast(const hu_channel *channel) {
+    const hu_group *group = channel->group;
+    return group != NULL && !channel->group_held &&
+           (hu_group_received(group) != channel->group_walked || hu_group_can_skip(group));
+}
+
 static int has_input(hu_channel *channel) {
     const uint8_t *data;
-    return hu_receiver_readable(hu_session_receiver(channel->session), &data) > 0 ||
+    return has_cast(channel) ||
+           hu_receiver_readable(hu_session_receiver(channel->session), &data) > 0 ||
            (hu_session_state(channel->session) & HU_ENDED) != 0 || error_of(channel) != 0;
 }
 
@@ -460,6 +473,7 @@ static void init_locks(hu_channel *channel) {
 }
 
 static void destroy(hu_channel *channel) {
+    hu_group_free(channel->group);
     hu_endpoint_free(channel->endpoint);
     pthread_mutex_destroy(&channel->mutex);
     pthread_cond_destroy(&channel->moved);
@@ -477,6 +491,7 @@ int hu_channel_open(const hu_options *options, const uint32_t *sizes, uint32_t s
         return HU_DIAL_MEMORY;
     init_locks(channel);
     channel->fd = options->fd;
+    channel->group_fd = -1;
     channel->pid = getpid();
     channel->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     channel->medium = (hm_medium){channel, write_pieces, receive, wait_for_room};
@@ -524,6 +539,95 @@ void hu_channel_free(hu_channel *channel) {
     destroy(channel);
 }
 
+/* ---- the group ---- */
+
+int hu_channel_join(hu_channel *channel, int fd, uint64_t seed) {
+    enter(channel);
+    assert(channel->group == NULL && fd >= 0);
+    uint32_t liveness_ms = hu_endpoint_liveness(channel->endpoint);
+    channel->group = hu_group_new(liveness_ms, seed, hu_now());
+    if (channel->group != NULL) {
+        channel->group_fd = fd;
+        channel->group_held = 0;
+        channel->group_walked = 0;
+        hu_endpoint_join(channel->endpoint, channel->group, fd);
+    }
+    leave(channel);
+    return channel->group_fd < 0 ? -HM_ENOMEM : 0;
+}
+
+void hu_channel_leave(hu_channel *channel) {
+    enter(channel);
+    if (channel->group != NULL) {
+        hu_endpoint_leave(channel->endpoint);
+        hu_group_free(channel->group);
+        channel->group = NULL;
+        channel->group_fd = -1;
+    }
+    leave(channel);
+}
+
+uint32_t hu_channel_group(hu_channel *channel, hu_beacon *beacon, hu_beacon_entry *entries) {
+    enter(channel);
+    assert(channel->group != NULL);
+    const hu_beacon *found = hu_group_beacon(channel->group);
+    if (found != NULL) {
+        *beacon = *found;
+        memcpy(entries, hu_group_entries(channel->group), found->streams * sizeof *entries);
+    }
+    uint32_t state = hu_group_state(channel->group);
+    leave(channel);
+    return state;
+}
+
+/* One walk; 1: another may bring more although this one came to the end. */
+static int select_once(hu_channel *channel, hu_select *select, uint8_t *out, uint64_t capacity,
+                       uint64_t *written, hu_select_event *event) {
+    hu_bytes bytes;
+    uint64_t consumed;
+    hu_group_bytes(channel->group, &bytes);
+    *written +=
+        hu_select_walk(select, &bytes, out + *written, capacity - *written, &consumed, event);
+    hu_group_consume(channel->group, consumed);
+    if (event->what != HU_SELECT_MORE)
+        return 0;
+    channel->group_walked = hu_group_received(channel->group);
+    if (consumed == 0 && bytes.size[0] + bytes.size[1] > 0 &&
+        bytes.size[0] + bytes.size[1] == hu_group_window(channel->group))
+        event->what = HU_SELECT_MALFORMED;
+    if (event->what != HU_SELECT_MORE || !hu_group_skip(channel->group))
+        return 0;
+    hu_select_resync(select);
+    return 1;
+}
+
+uint64_t hu_channel_select(hu_channel *channel, hu_select *select, uint8_t *out, uint64_t capacity,
+                           hu_select_event *event) {
+    uint64_t written = 0;
+    *event = (hu_select_event){0};
+    enter(channel);
+    if (channel->group != NULL)
+        while (select_once(channel, select, out, capacity, &written, event))
+            ;
+    leave(channel);
+    return written;
+}
+
+void hu_channel_hold(hu_channel *channel, int held) {
+    enter(channel);
+    channel->group_held = held;
+    leave(channel);
+}
+
+uint64_t hu_channel_held(hu_channel *channel) {
+    hu_bytes bytes = {0};
+    enter(channel);
+    if (channel->group != NULL)
+        hu_group_bytes(channel->group, &bytes);
+    leave(channel);
+    return bytes.size[0] + bytes.size[1];
+}
+
 /* ---- looking ---- */
 
 uintptr_t hu_channel_medium(hu_channel *channel) {
@@ -560,4 +664,14 @@ uint32_t hu_channel_datagram(hu_channel *channel) {
     uint32_t datagram = hu_session_datagram(channel->session);
     pthread_mutex_unlock(&channel->mutex);
     return datagram;
+}
+
+void hu_channel_count_group(hu_channel *channel, hu_group_counters *group,
+                            hu_receiver_counters *receiver) {
+    *group = (hu_group_counters){0};
+    *receiver = (hu_receiver_counters){0};
+    pthread_mutex_lock(&channel->mutex);
+    if (channel->group != NULL)
+        hu_group_count(channel->group, group, receiver);
+    pthread_mutex_unlock(&channel->mutex);
 }

@@ -7,11 +7,15 @@
  * takes over until somebody does.
  *
  * One thread at a time sleeps on the socket, the others on a condition that it signals.
+ *
+ * It may join a multicast group beside its session: then all of this holds for the group's socket
+ * too, and what is chosen from the group's stream is had by hu_channel_select.
  */
 #ifndef HU_CHANNEL_H
 #define HU_CHANNEL_H
 
 #include "hu_endpoint.h"
+#include "hu_select.h"
 
 /* cdef-begin -- an opaque channel. */
 typedef struct hu_channel hu_channel;
@@ -52,6 +56,25 @@ void hu_channel_free(hu_channel *channel);
 void hu_channel_count(hu_channel *channel, hu_endpoint_counters *endpoint,
                       hu_session_counters *session, hu_sender_counters *sender,
                       hu_receiver_counters *receiver);
+/* Joins a group: `fd` is a socket of its own that gets the group's datagrams; it must stay until
+ * hu_channel_leave returns or the channel is over.  0, or -HM_ENOMEM. */
+int hu_channel_join(hu_channel *channel, int fd, uint64_t seed);
+/* Idempotent. */
+void hu_channel_leave(hu_channel *channel);
+/* HU_GROUP_WAITING and so on; the beacon with which the group was joined and its
+ * HU_BEACON_STREAMS entries are filled in once there is one. */
+uint32_t hu_channel_group(hu_channel *channel, hu_beacon *beacon, hu_beacon_entry *entries);
+/* Walks through the group's stream as hu_select_walk does, and consumes what is done with: bytes
+ * written.  When it has been cut off, the walk goes on behind what it left out. HU_SELECT_MALFORMED
+ * also if the group's window holds no whole frame. */
+uint64_t hu_channel_select(hu_channel *channel, hu_select *select, uint8_t *out, uint64_t capacity,
+                           hu_select_event *event);
+/* Whether to ignore the group's stream in hu_channel_wait: it is not being selected from now. */
+void hu_channel_hold(hu_channel *channel, int held);
+/* Bytes that wait in the group's window. */
+uint64_t hu_channel_held(hu_channel *channel);
+void hu_channel_count_group(hu_channel *channel, hu_group_counters *group,
+                            hu_receiver_counters *receiver);
 uint64_t hu_channel_srtt(hu_channel *channel);
 uint32_t hu_channel_datagram(hu_channel *channel);
 /* cdef-end */

@@ -75,6 +75,11 @@ struct hu_endpoint {
     uint64_t random;
     uint32_t overflows_seen;
 
+    hu_group *group; /* NULL: none has been joined */
+    int group_fd;
+    hu_peer caster;
+    uint32_t group_overflows_seen;
+
     hm_medium medium; /* of slot `medium_slot` */
     uint32_t medium_slot;
     hu_train *train;
@@ -149,14 +154,19 @@ static void prepare_reads(hu_endpoint *endpoint) {
     }
 }
 
+static void ask_for_more(int fd) {
+    int on = 1;
+    setsockopt(fd, IPPROTO_UDP, UDP_GRO, &on, sizeof on);    /* a kernel without does without */
+    setsockopt(fd, SOL_SOCKET, SO_RXQ_OVFL, &on, sizeof on); /* likewise */
+}
+
 static void ask_kernel(hu_endpoint *endpoint) {
-    int on = 1, size = 0;
+    int size = 0;
     socklen_t length = sizeof size;
     int fd = endpoint->options.fd;
     endpoint->gso = endpoint->options.tap_fd < 0 &&
                     getsockopt(fd, IPPROTO_UDP, UDP_SEGMENT, &size, &length) == 0;
-    setsockopt(fd, IPPROTO_UDP, UDP_GRO, &on, sizeof on);    /* a kernel without does without */
-    setsockopt(fd, SOL_SOCKET, SO_RXQ_OVFL, &on, sizeof on); /* likewise */
+    ask_for_more(fd);
 }
 
 int hu_endpoint_new(const hu_options *options, hu_endpoint **result) {
@@ -564,8 +574,12 @@ static int flush_one(hu_endpoint *endpoint, uint32_t number) {
     return 1;
 }
 
+static void call_group(hu_endpoint *endpoint);
+
 int hu_endpoint_flush(hu_endpoint *endpoint) {
     uint32_t count = endpoint->dirty_count, left = 0;
+    if (endpoint->group != NULL)
+        call_group(endpoint);
     if (count == 0)
         return 0;
     int saved = errno;
@@ -678,6 +692,69 @@ static void take_confirm(hu_endpoint *endpoint, const hu_peer *peer, const hu_he
     answer(endpoint, peer, HU_ACCEPT, header->session, &ours, HU_HEADER + HU_SETUP);
 }
 
+/* ---- the group ---- */
+
+void hu_endpoint_join(hu_endpoint *endpoint, hu_group *group, int fd) {
+    struct sockaddr_storage name = {0};
+    socklen_t size = sizeof name;
+    assert(!endpoint->options.listens && endpoint->group == NULL);
+    getpeername(endpoint->options.fd, (struct sockaddr *)&name,
+                &size); /* nobody: none is believed */
+    peer_of(&name, &endpoint->caster);
+    ask_for_more(fd);
+    endpoint->group = group;
+    endpoint->group_fd = fd;
+    endpoint->group_overflows_seen = 0;
+}
+
+void hu_endpoint_leave(hu_endpoint *endpoint) {
+    endpoint->group = NULL;
+}
+
+uint32_t hu_endpoint_liveness(const hu_endpoint *endpoint) {
+    return endpoint->options.liveness_ms;
+}
+
+static void lose_group(hu_endpoint *endpoint) {
+    hu_session_lose(endpoint->slots[0].session, hu_group_reason(endpoint->group));
+    report(endpoint, 0, HU_LOST);
+}
+
+static void take_group(hu_endpoint *endpoint, const hu_header *header, const uint8_t *body,
+                       uint64_t size) {
+    uint32_t events = hu_group_input(endpoint->group, header, body, size, endpoint->now_ns);
+    if (events & HU_LOST)
+        lose_group(endpoint);
+}
+
+/* What came by the group's socket. */
+static void take_cast(hu_endpoint *endpoint, const hu_peer *peer, const uint8_t *data,
+                      uint64_t size) {
+    hu_header header;
+    endpoint->counters.datagrams_in++;
+    if (hu_header_decode(data, size, &header) < 0 || header.stream != HU_GROUP_STREAM)
+        endpoint->counters.malformed++;
+    else if (!same_peer(&endpoint->caster, peer))
+        endpoint->counters.spoofed++;
+    else
+        take_group(endpoint, &header, data + HU_HEADER, size - HU_HEADER);
+}
+
+/* Sends a call for what is missing; unsent is as good as lost. */
+static void call_group(hu_endpoint *endpoint) {
+    uint8_t out[HU_STATUS_MAX];
+    int saved = errno;
+    hu_session *session = endpoint->slots[0].session;
+    hu_sender *sender = hu_session_sender(session);
+    uint32_t room = hu_session_datagram(session);
+    uint64_t rtt_ns = hu_sender_srtt(sender) + 4 * hu_sender_rttvar(sender);
+    uint64_t size = hu_group_emit(endpoint->group, hu_session_id(session), rtt_ns, out,
+                                  room < sizeof out ? room : sizeof out, hu_now());
+    if (size > 0 && hu_session_reason(session) == 0)
+        hu_endpoint_say(endpoint, out, size);
+    errno = saved;
+}
+
 /* ---- reading ---- */
 
 static void take_datagram(hu_endpoint *endpoint, const hu_peer *peer, const uint8_t *data,
@@ -689,6 +766,10 @@ static void take_datagram(hu_endpoint *endpoint, const hu_peer *peer, const uint
         return;
     }
     const uint8_t *body = data + HU_HEADER;
+    if (header.stream == HU_GROUP_STREAM && endpoint->group != NULL) {
+        take_group(endpoint, &header, body, size - HU_HEADER);
+        return;
+    }
     if (header.type >= HU_REQUEST) {
         if (endpoint->options.listens && header.type == HU_REQUEST)
             take_request(endpoint, peer, &header, size);
@@ -718,7 +799,8 @@ static void take_datagram(hu_endpoint *endpoint, const hu_peer *peer, const uint
     soil(endpoint, number);
 }
 
-static void look_at_control(hu_endpoint *endpoint, struct msghdr *message, uint64_t *segment) {
+static void look_at_control(hu_endpoint *endpoint, struct msghdr *message, uint64_t *segment,
+                            uint32_t *overflows_seen) {
     for (struct cmsghdr *head = CMSG_FIRSTHDR(message); head != NULL;
          head = CMSG_NXTHDR(message, head)) {
         if (head->cmsg_level == IPPROTO_UDP && head->cmsg_type == UDP_GRO) {
@@ -728,23 +810,29 @@ static void look_at_control(hu_endpoint *endpoint, struct msghdr *message, uint6
         } else if (head->cmsg_level == SOL_SOCKET && head->cmsg_type == SO_RXQ_OVFL) {
             uint32_t seen;
             memcpy(&seen, CMSG_DATA(head), sizeof seen);
-            endpoint->counters.overflows += seen - endpoint->overflows_seen;
-            endpoint->overflows_seen = seen;
+            endpoint->counters.overflows += seen - *overflows_seen;
+            *overflows_seen = seen;
         }
     }
 }
 
-static void take_read(hu_endpoint *endpoint, uint32_t index) {
+static void take_read(hu_endpoint *endpoint, uint32_t index, int grouped) {
     struct msghdr *message = &endpoint->messages[index].msg_hdr;
     uint64_t size = endpoint->messages[index].msg_len, segment = size;
     const uint8_t *data = endpoint->memory + (size_t)index * READ_SIZE;
     hu_peer peer;
     peer_of(&endpoint->names[index], &peer);
-    look_at_control(endpoint, message, &segment);
+    look_at_control(endpoint, message, &segment,
+                    grouped ? &endpoint->group_overflows_seen : &endpoint->overflows_seen);
     if (size == 0)
         endpoint->counters.malformed++;
-    for (uint64_t at = 0; at < size; at += segment)
-        take_datagram(endpoint, &peer, data + at, size - at < segment ? size - at : segment);
+    for (uint64_t at = 0; at < size; at += segment) {
+        uint64_t left = size - at < segment ? size - at : segment;
+        if (!grouped)
+            take_datagram(endpoint, &peer, data + at, left);
+        else if (!drops(endpoint))
+            take_cast(endpoint, &peer, data + at, left);
+    }
 }
 
 /* A client's socket tells that nobody listens at the other end. */
@@ -755,25 +843,29 @@ static void read_failed(hu_endpoint *endpoint, int error) {
     report(endpoint, 0, HU_LOST);
 }
 
-static int read_batch(hu_endpoint *endpoint) {
+static int read_batch(hu_endpoint *endpoint, int fd) {
     for (uint32_t i = 0; i < BATCH; i++) {
         endpoint->messages[i].msg_hdr.msg_namelen = sizeof endpoint->names[i];
         endpoint->messages[i].msg_hdr.msg_controllen = CONTROL;
     }
-    int count = recvmmsg(endpoint->options.fd, endpoint->messages, BATCH, MSG_DONTWAIT, NULL);
+    int grouped = fd != endpoint->options.fd;
+    int count = recvmmsg(fd, endpoint->messages, BATCH, MSG_DONTWAIT, NULL);
     if (count < 0) {
-        read_failed(endpoint, errno);
+        if (!grouped)
+            read_failed(endpoint, errno);
         return 0;
     }
     endpoint->counters.reads++;
     endpoint->now_ns = hu_now();
     for (int i = 0; i < count; i++)
-        take_read(endpoint, (uint32_t)i);
+        take_read(endpoint, (uint32_t)i, grouped);
     return count == (int)BATCH;
 }
 
 static void serve_timers(hu_endpoint *endpoint) {
     uint64_t now = endpoint->now_ns;
+    if (endpoint->group != NULL && hu_group_tick(endpoint->group, now))
+        lose_group(endpoint);
     while (endpoint->heap_count > 0 && endpoint->slots[endpoint->heap[0]].due_ns <= now) {
         uint32_t number = endpoint->heap[0];
         hu_session *session = endpoint->slots[number].session;
@@ -788,8 +880,11 @@ static void serve_timers(hu_endpoint *endpoint) {
 uint32_t hu_endpoint_poll(hu_endpoint *endpoint, hu_event *events) {
     int saved = errno;
     endpoint->now_ns = hu_now();
-    for (uint32_t i = 0; i < HU_READS_MAX && read_batch(endpoint); i++)
+    for (uint32_t i = 0; i < HU_READS_MAX && read_batch(endpoint, endpoint->options.fd); i++)
         ;
+    if (endpoint->group != NULL)
+        for (uint32_t i = 0; i < HU_READS_MAX && read_batch(endpoint, endpoint->group_fd); i++)
+            ;
     serve_timers(endpoint);
     uint32_t count = 0, left = 0;
     for (uint32_t i = 0; i < endpoint->eventful_count; i++) {
@@ -816,7 +911,9 @@ uint64_t hu_endpoint_deadline(hu_endpoint *endpoint) {
         return 0;
     if (endpoint->dirty_count > 0)
         return endpoint->blocked_ns;
-    return endpoint->heap_count == 0 ? NEVER : endpoint->slots[endpoint->heap[0]].due_ns;
+    uint64_t due = endpoint->heap_count == 0 ? NEVER : endpoint->slots[endpoint->heap[0]].due_ns;
+    uint64_t group = endpoint->group == NULL ? NEVER : hu_group_deadline(endpoint->group);
+    return group < due ? group : due;
 }
 
 /* ---- the medium ---- */
@@ -854,7 +951,7 @@ static int64_t medium_receive(void *context, uint8_t *buffer, uint64_t capacity,
     if (taken > 0)
         return taken;
     endpoint->now_ns = hu_now();
-    read_batch(endpoint);
+    read_batch(endpoint, endpoint->options.fd);
     serve_timers(endpoint);
     taken = take(endpoint, number, buffer, capacity);
     if (taken > 0)

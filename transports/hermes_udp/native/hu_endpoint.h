@@ -10,7 +10,7 @@
 #ifndef HU_ENDPOINT_H
 #define HU_ENDPOINT_H
 
-#include "hu_session.h"
+#include "hu_group.h"
 
 /* cdef-begin -- an opaque endpoint; constants that docs/udp.md lists. */
 typedef struct hu_endpoint hu_endpoint;
@@ -35,8 +35,9 @@ typedef struct {
     uint32_t liveness_ms;
     uint64_t window;    /* bytes kept for the application, each session */
     uint64_t copy_size; /* bytes of a session's ring of small pieces */
-    uint64_t drop;      /* of 2^32 datagrams, so many are not sent: for measurements */
-    uint64_t seed;      /* chooses which */
+    uint64_t drop; /* of 2^32 datagrams, so many are not sent, and of a group's not received: for
+                      measurements */
+    uint64_t seed; /* chooses which */
     uint8_t secret[32];
 } hu_options;
 
@@ -64,7 +65,7 @@ typedef struct {
     uint64_t no_room;       /* the socket did not take a datagram */
     uint64_t no_route;      /* datagrams for which there was no way to the peer: lost */
     uint64_t shrunk;        /* a path took no datagrams so large */
-    uint64_t overflows;     /* datagrams the socket had no room for */
+    uint64_t overflows;     /* datagrams the sockets had no room for */
 } hu_endpoint_counters;
 
 /* Fills in the result: 0, -HM_ENOMEM. */
@@ -112,6 +113,13 @@ void hu_timer_free(int timer);
 void hu_endpoint_part(hu_endpoint *endpoint, uint32_t slot, uint32_t reason);
 /* A session that this end has asked for; its slot, or -HM_ENOMEM. */
 int hu_endpoint_adopt(hu_endpoint *endpoint, uint64_t id, const hu_setup *accepted);
+/* Reads a group's socket too from now on, and calls for what is missing in the name of slot 0: for
+ * a client.  Only what comes from the address that `fd` of the options is connected to is believed.
+ * Both stay the caller's; when the group is lost, so is the session. */
+void hu_endpoint_join(hu_endpoint *endpoint, hu_group *group, int fd);
+void hu_endpoint_leave(hu_endpoint *endpoint);
+/* ms of silence after which a peer is given up. */
+uint32_t hu_endpoint_liveness(const hu_endpoint *endpoint);
 /* Writes one datagram, past the sessions; 0 or an errno. */
 int hu_endpoint_say(hu_endpoint *endpoint, const uint8_t *data, uint64_t size);
 
