@@ -331,6 +331,62 @@ def test_a_flood_of_calls_is_not_looked_at() -> None:
     assert net.a.counts()["out_calls_spared"] == twice["out_calls_spared"]
 
 
+def echoed(net: Net, echo: int) -> None:
+    """Give a a STATUS that acknowledges all it has sent, with an echo."""
+    sent = lib.hu_sender_sent(net.a.sender)
+    word = sealed(lib.HU_STATUS, session=7, received=sent, window=1 << 30, stamp=1, echo=echo)
+    net.deliver(net.a, word)
+
+
+def clock_us(net: Net) -> int:
+    """The simulated time as a stamp has it."""
+    return net.now_ns // US
+
+
+@pytest.mark.parametrize("ago_us", [-3, -1000, 1 << 31, 70_000_000, 500_000])
+def test_an_echo_of_a_time_that_cannot_be_is_ignored(ago_us: int) -> None:
+    """An echo from the future, or from before the session, changes no round trip."""
+    net = warm()
+    before = lib.hu_sender_srtt(net.a.sender), lib.hu_sender_rttvar(net.a.sender)
+    ignored = net.a.counts()["echoes_ignored"]
+    net.a.push(pattern(PAYLOAD))
+    net.emit(net.a)
+
+    echoed(net, clock_us(net) - ago_us & 0xFFFF_FFFF)
+
+    assert net.a.counts()["echoes_ignored"] == ignored + 1
+    assert (lib.hu_sender_srtt(net.a.sender), lib.hu_sender_rttvar(net.a.sender)) == before
+
+
+def test_no_more_echoes_are_believed_than_stamps_were_sent() -> None:
+    """Who makes up echoes is believed once for each time that it was told something."""
+    net = Net()
+    net.a.push(pattern(3 * PAYLOAD))
+    net.emit(net.a)
+    for _ in range(10):
+        echoed(net, clock_us(net) - 1)
+
+    assert net.a.counts()["echoes_ignored"] == 9
+
+
+@pytest.mark.parametrize("lies", [True, False], ids=["near", "silent"])
+def test_who_claims_to_be_very_near_is_paced_all_the_same(lies: bool) -> None:
+    """A peer that forges its echoes, or gives none, and acknowledges at once gets no more in a time
+    than one at the least distance that pacing believes in."""
+    net = Net(a={"peer_window": 1 << 30})
+    data = bytes(64 << 20)
+    net.a.push(data)
+    allowed = lib.HU_BURST + lib.HU_TRAIN_MAX * DATAGRAM
+    for _ in range(200):
+        net.emit(net.a)
+        echoed(net, clock_us(net) if lies else 0)
+        step = 10 * US
+        allowed += lib.hu_sender_congestion(net.a.sender) * 5 * step // (4 * lib.HU_PACE_MIN)
+        net.now_ns += step
+
+        assert lib.hu_sender_sent(net.a.sender) <= allowed
+
+
 def test_the_end_arrives_and_is_acknowledged() -> None:
     """Both ends finish: both hear of it after the last byte, also if the datagram that said it is
     lost."""

@@ -49,6 +49,7 @@ SESSION = (
     "nacks_received",
     "keepalives",
     "impossible",
+    "echoes_ignored",
 )
 SENDER = (
     "datagrams",

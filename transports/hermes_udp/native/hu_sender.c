@@ -245,26 +245,32 @@ void hu_sender_rtt(hu_sender *sender, uint64_t rtt_ns) {
     sender->srtt_ns = (7 * sender->srtt_ns + rtt_ns) / 8;
 }
 
+/* The round trip as far as it holds anything back: how long the peer has held our stamp is its word
+ * alone, and who claims to be very near, or says nothing, must not be flooded at its own wish. */
+static uint64_t paced_rtt(const hu_sender *sender) {
+    return sender->srtt_ns == 0 ? HU_RTT_BEGIN : most(sender->srtt_ns, HU_PACE_MIN);
+}
+
 /* A congestion window a round trip, and a quarter more; a burst at once. */
 static void refill(hu_sender *sender, uint64_t now_ns) {
-    uint64_t passed = now_ns - sender->tokens_ns;
+    uint64_t passed = now_ns - sender->tokens_ns, rtt = paced_rtt(sender);
     sender->tokens_ns = now_ns;
-    if (sender->srtt_ns == 0 || passed > sender->srtt_ns * 16) {
+    if (passed > rtt * 16) {
         sender->tokens = HU_BURST;
         return;
     }
-    uint64_t gained = sender->congestion * passed / sender->srtt_ns * 5 / 4;
+    uint64_t gained = sender->congestion * passed / rtt * 5 / 4;
     sender->tokens = (int64_t)least((uint64_t)(sender->tokens + (int64_t)gained + HU_BURST),
                                     2 * (uint64_t)HU_BURST) -
                      HU_BURST;
 }
 
 static uint64_t refilled_ns(const hu_sender *sender) {
-    if (sender->tokens > 0 || sender->srtt_ns == 0)
+    if (sender->tokens > 0)
         return 0;
-    uint64_t missing = (uint64_t)(1 - sender->tokens);
-    uint64_t wait = missing * sender->srtt_ns / (sender->congestion * 5 / 4) + 1;
-    return sender->tokens_ns + least(wait, sender->srtt_ns * 16 + 1);
+    uint64_t missing = (uint64_t)(1 - sender->tokens), rtt = paced_rtt(sender);
+    uint64_t wait = missing * rtt / (sender->congestion * 5 / 4) + 1;
+    return sender->tokens_ns + least(wait, rtt * 16 + 1);
 }
 
 /* ---- what the receiver says ---- */
@@ -321,7 +327,7 @@ uint64_t hu_sender_acknowledge(hu_sender *sender, uint64_t received, uint64_t li
 }
 
 static int just_sent(const hu_sender *sender, uint64_t start, uint64_t end, uint64_t now_ns) {
-    uint64_t patience = least(sender->srtt_ns / 2, RECENT_NS_MAX);
+    uint64_t patience = least(paced_rtt(sender) / 2, RECENT_NS_MAX);
     for (uint32_t i = 0; i < HU_RECENT_MAX; i++) {
         const recent *r = &sender->recents[i];
         if (r->start <= start && end <= r->end && now_ns - r->sent_ns < patience)

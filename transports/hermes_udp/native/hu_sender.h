@@ -29,6 +29,7 @@ typedef struct hu_sender hu_sender;
 #define HU_PROBE_MAX        100000000 /* ns: the pause between probes doubles up to this */
 #define HU_RTT_BEGIN        10000000  /* ns: assumed before one has been measured */
 #define HU_BURST            262144    /* bytes that may leave at once before pacing holds them */
+#define HU_PACE_MIN         100000    /* ns: pacing believes in no shorter round trip */
 
 typedef struct {
     uint64_t datagrams;     /* sent for the first time */

@@ -4,10 +4,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define NEVER      UINT64_MAX
-#define NS_PER_MS  1000000u
-#define NS_PER_US  1000u
-#define RANGES_MAX ((HU_STATUS_MAX - HU_HEADER) / HU_RANGE)
+#define NEVER         UINT64_MAX
+#define NS_PER_MS     1000000u
+#define NS_PER_US     1000u
+#define ECHO_GRAIN_US 2u /* each end's clock is cut to whole ones */
+#define RANGES_MAX    ((HU_STATUS_MAX - HU_HEADER) / HU_RANGE)
 
 struct hu_session {
     uint64_t id;
@@ -18,6 +19,7 @@ struct hu_session {
     uint64_t liveness_ns;
     uint64_t keepalive_ns;
 
+    uint64_t begun_ns;
     uint64_t heard_ns;
     uint64_t spoke_ns;
     uint64_t ack_ns;        /* when an acknowledgement is due; NEVER: none is owed */
@@ -27,6 +29,7 @@ struct hu_session {
     uint32_t stamp; /* the newest that came; 0: none */
     uint64_t stamp_ns;
     int stamp_echoed;
+    uint64_t unechoed; /* stamps of ours that nothing was taken for an echo of */
 
     int finishing;
     int fin_told;
@@ -54,7 +57,7 @@ hu_session *hu_session_new(const hu_session_options *options, uint64_t now_ns) {
     session->datagram = options->datagram;
     session->liveness_ns = (uint64_t)options->liveness_ms * NS_PER_MS;
     session->keepalive_ns = (uint64_t)options->patience_ms * NS_PER_MS / HU_KEEPALIVES;
-    session->heard_ns = session->spoke_ns = now_ns;
+    session->begun_ns = session->heard_ns = session->spoke_ns = now_ns;
     session->ack_ns = NEVER;
     session->told_limit = options->window;
     hu_sender_acknowledge(session->sender, 0, options->peer_window, now_ns);
@@ -75,14 +78,20 @@ static uint64_t retry_ns(const hu_session *session) {
     return hu_sender_srtt(session->sender) + 4 * hu_sender_rttvar(session->sender);
 }
 
+/* An echo is of a stamp that was sent and has not been echoed, and no younger than now. */
 static void take_echo(hu_session *session, const hu_header *header, uint64_t now_ns) {
     if (header->echo == 0)
         return;
     uint32_t rtt_us = (uint32_t)(now_ns / NS_PER_US) - header->echo;
-    if (rtt_us > UINT32_MAX / 2) /* it was held for a part of a microsecond less than we count */
+    if (rtt_us + ECHO_GRAIN_US < ECHO_GRAIN_US) /* held for a part of one more than we count */
         rtt_us = 0;
-    if (rtt_us <= HU_RTT_MAX)
-        hu_sender_rtt(session->sender, (uint64_t)rtt_us * NS_PER_US);
+    uint64_t age_us = (now_ns - session->begun_ns) / NS_PER_US + 1;
+    if (rtt_us > HU_RTT_MAX || rtt_us > age_us || session->unechoed == 0) {
+        session->counters.echoes_ignored++;
+        return;
+    }
+    session->unechoed--;
+    hu_sender_rtt(session->sender, (uint64_t)rtt_us * NS_PER_US);
 }
 
 static void take_stamp(hu_session *session, uint32_t stamp, uint64_t now_ns) {
@@ -232,6 +241,7 @@ static hu_header heading(hu_session *session, uint8_t type, uint64_t now_ns) {
                         .position = hu_sender_sent(session->sender),
                         .received = received,
                         .stamp = stamp_of(now_ns)};
+    session->unechoed++;
     session->told_limit = hu_receiver_limit(session->receiver);
     header.window = (uint32_t)(session->told_limit - received);
     if (session->stamp != 0 && !session->stamp_echoed) {

@@ -55,8 +55,9 @@ typedef struct {
     uint64_t statuses_sent;
     uint64_t nacks_sent; /* status datagrams that call for ranges */
     uint64_t nacks_received;
-    uint64_t keepalives; /* sent because nothing else was */
-    uint64_t impossible; /* datagrams that claim what can't be */
+    uint64_t keepalives;     /* sent because nothing else was */
+    uint64_t impossible;     /* datagrams that claim what can't be */
+    uint64_t echoes_ignored; /* of stamps that were never sent, or too old */
 } hu_session_counters;
 
 /* NULL: no memory. */
