@@ -21,7 +21,18 @@ def test_trains_of_very_many_pieces(run_c: RunC) -> None:
 @pytest.mark.parametrize("error", [errno.ENETUNREACH, errno.EPERM, errno.EINVAL])
 def test_a_route_that_fails_is_one_sessions_matter(run_c: RunC, error: int) -> None:
     """While nothing can be sent to one peer, the others are served; it goes on when it can."""
-    assert run_c("udp_routes.c", str(error)) == "both were served\n"
+    assert run_c("udp_routes.c", str(error)) == "all were served\n"
+
+
+@pytest.mark.parametrize("what", ["large", "device"])
+def test_a_way_that_takes_no_trains_is_one_sessions_matter(run_c: RunC, what: str) -> None:
+    """A path that refuses large datagrams, or trains, changes what is sent to one peer only."""
+    assert run_c("udp_routes.c", what) == "all were served\n"
+
+
+def test_a_full_socket_is_shared(run_c: RunC) -> None:
+    """Who filled the socket is the last to be tried when it has room again."""
+    assert run_c("udp_routes.c", "full") == "all were served\n"
 
 
 @pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])

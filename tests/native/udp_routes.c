@@ -1,7 +1,12 @@
-/* udp_routes.c -- a listener of the udp transport with two sessions, one of whose routes fails.
+/* udp_routes.c -- a listener of the udp transport with three sessions, and what writing to them
+ * meets.  `sendmsg` is ours:
  *
- * `sendmsg` is ours: it fails for one destination.  What is pushed to the other session must arrive
- * all the same, and the failed one must go on where it stopped when its route is back.
+ *   udp_routes ERRNO    it fails for the first session: the others are served all the same, and the
+ *                       first goes on where it stopped when its route is back
+ *   udp_routes large    the way to the first takes only small datagrams: those to it shrink, and
+ *                       all three are still sent trains
+ *   udp_routes device   the way to the first takes no trains: the other two are still sent some
+ *   udp_routes full     the socket takes one train at a time: each gets its share
  */
 #include <arpa/inet.h>
 #include <assert.h>
@@ -15,16 +20,55 @@
 
 #include "hu_endpoint.h"
 
+#ifndef UDP_SEGMENT
+#define UDP_SEGMENT 103
+#endif
 #define PATIENCE_NS 5000000000u
+#define SESSIONS    3
+#define SMALL       1300 /* bytes of a datagram */
 
-static in_port_t broken; /* network order; 0: none */
-static int failure;
+static in_port_t ports[SESSIONS]; /* network order */
+static int failure;               /* for the first of them; 0: none */
+static uint32_t writes_left = UINT32_MAX;
+static uint64_t trains[SESSIONS], largest[SESSIONS];
+
+static uint64_t segment_of(const struct msghdr *message) {
+    uint64_t size = 0;
+    for (size_t i = 0; i < message->msg_iovlen; i++)
+        size += message->msg_iov[i].iov_len;
+    struct cmsghdr *head = CMSG_FIRSTHDR(message);
+    if (head != NULL) {
+        uint16_t segment;
+        assert(head->cmsg_type == UDP_SEGMENT);
+        memcpy(&segment, CMSG_DATA(head), sizeof segment);
+        size = segment;
+    }
+    return size;
+}
+
+static int failure_of(const struct msghdr *message, int session) {
+    if (session == 0 && failure == EMSGSIZE)
+        return segment_of(message) > SMALL ? EMSGSIZE : 0;
+    if (session == 0 && failure == EIO)
+        return message->msg_controllen > 0 ? EIO : 0;
+    return session == 0 ? failure : 0;
+}
 
 ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
     const struct sockaddr_in *to = message->msg_name;
-    if (broken != 0 && to != NULL && to->sin_port == broken) {
-        errno = failure;
+    int session = SESSIONS - 1;
+    while (session >= 0 && (to == NULL || ports[session] != to->sin_port))
+        session--;
+    errno = failure_of(message, session);
+    if (errno == 0 && writes_left == 0)
+        errno = EAGAIN;
+    if (errno != 0)
         return -1;
+    if (session >= 0) {
+        uint64_t size = segment_of(message);
+        writes_left--;
+        trains[session] += message->msg_controllen > 0;
+        largest[session] = size > largest[session] ? size : largest[session];
     }
     return syscall(SYS_sendmsg, fd, message, flags);
 }
@@ -62,7 +106,7 @@ static void ask(int fd, uint8_t type, uint64_t nonce, const hu_setup *setup) {
 /* Sets up a session as a client would; its slot. */
 static uint32_t join(hu_endpoint *endpoint, int fd, uint64_t nonce) {
     static hu_event events[HU_EVENTS_MAX];
-    hu_setup setup = {.window = 1 << 20, .datagram = 1000, .liveness_ms = 10000};
+    hu_setup setup = {.window = 1 << 20, .datagram = 4000, .liveness_ms = 10000};
     hu_header header;
     ask(fd, HU_REQUEST, nonce, &setup);
     hu_endpoint_poll(endpoint, events);
@@ -109,44 +153,105 @@ static void await_repeat(hu_endpoint *endpoint, int fd) {
     }
 }
 
+static hu_endpoint *endpoint;
+static int clients[SESSIONS];
+static uint32_t slots[SESSIONS];
+static uint8_t data[100000];
+static int has_trains;
+
+static void push_to_all(uint64_t size) {
+    for (int i = 0; i < SESSIONS; i++) {
+        uint64_t taken = hu_endpoint_push(endpoint, slots[i], data, size);
+        assert(taken == size);
+    }
+}
+
+static void fail_one_route(int error) {
+    failure = error;
+    push_to_all(20000);
+    for (int i = 1; i < SESSIONS; i++)
+        await_bytes(endpoint, clients[i], 20000);
+    failure = 0;
+    await_repeat(endpoint, clients[0]);
+}
+
+static void narrow_one_route(void) {
+    failure = EMSGSIZE;
+    push_to_all(60000);
+    for (int i = 0; i < SESSIONS; i++)
+        await_bytes(endpoint, clients[i], 60000);
+    assert(largest[0] <= SMALL && largest[1] > SMALL && largest[2] > SMALL);
+    for (int i = 0; i < SESSIONS; i++)
+        assert(!has_trains || trains[i] > 0);
+}
+
+static void fail_one_device(void) {
+    failure = EIO;
+    push_to_all(40000);
+    for (int i = 0; i < SESSIONS; i++)
+        await_bytes(endpoint, clients[i], 40000);
+    assert(trains[0] == 0);
+    assert(!has_trains || (trains[1] > 0 && trains[2] > 0));
+}
+
+/* Who is next when the socket has room for one more? */
+static void fill_the_socket(void) {
+    hu_header header;
+    push_to_all(sizeof data);
+    for (int round = 0; round < SESSIONS; round++) {
+        while (hu_now() < hu_endpoint_deadline(endpoint))
+            ;
+        writes_left = 1;
+        hu_endpoint_flush(endpoint);
+        assert(writes_left == 0);
+    }
+    for (int i = 0; i < SESSIONS; i++) {
+        uint64_t size = hear(clients[i], buffer, &header);
+        assert(size > 0 && header.type == HU_DATA);
+    }
+}
+
+static void run(const char *what) {
+    if (strcmp(what, "large") == 0)
+        narrow_one_route();
+    else if (strcmp(what, "device") == 0)
+        fail_one_device();
+    else if (strcmp(what, "full") == 0)
+        fill_the_socket();
+    else
+        fail_one_route(atoi(what));
+}
+
 int main(int argc, char **argv) {
-    static uint8_t data[20000];
-    struct sockaddr_in here, names[2];
-    uint32_t slots[2];
-    int clients[2], fd = bound(&here);
+    struct sockaddr_in here, name;
+    int fd = bound(&here), size = 0;
+    socklen_t length = sizeof size;
     assert(argc == 2);
     hu_bind((uintptr_t)hm_api_get());
+    has_trains = getsockopt(fd, IPPROTO_UDP, UDP_SEGMENT, &size, &length) == 0;
     hu_options options = {.fd = fd,
                           .tap_fd = -1,
                           .listens = 1,
                           .sessions_max = 4,
-                          .datagram = 1000,
+                          .datagram = 4000,
                           .liveness_ms = 10000,
                           .window = 65536,
                           .copy_size = 65536};
-    hu_endpoint *endpoint;
     int status = hu_endpoint_new(&options, &endpoint);
     assert(status == 0);
-    for (int i = 0; i < 2; i++) {
-        clients[i] = bound(&names[i]);
+    for (int i = 0; i < SESSIONS; i++) {
+        clients[i] = bound(&name);
         status = connect(clients[i], (const struct sockaddr *)&here, sizeof here);
         assert(status == 0);
         slots[i] = join(endpoint, clients[i], (uint64_t)i + 1);
+        ports[i] = name.sin_port;
     }
-    hu_endpoint_flush(endpoint); /* from now on the broken one is flushed first */
-    failure = atoi(argv[1]);
-    broken = names[0].sin_port;
-    for (int i = 0; i < 2; i++) {
-        uint64_t taken = hu_endpoint_push(endpoint, slots[i], data, sizeof data);
-        assert(taken == sizeof data);
-    }
-    await_bytes(endpoint, clients[1], sizeof data);
-    broken = 0;
-    await_repeat(endpoint, clients[0]);
+    hu_endpoint_flush(endpoint); /* from now on the first is flushed first */
+    run(argv[1]);
     hu_endpoint_free(endpoint);
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < SESSIONS; i++)
         close(clients[i]);
     close(fd);
-    printf("both were served\n");
+    printf("all were served\n");
     return 0;
 }

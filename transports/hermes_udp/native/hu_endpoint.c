@@ -32,6 +32,7 @@ typedef struct {
     uint16_t port; /* network order */
     uint8_t address[16];
     uint32_t scope;
+    int one_by_one; /* no address: the way there takes no trains */
 } hu_peer;
 
 typedef struct {
@@ -483,18 +484,18 @@ static uint32_t piece_of(const hu_train *train, uint32_t datagram) {
 
 /* Datagrams [from, to) of the train; 0, or the errno with which the first of them failed: `*sent`
  * says how many were sent before. */
-static int write_run(hu_endpoint *endpoint, const hu_peer *peer, hu_train *train, uint32_t from,
+static int write_run(hu_endpoint *endpoint, hu_peer *peer, hu_train *train, uint32_t from,
                      uint32_t to, uint32_t *sent) {
     *sent = 0;
-    if (endpoint->gso && to - from > 1) {
+    if (endpoint->gso && !peer->one_by_one && to - from > 1) {
         struct iovec *pieces = train->iov + train->first[from];
         int error = write_pieces(endpoint, peer, pieces, piece_of(train, to) - train->first[from],
                                  train->segment_size, to - from);
         if (error == 0)
             *sent = to - from;
-        if (error != EIO && error != EINVAL && error != EMSGSIZE && error != EOPNOTSUPP)
+        if (error != EIO && error != EINVAL && error != EOPNOTSUPP)
             return error;
-        endpoint->gso = 0; /* this path's device can't: one by one */
+        peer->one_by_one = 1; /* the device on this way can't */
     }
     for (uint32_t i = from; i < to; i++) {
         struct iovec *pieces = train->iov + train->first[i];
@@ -508,8 +509,7 @@ static int write_run(hu_endpoint *endpoint, const hu_peer *peer, hu_train *train
 
 /* The train but those datagrams that are to be lost.  0 or an errno; `*sent`: datagrams done with.
  */
-static int write_train(hu_endpoint *endpoint, const hu_peer *peer, hu_train *train,
-                       uint32_t *sent) {
+static int write_train(hu_endpoint *endpoint, hu_peer *peer, hu_train *train, uint32_t *sent) {
     if (endpoint->options.drop == 0)
         return write_run(endpoint, peer, train, 0, train->count, sent);
     *sent = 0;
@@ -538,6 +538,7 @@ static void write_failed(hu_endpoint *endpoint, uint32_t number, uint32_t sent, 
     if (error == EMSGSIZE && hu_session_datagram(s->session) > SHRUNK) {
         hu_session_unsend(s->session, endpoint->train, sent);
         hu_session_shrink(s->session, SHRUNK);
+        s->peer.one_by_one = 0; /* trains of smaller ones may go */
         endpoint->counters.shrunk++;
     } else if (error == ECONNREFUSED) {
         hu_session_lose(s->session, HU_GONE);
@@ -574,10 +575,25 @@ static int flush_one(hu_endpoint *endpoint, uint32_t number) {
     return 1;
 }
 
+static void turn_round(uint32_t *list, uint32_t count) {
+    for (uint32_t i = 0; i < count / 2; i++) {
+        uint32_t moved = list[i];
+        list[i] = list[count - 1 - i];
+        list[count - 1 - i] = moved;
+    }
+}
+
+/* Who filled the socket comes after those who have had nothing of it. */
+static void put_last(uint32_t *list, uint32_t served, uint32_t count) {
+    turn_round(list, served);
+    turn_round(list + served, count - served);
+    turn_round(list, count);
+}
+
 static void call_group(hu_endpoint *endpoint);
 
 int hu_endpoint_flush(hu_endpoint *endpoint) {
-    uint32_t count = endpoint->dirty_count, left = 0;
+    uint32_t count = endpoint->dirty_count, left = 0, served = 0;
     if (endpoint->group != NULL)
         call_group(endpoint);
     if (count == 0)
@@ -589,12 +605,17 @@ int hu_endpoint_flush(hu_endpoint *endpoint) {
     endpoint->blocked_ns = 0;
     for (uint32_t i = 0; i < count; i++) {
         uint32_t number = endpoint->dirty[i];
-        if (endpoint->blocked_ns == 0 && !flush_one(endpoint, number))
+        int blocked = endpoint->blocked_ns != 0;
+        if (!blocked && !flush_one(endpoint, number))
             endpoint->slots[number].dirty = 0;
         else
             endpoint->dirty[left++] = number;
+        if (!blocked)
+            served = left;
     }
     endpoint->dirty_count = left;
+    if (endpoint->blocked_ns != 0)
+        put_last(endpoint->dirty, served, left);
     errno = saved;
     return left > 0 && endpoint->blocked_ns == 0;
 }
