@@ -229,18 +229,13 @@ void hu_session_finish(hu_session *session, uint64_t now_ns) {
 
 /* ---- output ---- */
 
-static uint32_t stamp_of(uint64_t now_ns) {
-    uint32_t stamp = (uint32_t)(now_ns / NS_PER_US);
-    return stamp == 0 ? 1 : stamp;
-}
-
 static hu_header heading(hu_session *session, uint8_t type, uint64_t now_ns) {
     uint64_t received = hu_receiver_received(session->receiver);
     hu_header header = {.session = session->id,
                         .type = type,
                         .position = hu_sender_sent(session->sender),
                         .received = received,
-                        .stamp = stamp_of(now_ns)};
+                        .stamp = hu_stamp(now_ns)};
     session->unechoed++;
     session->told_limit = hu_receiver_limit(session->receiver);
     header.window = (uint32_t)(session->told_limit - received);
@@ -257,13 +252,13 @@ static hu_header heading(hu_session *session, uint8_t type, uint64_t now_ns) {
     return header;
 }
 
-static void begin(hu_train *train) {
+void hu_train_begin(hu_train *train) {
     train->count = train->pieces = 0;
     train->size = train->segment_size = 0;
     train->span = (hu_span){0};
 }
 
-static void put_piece(hu_train *train, const void *data, uint64_t size) {
+void hu_train_put(hu_train *train, const void *data, uint64_t size) {
     train->iov[train->pieces++] =
         (struct iovec){.iov_base = (void *)(uintptr_t)data, .iov_len = size};
     train->size += size;
@@ -290,9 +285,9 @@ static uint64_t put_data(hu_session *session, hu_train *train, hu_header *header
     header->position = position;
     hu_header_encode(head, header);
     uint32_t crc = hu_crc_header(head);
-    put_piece(train, head, HU_HEADER);
+    hu_train_put(train, head, HU_HEADER);
     for (uint32_t i = 0; i < count; i++) {
-        put_piece(train, pieces[i].data, pieces[i].size);
+        hu_train_put(train, pieces[i].data, pieces[i].size);
         crc = hu_core->crc32c(crc, pieces[i].data, pieces[i].size);
     }
     hu_crc_store(head, crc);
@@ -344,7 +339,7 @@ static uint32_t emit_status(hu_session *session, hu_train *train, uint64_t now_n
         header.flags |= HU_FIN;
         session->fin_told = 1;
     }
-    begin(train);
+    hu_train_begin(train);
     for (uint32_t i = 0; i < count; i++)
         hu_range_encode(train->body + (size_t)i * HU_RANGE, &ranges[i]);
     uint8_t *head = train->headers[0];
@@ -352,9 +347,9 @@ static uint32_t emit_status(hu_session *session, hu_train *train, uint64_t now_n
     hu_header_encode(head, &header);
     uint64_t size = (uint64_t)count * HU_RANGE;
     hu_crc_store(head, hu_core->crc32c(hu_crc_header(head), train->body, size));
-    put_piece(train, head, HU_HEADER);
+    hu_train_put(train, head, HU_HEADER);
     if (size > 0)
-        put_piece(train, train->body, size);
+        hu_train_put(train, train->body, size);
     train->count = 1;
     train->segment_size = train->size;
     session->counters.sent++;
@@ -363,7 +358,7 @@ static uint32_t emit_status(hu_session *session, hu_train *train, uint64_t now_n
 }
 
 uint32_t hu_session_emit(hu_session *session, hu_train *train, uint64_t now_ns) {
-    begin(train);
+    hu_train_begin(train);
     if (session->reason != 0)
         return 0;
     /* What is missing is asked for first: it holds the application up. */

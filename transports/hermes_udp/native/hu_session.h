@@ -115,4 +115,8 @@ struct hu_train {
     uint8_t body[HU_STATUS_MAX];
 };
 
+/* An empty train, and one more piece of its last datagram. */
+void hu_train_begin(hu_train *train);
+void hu_train_put(hu_train *train, const void *data, uint64_t size);
+
 #endif

@@ -186,4 +186,10 @@ static inline uint32_t hu_crc_header(const uint8_t *header) {
 }
 void hu_crc_store(uint8_t *header, uint32_t crc);
 
+/* A clock as a header's `stamp` has it. */
+static inline uint32_t hu_stamp(uint64_t now_ns) {
+    uint32_t stamp = (uint32_t)(now_ns / 1000);
+    return stamp == 0 ? 1 : stamp;
+}
+
 #endif
