@@ -8,12 +8,11 @@ are), or the click command itself.
 from __future__ import annotations
 
 import os
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hermes.cli.command import SETTINGS, closest
+from hermes.cli.group import LazyGroup
 from hermes.cli.options import no_plugin_option
 
 if TYPE_CHECKING:
@@ -38,30 +37,20 @@ COMMANDS: dict[str, str] = {
 """The built-in commands, in the order in which ``hermes --help`` shows them."""
 
 
-class Commands(click.Group):
+class Commands(LazyGroup):
     """Built-in commands first, then those that plugins bring."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Every command's name, imports nothing."""
-        return [*COMMANDS, *sorted(plugin_commands())]
+        return [*super().list_commands(ctx), *sorted(plugin_commands())]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the command, or return None if there is none of that name."""
-        if cmd_name in COMMANDS:
-            command: click.Command = import_module(f"hermes.cli.{cmd_name}").command
+        command = super().get_command(ctx, cmd_name)
+        if command is not None:
             return command
         entries = plugin_commands().get(cmd_name)
         return None if entries is None else load(entries)
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does, with a suggestion for a name that is misspelt."""
-        name = args[0]
-        if not name.startswith("-") and self.get_command(ctx, name) is None:
-            known = self.list_commands(ctx)
-            ctx.fail(f"No such command {name!r}.{closest(name, known)}")
-        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; a plugin's errors become a sentence and an exit code too."""
@@ -71,13 +60,10 @@ class Commands(click.Group):
             return super().invoke(ctx)
         return None
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List names and one line each, without importing them."""
-        plugins = plugin_commands()
-        rows = list(COMMANDS.items())
-        rows += [(name, f"From {entries[0].value}.") for name, entries in sorted(plugins.items())]
-        with formatter.section("Commands"):
-            formatter.write_dl(rows)
+    def rows(self) -> list[tuple[str, str]]:
+        """Those of plugins say where they come from: their modules are not imported."""
+        plugins = sorted(plugin_commands().items())
+        return [*super().rows(), *((name, f"From {found[0].value}.") for name, found in plugins)]
 
 
 def plugin_commands() -> dict[str, list[EntryPoint]]:
@@ -158,7 +144,8 @@ def show_version(ctx: click.Context, param: click.Parameter, value: Any) -> None
 
 @click.group(
     cls=Commands,
-    context_settings=SETTINGS,
+    summaries=COMMANDS,
+    module="hermes.cli.",
     help="Hermes, an ultra-low-latency message broker.",
     epilog="Start with: hermes demo.  Help on one command: hermes COMMAND --help.",
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -41,16 +40,7 @@ from hermes.cli.command import Command
 @rates_option
 @subscribers_option
 @common_options
-def command(
-    transports: tuple[str, ...],
-    duration_ns: int | None,
-    no_controls: bool,
-    output: Path | None,
-    html: Path | None,
-    hgrm: Path | None,
-    as_json: bool,
-    **wishes: Any,
-) -> None:
+def command(transports: tuple[str, ...], **asked: Any) -> None:
     """Compare transports, those of other distributions included; without a name, all that are here.
 
     For each: throughput by message size, one-way latency at several offered loads, the round trip
@@ -58,15 +48,4 @@ def command(
     a relay and an echo in C, and a ring in shared memory. A transport that cannot run here has a
     row that says why.
     """
-    from hermes.bench.plan import Wishes
-
-    seconds = None if duration_ns is None else duration_ns / 1e9
-    run(
-        transports,
-        Wishes(duration_s=seconds, **wishes),
-        output=output,
-        html=html,
-        hgrm=hgrm,
-        controls=not no_controls,
-        as_json=as_json,
-    )
+    run(transports, **asked)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -31,29 +30,9 @@ from hermes.cli.command import Command
 @sizes_option
 @subscribers_option
 @common_options
-def command(
-    transport: str,
-    duration_ns: int | None,
-    no_controls: bool,
-    output: Path | None,
-    html: Path | None,
-    hgrm: Path | None,
-    as_json: bool,
-    **wishes: Any,
-) -> None:
+def command(transport: str, **asked: Any) -> None:
     """Measure what many subscribers of everything receive together from TRANSPORT (default: tcp).
 
     The rate is of deliveries to all of them; each is a process.
     """
-    from hermes.bench.plan import Wishes
-
-    seconds = None if duration_ns is None else duration_ns / 1e9
-    run(
-        [transport],
-        Wishes(measures=("fanout",), duration_s=seconds, **wishes),
-        output=output,
-        html=html,
-        hgrm=hgrm,
-        controls=not no_controls,
-        as_json=as_json,
-    )
+    run([transport], measures=("fanout",), **asked)

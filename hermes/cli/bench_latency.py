@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -36,31 +35,11 @@ from hermes.cli.command import Command
 @rates_option
 @subscribers_option
 @common_options
-def command(
-    transport: str,
-    duration_ns: int | None,
-    no_controls: bool,
-    output: Path | None,
-    html: Path | None,
-    hgrm: Path | None,
-    as_json: bool,
-    **wishes: Any,
-) -> None:
+def command(transport: str, **asked: Any) -> None:
     """Measure the latency of TRANSPORT, a name or URL (default: tcp).
 
     One way: messages are sent on a schedule that is fixed beforehand, and latency counts from the
     time at which each was due to the subscriber's hands. Then the round trip of one message, closed
     loop. With --html, percentiles and the curve over the offered load are drawn.
     """
-    from hermes.bench.plan import Wishes
-
-    seconds = None if duration_ns is None else duration_ns / 1e9
-    run(
-        [transport],
-        Wishes(measures=("latency", "round_trip"), duration_s=seconds, **wishes),
-        output=output,
-        html=html,
-        hgrm=hgrm,
-        controls=not no_controls,
-        as_json=as_json,
-    )
+    run([transport], measures=("latency", "round_trip"), **asked)

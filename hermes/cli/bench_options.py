@@ -18,7 +18,6 @@ from hermes.cli.options import Bytes, Duration, json_option
 
 if TYPE_CHECKING:
     from hermes.bench.contestant import Contestant, Job, Measure
-    from hermes.bench.plan import Wishes
     from hermes.bench.stage import Process
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -202,18 +201,20 @@ def check_sizes(sizes: Sequence[int], measures: Sequence[Measure]) -> None:
 
 def run(
     names: Sequence[str],
-    wishes: Wishes,
     *,
+    duration_ns: int | None,
+    no_controls: bool,
     output: Path | None,
     html: Path | None,
     hgrm: Path | None,
-    controls: bool,
     as_json: bool,
     others: Sequence[Contestant] = (),
+    **wishes: Any,
 ) -> None:
-    """Measure, and show: the whole of a command.
+    """Measure, and show: the whole of a command, which hands on what its options say.
 
-    ``others``: contestants beside the named transports.
+    ``others``: contestants beside the named transports.  ``wishes``: fields of
+    :class:`~hermes.bench.plan.Wishes`.
     """
     from hermes.bench import machine, rounds
     from hermes.bench import plan as planning
@@ -223,9 +224,11 @@ def run(
     from hermes.cli.output import Progress
 
     check_places(output=output, html=html, hgrm=hgrm)
-    check_sizes(wishes.sizes, wishes.measures)
-    found = [*contestants(names), *others, *(CONTROLS if controls else ())]
-    plan = planning.plan(wishes)
+    seconds = None if duration_ns is None else duration_ns / 1e9
+    asked = planning.Wishes(duration_s=seconds, **wishes)
+    check_sizes(asked.sizes, asked.measures)
+    found = [*contestants(names), *others, *(() if no_controls else CONTROLS)]
+    plan = planning.plan(asked)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: nothing is left behind
     with Progress(enabled=not as_json) as progress:
         progress.show("looking at the machine ...")

@@ -70,15 +70,9 @@ def command(
     names: tuple[str, ...],
     transports: tuple[str, ...],
     drivers: Path | None,
-    duration_ns: int | None,
     sizes: tuple[int, ...],
     rates: tuple[float, ...],
-    no_controls: bool,
-    output: Path | None,
-    html: Path | None,
-    hgrm: Path | None,
-    as_json: bool,
-    **wishes: Any,
+    **asked: Any,
 ) -> None:
     """Measure other messaging systems, each at its documented best from Python, beside Hermes.
 
@@ -86,24 +80,8 @@ def command(
     says so. A rival that drops messages with its defaults stands twice: as it comes, and set up to
     lose nothing.
     """
-    from hermes.bench.plan import Wishes
-
     found = chosen(names, load(drivers))
-    run(
-        transports,
-        Wishes(
-            duration_s=None if duration_ns is None else duration_ns / 1e9,
-            sizes=sizes or (SIZE,),
-            rates=rates or RATES,
-            **wishes,
-        ),
-        output=output,
-        html=html,
-        hgrm=hgrm,
-        controls=not no_controls,
-        as_json=as_json,
-        others=found,
-    )
+    run(transports, others=found, sizes=sizes or (SIZE,), rates=rates or RATES, **asked)
 
 
 def load(checkout: Path | None) -> list[Contestant]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -32,29 +31,9 @@ from hermes.cli.command import Command
 @click.argument("transport", default="tcp", metavar="[TRANSPORT]")
 @sizes_option
 @common_options
-def command(
-    transport: str,
-    duration_ns: int | None,
-    no_controls: bool,
-    output: Path | None,
-    html: Path | None,
-    hgrm: Path | None,
-    as_json: bool,
-    **wishes: Any,
-) -> None:
+def command(transport: str, **asked: Any) -> None:
     """Measure how many messages a second TRANSPORT moves, a name or URL (default: tcp).
 
     From the first send to the last receipt, with batches at both ends.
     """
-    from hermes.bench.plan import Wishes
-
-    seconds = None if duration_ns is None else duration_ns / 1e9
-    run(
-        [transport],
-        Wishes(measures=("throughput",), duration_s=seconds, **wishes),
-        output=output,
-        html=html,
-        hgrm=hgrm,
-        controls=not no_controls,
-        as_json=as_json,
-    )
+    run([transport], measures=("throughput",), **asked)

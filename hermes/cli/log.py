@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from hermes.cli.command import SETTINGS, Command, closest
+from hermes.cli.command import SETTINGS, Command
 from hermes.cli.exits import MEANINGS, ExitCode
 from hermes.cli.formats import LINES
+from hermes.cli.group import Group
 from hermes.cli.options import json_option
 
 if TYPE_CHECKING:
@@ -27,21 +28,9 @@ DUMP_BATCH = 1024
 """Messages formatted before they are written."""
 
 
-class LogGroup(click.Group):
-    """The three commands; a misspelt one gets a suggestion."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does, with a suggestion."""
-        if not args[0].startswith("-") and args[0] not in self.commands:
-            ctx.fail(f"No such command {args[0]!r}.{closest(args[0], list(self.commands))}")
-        return super().resolve_command(ctx, args)
-
-
 @click.group(
     "log",
-    cls=LogGroup,
+    cls=Group,
     short_help="Look into a data directory: inspect, verify, dump.",
     context_settings=SETTINGS,
 )

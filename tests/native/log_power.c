@@ -9,9 +9,13 @@
  *
  *     log_power DIRECTORY SEED LIVES
  *
- * Must hold: what a finished sync covered is there; whatever is served is what was appended under
- * that sequence on this time line, never a frame of an earlier life; no publisher is remembered
- * beyond what the log has.
+ * Some lives end otherwise: the process is killed, so that all it wrote stays, and then a byte of
+ * the last synced message changes.
+ *
+ * Must hold: what a finished sync covered is there, but for the message that was hurt, which is
+ * reported as damaged and whose sequence is not used again; whatever is served is what was appended
+ * under that sequence on this time line, never a frame of an earlier life; no publisher is
+ * remembered beyond what the log has.
  */
 #include "hm_log.h"
 
@@ -264,11 +268,12 @@ static void forget_disk(void) {
     file_count = listed = changed = 0;
 }
 
-static void lose_power(const char *survivor) {
+/* `killed`: only the process has died, and the disk gets all. */
+static void lose_power(const char *survivor, bool killed) {
     pthread_mutex_lock(&lock);
     static const uint64_t odds[] = {0, 10, 50, 90, 100};
-    uint64_t chance = odds[draw(5)];
-    keep_changes((int)draw((uint64_t)changed + 1));
+    uint64_t chance = killed ? 100 : odds[draw(5)];
+    keep_changes(killed ? changed : (int)draw((uint64_t)changed + 1));
     assert(mkdir(survivor, 0700) == 0);
     for (int i = 0; i < listed; i++)
         write_survivor(survivor, &listing[i], chance);
@@ -381,6 +386,33 @@ static void check_run(hm_log *log, const hm_range *range) {
     hm_segment_release(segment);
 }
 
+/* A message whose bytes were changed on disk. */
+typedef struct {
+    uint64_t sequence; /* 0: none */
+    uint64_t segment;
+    uint64_t offset; /* in the file */
+} hurt;
+
+static hurt choose_victim(hm_log *log, const hm_log_status *status) {
+    hm_range at, frame;
+    hm_log_locate(log, status->synced_sequence, &at);
+    int found = hm_log_read(log, at.position, 1, &frame);
+    assert(found == 1 && frame.first_sequence == status->synced_sequence);
+    return (hurt){frame.first_sequence, frame.segment,
+                  HM_LOG_SEGMENT_HEADER + frame.offset + draw(frame.size)};
+}
+
+static void change_byte(const char *directory, const hurt *victim) {
+    char path[512];
+    uint8_t byte;
+    snprintf(path, sizeof path, "%s/%020lu.log", directory, victim->segment);
+    int fd = real_openat(AT_FDCWD, path, O_RDWR);
+    assert(fd >= 0 && pread(fd, &byte, 1, (off_t)victim->offset) == 1);
+    byte ^= (uint8_t)(1 + draw(255));
+    assert(pwrite(fd, &byte, 1, (off_t)victim->offset) == 1);
+    close(fd);
+}
+
 static void lose(uint64_t from, uint64_t to, uint64_t kept_from, uint64_t synced) {
     for (uint64_t sequence = from; sequence < to; sequence++) {
         if (sequence >= kept_from && sequence <= synced && model[sequence].id) {
@@ -461,7 +493,7 @@ int main(int argc, char **argv) {
     assert(model);
     snprintf(directory, sizeof directory, "%s/0", argv[1]);
     assert(mkdir(directory, 0700) == 0);
-    uint64_t holes = 0, cuts = 0, synced_lives = 0;
+    uint64_t holes = 0, cuts = 0, synced_lives = 0, hurt_lives = 0;
     start_recording(directory);
     hm_log *log = open_log(directory);
     for (int life = 1; life <= lives; life++) {
@@ -473,7 +505,8 @@ int main(int argc, char **argv) {
             else if (what == 1)
                 assert(hm_log_sync_begin(log) == 0);
         }
-        bool clean = draw(8) == 0;
+        uint64_t end = draw(8);
+        bool clean = end == 0;
         hm_log_status before;
         hm_log_status_get(log, &before);
         uint64_t synced = before.synced_sequence;
@@ -481,8 +514,15 @@ int main(int argc, char **argv) {
             assert(hm_log_close(log) == 0);
             synced = before.next_sequence - 1;
         }
+        hurt victim = {0};
+        if (end == 1 && synced >= before.first_sequence && model[synced].id)
+            victim = choose_victim(log, &before);
         snprintf(survivor, sizeof survivor, "%s/%d", argv[1], life);
-        lose_power(survivor);
+        lose_power(survivor, victim.sequence != 0);
+        if (victim.sequence) {
+            change_byte(survivor, &victim);
+            model[victim.sequence].id = 0;
+        }
         if (!clean)
             hm_log_close(log);
         remove_directory(directory);
@@ -494,6 +534,7 @@ int main(int argc, char **argv) {
         judge(log, before.first_sequence, synced, before.next_sequence);
         cuts += after.next_sequence < before.next_sequence;
         synced_lives += synced > 0;
+        hurt_lives += victim.sequence > 0;
         holes += after.next_sequence - after.first_sequence > 0;
     }
     hm_log_close(log);
@@ -503,6 +544,7 @@ int main(int argc, char **argv) {
     pthread_mutex_unlock(&lock);
     remove_directory(directory);
     free(model);
-    printf("%d lives, %lu with synced messages, %lu that lost some\n", lives, synced_lives, cuts);
+    printf("%d lives, %lu with synced messages, %lu that lost some, %lu with a hurt one\n", lives,
+           synced_lives, cuts, hurt_lives);
     return 0;
 }

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hermes.native import Encoder, Hole, Log, Run, decode
-from hermes.native.verify import verify_log
+from hermes.native.verify import ProblemKind, verify_log
 
 SEGMENT_BYTES = 8192
 HEADER = 4096
@@ -201,6 +201,82 @@ def test_damage_to_the_very_last_frame_of_a_closed_log_is_damage(
         assert served(log) == Served(list(range(1, 40)), [(40, 40)])
         append(log, 41)
         assert served(log) == Served([*range(1, 40), 41], [(40, 40)])
+
+
+def killed_after(directory: Path, *, synced: int, count: int) -> tuple[Path, list[int]]:
+    """What a ``kill -9`` leaves of messages 1..count in one segment, of which some are synced; and
+    where each begins, with the end of the last.  Two syncs at least."""
+    directory.mkdir()
+    log = Log.open(directory, segment_bytes=65536, spares=0)
+    for sequence in range(1, count + 1):
+        append(log, sequence)
+        if sequence in {1, synced}:
+            log.sync()
+    copy = Path(shutil.copytree(directory, directory.with_name("killed")))
+    log.close()
+    info = verify_log(copy).segments[-1]
+    data = (copy / info.file).read_bytes()[HEADER : info.end]
+    return copy, [HEADER + at for at in (*decode(data).frame_offset, len(data))]
+
+
+def hurt(directory: Path, *offsets: int) -> None:
+    """Change bytes of the only segment."""
+    (path,) = segments(directory)
+    data = bytearray(path.read_bytes())
+    for offset in offsets:
+        data[offset] ^= 0x55
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_damage_to_the_last_synced_frame_is_damage(tmp_path: Path, count: int) -> None:
+    """Wherever it changes after a ``kill -9``: it was on disk, so it is a gap, and its
+    sequence is not used again."""
+    killed, starts = killed_after(tmp_path / "log", synced=count, count=count)
+    before = list(range(1, count))
+    for offset in (*range(starts[-2], starts[-2] + 32, 4), starts[-1] - 1):
+        directory = copy_of(killed, tmp_path)
+        hurt(directory, offset)
+
+        assert [(p.kind, p.missing) for p in verify_log(directory).problems] == [
+            (ProblemKind.FRAMES, 1)
+        ]
+        with reopen(directory) as log:
+            assert served(log) == Served(before, [(count, count)])
+            assert (log.report.missing, log.report.cut_bytes) == (1, 0)
+            append(log, count + 1)
+        with reopen(directory) as log:
+            assert served(log) == Served([*before, count + 1], [(count, count)])
+        shutil.rmtree(directory)
+
+
+def test_what_is_unsound_behind_the_synced_mark_is_a_torn_tail(tmp_path: Path) -> None:
+    """Damage that begins before the mark ends at it; what nobody was promised is cut."""
+    killed, starts = killed_after(tmp_path / "log", synced=3, count=5)
+    for first, kept, holes in [(4, [1, 2, 3], []), (3, [1, 2], [(3, 3)]), (2, [1], [(2, 3)])]:
+        directory = copy_of(killed, tmp_path)
+        hurt(directory, *(start + 1 for start in starts[first - 1 : 5]))
+
+        with reopen(directory) as log:
+            assert served(log) == Served(kept, holes)
+            assert log.status().next_sequence == 4
+            assert log.report.cut_bytes > 0
+        shutil.rmtree(directory)
+
+
+def test_a_synced_mark_that_is_cut_short_leaves_the_one_before(tmp_path: Path) -> None:
+    """Marks are written in turn: killed in the middle of one, the last but one still counts."""
+    killed, starts = killed_after(tmp_path / "log", synced=3, count=3)
+    data = segments(killed)[-1].read_bytes()
+    marks = [data[at : at + 32] for at in (1024, 1056)]
+    assert [int.from_bytes(mark[8:16], "little") for mark in marks] in ([2, 4], [4, 2])
+    newer = 1024 if marks[0][8] == 4 else 1056
+    hurt(killed, newer + 8, starts[0] + 1, starts[1] + 1, starts[2] + 1)
+
+    assert (ProblemKind.HEADER, newer) in [(p.kind, p.offset) for p in verify_log(killed).problems]
+    with reopen(killed) as log:
+        assert served(log) == Served([], [(1, 1)])
+        assert log.status().next_sequence == 2
 
 
 def test_a_wrong_sequence_field_is_damage(closed: Path, tmp_path: Path) -> None:

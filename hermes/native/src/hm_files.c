@@ -40,6 +40,7 @@ static void read_header(hm_files *files) {
         uint32_t crc;
         memcpy(&crc, files->map + 56, sizeof crc);
         files->seal_error = hm_seal_decode(files->map, crc, &files->seal);
+        files->synced_unsound = hm_synced_decode(files->map, crc, &files->synced);
     }
     if (files->seal_error == 0 &&
         (files->seal.end > files->size || files->seal.end < HM_LOG_SEGMENT_HEADER)) {

@@ -138,14 +138,21 @@ static int sync_sealed(hm_pool *pool) {
 
 static int sync_everything(hm_pool *pool, const job *active, bool directory) {
     int error = sync_sealed(pool);
-    if (active->segment) {
-        error = error ? error : sync_segment(active);
-        end_job(pool, active, error);
+    if (error == 0 && active->segment) {
+        error = sync_segment(active);
     }
     if (error == 0 && directory && fsync(pool->dirfd) != 0) {
         error = errno;
     }
     return error;
+}
+
+/* Says in the segment what is on disk, for who opens it after a crash.  The mark itself is left to
+ * the kernel: without it, what is unsound there is taken for a torn tail. */
+static void mark_synced(const hm_segment *segment, uint64_t turn, uint64_t end,
+                        uint64_t next_sequence) {
+    const hm_synced synced = {end, next_sequence};
+    hm_synced_encode(segment->map, segment->header_crc, turn, &synced);
 }
 
 void hm_helper_sync(hm_pool *pool) {
@@ -156,10 +163,18 @@ void hm_helper_sync(hm_pool *pool) {
     bool directory = pool->directory_dirty;
     pool->directory_dirty = false;
     int fault = pool->sync_fault;
+    bool failed = pool->failed != 0; /* what is not on disk may have been thrown away since */
+    uint64_t turn = pool->syncs;
     pthread_mutex_unlock(&pool->lock);
 
     int error = sync_everything(pool, &active, directory);
     error = fault ? fault : error;
+    if (active.segment) {
+        if (error == 0 && !failed) {
+            mark_synced(active.segment, turn, active.end, target);
+        }
+        end_job(pool, &active, error);
+    }
 
     pthread_mutex_lock(&pool->lock);
     pool->sync_served = asked;

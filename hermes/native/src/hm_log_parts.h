@@ -56,11 +56,22 @@
  *      544    8 records        in the index file
  *      552    4 crc            CRC-32C of bytes 512..552, continued from the header's crc
  *      556    4 reserved       0
+ *     1024   32 synced mark    two of them, written in turn: what the last syncs covered
+ *     1056   32
+ *
+ * A synced mark; all 32 bytes are zero until there is one.
+ *
+ *        0    8 end            offset in the file after the last frame that is on disk
+ *        8    8 next_sequence  after that frame
+ *       16    4 crc            CRC-32C of bytes 0..16, continued from the header's crc
+ *       20   12 reserved       0
  */
 #define HM_HEADER_VERSION 1
 #define HM_HEADER_SIZE    64
 #define HM_SEAL_OFFSET    512
 #define HM_SEAL_SIZE      48
+#define HM_SYNCED_OFFSET  1024
+#define HM_SYNCED_SIZE    32 /* of each of the two */
 
 typedef struct {
     uint64_t base_sequence;
@@ -77,6 +88,12 @@ typedef struct {
     uint64_t last_time_ns;
     uint64_t records;
 } hm_seal;
+
+/* Frames before this were on disk. */
+typedef struct {
+    uint64_t end;
+    uint64_t next_sequence; /* 0: not known */
+} hm_synced;
 
 /* An append record.
  *
@@ -281,6 +298,10 @@ int hm_header_decode(const uint8_t *page, hm_header *header);
 void hm_seal_encode(uint8_t *page, uint32_t header_crc, const hm_seal *seal);
 /* 0; -HM_EEMPTY: not sealed; -HM_ECRC. */
 int hm_seal_decode(const uint8_t *page, uint32_t header_crc, hm_seal *seal);
+/* `turn`: counts the marks, so that one that is cut short leaves the one before. */
+void hm_synced_encode(uint8_t *page, uint32_t header_crc, uint64_t turn, const hm_synced *synced);
+/* The farther of the sound marks.  Returns the offset of an unsound one, 0 if there is none. */
+uint32_t hm_synced_decode(const uint8_t *page, uint32_t header_crc, hm_synced *synced);
 
 /* hm_index.c --------------------------------------------------------------------------------- */
 
@@ -410,6 +431,7 @@ typedef struct {
     uint64_t base_position;
     uint64_t next_sequence; /* sequences from here on do not belong here; UINT64_MAX: not known */
     bool sealed;            /* `end` and `next_sequence` are exact */
+    hm_synced synced;       /* what is unsound before it is no torn tail */
     const hm_record *marks; /* sound records in order, or NULL */
     uint64_t mark_count;
     uint64_t *progress; /* NULL, or counts bytes for another thread */
@@ -451,10 +473,12 @@ typedef struct {
     uint64_t slot_count;
     uint64_t slot_bytes; /* of the index file */
     bool has_index;
-    int header_error; /* of the header page: 0 or -HM_E* */
-    int seal_error;   /* 0, -HM_EEMPTY: not sealed, -HM_ECRC */
+    int header_error;        /* of the header page: 0 or -HM_E* */
+    int seal_error;          /* 0, -HM_EEMPTY: not sealed, -HM_ECRC */
+    uint32_t synced_unsound; /* offset of a synced mark that is not sound, 0: none */
     hm_header header;
     hm_seal seal;
+    hm_synced synced;
 } hm_files;
 
 /* 0 or -HM_E*; damage is not an error here. */

@@ -37,7 +37,7 @@ static bool is_sealed(const found *segment) {
 
 /* Whether it held messages, whatever is left of them. */
 static bool was_written(const found *segment) {
-    return segment->walk.messages > 0 ||
+    return segment->walk.messages > 0 || segment->walk.synced.next_sequence > segment->base ||
            (is_sealed(segment) && segment->files.seal.next_sequence > segment->base);
 }
 
@@ -61,6 +61,12 @@ static uint64_t index_coverage(const found *segment) {
         covered = slot->first_sequence + hm_record_count(slot);
     }
     return segment->files.has_index ? covered : UINT64_MAX;
+}
+
+/* Sequence up to which messages of an unsealed last segment are believed to have been committed. */
+static uint64_t committed_next(const found *segment) {
+    uint64_t covered = index_coverage(segment), synced = segment->files.synced.next_sequence;
+    return covered > synced ? covered : synced;
 }
 
 static int read_records(found *segment, uint64_t base_position) {
@@ -112,8 +118,9 @@ static int verify(recovery *self, found *segment, uint64_t previous_end, uint64_
                       .base_position = position,
                       .next_sequence = sealed                    ? seal->next_sequence
                                        : next_base != UINT64_MAX ? next_base
-                                                                 : index_coverage(segment),
+                                                                 : committed_next(segment),
                       .sealed = sealed,
+                      .synced = segment->files.synced,
                       .marks = segment->records,
                       .mark_count = segment->record_count,
                       .progress = self->progress};
@@ -627,7 +634,7 @@ static int decide(recovery *self) {
         if (error) {
             return error;
         }
-        if (last->walk.sealed || last->walk.messages) {
+        if (was_written(last)) {
             break;
         }
         last = last_written(self); /* nothing in it was committed: the one before was the last */

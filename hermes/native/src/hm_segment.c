@@ -100,6 +100,41 @@ int hm_seal_decode(const uint8_t *page, uint32_t header_crc, hm_seal *seal) {
     return seal->next_sequence > HM_LOG_FARTHEST || seal->end % HM_FRAME_ALIGN ? -HM_ELENGTH : 0;
 }
 
+static uint8_t *synced_mark(const uint8_t *page, uint64_t turn) {
+    return (uint8_t *)page + HM_SYNCED_OFFSET + turn % 2 * HM_SYNCED_SIZE;
+}
+
+void hm_synced_encode(uint8_t *page, uint32_t header_crc, uint64_t turn, const hm_synced *synced) {
+    uint8_t mark[HM_SYNCED_SIZE] = {0};
+    put64(mark, 0, synced->end);
+    put64(mark, 8, synced->next_sequence);
+    put32(mark, 16, hm_crc32c(header_crc, mark, 16));
+    memcpy(synced_mark(page, turn), mark, sizeof mark);
+}
+
+uint32_t hm_synced_decode(const uint8_t *page, uint32_t header_crc, hm_synced *synced) {
+    static const uint8_t nothing[HM_SYNCED_SIZE];
+    uint32_t unsound = 0;
+    *synced = (hm_synced){0};
+    for (uint32_t turn = 0; turn < 2; turn++) {
+        uint8_t mark[HM_SYNCED_SIZE];
+        memcpy(mark, synced_mark(page, turn), sizeof mark);
+        if (memcmp(mark, nothing, sizeof nothing) == 0) {
+            continue;
+        }
+        hm_synced found = {get64(mark, 0), get64(mark, 8)};
+        if (get32(mark, 16) != hm_crc32c(header_crc, mark, 16) ||
+            memcmp(mark + 20, nothing, HM_SYNCED_SIZE - 20) != 0 ||
+            found.end < HM_LOG_SEGMENT_HEADER || found.end % HM_FRAME_ALIGN ||
+            found.next_sequence > HM_LOG_FARTHEST) {
+            unsound = HM_SYNCED_OFFSET + turn * HM_SYNCED_SIZE;
+        } else if (found.next_sequence > synced->next_sequence) {
+            *synced = found;
+        }
+    }
+    return unsound;
+}
+
 void hm_segment_name(char *out, size_t size, uint64_t base, const char *suffix) {
     snprintf(out, size, "%020llu.%s", (unsigned long long)base, suffix);
 }

@@ -11,6 +11,7 @@
 
 #define NAME_SIZE   40
 #define HEADER_TAIL (HM_SEAL_OFFSET + HM_SEAL_SIZE)
+#define SYNCED_TAIL (HM_SYNCED_OFFSET + 2 * HM_SYNCED_SIZE)
 
 struct hm_verification {
     hm_verified *segments;
@@ -58,6 +59,16 @@ static uint64_t first_nonzero(const uint8_t *page, uint64_t from, uint64_t to) {
     return from;
 }
 
+/* A mark that is being written while we look is sound when we look again. */
+static void check_synced(verifier *self, uint64_t base, const hm_files *files, int header_error) {
+    hm_synced again;
+    uint32_t unsound = files->synced_unsound;
+    if (unsound && header_error == 0 &&
+        hm_synced_decode(files->map, files->header.crc, &again) == unsound) {
+        add_simple(self, base, HM_PROBLEM_HEADER, unsound, -HM_ECRC);
+    }
+}
+
 static void check_header(verifier *self, uint64_t base, const hm_files *files) {
     int error = files->header_error;
     if (error == 0 && files->header.base_sequence != base) {
@@ -70,10 +81,16 @@ static void check_header(verifier *self, uint64_t base, const hm_files *files) {
         return;
     }
     uint64_t gap = first_nonzero(files->map, HM_HEADER_SIZE, HM_SEAL_OFFSET);
-    uint64_t tail = first_nonzero(files->map, HEADER_TAIL, HM_LOG_SEGMENT_HEADER);
-    if (gap < HM_SEAL_OFFSET || tail < HM_LOG_SEGMENT_HEADER) {
-        add_simple(self, base, HM_PROBLEM_HEADER, gap < HM_SEAL_OFFSET ? gap : tail, -HM_EPADDING);
+    uint64_t middle = first_nonzero(files->map, HEADER_TAIL, HM_SYNCED_OFFSET);
+    uint64_t tail = first_nonzero(files->map, SYNCED_TAIL, HM_LOG_SEGMENT_HEADER);
+    if (gap < HM_SEAL_OFFSET || middle < HM_SYNCED_OFFSET || tail < HM_LOG_SEGMENT_HEADER) {
+        add_simple(self, base, HM_PROBLEM_HEADER,
+                   gap < HM_SEAL_OFFSET        ? gap
+                   : middle < HM_SYNCED_OFFSET ? middle
+                                               : tail,
+                   -HM_EPADDING);
     }
+    check_synced(self, base, files, error);
     if (files->seal_error && files->seal_error != -HM_EEMPTY && error == 0) {
         add_simple(self, base, HM_PROBLEM_SEAL, HM_SEAL_OFFSET, files->seal_error);
     }
@@ -131,8 +148,11 @@ static void add_tail(verifier *self, uint64_t base, const hm_walk *walk, uint64_
 }
 
 /* What the segment must hold: up to its seal, else up to the next segment, else what its records
- * cover. */
+ * cover, or its synced mark. */
 static uint64_t promised_next(const verifier *self, const hm_files *files, uint64_t covered) {
+    if (files->synced.next_sequence > covered) {
+        covered = files->synced.next_sequence;
+    }
     return files->seal_error == 0 ? files->seal.next_sequence
            : self->last           ? covered
                                   : self->next_base;
@@ -148,6 +168,7 @@ static void check_frames(verifier *self, hm_verified *out, const hm_files *files
                     .base_position = out->base_position,
                     .next_sequence = promised,
                     .sealed = sealed,
+                    .synced = files->synced,
                     .marks = records,
                     .mark_count = count,
                     .progress = self->progress};

@@ -82,6 +82,11 @@ static uint64_t mark_offset(const hm_walk *walk, const hm_record *mark) {
     return mark->position - walk->base_position + HM_LOG_SEGMENT_HEADER;
 }
 
+/* Whether the message `sequence`, which should stand at `offset`, was on disk. */
+static bool is_synced(const hm_walk *walk, uint64_t offset, uint64_t sequence) {
+    return offset < walk->synced.end && sequence < walk->synced.next_sequence;
+}
+
 /* The first mark behind the walk's offset that is also ahead of its sequence. */
 static const hm_record *mark_behind(const hm_walk *walk) {
     uint64_t position = walk->base_position + walk->offset - HM_LOG_SEGMENT_HEADER;
@@ -203,25 +208,44 @@ static bool resync(const hm_walk *walk, place *found) {
     uint64_t bound_sequence = mark           ? mark->first_sequence
                               : walk->sealed ? walk->next_sequence
                                              : UINT64_MAX;
+    bool marked = mark != NULL;
+    if (is_synced(walk, walk->offset, walk->expected) && (!marked || walk->synced.end < bound)) {
+        bound = walk->synced.end;
+        bound_sequence = walk->synced.next_sequence;
+        marked = true;
+    }
     if (skip_one(walk, bound, bound_sequence, found) ||
-        scan(walk, bound, bound_sequence, mark != NULL, found)) {
+        scan(walk, bound, bound_sequence, marked, found)) {
         return true;
     }
-    if (mark) {
+    if (marked) {
         *found = (place){bound, bound_sequence};
     }
-    return mark != NULL;
+    return marked;
 }
 
-/* Damage at the very end with nothing sound behind it is a torn tail, not damage. */
+/* Damage at the very end with nothing sound behind it is a torn tail, as far as it was not synced.
+ */
 static void give_back_tail(hm_walk *walk) {
     uint64_t position = walk->base_position + walk->offset - HM_LOG_SEGMENT_HEADER;
-    if (walk->damage_count && walk->damage[walk->damage_count - 1].end == position) {
-        const hm_damage *last = &walk->damage[--walk->damage_count];
-        walk->offset = last->position - walk->base_position + HM_LOG_SEGMENT_HEADER;
-        walk->expected = last->first_sequence;
-        walk->tail_error = last->error;
+    hm_damage *last = walk->damage_count ? &walk->damage[walk->damage_count - 1] : NULL;
+    if (last == NULL || last->end != position) {
+        return;
     }
+    uint64_t offset = last->position - walk->base_position + HM_LOG_SEGMENT_HEADER;
+    if (walk->offset == walk->synced.end) {
+        return;
+    }
+    walk->tail_error = last->error;
+    if (is_synced(walk, offset, last->first_sequence)) {
+        walk->offset = walk->synced.end;
+        walk->expected = last->next_sequence = walk->synced.next_sequence;
+        last->end = walk->base_position + walk->offset - HM_LOG_SEGMENT_HEADER;
+        return;
+    }
+    walk->offset = offset;
+    walk->expected = last->first_sequence;
+    walk->damage_count--;
 }
 
 /* Counts the marks that a sound frame at the walk's offset contradicts. */
@@ -253,6 +277,12 @@ void hm_walk_run(hm_walk *walk) {
     uint64_t mark = 0, reported = HM_LOG_SEGMENT_HEADER;
     walk->offset = HM_LOG_SEGMENT_HEADER;
     walk->expected = walk->base_sequence;
+    if (walk->sealed || walk->synced.next_sequence > walk->next_sequence) {
+        walk->synced = (hm_synced){0};
+    }
+    if (walk->synced.end > walk->end) {
+        walk->synced.end = walk->end; /* somebody has cut the file */
+    }
     while (walk->expected < walk->next_sequence && walk->offset < walk->end) {
         int64_t size = hm_walk_check(walk, walk->offset, walk->expected);
         uint64_t position = walk->base_position + walk->offset - HM_LOG_SEGMENT_HEADER;
