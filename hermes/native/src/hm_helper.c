@@ -30,10 +30,40 @@ static void touch(uint8_t *from, uint64_t size) {
     }
 }
 
+static uint64_t now_ns(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
+}
+
+/* In how many ns a slice is to be ready, so that the writer does not catch up. */
+static uint64_t lead_ns(const hm_pool *pool, uint64_t size) {
+    return pool->written_ns / HM_WARM_LEAD * size / HM_NUDGE_STEP;
+}
+
+static bool is_fast(const hm_pool *pool) {
+    return pool->written_ns > 0 && lead_ns(pool, HM_WARM_SLICE) < HM_WARM_REST_MIN;
+}
+
+/* How long to rest after a slice that took `took_ns`: the owner may have this core to itself, and
+ * every slice holds it up.  Where the log is written fast, not at all: a page that is not warm
+ * costs the owner more than its share of a slice. */
+static uint64_t rest_after(const hm_pool *pool, uint64_t size, uint64_t took_ns) {
+    uint64_t most = took_ns * HM_WARM_REST;
+    if (pool->written_ns == 0) {
+        return most;
+    }
+    uint64_t lead = lead_ns(pool, size), left = lead > took_ns ? lead - took_ns : 0;
+    return is_fast(pool) ? 0 : left < most ? left : most;
+}
+
 /* Makes the next slice of `segment` writable without a fault.  Lock held on entry and exit. */
 static void warm_slice(hm_pool *pool, hm_segment *segment, uint64_t target) {
-    uint64_t from = segment->warmed;
-    uint64_t size = target - from < HM_WARM_SLICE ? target - from : HM_WARM_SLICE;
+    bool fast = is_fast(pool);
+    uint64_t begun_ns = now_ns(), from = segment->warmed;
+    uint64_t size = fast ? HM_WARM_BULK : HM_WARM_SLICE;
+    size = target - from < size ? target - from : size;
+    hm_segment_read_ahead(segment, fast);
     hm_segment_retain(segment);
     segment->warmed = from + size;
     pthread_mutex_unlock(&pool->lock);
@@ -41,7 +71,9 @@ static void warm_slice(hm_pool *pool, hm_segment *segment, uint64_t target) {
         touch(segment->map + from, size);
     }
     hm_segment_release(segment);
+    uint64_t ended_ns = now_ns();
     pthread_mutex_lock(&pool->lock);
+    pool->rest_ns = ended_ns + rest_after(pool, size, ended_ns - begun_ns);
 }
 
 /* Lock held on entry and exit. */
@@ -49,7 +81,7 @@ static void populate_next(hm_pool *pool) {
     hm_segment *segment = pool->populate[0].segment;
     uint64_t offset = pool->populate[0].offset;
     uint64_t size = pool->populate[0].size;
-    uint64_t slice = size < HM_WARM_SLICE ? size : HM_WARM_SLICE;
+    uint64_t slice = size < HM_WARM_BULK ? size : HM_WARM_BULK;
     if (size > slice) {
         pool->populate[0].offset += slice;
         pool->populate[0].size -= slice;
@@ -231,18 +263,13 @@ static bool make_spare(hm_pool *pool) {
     return error == 0;
 }
 
-static void wait_for_work(hm_pool *pool, bool retry) {
-    if (!retry) {
+/* Until something is asked for; with `until_ns` not 0, until then at most. */
+static void wait_for_work(hm_pool *pool, uint64_t until_ns) {
+    if (until_ns == 0) {
         pthread_cond_wait(&pool->wake, &pool->lock);
         return;
     }
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_nsec += HM_STARVED_WAIT_NS;
-    if (until.tv_nsec >= 1000000000) {
-        until.tv_sec++;
-        until.tv_nsec -= 1000000000;
-    }
+    struct timespec until = {(time_t)(until_ns / 1000000000u), (long)(until_ns % 1000000000u)};
     pthread_cond_timedwait(&pool->wake, &pool->lock, &until);
 }
 
@@ -252,22 +279,44 @@ static bool wants_spare(const hm_pool *pool) {
                          : pool->spare_wanted && coming < pool->options.spares;
 }
 
-/* What a reader will fault on, then what the writer will. */
+/* The segment that is to be made warm next, and up to where; NULL: none is. */
+static hm_segment *cold(const hm_pool *pool, uint64_t *target) {
+    if (pool->warm && pool->warm->warmed < pool->warm_target) {
+        *target = pool->warm_target;
+        return pool->warm;
+    }
+    if (pool->ready && pool->ready->warmed < pool->ready->map_size) {
+        *target = pool->ready->map_size;
+        return pool->ready;
+    }
+    return NULL;
+}
+
+/* What a reader will fault on, then what the writer will.  False: nothing is to be done now. */
 static bool prepare(hm_pool *pool) {
+    uint64_t target;
+    hm_segment *next;
     if (pool->populate_count) {
         populate_next(pool);
     } else if (pool->returned) {
         take_returned(pool); /* quick, and a segment that is not there costs the writer most */
-    } else if (pool->warm && pool->warm->warmed < pool->warm_target) {
-        warm_slice(pool, pool->warm, pool->warm_target);
-    } else if (wants_spare(pool)) {
-        return make_spare(pool);
-    } else if (pool->ready && pool->ready->warmed < pool->ready->map_size) {
-        warm_slice(pool, pool->ready, pool->ready->map_size);
+    } else if (wants_spare(pool) && make_spare(pool)) {
+        /* likewise */
+    } else if ((next = cold(pool, &target)) != NULL && now_ns() >= pool->rest_ns) {
+        warm_slice(pool, next, target);
     } else {
         return false;
     }
     return true;
+}
+
+/* When to look again without being asked; 0: not at all. */
+static uint64_t next_look(const hm_pool *pool) {
+    uint64_t target;
+    if (cold(pool, &target) != NULL) {
+        return pool->rest_ns;
+    }
+    return wants_spare(pool) ? now_ns() + HM_STARVED_WAIT_NS : 0;
 }
 
 /* A sync first, because somebody waits.  Then a step of the rest even if the next sync is asked for
@@ -286,8 +335,7 @@ void *hm_helper_main(void *argument) {
     pthread_mutex_lock(&pool->lock);
     while (!pool->closing) {
         if (!one_step(pool)) {
-            bool retry = wants_spare(pool);
-            wait_for_work(pool, retry);
+            wait_for_work(pool, next_look(pool));
         }
     }
     pthread_mutex_unlock(&pool->lock);

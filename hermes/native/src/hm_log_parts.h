@@ -29,9 +29,14 @@
 #define HM_LOG_FARTHEST   (UINT64_C(1) << 62)
 #define HM_FRAME_SMALLEST HM_FRAME_HEADER /* bytes: no topic, no payload */
 #define HM_INDEX_CHUNK    262144          /* bytes an index file grows by, at most: 4,096 records */
-#define HM_WARM_SLICE     262144  /* bytes populated per call: half a millisecond on a cold host */
+#define HM_WARM_SLICE     32768           /* bytes populated per call: 0.1 ms on a cold host */
+#define HM_WARM_BULK      262144          /* likewise, where the log is written fast */
 #define HM_WARM_FIRST     4194304 /* bytes made warm before a log has shown that it is busy */
-#define HM_POPULATE_MAX   16      /* hints that may wait; more are dropped, they are hints */
+#define HM_WARM_REST      31      /* times as long as a slice took the helper rests, at most */
+#define HM_WARM_REST_MIN  200000  /* ns: what is shorter is not worth the helper's going to sleep */
+#define HM_WARM_LEAD      4     /* times as fast as the log is written it is made warm, at least */
+#define HM_NUDGE_STEP   1048576 /* bytes after which the helper hears how fast the log is written */
+#define HM_POPULATE_MAX 16      /* hints that may wait; more are dropped, they are hints */
 #define HM_SYNC_EACH_MAX                                                                           \
     16 /* segments synced one by one; beyond, the file system is asked once, first */
 #define HM_STARVED_WAIT_NS 100000000 /* ns between tries to get a segment on a full disk */
@@ -169,6 +174,7 @@ struct hm_segment {
     /* Under the pool's lock. */
     uint64_t disk_bytes; /* what it counts for in the quota */
     uint64_t warmed;     /* bytes of the map populated */
+    bool piecemeal;      /* hm_segment_read_ahead(.., false) was last */
     uint64_t synced_end; /* bytes of the map on disk */
     uint64_t synced_records;
     bool unsynced; /* it stands in the pool's list of sealed segments that a sync must cover */
@@ -201,6 +207,8 @@ struct hm_pool {
 
     hm_segment *warm; /* the active segment, referenced */
     uint64_t warm_target;
+    uint64_t written_ns; /* ns that HM_NUDGE_STEP bytes took to be written; 0: not known */
+    uint64_t rest_ns;    /* CLOCK_MONOTONIC before which the helper makes nothing warm */
 
     uint64_t sync_asked; /* requests; a request is over when sync_served reaches it */
     uint64_t sync_served;
@@ -272,6 +280,10 @@ int hm_segment_make(hm_pool *pool, hm_segment **made);
 int hm_segment_placeholder(hm_pool *pool, hm_segment **made);
 /* A segment of its own size in memory that holds `frames` and no records; in no list. */
 int hm_segment_copy(hm_pool *pool, const uint8_t *frames, uint64_t size, hm_segment **made);
+/* Whether a page that is not there yet brings its neighbours with it.  Good for who reads in order
+ * or writes fast; but what the kernel prepares then is megabytes in one go, tens of milliseconds.
+ */
+void hm_segment_read_ahead(hm_segment *segment, bool ahead);
 /* Gives a returned segment a fresh index, so that it can be used again. */
 int hm_segment_refit(hm_segment *segment);
 /* Unlinks what is a spare, unmaps, frees; nobody refers to it any more. */
@@ -369,6 +381,8 @@ struct hm_log {
     bool helper_runs;
     hm_segment *active; /* the last of `segments` */
     uint64_t nudge_at;  /* offset in the active segment at which the helper wants to know */
+    uint64_t nudged_at; /* and at which it heard last; 0: of this segment it has not yet */
+    uint64_t nudged_ns; /* `time_ns` then */
     uint64_t next_sequence;
     uint64_t end_position;
     uint64_t time_ns;             /* append time never goes back */

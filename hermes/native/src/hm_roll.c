@@ -3,27 +3,27 @@
 
 #include "hm_log_parts.h"
 
-static void wake_helper(hm_log *log, bool want_spare, uint64_t warm_target) {
-    hm_pool *pool = log->pool;
-    pthread_mutex_lock(&pool->lock);
-    pool->spare_wanted |= want_spare;
-    pool->warm_target = warm_target > pool->warm_target ? warm_target : pool->warm_target;
-    pthread_cond_signal(&pool->wake);
-    pthread_mutex_unlock(&pool->lock);
-}
-
 /* The tail has passed `nudge_at`: the busier the segment, the further ahead it is made warm, so
  * that an idle stream costs little and a busy one soon has all of it, and then a spare. */
 void hm_log_nudge(hm_log *log) {
+    hm_pool *pool = log->pool;
     hm_segment *segment = log->active;
     uint64_t target = (segment->end + HM_PAGE - 1) / HM_PAGE * HM_PAGE * 8;
-    target = target < HM_WARM_FIRST       ? HM_WARM_FIRST
-             : target > segment->map_size ? segment->map_size
-                                          : target;
+    uint64_t bytes = segment->end - log->nudged_at, passed = log->time_ns - log->nudged_ns;
+    target = target < HM_WARM_FIRST ? HM_WARM_FIRST : target;
     target = target > segment->map_size ? segment->map_size : target;
-    bool busy = target == segment->map_size;
-    log->nudge_at = busy ? UINT64_MAX : segment->end * 2;
-    wake_helper(log, busy, target);
+    bool first = log->nudged_at == 0;
+    log->nudged_at = segment->end;
+    log->nudged_ns = log->time_ns;
+    log->nudge_at = segment->end < HM_NUDGE_STEP ? 2 * segment->end : segment->end + HM_NUDGE_STEP;
+    pthread_mutex_lock(&pool->lock);
+    pool->spare_wanted |= target == segment->map_size;
+    pool->warm_target = target > pool->warm_target ? target : pool->warm_target;
+    if (!first) {
+        pool->written_ns = passed * HM_NUDGE_STEP / bytes + 1;
+    }
+    pthread_cond_signal(&pool->wake);
+    pthread_mutex_unlock(&pool->lock);
 }
 
 /* A count-0 record for each publisher: the duplicate filter no longer depends on older segments. */
@@ -99,9 +99,13 @@ void hm_log_activate(hm_log *log, hm_segment *segment) {
     log->active = segment;
     log->last_extensible = false;
     log->nudge_at = HM_LOG_SEGMENT_HEADER;
+    log->nudged_at = 0;
     hm_segment_retain(segment);
     pthread_mutex_lock(&pool->lock);
     hm_segment *before = pool->warm;
+    if (before) {
+        hm_segment_read_ahead(before, true); /* from now on it is only read */
+    }
     pool->warm = segment;
     pool->warm_target = segment->map_size < HM_WARM_FIRST ? segment->map_size : HM_WARM_FIRST;
     pool->spare_wanted = false;

@@ -234,6 +234,13 @@ int hm_segment_charge(hm_segment *segment, uint64_t bytes) {
     return fits ? 0 : -HM_ENOSPACE;
 }
 
+void hm_segment_read_ahead(hm_segment *segment, bool ahead) {
+    if (segment->pool->dirfd >= 0 && segment->map && segment->piecemeal == ahead) {
+        segment->piecemeal = !ahead;
+        madvise(segment->map, segment->map_size, ahead ? MADV_NORMAL : MADV_RANDOM);
+    }
+}
+
 static int fill_segment(hm_segment *segment) {
     hm_pool *pool = segment->pool;
     segment->map_size = pool->options.segment_bytes;
@@ -250,6 +257,9 @@ static int fill_segment(hm_segment *segment) {
     }
     if (error == 0 && pool->dirfd < 0 && segment->map_size >= HUGE_PAGE) {
         madvise(segment->map, segment->map_size, MADV_HUGEPAGE);
+    }
+    if (error == 0) {
+        hm_segment_read_ahead(segment, false);
     }
     return error ? error : make_index(segment);
 }
@@ -327,6 +337,7 @@ int hm_segment_refit(hm_segment *segment) {
     segment->synced_end = segment->synced_records = 0;
     segment->warmed = 0;
     segment->record_count = 0;
+    hm_segment_read_ahead(segment, false);
     if (pool->dirfd < 0) {
         return 0; /* its index memory is as good as new */
     }
