@@ -146,7 +146,13 @@ int main(int argc, char **argv) {
     options.fd = fd;
     options.listens = 0;
     options.sessions_max = 1;
-    status = hu_channel_open(&options, sizes, 2, 10000000000, &channel);
+    hu_dial *dial = hu_dial_new(&options, sizes, 2, 10000000000);
+    assert(dial != NULL);
+    while ((status = hu_dial_step(dial, 100000000)) == HU_DIAL_GOING)
+        continue;
+    assert(status == 0);
+    status = hu_channel_open(dial, &channel);
+    hu_dial_free(dial);
     assert(status == 0);
     for (int i = 0; i < 3; i++)
         pthread_create(&threads[i], NULL, work[i], NULL);

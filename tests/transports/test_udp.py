@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -134,14 +135,53 @@ def test_closed_channels_leave_nothing(broker: hermes.Broker) -> None:
     await_descriptors(before)
 
 
+def silent_socket() -> socket.socket:
+    """One that a client may dial, and gets no answer."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind(("127.0.0.1", 0))
+    sock.settimeout(DEADLINE_S)
+    return sock
+
+
 def test_a_broker_that_vanishes_is_named() -> None:
     """Who dials where nobody answers, or is answered no more, is told which address it was."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
-        silent.bind(("127.0.0.1", 0))
+    with silent_socket() as silent:
         port = silent.getsockname()[1]
 
         with pytest.raises(ConnectFailed, match=rf"127\.0\.0\.1:{port}.*did not answer"):
             hermes.connect(f"udp://127.0.0.1:{port}", timeout=0.3)
+
+
+DIALS = """
+import os, sys, threading
+import hermes
+def left():
+    return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+try:
+    hermes.connect(sys.argv[2], timeout=0.01)
+except hermes.errors.ConnectFailed:
+    before = left()
+try:
+    hermes.connect(sys.argv[1], timeout=60)
+except KeyboardInterrupt:
+    print("nothing is left" if left() == before else (before, left()))
+"""
+
+
+@pytest.mark.parametrize("faults", ["drop=0", "intercept=loss=1%25,seed=1"])
+def test_a_dial_is_interrupted(faults: str) -> None:
+    """Ctrl-C ends a dial that nobody answers at once, and leaves no descriptor and no thread."""
+    with silent_socket() as silent, silent_socket() as before:
+        urls = [f"udp://127.0.0.1:{end.getsockname()[1]}?{faults}" for end in (silent, before)]
+        with subprocess.Popen(
+            [sys.executable, "-c", DIALS, *urls], stdout=subprocess.PIPE, text=True
+        ) as child:
+            silent.recv(65536)
+
+            child.send_signal(signal.SIGINT)
+            said, _ = child.communicate(timeout=DEADLINE_S)
+
+    assert said == "nothing is left\n"
 
 
 FORKED = """

@@ -31,6 +31,15 @@ SALT = 2
 NS_PER_MS = 1_000_000
 PATIENCE_MS = 2 * lib.HU_LINGER // NS_PER_MS
 """How long one that was closed is waited for: it takes no longer."""
+STEP_NS = 100 * NS_PER_MS
+"""How long a dial keeps Python out at a time."""
+PROBLEMS: dict[int, str] = {
+    lib.HU_DIAL_TIMEOUT: "did not answer in time: check that a broker listens there with udp, and "
+    "that no firewall stands between",
+    lib.HU_GONE: "nobody listens there: start a broker (`hermes serve`), or check host and port",
+    lib.HU_REFUSED: "the broker has as many sessions as it may, or is stopping",
+}
+"""Why there is no session, by number."""
 
 
 class UdpChannel:
@@ -234,28 +243,45 @@ def _set_up(
     timeout_ns: int,
 ) -> UdpChannel | str:
     """Takes over ``sock``; a text says why there is no session."""
-    try:
-        closing = Closing(sock, spec)
-    except OSError as error:
-        sock.close()
-        return f"no descriptors for a session: {error}"
-    native = _options.native_options(
-        sock, options, tap_fd=closing.tap_fd, listens=False, sessions=1
-    )
-    sizes = _options.sizes(options, address)
-    native.datagram = sizes[0]
-    handle = ffi.new("hu_channel **")
-    status = lib.hu_channel_open(native, sizes, len(sizes), timeout_ns, handle)
-    if status == 0:
-        return UdpChannel(handle[0], closing, host_port(address))
-    closing.close()
-    if status == lib.HU_DIAL_TIMEOUT:
-        return (
-            "did not answer in time: check that a broker listens there with udp, and that no "
-            "firewall stands between"
+    with contextlib.ExitStack() as undo:
+        undo.callback(sock.close)
+        try:
+            closing = Closing(sock, spec)
+        except OSError as error:
+            return f"no descriptors for a session: {error}"
+        handle = ffi.new("hu_channel **")
+        undo.callback(_give_up, handle, closing)
+        native = _options.native_options(
+            sock, options, tap_fd=closing.tap_fd, listens=False, sessions=1
         )
-    if status == lib.HU_GONE:
-        return "nobody listens there: start a broker (`hermes serve`), or check host and port"
-    if status == lib.HU_REFUSED:
-        return "the broker has as many sessions as it may, or is stopping"
-    return "no memory, descriptors or threads for a session"
+        sizes = _options.sizes(options, address)
+        native.datagram = sizes[0]
+        status = _open(native, sizes, timeout_ns, handle)
+        if status == 0:
+            undo.pop_all()
+            return UdpChannel(handle[0], closing, host_port(address))
+    return PROBLEMS.get(status, "no memory, descriptors or threads for a session")
+
+
+def _give_up(handle: Any, closing: Closing) -> None:
+    if handle[0] == ffi.NULL:
+        closing.close()
+    else:  # an interruption came when it was open already
+        LINGERING.add(ffi.gc(handle[0], lib.hu_channel_free), closing)
+
+
+def _open(native: Any, sizes: list[int], timeout_ns: int, handle: Any) -> int:
+    """Fills in ``handle``; what the native side says.
+
+    In steps, so that an interruption is heard of soon: the dial is given up then.
+    """
+    made = lib.hu_dial_new(native, sizes, len(sizes), timeout_ns)
+    if made == ffi.NULL:
+        return int(lib.HU_DIAL_MEMORY)
+    try:
+        status = lib.HU_DIAL_GOING
+        while status == lib.HU_DIAL_GOING:
+            status = lib.hu_dial_step(made, STEP_NS)
+        return int(status or lib.hu_channel_open(made, handle))
+    finally:
+        lib.hu_dial_free(made)

@@ -9,7 +9,6 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
-#include <sys/random.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -339,121 +338,6 @@ static void *guard(void *argument) {
 
 /* ---- opening ---- */
 
-typedef struct {
-    const hu_options *options;
-    hu_endpoint *endpoint;
-    uint64_t nonce;
-    uint64_t until_ns;
-    hu_setup found;
-    uint8_t buffer[HU_DATAGRAM_MAX];
-} dialogue;
-
-static int ask(dialogue *d, uint8_t type, uint64_t size) {
-    hu_header header = {.session = d->nonce, .type = type};
-    hu_setup ours = d->found;
-    ours.window = (uint32_t)d->options->window;
-    ours.liveness_ms = d->options->liveness_ms;
-    ours.datagram = type == HU_REQUEST ? (uint32_t)size : d->found.datagram;
-    hu_header_encode(d->buffer, &header);
-    hu_setup_encode(d->buffer + HU_HEADER, &ours);
-    memset(d->buffer + HU_HEADER + HU_SETUP, 0, size - HU_HEADER - HU_SETUP);
-    hu_seal(d->buffer, size);
-    return hu_endpoint_say(d->endpoint, d->buffer, size);
-}
-
-/* Waits for an answer of a type: 1: it is there, 0: the time passed, HU_REFUSED or HU_GONE as
- * negative numbers. */
-static int hear(dialogue *d, uint8_t type, uint64_t until_ns) {
-    for (;;) {
-        uint64_t now = hu_now();
-        if (now >= until_ns)
-            return 0;
-        struct timespec left = span_of(until_ns - now);
-        struct pollfd readable = {.fd = d->options->fd, .events = POLLIN};
-        if (ppoll(&readable, 1, &left, NULL) <= 0)
-            continue;
-        ssize_t size = recv(d->options->fd, d->buffer, sizeof d->buffer, MSG_DONTWAIT);
-        hu_header header;
-        if (size < 0 && errno == ECONNREFUSED)
-            return -HU_GONE;
-        if (size < 0 || hu_header_decode(d->buffer, (uint64_t)size, &header) < 0 ||
-            header.session != d->nonce)
-            continue;
-        if (header.type == HU_RESET)
-            return -HU_REFUSED;
-        if (header.type != type)
-            continue;
-        hu_setup_decode(d->buffer + HU_HEADER, &d->found);
-        if (d->found.datagram >= HU_DATAGRAM_MIN)
-            return 1;
-    }
-}
-
-/* Finds the largest size for which an answer of that size comes back.  1, or as `hear`. */
-static int find_size(dialogue *d, const uint32_t *sizes, uint32_t count, uint32_t *chosen) {
-    uint64_t pause = HU_REQUEST_FIRST;
-    for (uint32_t tries = 0;; tries++) {
-        uint32_t at = tries / HU_SIZE_TRIES < count ? tries / HU_SIZE_TRIES : count - 1;
-        uint64_t now = hu_now(), until = now + pause;
-        int error = ask(d, HU_REQUEST, sizes[at]);
-        if (error == EMSGSIZE && at + 1 < count) {
-            tries |= HU_SIZE_TRIES - 1;
-            continue;
-        }
-        if (error == ECONNREFUSED)
-            return -HU_GONE;
-        int heard = hear(d, HU_CHALLENGE, until < d->until_ns ? until : d->until_ns);
-        if (heard == 1) {
-            *chosen = sizes[at] < d->found.datagram ? sizes[at] : d->found.datagram;
-            return 1;
-        }
-        if (heard < 0 || hu_now() >= d->until_ns)
-            return heard;
-        if (tries / HU_SIZE_TRIES >= count)
-            pause = 2 * pause < HU_REQUEST_MAX ? 2 * pause : HU_REQUEST_MAX;
-    }
-}
-
-static int confirm(dialogue *d) {
-    uint64_t pause = HU_REQUEST_FIRST;
-    hu_setup challenge = d->found;
-    for (;;) {
-        uint64_t until = hu_now() + pause;
-        d->found = challenge;
-        ask(d, HU_CONFIRM, HU_HEADER + HU_SETUP);
-        int heard = hear(d, HU_ACCEPT, until < d->until_ns ? until : d->until_ns);
-        if (heard != 0 || hu_now() >= d->until_ns)
-            return heard;
-        pause = 2 * pause < HU_REQUEST_MAX ? 2 * pause : HU_REQUEST_MAX;
-    }
-}
-
-static int set_up(const hu_options *options, hu_endpoint *endpoint, const uint32_t *sizes,
-                  uint32_t count, int64_t timeout_ns) {
-    dialogue *d = calloc(1, sizeof *d);
-    uint32_t chosen = 0;
-    if (d == NULL)
-        return HU_DIAL_MEMORY;
-    d->options = options;
-    d->endpoint = endpoint;
-    d->until_ns = timeout_ns < 0 ? NEVER : hu_now() + (uint64_t)timeout_ns;
-    ssize_t got = getrandom(&d->nonce, sizeof d->nonce, 0);
-    assert(got == sizeof d->nonce);
-    int heard = find_size(d, sizes, count, &chosen);
-    if (heard == 1) {
-        d->found.datagram = chosen;
-        heard = confirm(d);
-    }
-    int result = heard == 0 ? HU_DIAL_TIMEOUT : heard < 0 ? -heard : 0;
-    if (result == 0) {
-        d->found.datagram = d->found.datagram < chosen ? d->found.datagram : chosen;
-        if (hu_endpoint_adopt(endpoint, d->found.session, &d->found) < 0)
-            result = HU_DIAL_MEMORY;
-    }
-    free(d);
-    return result;
-}
-
 static int start_guard(hu_channel *channel) {
     sigset_t all, before;
     sigfillset(&all);
@@ -482,23 +366,19 @@ static void destroy(hu_channel *channel) {
     free(channel);
 }
 
-int hu_channel_open(const hu_options *options, const uint32_t *sizes, uint32_t size_count,
-                    int64_t timeout_ns, hu_channel **result) {
-    assert(size_count > 0 && options->sessions_max == 1 && !options->listens);
+int hu_channel_open(hu_dial *dial, hu_channel **result) {
     int saved = errno;
     hu_channel *channel = calloc(1, sizeof *channel);
     if (channel == NULL)
         return HU_DIAL_MEMORY;
     init_locks(channel);
-    channel->fd = options->fd;
     channel->group_fd = -1;
     channel->pid = getpid();
-    channel->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     channel->medium = (hm_medium){channel, write_pieces, receive, wait_for_room};
-    int status = channel->wake_fd < 0 || hu_endpoint_new(options, &channel->endpoint) < 0
-                     ? HU_DIAL_MEMORY
-                     : set_up(options, channel->endpoint, sizes, size_count, timeout_ns);
+    channel->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    int status = channel->wake_fd < 0 ? HU_DIAL_MEMORY : 0;
     if (status == 0) {
+        channel->endpoint = hu_dial_take(dial, &channel->fd);
         channel->session = hu_endpoint_session(channel->endpoint, 0);
         channel->left_ns = hu_now();
         hu_endpoint_flush(channel->endpoint);

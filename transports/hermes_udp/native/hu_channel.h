@@ -14,27 +14,18 @@
 #ifndef HU_CHANNEL_H
 #define HU_CHANNEL_H
 
-#include "hu_endpoint.h"
+#include "hu_dial.h"
 #include "hu_select.h"
 
 /* cdef-begin -- an opaque channel. */
 typedef struct hu_channel hu_channel;
 
-#define HU_GUARD_AFTER   2000000    /* ns without a call after which the thread takes over */
-#define HU_REQUEST_FIRST 20000000   /* ns before a set-up datagram is sent again; it doubles */
-#define HU_REQUEST_MAX   500000000  /* ns: up to this */
-#define HU_SIZE_TRIES    2          /* requests of one size before a smaller one is tried */
-#define HU_LINGER        2000000000 /* ns for which what was sent is repeated after closing */
-#define HU_SIZES_MAX     4
+#define HU_GUARD_AFTER 2000000    /* ns without a call after which the thread takes over */
+#define HU_LINGER      2000000000 /* ns for which what was sent is repeated after closing */
 
-enum { HU_DIAL_TIMEOUT = -1, HU_DIAL_MEMORY = -2, HU_DIAL_THREAD = -3 };
-
-/* Sets up a session with the peer that `options->fd` is connected to, trying datagrams of `sizes`
- * bytes, the largest first.  Waits at most `timeout_ns` (negative: for ever).  The descriptors stay
- * the caller's until hu_channel_close returns.  0; HU_DIAL_TIMEOUT and so on; or HU_REFUSED and so
- * on. */
-int hu_channel_open(const hu_options *options, const uint32_t *sizes, uint32_t size_count,
-                    int64_t timeout_ns, hu_channel **channel);
+/* The end of a session that was dialled; the dial is freed as it is afterwards.  The descriptors
+ * stay the caller's until hu_channel_close returns.  0, HU_DIAL_MEMORY or HU_DIAL_THREAD. */
+int hu_channel_open(hu_dial *dial, hu_channel **channel);
 /* The `hm_medium` of it, as an address. */
 uintptr_t hu_channel_medium(hu_channel *channel);
 /* Takes bytes: how many, 0: no room now, negative: an errno. */
