@@ -109,6 +109,15 @@ class UdpChannel:
     def __del__(self) -> None:
         self.close()
 
+    @property
+    def handle(self) -> Any:
+        """The native channel.
+
+        Raises:
+            ConnectionLost: it was closed.
+        """
+        return self._live()
+
     def _live(self) -> Any:
         if self._handle is None:
             raise ConnectionLost(f"the session with {self._peer} was closed here")
@@ -228,14 +237,14 @@ def dial(url: Url, options: DialOptions, timeout_ns: int) -> UdpChannel:
             problem = f"cannot be reached: {error}"
             continue
         left = -1 if deadline is None else max(0, deadline - time.monotonic_ns())
-        found = _set_up(sock, address, options, spec, left)
+        found = set_up(sock, address, options, spec, left)
         if isinstance(found, UdpChannel):
             return found
         problem = found
     raise ConnectFailed(f"{url}: {problem}")
 
 
-def _set_up(
+def set_up(
     sock: socket.socket,
     address: Any,
     options: DialOptions,

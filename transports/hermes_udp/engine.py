@@ -8,6 +8,7 @@ from hermes.addresses import addresses, host_port, refuse_strangers
 from hermes.errors import SystemFault
 from hermes.transport import API_VERSION, Agent, Capabilities, Channel, Kernel
 from hermes.url import Url, refuse_user
+from hermes_udp import group as _group
 from hermes_udp import options as _options
 from hermes_udp.agent import UdpAgent
 from hermes_udp.channel import dial
@@ -48,5 +49,8 @@ class UdpTransport:
         return agent
 
     def dial(self, url: Url, timeout_ns: int) -> Channel:
-        """Set up a session with the first address that answers."""
-        return dial(url, url.options(DialOptions), timeout_ns)
+        """Set up a session with the first address that answers, or with a group's caster."""
+        options = url.options(DialOptions)
+        if _group.is_multicast(url):
+            return _group.dial(url, options, timeout_ns)
+        return dial(url, options, timeout_ns)

@@ -59,9 +59,13 @@ class DialOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     intercept: str = ""
     """Faults on purpose in what is sent, as in `loss=1%,seed=7`; docs/testing-plugins.md has all."""
     drop: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
-    """Share of datagrams that are not sent, on purpose: cheap enough for measurements."""
+    """Share of datagrams that are not sent, on purpose, and of a multicast group's that are not
+    received: cheap enough for measurements."""
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
     """Number from which the choice of those follows."""
+    interface: str = ""
+    """Multicast: address of the interface, as in `127.0.0.1`; empty: the one that the system's routes
+    name."""
 
     def check(self, url: Url) -> Interception | None:
         """What cannot be said in types; the parsed ``intercept``, if it is set.
@@ -96,7 +100,7 @@ def bound(url: Url, family: int, address: Any, options: ListenOptions) -> socket
         InvalidUrl: there is no such address here, or it is not ours to take.
     """
     with contextlib.ExitStack() as undo:
-        sock = _made(family, options)
+        sock = made(family, options)
         undo.callback(sock.close)
         try:
             sock.bind(address)
@@ -109,7 +113,7 @@ def bound(url: Url, family: int, address: Any, options: ListenOptions) -> socket
 def connected(family: int, address: Any, options: DialOptions) -> socket.socket:
     """A client's socket.  Raises OSError."""
     with contextlib.ExitStack() as undo:
-        sock = _made(family, options)
+        sock = made(family, options)
         undo.callback(sock.close)
         sock.connect(address)
         undo.pop_all()
@@ -150,7 +154,8 @@ def _window(sock: socket.socket, options: DialOptions) -> int:
     return 1 << (size.bit_length() - 1)
 
 
-def _made(family: int, options: DialOptions) -> socket.socket:
+def made(family: int, options: DialOptions) -> socket.socket:
+    """A socket that sends whole datagrams only, with buffers as asked for.  Raises OSError."""
     sock = socket.socket(family, socket.SOCK_DGRAM)
     sock.setblocking(False)
     if family == socket.AF_INET6:

@@ -240,7 +240,7 @@ static int has_room(hu_channel *channel) {
 /* Whether walking through the group's stream may bring something. */
 static int has_cast(const hu_channel *channel) {
     const hu_group *group = channel->group;
-    return group != NULL && !channel->group_held &&
+    return group != NULL && hu_group_beacon(group) != NULL && !channel->group_held &&
            (hu_group_received(group) != channel->group_walked || hu_group_can_skip(group));
 }
 
@@ -429,7 +429,7 @@ int hu_channel_join(hu_channel *channel, int fd, uint64_t seed) {
     if (channel->group != NULL) {
         channel->group_fd = fd;
         channel->group_held = 0;
-        channel->group_walked = 0;
+        channel->group_walked = NEVER; /* the first beacon is news */
         hu_endpoint_join(channel->endpoint, channel->group, fd);
     }
     leave(channel);
@@ -478,6 +478,10 @@ static int select_once(hu_channel *channel, hu_select *select, uint8_t *out, uin
     if (event->what != HU_SELECT_MORE || !hu_group_skip(channel->group))
         return 0;
     hu_select_resync(select);
+    const hu_beacon *beacon = hu_group_beacon(channel->group);
+    const hu_beacon_entry *entries = hu_group_entries(channel->group);
+    for (uint32_t i = 0; i < beacon->streams; i++)
+        hu_select_stream(select, entries[i].index, entries[i].through);
     return 1;
 }
 

@@ -20,13 +20,12 @@ struct hu_group {
     uint64_t random;
 
     uint64_t oldest; /* what is before it is not repeated */
-    uint64_t join;   /* the newest border */
     uint32_t receivers;
 
     uint64_t call_ns; /* when to call for what is missing; NEVER: no time was drawn */
 
     hu_group_counters counters;
-    hu_beacon beacon; /* the first */
+    hu_beacon beacon; /* with which it was joined last, or will be */
     hu_beacon_entry entries[HU_BEACON_STREAMS];
 };
 
@@ -89,6 +88,11 @@ static void expect(hu_group *group, uint64_t position, uint64_t now_ns) {
         cut_off(group);
 }
 
+static void keep(hu_group *group, const hu_beacon *beacon, const hu_beacon_entry *entries) {
+    group->beacon = *beacon;
+    memcpy(group->entries, entries, beacon->streams * sizeof *entries);
+}
+
 static int join(hu_group *group, const hu_header *header, const hu_beacon *beacon,
                 const hu_beacon_entry *entries) {
     group->receiver = hu_receiver_new(beacon->history, beacon->join, 0);
@@ -96,8 +100,7 @@ static int join(hu_group *group, const hu_header *header, const hu_beacon *beaco
         return 0; /* the next beacon may find some */
     group->cast = header->session;
     group->window = beacon->history;
-    group->beacon = *beacon;
-    memcpy(group->entries, entries, beacon->streams * sizeof *entries);
+    keep(group, beacon, entries);
     group->state = HU_GROUP_JOINED;
     return 1;
 }
@@ -117,10 +120,10 @@ static uint32_t take_beacon(hu_group *group, const hu_header *header, const uint
     group->counters.beacons++;
     group->heard_ns = now_ns;
     group->receivers = beacon.receivers;
-    if (beacon.join > group->join)
-        group->join = beacon.join;
     note_oldest(group, header->received);
     expect(group, header->position, now_ns);
+    if (group->state == HU_GROUP_CUT)
+        keep(group, &beacon, entries);
     return 0;
 }
 
@@ -268,13 +271,14 @@ void hu_group_consume(hu_group *group, uint64_t size) {
 }
 
 int hu_group_can_skip(const hu_group *group) {
-    return group->state == HU_GROUP_CUT && group->join > hu_receiver_received(group->receiver);
+    return group->state == HU_GROUP_CUT &&
+           group->beacon.join > hu_receiver_received(group->receiver);
 }
 
 int hu_group_skip(hu_group *group) {
     if (!hu_group_can_skip(group))
         return 0;
-    group->counters.skipped_bytes += hu_receiver_skip(group->receiver, group->join);
+    group->counters.skipped_bytes += hu_receiver_skip(group->receiver, group->beacon.join);
     group->state = HU_GROUP_JOINED;
     return 1;
 }

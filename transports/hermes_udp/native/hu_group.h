@@ -64,7 +64,8 @@ uint64_t hu_group_deadline(const hu_group *group);
 uint32_t hu_group_state(const hu_group *group);
 /* HU_SILENT or HU_UNKNOWN, when it is lost. */
 uint32_t hu_group_reason(const hu_group *group);
-/* The beacon with which it was joined, and its entries; NULL: none has come. */
+/* The beacon with which it was joined, or went on after it was cut off, and its entries; NULL: none
+ * has come. */
 const hu_beacon *hu_group_beacon(const hu_group *group);
 const hu_beacon_entry *hu_group_entries(const hu_group *group);
 /* What stands in order, from where it was joined. */

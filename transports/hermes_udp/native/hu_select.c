@@ -228,6 +228,8 @@ void hu_select_remove(hu_select *select, uint32_t number) {
 void hu_select_resync(hu_select *select) {
     assert(!hu_select_pending(select));
     select->inside = select->open = select->skipping = 0;
+    for (uint32_t i = 0; i < select->stream_count; i++)
+        select->throughs[i] = UINT64_MAX;
 }
 
 const uint8_t *hu_select_control(const hu_select *select) {
@@ -260,7 +262,8 @@ static void open_chunk(hu_select *select, uint64_t size, uint64_t through) {
 void hu_select_gap(hu_select *select, uint32_t index, uint64_t last) {
     uint32_t slot = slot_of(select, index);
     assert(!select->inside && !select->open); /* right behind a control frame */
-    if (slot == NONE || last <= select->throughs[slot])
+    uint64_t through = slot == NONE ? 0 : select->throughs[slot];
+    if (slot == NONE || (through != UINT64_MAX && last <= through))
         return;
     /* As a batch that begins behind it and has nothing. */
     select->inside = 1;

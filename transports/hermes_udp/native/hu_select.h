@@ -54,9 +54,10 @@ typedef struct {
 /* NULL: no memory. */
 hu_select *hu_select_new(void);
 void hu_select_free(hu_select *select);
-/* Stream `index` of the group stands at `through`: 0, or -HM_EFULL. */
+/* Stream `index` of the group stands at `through`, UINT64_MAX: that is not known before a batch of
+ * it has come.  0, or -HM_EFULL. */
 int hu_select_stream(hu_select *select, uint32_t index, uint64_t through);
-/* How far the walk has come in a stream; UINT64_MAX: there is no such stream. */
+/* How far the walk has come in a stream; UINT64_MAX: that is not known, or there is none. */
 uint64_t hu_select_through(const hu_select *select, uint32_t index);
 /* The group says itself that a stream's messages up to `last` do not come. */
 void hu_select_gap(hu_select *select, uint32_t index, uint64_t last);
@@ -72,7 +73,8 @@ void hu_select_remove(hu_select *select, uint32_t row);
 int hu_select_border(const hu_select *select);
 /* Whether a batch has been begun in the output and not been finished. */
 int hu_select_pending(const hu_select *select);
-/* What comes next stands behind bytes that were given up, and begins with an envelope. */
+/* What comes next stands behind bytes that were given up, and begins with an envelope.  How far the
+ * walk has come in the streams is not known. */
 void hu_select_resync(hu_select *select);
 /* Walks on: writes to `out`, and says how much of the input is not needed any more; it must stand
  * at the next walk's beginning otherwise.  Returns the bytes written. */

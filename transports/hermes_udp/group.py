@@ -1,0 +1,387 @@
+"""A client of a multicast group: an ordinary session with its caster, and the group beside it.
+
+Whoever dials the group joins it for a beacon, and sets up a session with the address that the beacon
+came from.  All that the client says goes there, and all answers come from there; the group brings the
+messages of those subscriptions that :mod:`hermes_udp.takeover` has found to be served by it.  It is
+joined for as long as there may be such.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import select
+import socket
+import threading
+import time
+from collections.abc import Sequence
+
+from hermes.addresses import DEFAULT_PORT, host_port, refuse_path
+from hermes.errors import ConnectFailed, ConnectionLost, InvalidUrl, WouldBlock
+from hermes.url import Url
+from hermes_udp import channel as _channel
+from hermes_udp import options as _options
+from hermes_udp.channel import UdpChannel
+from hermes_udp.native import GROUP, RECEIVER, ffi, fields, lib
+from hermes_udp.options import DialOptions
+from hermes_udp.sift import Inward
+from hermes_udp.takeover import TakeOver
+
+UNICAST_SHARE = 65536
+"""Bytes handed out from the session before it is the group's turn."""
+ROUNDS = 8
+"""Turns within one call."""
+HOLD_NS = 20_000_000
+"""How long subscriptions that the group serves wait for another's unicast to come as far."""
+REST_NS = 200_000_000
+"""How long they do not after that: holding up is a tenth of the time at most."""
+HELD_SHARE = 2
+"""While it serves none, the group is held until this part of its window is full."""
+IP_MULTICAST_ALL = 49
+
+
+_STOPS = frozenset({lib.HU_SELECT_MORE, lib.HU_SELECT_FULL})
+"""What ends a walk without anything to be done about it."""
+
+
+def is_multicast(url: Url) -> bool:
+    """Whether the URL names a group.
+
+    Raises:
+        InvalidUrl: it names one of IPv6.
+    """
+    try:
+        address = ipaddress.ip_address(url.host.partition("%")[0])
+    except ValueError:
+        return False
+    if address.is_multicast and address.version == 6:
+        raise InvalidUrl(f"{url}: groups of IPv6 are not served: take one of IPv4, as 239.1.2.3")
+    return address.is_multicast
+
+
+def joined(group: tuple[str, int], options: DialOptions) -> socket.socket:
+    """A socket that gets what is sent to ``group``.  Raises OSError."""
+    with contextlib.ExitStack() as undo:
+        sock = _options.made(socket.AF_INET, options)
+        undo.callback(sock.close)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.IPPROTO_IP, IP_MULTICAST_ALL, 0)
+        sock.bind(group)
+        member = socket.inet_aton(group[0]) + socket.inet_aton(options.interface or "0.0.0.0")
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
+        undo.pop_all()
+        return sock
+
+
+def dial(url: Url, options: DialOptions, timeout_ns: int) -> GroupChannel:
+    """Find the caster of the group that ``url`` names, and set up a session with it.
+
+    Raises:
+        InvalidUrl: the URL makes no sense, or there is no such interface.
+        ConnectFailed: no beacon came in time, or its sender did not answer.
+    """
+    spec = options.check(url)
+    refuse_path(url)
+    _channel.LINGERING.reap()
+    group = (url.host, DEFAULT_PORT if url.port is None else url.port)
+    deadline = None if timeout_ns < 0 else time.monotonic_ns() + timeout_ns
+    try:
+        sock = joined(group, options)
+    except OSError as error:
+        raise InvalidUrl(
+            f"{url}: cannot join the group: {error}; interface=... names the interface by one of its "
+            "addresses, `ip addr` lists them"
+        ) from error
+    with sock:
+        caster = _await_beacon(sock, deadline)
+    if caster is None:
+        raise ConnectFailed(
+            f"{url}: no beacon came from the group: check that a broker casts to it (`hermes serve "
+            "--transport` with this URL), and that interface=... names the interface it comes by"
+        )
+    try:
+        sock = _options.connected(socket.AF_INET, caster, options)
+    except OSError as error:
+        raise ConnectFailed(f"{url}: {host_port(caster)} cannot be reached: {error}") from error
+    left = -1 if deadline is None else max(0, deadline - time.monotonic_ns())
+    found = _channel.set_up(sock, caster, options, spec, left)
+    if not isinstance(found, UdpChannel):
+        raise ConnectFailed(f"{url}, cast from {host_port(caster)}: {found}")
+    return GroupChannel(found, group, options)
+
+
+def _await_beacon(sock: socket.socket, deadline: int | None) -> tuple[str, int] | None:
+    """Where the first sound beacon comes from; None: none came in time."""
+    header, beacon = ffi.new("hu_header *"), ffi.new("hu_beacon *")
+    entries = ffi.new("hu_beacon_entry[]", lib.HU_BEACON_STREAMS)
+    poller = select.poll()
+    poller.register(sock, select.POLLIN)
+    while True:
+        left = None if deadline is None else (deadline - time.monotonic_ns()) / 1e6
+        if left is not None and left <= 0:
+            return None
+        if not poller.poll(left):
+            continue
+        try:
+            data, address = sock.recvfrom(lib.HU_DATAGRAM_MAX)
+        except OSError:  # a datagram whose checksum was wrong, say
+            continue
+        if lib.hu_header_decode(data, len(data), header) < 0 or header.type != lib.HU_BEACON:
+            continue
+        body = data[lib.HU_HEADER :]
+        if lib.hu_beacon_decode(header, body, len(body), beacon, entries) == 0:
+            host, port = address[:2]
+            return host, port
+
+
+class GroupChannel:
+    """See :class:`hermes.transport.Channel`.  Any thread may call; one at a time is inside."""
+
+    def __init__(self, unicast: UdpChannel, group: tuple[str, int], options: DialOptions) -> None:
+        self._unicast = unicast
+        self._group = group
+        self._options = options
+        self._lock = threading.Lock()
+        self._rows = TakeOver()
+        self._out = self._rows.outward
+        self._in = Inward(self._rows)
+        self._sock: socket.socket | None = None
+        self._event = ffi.new("hu_select_event *")
+        self._beacon = ffi.new("hu_beacon *")
+        self._entries = ffi.new("hu_beacon_entry[]", lib.HU_BEACON_STREAMS)
+        self._held = False
+        self._hold_since = 0
+        self._rest_until = 0
+        self._more = False
+        """Whether the last read left something."""
+        self._ended = False
+        self._error: ConnectionLost | None = None
+
+    @property
+    def stream_fd(self) -> int | None:
+        """None: what moves here are datagrams."""
+        return None
+
+    # ---- out ----
+
+    def send(self, views: Sequence[memoryview | bytes]) -> int:
+        """Take some of the bytes: how many, 0 if there is no room now."""
+        taken = 0
+        with self._lock:
+            for one in views:
+                view = memoryview(one)
+                while view and (size := self._send_some(view)):
+                    taken += size
+                    view = view[size:]
+                if view:
+                    break
+            self._flush()
+        return taken
+
+    def _send_some(self, view: memoryview) -> int:
+        if not self._flush():
+            return 0
+        out = self._out
+        if not out.passing:
+            return out.collect(view)
+        size = self._unicast.send([view[: out.passing]])
+        out.passed(size)
+        return size
+
+    def _flush(self) -> bool:
+        """Send what waits to go out before more of the client's; False: not all of it."""
+        queue = self._out.queue
+        if queue:
+            del queue[: self._unicast.send([bytes(queue)])]
+        return not queue
+
+    # ---- in ----
+
+    def receive_into(self, buffer: memoryview) -> int:
+        """Fill ``buffer``: how many bytes, 0 at the end of input."""
+        with self._lock:
+            written = self._fill(memoryview(buffer))
+            self._more = written == len(buffer)
+            if written:
+                return written
+            if self._error is not None:
+                raise self._error
+            if self._ended:
+                return 0
+        raise WouldBlock("nothing has arrived")
+
+    def _fill(self, out: memoryview) -> int:
+        written = 0
+        for _ in range(ROUNDS):
+            before = written
+            if not self._rows.pending:
+                written += self._give(out[written : written + UNICAST_SHARE])
+            if self._whole and self._error is None:
+                self._tend()
+                written += self._walk(out[written:])
+            if written == len(out) or (written == before and not self._rows.down):
+                break
+        try:
+            self._flush()
+        except ConnectionLost as error:
+            self._error = error
+        return written
+
+    @property
+    def _whole(self) -> bool:
+        """Whether the client has whole frames, but for one of the group's."""
+        return self._in.border and not self._rows.down
+
+    def _give(self, out: memoryview) -> int:
+        """What the client is told here, and then what comes by unicast."""
+        written = 0
+        if self._in.border and self._rows.down:
+            written = min(len(out), len(self._rows.down))
+            out[:written] = self._rows.down[:written]
+            del self._rows.down[:written]
+        while written < len(out) and (self._whole or not self._in.border):
+            written += self._in.take(out[written:])
+            if written == len(out) or not self._read():
+                break
+        return written
+
+    def _read(self) -> bool:
+        """Read from the session; False: nothing was there."""
+        if self._ended or self._error is not None:
+            return False
+        try:
+            size = self._unicast.receive_into(self._in.room())
+        except WouldBlock:
+            return False
+        except ConnectionLost as error:
+            self._error = error
+            return False
+        self._in.filled(size)
+        self._ended = size == 0
+        return size > 0
+
+    def _walk(self, out: memoryview) -> int:
+        """What the group has for the client."""
+        written = 0
+        rows, event = self._rows, self._event
+        if rows.select is None or self._held:
+            return 0
+        handle = self._unicast.handle
+        with ffi.from_buffer("uint8_t[]", out, require_writable=True) as place:
+            while written < len(out) and not rows.down:
+                size = len(out) - written
+                written += lib.hu_channel_select(handle, rows.select, place + written, size, event)
+                if event.what in _STOPS:
+                    break
+                rows.happened(event)
+        return written
+
+    # ---- the group ----
+
+    def _tend(self) -> None:
+        """Join or leave the group, take over what can be, and hold the group or let it go on."""
+        rows = self._rows
+        if not rows.wants_group:
+            self._leave()
+            return
+        if self._sock is None and not self._join():
+            return
+        handle = self._unicast.handle
+        if rows.select is None:
+            state = lib.hu_channel_group(handle, self._beacon, self._entries)
+            if state == lib.HU_GROUP_WAITING:
+                return
+            rows.begin(self._beacon, self._entries)
+        held = self._may_hold(rows.advance())
+        if held != self._held:
+            self._held = held
+            lib.hu_channel_hold(handle, held)
+
+    def _may_hold(self, near: bool) -> bool:
+        """Whether to hold the group, so that a subscription's unicast comes as far."""
+        if not near:
+            return False
+        now = time.monotonic_ns()
+        if not self._rows.taken:
+            window = self._beacon.history
+            return bool(lib.hu_channel_held(self._unicast.handle) < window // HELD_SHARE)
+        if self._held and now >= self._hold_since + HOLD_NS:
+            self._rest_until = now + REST_NS
+        if now < self._rest_until:
+            return False
+        if not self._held:
+            self._hold_since = now
+        return True
+
+    def _join(self) -> bool:
+        handle = self._unicast.handle
+        try:
+            sock = joined(self._group, self._options)
+        except OSError as error:
+            self._error = ConnectionLost(f"cannot join the group {host_port(self._group)}: {error}")
+            return False
+        seed = int.from_bytes(os.urandom(7))
+        if lib.hu_channel_join(handle, sock.fileno(), seed) < 0:
+            sock.close()
+            self._error = ConnectionLost("no memory for a multicast group")
+            return False
+        self._sock = sock
+        return True
+
+    def _leave(self) -> None:
+        if self._sock is not None:
+            lib.hu_channel_leave(self._unicast.handle)
+            self._sock.close()
+            self._sock = None
+            self._held = False
+            self._rows.end()
+
+    # ---- waiting and ending ----
+
+    def wait(self, *, readable: bool, writable: bool, timeout_ns: int) -> bool:
+        """Wait until one of what was asked for holds; False if ``timeout_ns`` passed first."""
+        deadline = None if timeout_ns < 0 else time.monotonic_ns() + timeout_ns
+        while True:
+            with self._lock:
+                if readable and (self._more or self._rows.owes or self._error or self._ended):
+                    return True
+                pushing = bool(self._out.queue)
+                holding = self._held and self._rows.taken > 0
+            left = -1 if deadline is None else max(0, deadline - time.monotonic_ns())
+            wait = min(left, HOLD_NS) if left >= 0 else HOLD_NS
+            found = self._unicast.wait(
+                readable=readable,
+                writable=writable or pushing,
+                timeout_ns=wait if holding else left,
+            )
+            if found and not pushing:
+                return True
+            with self._lock:
+                if pushing:
+                    self._flush()
+                if holding and self._whole:
+                    self._tend()
+            if not found and left == 0:
+                return False
+
+    def counters(self) -> dict[str, int]:
+        """The session's and the group's."""
+        handle = self._unicast.handle
+        group, receiver = ffi.new("hu_group_counters *"), ffi.new("hu_receiver_counters *")
+        lib.hu_channel_count_group(handle, group, receiver)
+        return {
+            **self._unicast.counters(),
+            **fields(group, GROUP, "group_"),
+            **fields(receiver, RECEIVER, "group_in_"),
+            "group_subscriptions": self._rows.taken,
+        }
+
+    def close(self) -> None:
+        """Leave the group and end the session, as :meth:`UdpChannel.close` does."""
+        with contextlib.suppress(ConnectionLost):
+            self._leave()
+        self._unicast.close()
+
+    def __del__(self) -> None:
+        self.close()
