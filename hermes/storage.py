@@ -139,7 +139,7 @@ class StreamLog(Protocol):
 
     def locate_time(self, time_ns: int) -> Place:
         """The first message appended at ``time_ns`` or later; it may be early by what one append
-        holds, never late."""
+        holds, never late: damage directly before it, which may be as young, comes first."""
 
     def status(self) -> LogState:
         """Bounds, now."""

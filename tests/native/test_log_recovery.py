@@ -347,6 +347,28 @@ def test_a_deleted_segment_is_a_reported_hole(closed: Path, tmp_path: Path) -> N
         assert log.locate(second).first_sequence == third
 
 
+def test_a_start_by_time_comes_before_damage_and_holes(closed: Path, tmp_path: Path) -> None:
+    """Nobody knows when lost messages came: a start by the time of the first one behind them begins
+    with them, and one by a later time does not."""
+    directory = copy_of(closed, tmp_path)
+    first, second, third = segments(directory)[:3]
+    second.unlink()
+    second.with_suffix(".index").unlink()
+    lost, behind = int(second.stem), int(third.stem)
+    data = bytearray(first.read_bytes())
+    data[HEADER] ^= 0xFF
+    first.write_bytes(data)
+
+    with reopen(directory) as log:
+        times = {n: 10**9 + n * 2_000_000 for n in (2, lost, behind, behind + 1)}
+        found = {n: log.locate_time(time_ns).first_sequence for n, time_ns in times.items()}
+        hole = log.read(log.locate_time(times[behind]).position, 2000)
+
+    assert found == {2: 1, lost: lost, behind: lost, behind + 1: behind + 1}
+    assert isinstance(hole, Hole)
+    assert hole.first_sequence == behind
+
+
 def test_a_deleted_first_segment_is_like_retention(closed: Path, tmp_path: Path) -> None:
     """Without its oldest file a log begins later."""
     directory = copy_of(closed, tmp_path)

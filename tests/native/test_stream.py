@@ -507,6 +507,18 @@ def _damaged(place: Path, sequence: int = 41) -> Log:
     return Log.open(place, segment_bytes=256 * KIB)
 
 
+def test_a_start_by_time_begins_with_the_damage_before_it(tmp_path: Path) -> None:
+    """When a damaged message came is not known: one that may have come since is a gap."""
+    with _damaged(tmp_path, 1) as log, Stream(log) as stream:
+        cursor = stream.open_cursor(">", start=Start.TIME, value=0)
+        delivery = cursor.next(4 * KIB, 1)
+
+        assert delivery.kind == Deliver.GAP
+        assert (delivery.gap_first, delivery.gap_last) == (1, 1)
+        assert delivery.gap_reason == lib.HM_EDAMAGED
+        assert cursor.next(4 * KIB, 1).after == 1
+
+
 @pytest.mark.parametrize("pattern", [">", "a"])
 def test_what_is_damaged_is_a_gap(tmp_path: Path, pattern: str) -> None:
     """A quarantined message is a gap that says so, in a range and in a walk; all others are served."""

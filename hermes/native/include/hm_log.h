@@ -139,7 +139,8 @@ uint64_t hm_log_publisher(hm_log *log, const uint8_t *publisher);
 int hm_log_read(hm_log *log, uint64_t position, uint64_t limit, hm_range *range);
 
 /* The first position with a sequence >= `sequence`, or an append time >= `time_ns`: sets position
- * and first_sequence.  At or past the tail: the tail.  Before the start: the start.  O(log n). */
+ * and first_sequence.  At or past the tail: the tail.  Before the start: the start.  O(log n).  By
+ * time, what is damaged directly before comes first: when it was appended is not known. */
 void hm_log_locate(hm_log *log, uint64_t sequence, hm_range *at);
 void hm_log_locate_time(hm_log *log, uint64_t time_ns, hm_range *at);
 /* The broker's append time of the message at `position`, to HM_INDEX_TICK; 0 if it is not there. */

@@ -159,6 +159,26 @@ void hm_log_locate(hm_log *log, uint64_t sequence, hm_range *at) {
     walk_to(segment, offset, sequence, at);
 }
 
+/* When what is damaged came is not known: if it ends where `at` is, it may belong to what was asked
+ * for, and `at` becomes where it begins. */
+static void include_damage(const hm_log *log, hm_range *at) {
+    uint64_t index = segment_by_position(log, at->position);
+    const hm_segment *segment = nth(log, index);
+    for (uint32_t i = 0; i < segment->damage_count; i++) {
+        const hm_damage *damage = &segment->damage[i];
+        if (damage->end == at->position) {
+            at_segment(at, segment, damage->position, damage->first_sequence);
+        }
+    }
+    if (at->position == segment->base_position && index > 0) {
+        const hm_segment *before = nth(log, index - 1);
+        if (hm_segment_end_position(before) <
+            at->position) { /* one that stood between is missing */
+            at_segment(at, before, hm_segment_end_position(before), before->next_sequence);
+        }
+    }
+}
+
 void hm_log_locate_time(hm_log *log, uint64_t time_ns, hm_range *at) {
     uint64_t low = 0, high = log->segments_count;
     while (low < high) {
@@ -184,6 +204,7 @@ void hm_log_locate_time(hm_log *log, uint64_t time_ns, hm_range *at) {
                           ? hm_segment_offset(segment, segment->records[record].position)
                           : HM_LOG_SEGMENT_HEADER;
     walk_to(segment, offset, 0, at);
+    include_damage(log, at);
 }
 
 uint64_t hm_log_time(hm_log *log, uint64_t position) {
