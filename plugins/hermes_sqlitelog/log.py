@@ -5,15 +5,16 @@ See :class:`hermes.storage.StreamLog` for the contract.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import struct
 import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hermes.errors import Closed, MalformedInput, StorageFailed, UsageError
 from hermes.native.decoder import FrameIndex, decode
@@ -241,10 +242,15 @@ class SqliteLog:
         return self._sound_from("first_sequence > ? ORDER BY first_sequence", sequence)
 
     def locate_time(self, time_ns: int) -> Place:
-        """By the index of times: early by a tick at most."""
-        return self._sound_from(
+        """By the index of times: early by a tick at most, or by the damage before it."""
+        at = self._sound_from(
             "time_ns >= ? ORDER BY time_ns, first_sequence", time_ns - INDEX_TICK_NS + 1
         )
+        for _, _, next_sequence, end in self._sound_rows(
+            "position < ? ORDER BY position DESC", at.position
+        ):
+            return Place(end, next_sequence)
+        return Place(self._state.start_position, self._state.first_sequence)
 
     # The disk.
 
@@ -345,8 +351,12 @@ class SqliteLog:
 
     def _is_sound(self, row: Row) -> bool:
         """Whether its columns say what was written; its frames have checksums of their own."""
+        return self._are_sound((*row[:7], row.crc), len(row.frames))
+
+    def _are_sound(self, columns: tuple[Any, ...], size: int) -> bool:
+        """As :meth:`_is_sound`, for the columns up to ``crc`` and the length of the frames."""
         try:
-            return row.crc == row_crc(self._id, row[:7]) and row.size == len(row.frames)
+            return bool(columns[7] == row_crc(self._id, columns[:7]) and columns[3] == size)
         except (struct.error, TypeError):
             return False
 
@@ -363,11 +373,30 @@ class SqliteLog:
 
     def _sound_from(self, condition: str, value: int) -> Place:
         """The first sound row of those that meet ``condition``; the end if there is none."""
-        for row in self._rows(condition, value, ROWS_AT_ONCE):
-            if self._is_sound(row):
-                return Place(row.position, row.first_sequence)
+        for first, position, _, _ in self._sound_rows(condition, value):
+            return Place(position, first)
         state = self._state
         return Place(state.end_position, state.next_sequence)
+
+    def _sound_rows(self, condition: str, value: int) -> Iterator[tuple[int, int, int, int]]:
+        """First sequence, position, next sequence and end of the rows whose columns are sound.
+
+        However many are not, a few are in memory at a time, and their frames are not read.
+        """
+        columns = ROW.replace("frames", "length(frames)")
+        with (
+            errors(f"reading stream {self._name!r}"),
+            contextlib.closing(
+                self._database.execute(
+                    f"SELECT {columns} FROM batch WHERE stream = ? AND {condition}",
+                    (self._id, value),
+                )
+            ) as found,
+        ):
+            for *row, size in found:
+                if self._are_sound(tuple(row), size):
+                    first, messages, position = row[:3]
+                    yield first, position, first + messages, position + size
 
     def _behind(self, position: int) -> Hole:
         """What stands at ``position`` is damaged: go on at the next sound row."""

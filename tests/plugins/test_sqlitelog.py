@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hermes.errors import StorageFull
-from hermes.native import Encoder
+from hermes.native import Encoder, Hole
 from hermes.plugins import default_plugins
 from hermes.storage import LogSettings
 from hermes.url import parse_url
@@ -42,3 +42,45 @@ def test_a_program_that_holds_the_database_does_not_hold_the_broker(tmp_path: Pa
         other.execute("ROLLBACK")
         log.append(encoder.view, 1)
         assert log.status().next_sequence == 2
+
+
+def _damaged(file: Path, condition: str) -> None:
+    """Change the checksums of the rows that meet ``condition``."""
+    with closing(sqlite3.connect(file)) as other, other:
+        other.execute(f"UPDATE batch SET crc = crc + 1 WHERE {condition}")
+
+
+def test_however_much_is_damaged_the_sound_rest_is_served(tmp_path: Path) -> None:
+    """A read and a lookup find the sound row behind a thousand damaged ones."""
+    file = tmp_path / "hermes.db"
+    storage = default_plugins().storage("sqlite").open(parse_url(f"sqlite:{file}"))
+    with closing(storage), closing(storage.open_stream("default", SETTINGS, None)) as log:
+        places = []
+        for number in range(1, 1003):
+            encoder = Encoder()
+            encoder.encode(b"x", topic="a", sequence=number, timestamp_ns=1)
+            places.append(log.append(encoder.view, 1, now_ns=number))
+        _damaged(file, "first_sequence BETWEEN 2 AND 1001")
+
+        hole = log.read(places[1].position, 1 << 16)
+        found = log.locate(500)
+
+    assert hole == Hole(places[-1].position, 1002, gone=False)
+    assert found == (places[-1].position, 1002)
+
+
+def test_a_start_by_time_begins_with_the_damage_before_it(tmp_path: Path) -> None:
+    """When a damaged row was written is not known: it comes before the first that is sound."""
+    file = tmp_path / "hermes.db"
+    storage = default_plugins().storage("sqlite").open(parse_url(f"sqlite:{file}"))
+    with closing(storage), closing(storage.open_stream("default", SETTINGS, None)) as log:
+        places = []
+        for number in range(1, 6):
+            encoder = Encoder()
+            encoder.encode(b"x", topic="a", sequence=number, timestamp_ns=1)
+            places.append(log.append(encoder.view, 1, now_ns=number * 10_000_000))
+        _damaged(file, "first_sequence IN (1, 3)")
+
+        found = [log.locate_time(n * 10_000_000).first_sequence for n in range(6)]
+
+    assert found == [1, 1, 1, 3, 3, 5]
