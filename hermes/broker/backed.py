@@ -23,7 +23,7 @@ from hermes.native.stream import Start
 from hermes.native.window import DAMAGED, GONE, IO_ERROR, NO_SPACE, Window
 
 if TYPE_CHECKING:
-    from hermes.native.log import Run
+    from hermes.native.log import Appended, Run
     from hermes.native.stream import Cursor, Stream
     from hermes.storage import LogSettings, LogState, Progress, StreamLog
 
@@ -148,13 +148,14 @@ class Backed:
         try:
             while runs := self.window.runs(self._given.position):
                 for run in runs:
-                    self.store.append(
+                    taken = self.store.append(
                         run.frames,
                         run.messages,
                         publisher=run.publisher,
                         first_sequence=run.publisher_first,
                         now_ns=run.time_ns,
                     )
+                    self._check_place(taken, run.first_sequence, run.position)
                     self._given = Handed(
                         run.first_sequence + run.messages, run.position + len(run.frames)
                     )
@@ -350,8 +351,24 @@ class Backed:
     def _begins(self, state: LogState) -> None:
         self.window.store_begins(state.first_sequence, state.start_position)
 
+    def _check_place(self, taken: Appended, sequence: int, position: int) -> None:
+        """What was appended stands where subscribers will look for it."""
+        if (taken.first_sequence, taken.position) != (sequence, position):
+            raise StorageFailed(
+                f"the log of stream {self.name!r} put sequence {sequence}, position {position} at "
+                f"{taken.first_sequence}, {taken.position}: somebody else has written to it, or "
+                "has put an older copy in its place; start the broker again to go on with what "
+                "it has"
+            )
+
     def _check(self, state: LogState) -> None:
-        """What the log claims to have is what it was given."""
+        """What the log claims to have is what it was given, and no less than it had."""
+        if state.next_sequence < self._shown.sequence:
+            raise StorageFailed(
+                f"the log of stream {self.name!r} had the sequences up to {self.last_stored} and "
+                f"ends at {state.next_sequence - 1} now: an older copy may have been put in its "
+                "place; start the broker again to go on with what it has"
+            )
         beyond = state.next_sequence > self._given.sequence
         known = state.next_sequence == self._shown.sequence
         if beyond or (known and state.end_position != self._shown.position):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import time
@@ -186,6 +187,32 @@ def test_a_log_that_claims_more_than_it_was_given_has_failed(
     publisher.publish("a", b"x")
 
     assert "claims to end" in publisher.expect(m.Error).message
+
+
+@pytest.mark.parametrize("when", ["counts", "rows"])
+def test_a_log_that_goes_back_has_failed(
+    serve_shelf: Serve, connect: Connect, shelf: Any, when: str
+) -> None:
+    """A log that has less than it had, or begins to use sequences again, takes no more messages;
+    publishers are told why."""
+    broker = serve_shelf()
+    publisher, other = connect(broker), connect(broker)
+    publisher.open()
+    for number in range(3):
+        publisher.acked(publisher.publish("a", b"%d" % number))
+    if when == "counts":
+        shelf.lie = -2
+    else:
+        del shelf.rows[1:]
+    publisher.publish("a", b"x")
+
+    told = publisher.expect(m.Error)
+    assert "start the broker again" in told.message
+    other.open()
+    other.publish("a", b"y")
+    assert other.expect(m.Error).code == told.code == "storage_failed"
+    with contextlib.suppress(StorageFailed):  # it may hold messages that nobody acknowledged
+        broker.close()
 
 
 def test_durable_waits_for_the_sync(serve_shelf: Serve, connect: Connect, shelf: Any) -> None:
