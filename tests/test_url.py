@@ -99,11 +99,13 @@ def test_a_wrong_value_is_blamed_on_its_option(value: str) -> None:
     assert "$" not in str(caught.value)
 
 
-@pytest.mark.parametrize("scheme", ["tcp", "udp", "uring+tcp"])
+@pytest.mark.parametrize("scheme", ["tcp", "udp", "uring+tcp", "inproc"])
 def test_a_listener_with_a_user_is_refused(scheme: str) -> None:
     """It would look as if the password kept others out; and it is not shown."""
+    host = "name" if scheme == "inproc" else "127.0.0.1:0"
+
     with pytest.raises(InvalidUrl, match="--plugin 'tokens") as caught:
-        Broker(listeners=[f"{scheme}://me:secret@127.0.0.1:0"], storage="memory:").open()
+        Broker(listeners=[f"{scheme}://me:secret@{host}"], storage="memory:").open()
 
     assert "secret" not in str(caught.value)
 

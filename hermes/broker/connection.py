@@ -641,6 +641,7 @@ class Connection:
             self.refuse("authentication_failed", answer.reason)
             return False
         self.grant = answer
+        self._protocol.identity = answer.identity
         if ">" not in answer.publish:
             self._ingest.restrict(answer.publish)
         return True

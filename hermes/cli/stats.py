@@ -25,6 +25,10 @@ CLIENT_FIELDS = {
 """Heads of the table, and the fields of a connection that they show."""
 COLUMNS_SHOWN = 4
 """Streams or listeners beside one another."""
+ALWAYS_SHOWN = frozenset({"connections", "accepted", "refused", "connections_lost"})
+"""Counters of listeners that are shown even if they are 0; some transports have dozens."""
+NOTHING = frozenset({"0", "0 B", "-"})
+"""How a counter reads that has nothing to say."""
 
 
 @click.command(
@@ -79,7 +83,7 @@ def show(counters: dict[str, Any], *, as_json: bool) -> None:
         url = listener.pop("url")
         kinds.setdefault(tuple(flatten(listener)), {})[url] = listener
     for alike in kinds.values():
-        show_side_by_side("listeners", alike)
+        show_side_by_side("listeners", alike, all_of_them=False)
     show_side_by_side("streams", streams)
     if clients:
         click.echo()
@@ -90,8 +94,14 @@ def show(counters: dict[str, Any], *, as_json: bool) -> None:
             click.echo(f"and {rest:,} clients more: --json has all")
 
 
-def show_side_by_side(what: str, columns: dict[str, dict[str, Any]]) -> None:
-    """One row per counter, one column for each of several things that have the same counters."""
+def show_side_by_side(
+    what: str, columns: dict[str, dict[str, Any]], *, all_of_them: bool = True
+) -> None:
+    """One row per counter, one column for each of several things that have the same counters.
+
+    Unless ``all_of_them`` are wanted, those that are 0 in every column are only counted.
+    """
+    from hermes.cli.figures import plural
     from hermes.cli.output import print_table
 
     names = list(columns)
@@ -101,6 +111,11 @@ def show_side_by_side(what: str, columns: dict[str, dict[str, Any]]) -> None:
         rows = [
             [counter.replace("_", " "), *(values.get(counter, "-") for values in part.values())]
             for counter in counters
+            if all_of_them
+            or counter in ALWAYS_SHOWN
+            or not NOTHING.issuperset(values.get(counter, "-") for values in part.values())
         ]
         click.echo()
         print_table([what, *(f">{name}" for name in part)], rows)
+        if len(rows) < len(counters):
+            click.echo(f"and {plural(len(counters) - len(rows), 'counter')} at 0: --json has all")

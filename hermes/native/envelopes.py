@@ -140,6 +140,12 @@ def type_at(address: Address, offset: int) -> int:
     return kind
 
 
+def topic_at(address: Address, offset: int) -> str:
+    """Topic of the validated message at ``address + offset``."""
+    size: int = address[offset + 6]
+    return bytes(ffi.buffer(address + offset + HEADER_SIZE, size)).decode()
+
+
 def error_text(error: int) -> str:
     """A sentence for one of the core's numbers, positive or negative."""
     return _errors.text(error)

@@ -35,12 +35,14 @@ import msgspec
 
 from hermes.errors import MalformedInput
 from hermes.native.envelopes import (
+    EDENIED,
     EMAGIC,
     EVERSION,
     FRAME_VERSION,
     EnvelopeReader,
     control_at,
     error_text,
+    topic_at,
     type_at,
 )
 from hermes.native.frames import HEADER_SIZE, MessageType, encode_batch
@@ -169,6 +171,7 @@ class ServerProtocol:
         "_refused",
         "_subscriptions",
         "event",
+        "identity",
         "limits",
         "needed",
         "sink",
@@ -184,6 +187,8 @@ class ServerProtocol:
         """What the last :meth:`receive` came upon."""
         self.needed = HEADER_SIZE
         """Bytes the next :meth:`receive` wants in one piece; 0 if any will do."""
+        self.identity: str | None = None
+        """Who the peer has been found to be, for what it is told; None: nobody asked."""
         self._feed = sink.feed
         self._encode = ControlEncoder().encode
         self._reader = EnvelopeReader(control_max=HELLO_MAX, batch_max=0)
@@ -460,7 +465,7 @@ class ServerProtocol:
                     return size
                 offset = end
             elif kind == _REFUSED:
-                self._take_refusal(feed)
+                self._take_refusal(feed, data, offset)
             else:
                 self._take_error(feed)
                 return size
@@ -468,9 +473,11 @@ class ServerProtocol:
                 return offset
             feed = self._feed(data + offset, size - offset, now_ns)
 
-    def _take_refusal(self, feed: Feed) -> None:
+    def _take_refusal(self, feed: Feed, data: Any, offset: int) -> None:
         code = REFUSAL_CODES.get(-feed.error, "publish_refused")
         text = error_text(feed.error)
+        if feed.error == -EDENIED:  # the message stands there still
+            text = f"{self.identity!r} may not publish to {topic_at(data, offset)!r}"
         self.event = PublisherRefused(feed.publisher, feed.sequence, code, feed.error)
         self.error(code, text, publisher=feed.publisher, sequence=feed.sequence, fatal=False)
 

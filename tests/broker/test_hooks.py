@@ -398,6 +398,7 @@ def test_publishing_outside_the_grant_is_refused_and_the_rest_goes_on(
         1,
         3,
     )
+    assert error.message == "'alice' may not publish to 'md.a.b'"
     assert client.payloads(3) == [b"1", b"2", b"3"]
     topics = [row["topic"] for page in client.query("topics") for row in page]
     assert sorted(topics) == ["md.a", "orders.x.y"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 from collections.abc import Callable
@@ -394,6 +395,22 @@ def test_queries_answer_in_json(hermes: Hermes, broker: RunningBroker, command: 
     assert answer.returncode == table.returncode == 0, answer.stderr
     assert json.loads(answer.stdout)
     assert table.stdout
+
+
+def test_listeners_are_shown_without_what_they_counted_0_of(
+    hermes: Hermes, make_broker: MakeBroker
+) -> None:
+    """The table has the connections and whatever is not 0, and says how much it leaves out."""
+    broker = make_broker("--transport", "udp://127.0.0.1:0")
+
+    table = hermes("stats", url=broker.url).stdout.decode()
+    counters = json.loads(hermes("stats", "--json", url=broker.url).stdout)["listeners"][0]
+
+    assert re.search(r"^connections +1$", table, re.M)
+    assert re.search(r"^connections lost +0$", table, re.M)
+    assert counters["turned_away"] == 0
+    assert "turned away" not in table
+    assert re.search(r"^and \d+ counters at 0: --json has all$", table, re.M)
 
 
 def test_config_file_and_flags_fill_the_same_configuration(

@@ -103,9 +103,12 @@ def test_usage_errors_name_the_cure(
     assert b"Traceback" not in got.stderr
 
 
-def test_an_illegal_topic_is_a_usage_error(hermes: Hermes, broker: RunningBroker) -> None:
-    """A topic with an empty token is refused before anything is sent."""
-    got = hermes("pub", "md..a", "x", url=broker.url)
+@pytest.mark.parametrize("arguments", [("pub", "md..a", "x"), ("sub", "md..a")])
+def test_an_illegal_topic_is_a_usage_error(
+    hermes: Hermes, nobody: str, arguments: tuple[str, ...]
+) -> None:
+    """A topic or pattern with an empty token is refused before a broker is looked for."""
+    got = hermes(*arguments, url=nobody)
 
     assert got.returncode == 2
     assert b"md..a" in got.stderr

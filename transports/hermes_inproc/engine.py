@@ -19,7 +19,7 @@ import msgspec
 from hermes.errors import AddressInUse, ConnectFailed, InvalidUrl
 from hermes.streamsockets import SocketAgent, SocketChannel, no_room
 from hermes.transport import API_VERSION, Agent, Capabilities, Channel, Kernel, Peer
-from hermes.url import Url
+from hermes.url import Url, refuse_user
 
 PENDING_MAX = 1024
 """Connections that wait to be accepted, as a TCP listener's backlog."""
@@ -165,6 +165,7 @@ class InprocTransport:
         """Take the URL's name, or ``0``-like names of our choice if it has none."""
         options = url.options(ListenOptions)
         _check(url)
+        refuse_user(url)
         door = self._names.open("" if url.host == "0" else url.host)
         return SocketAgent(
             door,
