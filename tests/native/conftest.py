@@ -20,16 +20,22 @@ returns the executable's path alone.
 prove that a test notices a weakened release.  ``expect_failure=True`` turns the verdict around for such
 a proof.
 
-The core is compiled once per session, sanitizer and set of defines; each program once per source too.
+``sanitizer="fuzzer"``: libFuzzer beside the others, made by clang; without it the test is skipped.
+
+Every C file is compiled once per session, sanitizer and those defines that it mentions, itself or in a
+header; each program once too.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -40,12 +46,14 @@ SOURCES = ROOT / "hermes" / "native" / "src"
 INCLUDE = ROOT / "hermes" / "native" / "include"
 PLUGINS = {"hu_": ROOT / "transports" / "hermes_udp" / "native"}
 """C of plugins, by the prefix of its headers: a program that includes one is compiled with it."""
+HEADERS = (INCLUDE, SOURCES, *PLUGINS.values())
 
 WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror")
 COMMON = ("-std=c11", "-D_GNU_SOURCE", "-O1", "-g", "-fno-omit-frame-pointer", "-pthread")
 RUN_TIMEOUT_S = 60.0
 
-Sanitizer = Literal["thread", "address,undefined", "none"]
+Sanitizer = Literal["thread", "address,undefined", "fuzzer", "none"]
+FUZZER = "fuzzer,address,undefined"
 
 
 class CompileC(Protocol):
@@ -79,58 +87,77 @@ def _call(command: list[str]) -> None:
         pytest.fail(f"{' '.join(command)}\n{done.stdout}{done.stderr}", pytrace=False)
 
 
-def _flags(sanitizer: Sanitizer, defines: tuple[str, ...]) -> list[str]:
-    instrument = () if sanitizer == "none" else (f"-fsanitize={sanitizer}",)
+@cache
+def _clang() -> str:
+    """A clang with libFuzzer, or else the test is skipped."""
+    found = shutil.which("clang")
+    if found is None:
+        pytest.skip("no clang, so no libFuzzer: only the corpus and blind mutations were run")
+    target = "int LLVMFuzzerTestOneInput(const char *d, unsigned long n) { return !d && !n; }"
+    command = [found, f"-fsanitize={FUZZER}", "-x", "c", "-", "-o", os.devnull]
+    if subprocess.run(
+        command, input=target, text=True, capture_output=True, check=False
+    ).returncode:
+        pytest.skip("this clang comes without libFuzzer: only blind mutations were run")
+    return found
+
+
+def _command(sanitizer: Sanitizer) -> list[str]:
+    """The compiler, with all of its flags but defines."""
+    include = [f"-I{place}" for place in HEADERS]
+    if sanitizer == "fuzzer":
+        checks = [f"-fsanitize={FUZZER}", "-fno-sanitize-recover=undefined", "-DHM_LIBFUZZER"]
+        return [_clang(), *COMMON, *checks, *include]
+    checks = [] if sanitizer == "none" else [f"-fsanitize={sanitizer}"]
     if "undefined" in sanitizer:
-        instrument += ("-fno-sanitize-recover=undefined",)
-    return [*COMMON, *WARNINGS, *instrument, *(f"-D{name}" for name in defines), f"-I{INCLUDE}"]
+        checks.append("-fno-sanitize-recover=undefined")
+    return [_compiler(), *COMMON, *WARNINGS, *checks, *include]
 
 
-def _plugin_sources(source: Path) -> list[str]:
-    """What a program needs beside the core: C files, and where their headers are."""
-    text = source.read_text()
-    places = [place for prefix, place in PLUGINS.items() if f'#include "{prefix}' in text]
-    return [
-        argument
-        for place in places
-        for argument in (f"-I{place}", *map(str, sorted(place.glob("*.c"))))
-    ]
+@cache
+def _words(file: Path) -> frozenset[str]:
+    """Every word of a C file and of those that it includes."""
+    text = file.read_text()
+    found = set(re.findall(r"\w+", text))
+    for name in re.findall(r'^#include "(.+?)"', text, re.M):
+        place = next(place for place in (file.parent, *HEADERS) if (place / name).exists())
+        found |= _words(place / name)
+    return frozenset(found)
+
+
+def _sources(program: Path) -> list[Path]:
+    """What a program is made of: itself, the core, and the plugins whose headers it includes."""
+    text = program.read_text()
+    places = [SOURCES, *(at for prefix, at in PLUGINS.items() if f'#include "{prefix}' in text)]
+    return [program, *(file for place in places for file in sorted(place.glob("*.c")))]
 
 
 class _Builder:
-    """Objects and programs made so far, by what they were made with."""
+    """Objects and programs made so far, by the command that makes them."""
 
     def __init__(self, place: Path) -> None:
         self._place = place
-        self._cores: dict[tuple[str, ...], list[str]] = {}
-        self._programs: dict[tuple[str, ...], Path] = {}
+        self._made: dict[tuple[str, ...], Path] = {}
 
-    def _core(self, flags: list[str]) -> list[str]:
-        key = tuple(flags)
-        if key not in self._cores:
-            place = self._place / f"core-{len(self._cores)}"
-            place.mkdir()
-            compiler = _compiler()
-            sources = sorted(SOURCES.glob("*.c"))
-            objects = [str(place / f"{source.stem}.o") for source in sources]
-            commands = [
-                [compiler, *flags, "-c", str(source), "-o", target]
-                for source, target in zip(sources, objects, strict=True)
+    def program(self, source: Path, sanitizer: Sanitizer, defines: tuple[str, ...]) -> Path:
+        command = _command(sanitizer)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            futures = [
+                pool.submit(self._object, file, command, defines) for file in _sources(source)
             ]
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
-                list(pool.map(_call, commands))
-            self._cores[key] = objects
-        return self._cores[key]
+        objects = [str(future.result()) for future in futures]
+        return self._make((*command, *objects, "-lm"), source.stem)
 
-    def program(self, source: Path, flags: list[str]) -> Path:
-        key = (str(source), *flags)
-        if key not in self._programs:
-            target = self._place / f"{source.stem}-{len(self._programs)}"
-            objects = self._core(flags)
-            extra = _plugin_sources(source)
-            _call([_compiler(), *flags, str(source), *extra, *objects, "-lm", "-o", str(target)])
-            self._programs[key] = target
-        return self._programs[key]
+    def _object(self, file: Path, command: list[str], defines: tuple[str, ...]) -> Path:
+        mentioned = [f"-D{one}" for one in defines if one.partition("=")[0] in _words(file)]
+        return self._make((*command, *mentioned, "-c", str(file)), f"{file.stem}.o")
+
+    def _make(self, command: tuple[str, ...], name: str) -> Path:
+        if command not in self._made:
+            target = Path(tempfile.mkdtemp(dir=self._place)) / name
+            _call([*command, "-o", str(target)])
+            self._made[command] = target
+        return self._made[command]
 
 
 @pytest.fixture(scope="session")
@@ -148,7 +175,7 @@ def compile_c(_builder: _Builder, request: pytest.FixtureRequest) -> CompileC:
         sanitizer: Sanitizer = "address,undefined",
         defines: tuple[str, ...] = (),
     ) -> Path:
-        return _builder.program(request.path.parent / source, _flags(sanitizer, defines))
+        return _builder.program(request.path.parent / source, sanitizer, defines)
 
     return compile_c
 
