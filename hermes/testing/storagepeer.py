@@ -1,33 +1,24 @@
 """A process that uses a storage, to be killed by the test that started it.
 
-``python -m hermes.testing.storagepeer ROLE URL ARGUMENT [FILE CLASS]``, where ROLE is one of
-:data:`ROLES` and FILE and CLASS name a backend that is not installed.
+See :mod:`hermes.testing.peers`.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import resource
-import select
-import subprocess
-import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING
 
 from hermes.errors import StorageFailed, StorageFull
 from hermes.storage import StorageBackend
+from hermes.testing import peers
+from hermes.testing.peers import LIFE_S, say
 from hermes.testing.scribe import SETTINGS, Scribe, sync
-from hermes.url import Url, parse_url
+from hermes.url import Url
 
 if TYPE_CHECKING:
     from hermes.testing.storage.contract import Contract, Ground
 
-LIFE_S = 120.0
-"""How long it lives if nobody kills it."""
 DEADLINE_S = 30.0
 STATE_SIZE = 100_000
 PUBLISHER = b"kit-publisher-01"
@@ -100,104 +91,19 @@ def limited(backend: StorageBackend, url: Url, argument: str) -> None:
     say("never refused")
 
 
-ROLES: dict[str, Callable[[StorageBackend, Url, str], None]] = {
-    "hold": hold,
-    "save": save,
-    "write": write,
-    "limited": limited,
-}
-
-
-def say(line: str) -> None:
-    """Tell whoever started us: written when it returns."""
-    os.write(1, line.encode() + b"\n")
-
-
-def make(url: Url, where: list[str]) -> StorageBackend:
-    """The backend for ``url``: installed, or a class of a file."""
-    if not where:
-        from hermes.plugins import default_plugins
-
-        return default_plugins().storage(url.scheme)
-    file, name = where
-    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module.__name__] = module  # dataclasses and structs look there
-    spec.loader.exec_module(module)
-    found: Any = module
-    for part in name.split("."):
-        found = getattr(found, part)
-    made: StorageBackend = found()
-    return made
-
-
-class Peer:
-    """Such a process, seen from the test: a context manager that ends it."""
+class Peer(peers.Peer):
+    """Such a process, seen from the test."""
 
     def __init__(self, contract: Contract, ground: Ground, role: str, argument: str = "") -> None:
-        self._deadline_s = contract.deadline_s
-        command = [sys.executable, "-m", __name__, role, str(ground.url()), argument]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-        self._process = subprocess.Popen(
-            [*command, *contract.where()], stdout=subprocess.PIPE, env=environment
-        )
-        assert self._process.stdout is not None
-        self._output = self._process.stdout.fileno()
-        self._rest = b""
+        super().__init__(__name__, contract, role, ground.url(), argument)
 
-    @property
-    def pid(self) -> int:
-        """Its number."""
-        return self._process.pid
-
-    def line(self) -> str:
-        """The next line that it says; empty when it has ended."""
-        while b"\n" not in self._rest:
-            ready, _, _ = select.select([self._output], [], [], self._deadline_s)
-            assert ready, "the process says nothing"
-            more = os.read(self._output, 65536)
-            if not more:
-                return ""
-            self._rest += more
-        line, _, self._rest = self._rest.partition(b"\n")
-        return line.decode()
-
-    def expect(self, line: str) -> None:
-        """It says ``line``."""
-        said = self.line()
-        assert said == line, f"the process said {said!r} instead of {line!r}"
-
-    def kill(self, last: int = 0) -> int:
-        """End it as ``kill -9`` does; returns the last number it has said, ``last`` if none."""
-        self._process.kill()
-        self._process.wait(self._deadline_s)
+    def last_number(self, otherwise: int = 0) -> int:
+        """Kill it; returns the last number it has said."""
+        self.kill()
         while said := self.line():
-            last = int(said)
-        return last
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._process.kill()
-        self._process.wait()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
-
-
-def main(arguments: list[str]) -> None:
-    """See the module."""
-    role, text, argument, *where = arguments
-    url = parse_url(text)
-    ROLES[role](make(url, where), url, argument)
+            otherwise = int(said)
+        return otherwise
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    peers.play("storage", {"hold": hold, "save": save, "write": write, "limited": limited})

@@ -18,6 +18,7 @@ import pytest
 
 from hermes.intercept import EXAMPLES, Interception
 from hermes.testing import storage, transport
+from hermes.testing.contract import BaseContract
 
 PLACE = Path(__file__).parents[2] / "docs" / "testing-plugins.md"
 PAGE = PLACE.read_text()
@@ -45,7 +46,7 @@ def group(kit: ModuleType, name: str) -> str:
     lines = [f"**{title.partition(':')[0]}**:{title.partition(':')[2]}\n"]
     for found in vars(module).values():
         if inspect.isclass(found) and found.__module__ == module.__name__ and hasattr(found, "kit"):
-            members = vars(found).items()
+            members = [item for kind in reversed(found.__mro__) for item in vars(kind).items()]
             lines += [check(key, made) for key, made in members if key.startswith("test_")]
     return "\n".join(lines) + "\n\n"
 
@@ -81,9 +82,9 @@ def test_the_attributes_are_those_of_the_class(title: str, kit: ModuleType) -> N
     """Each has a row with its default."""
     contract = importlib.import_module(f"{kit.__name__}.contract").Contract
     documented = dict(re.findall(r"^\| `(\w+)` \| (\w*) ?\| ", section(title), re.M))
-    own = {name for name in contract.__annotations__ if name != "kit"}
+    own = {*inspect.get_annotations(contract), *inspect.get_annotations(BaseContract)}
 
-    assert set(documented) == own
+    assert set(documented) | {"kit"} == own
     for name, default in documented.items():
         if default not in ("", "none"):
             assert f"{getattr(contract, name):g}" == default

@@ -51,6 +51,7 @@ GROUPS = (
 )
 """The modules of this package that hold tests, in the order in which they run."""
 
+pytest.register_assert_rewrite("hermes.testing.contract", "hermes.testing.registration")
 pytest.register_assert_rewrite(*(f"{__name__}.{group}" for group in (*GROUPS, "stage", "contract")))
 
 from hermes.testing.storage.broker import BrokerContract  # noqa: E402

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 import hermes
 from hermes.broker import Broker
-from hermes.testing.storage.contract import Contract, Ground, needs
+from hermes.testing.contract import needs
+from hermes.testing.storage.contract import Contract, Ground
 
 COUNT = 2000
 LISTENER = "inproc:"

@@ -1,40 +1,23 @@
-"""What the groups of the storage kit share: the subject, its place, and the skips.
-
-A test that needs a capability says so with :func:`needs`; it is skipped where the storage does not
-claim it, and the reason names it.  Nothing else is ever skipped.
-"""
+"""What the groups of the storage kit share, beside what all kits do: the place."""
 
 from __future__ import annotations
 
-import inspect
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar
 
 import msgspec
 import pytest
 
-from hermes import plugins
 from hermes.storage import LogSettings, Storage, StorageBackend, StreamLog
+from hermes.testing.contract import BaseContract
 from hermes.testing.scribe import SETTINGS, Scribe
 from hermes.url import Url, parse_url
 
 QUOTA_OPTIONS = ("quota", "size", "disk")
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-def needs(*capabilities: str) -> Callable[[Function], Function]:
-    """Skip the test for a storage that does not claim every one of ``capabilities``; ``!name``: for
-    one that claims it."""
-
-    def mark(function: Function) -> Function:
-        function.needs = capabilities  # type: ignore[attr-defined]
-        return function
-
-    return mark
 
 
 class Ground:
@@ -87,49 +70,16 @@ class Ground:
         )
 
 
-class Contract:
+class Contract(BaseContract[StorageBackend]):
     """Base of every group; see :mod:`hermes.testing.storage` for the attributes."""
 
-    kit: ClassVar[str] = "storage"
-    """Which kit this is, for the report."""
+    kit = "storage"
     url: ClassVar[str]
     """A place that is empty each time: ``{tmp}`` becomes a new directory."""
-    factory: ClassVar[Any] = None
-    """Makes the backend, if it is not an installed plugin: a class or a static method."""
     quota_option: ClassVar[str] = ""
     """The option that bounds the place, in bytes; empty: the first there is of QUOTA_OPTIONS."""
-    deadline_s: ClassVar[float] = 30.0
-    """Bounds every wait: generous, because the machine may be busy."""
     flips: ClassVar[int] = 60
     """Bytes that the damage group changes."""
-    import_max_ms: ClassVar[float] = 100.0
-    """What importing the plugin may cost."""
-
-    # Who is tested.
-
-    @classmethod
-    def subject(cls) -> dict[str, Any]:
-        """Who is tested, for the report."""
-        made = cls.make()
-        return {
-            "name": parse_url(cls.url).scheme,
-            "url": cls.url,
-            "capabilities": {
-                name: getattr(made.capabilities, name)
-                for name in made.capabilities.__dataclass_fields__
-            },
-        }
-
-    @classmethod
-    def make(cls) -> StorageBackend:
-        """A new backend."""
-        factory = inspect.getattr_static(cls, "factory")
-        if isinstance(factory, staticmethod):
-            factory = factory.__func__
-        if factory is None:
-            return plugins.default_plugins().storage(parse_url(cls.url).scheme)
-        made: StorageBackend = factory()
-        return made
 
     @classmethod
     def quota(cls, size: int) -> dict[str, str]:
@@ -139,33 +89,12 @@ class Contract:
         assert found, f"name the option that bounds the place: quota_option, one of {names}"
         return {found[0]: str(size)}
 
-    @classmethod
-    def where(cls) -> list[str]:
-        """For a process of its own: file and class of the backend; empty if it is installed."""
-        if cls.factory is None:
-            return []
-        made = type(cls.make())
-        module = inspect.getmodule(made)
-        assert module is not None
-        assert module.__file__ is not None
-        return [module.__file__, made.__qualname__]
-
     # What tests are given.
 
     @pytest.fixture
     def backend(self) -> StorageBackend:
         """The backend that is tested."""
         return self.make()
-
-    @pytest.fixture(autouse=True)
-    def _claimed(self, request: pytest.FixtureRequest, backend: StorageBackend) -> None:
-        """Skip what is not claimed."""
-        scheme = parse_url(self.url).scheme
-        for name in getattr(request.function, "needs", ()):
-            wanted, capability = not name.startswith("!"), name.removeprefix("!")
-            if getattr(backend.capabilities, capability) != wanted:
-                word = "does not claim" if wanted else "claims"
-                pytest.skip(f"{scheme} {word} the capability {capability!r}")
 
     @pytest.fixture
     def make_ground(self) -> Iterator[Callable[[], Ground]]:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from hermes.errors import HermesError, MalformedInput, StorageDamaged, StorageFailed
 from hermes.storage import StreamLog
+from hermes.testing.contract import needs
 from hermes.testing.scribe import Scribe, read_all
-from hermes.testing.storage.contract import Contract, Ground, needs
+from hermes.testing.storage.contract import Contract, Ground
 
 MESSAGES = 150
 CUTS = 24

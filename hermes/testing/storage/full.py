@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from hermes.errors import StorageFull
+from hermes.testing.contract import needs
 from hermes.testing.scribe import EPOCH_NS, SETTINGS, Scribe
-from hermes.testing.storage.contract import Contract, Ground, needs
+from hermes.testing.storage.contract import Contract, Ground
 from hermes.testing.storagepeer import Peer
 
 QUOTA = 3 << 20

@@ -7,8 +7,9 @@ import time
 
 import pytest
 
+from hermes.testing.contract import needs
 from hermes.testing.scribe import Scribe, encode, read_all
-from hermes.testing.storage.contract import Contract, Ground, needs
+from hermes.testing.storage.contract import Contract, Ground
 from hermes.testing.storagepeer import PUBLISHER, Peer, sizes_of
 
 ROUNDS = 5
@@ -36,7 +37,7 @@ class KillContract(Contract):
                 peer.expect("ready")
                 said = int(peer.line())
                 time.sleep(chance.uniform(0, LIVE_S))  # the instant is the experiment
-                said = peer.kill(said)
+                said = peer.last_number(said)
             storage = ground.open()
             scribe = Scribe(ground.log(storage), self.deadline_s)
             reading = read_all(scribe.log, 100_000)

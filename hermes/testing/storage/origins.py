@@ -6,8 +6,9 @@ import random
 from dataclasses import replace
 
 from hermes.storage import Storage
+from hermes.testing.contract import needs
 from hermes.testing.scribe import SETTINGS, Scribe
-from hermes.testing.storage.contract import Contract, Ground, needs
+from hermes.testing.storage.contract import Contract, Ground
 
 PUBLISHERS = [bytes([number]) * 16 for number in range(1, 40)]
 

@@ -9,8 +9,9 @@ import pytest
 
 from hermes.errors import Closed, DirectoryLocked
 from hermes.storage import Storage, StorageBackend
+from hermes.testing.contract import needs
 from hermes.testing.scribe import SETTINGS, Scribe
-from hermes.testing.storage.contract import Contract, Ground, needs
+from hermes.testing.storage.contract import Contract, Ground
 from hermes.testing.storagepeer import Peer
 
 

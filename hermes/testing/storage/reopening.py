@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 
+from hermes.testing.contract import needs
 from hermes.testing.scribe import MESSAGE_MAX, Scribe
-from hermes.testing.storage.contract import Contract, Ground, needs
+from hermes.testing.storage.contract import Contract, Ground
 
 ROUNDS = 4
 

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from hermes.native import Hole
 from hermes.storage import Storage
+from hermes.testing.contract import needs
 from hermes.testing.scribe import SEGMENT, SETTINGS, Scribe
-from hermes.testing.storage.contract import Contract, Ground, needs
+from hermes.testing.storage.contract import Contract, Ground
 
 KEEP = 8 * SEGMENT
 SECOND = 10**9

@@ -6,8 +6,9 @@ import random
 import threading
 
 from hermes.storage import Storage
+from hermes.testing.contract import needs
 from hermes.testing.scribe import Scribe
-from hermes.testing.storage.contract import Contract, Ground, needs
+from hermes.testing.storage.contract import Contract, Ground
 from hermes.testing.storagepeer import STATE_SIZE, Peer, state_of
 
 KILLS = 4
@@ -69,7 +70,7 @@ class StateContract(Contract):
             with Peer(self, ground, "save", str(saved)) as peer:
                 for _ in range(3 + 7 * number):
                     saved = int(peer.line())
-                saved = peer.kill(saved)
+                saved = peer.last_number(saved)
             storage = ground.open()
             state = storage.load_state("positions")
             storage.close()

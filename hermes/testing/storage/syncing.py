@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from hermes.errors import UsageError
+from hermes.testing.contract import needs
 from hermes.testing.scribe import Scribe, sync
-from hermes.testing.storage.contract import Contract, needs
+from hermes.testing.storage.contract import Contract
 
 
 class SyncingContract(Contract):

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from hermes.errors import ConnectFailed, HermesError, SystemFault
+from hermes.testing.contract import needs
 from hermes.testing.kernel import EchoKernel
+from hermes.testing.peers import Peer
 from hermes.testing.resources import Stopwatch, descriptors_left
-from hermes.testing.transport.contract import Contract, needs
+from hermes.testing.transport.contract import Contract
 from hermes.testing.transport.readiness import BUSY_MAX
 from hermes.testing.transport.stage import NS_PER_S, Client, Stage, with_options
 from hermes.transport import Transport
@@ -26,7 +23,7 @@ SHORT_NS = 300_000_000
 """How long a dial may take that is expected to fail."""
 FEW = range(4)
 """Descriptors left: somewhere in there the client has what it needs and the agent has not."""
-Spawn = Callable[[str, Url], "subprocess.Popen[str]"]
+Spawn = Callable[[str, Url], Peer]
 
 
 class ErrorsContract(Contract):
@@ -36,21 +33,7 @@ class ErrorsContract(Contract):
     def spawn(self) -> Iterator[Spawn]:
         """``spawn(role, url)``: a process of :mod:`hermes.testing.peer`, ended after the test."""
         with contextlib.ExitStack() as undo:
-
-            def start(role: str, url: Url) -> subprocess.Popen[str]:
-                kind = type(self.make())
-                where = [inspect.getfile(kind), kind.__qualname__] if self.factory else []
-                child = subprocess.Popen(
-                    [sys.executable, "-m", "hermes.testing.peer", role, str(url), *where],
-                    stdout=subprocess.PIPE,
-                    text=True,
-                    env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-                )
-                undo.enter_context(child)  # waits, and closes its pipe
-                undo.callback(child.kill)
-                return child
-
-            yield start
+            yield lambda role, url: undo.enter_context(Peer("hermes.testing.peer", self, role, url))
 
     @needs("processes")
     def test_a_client_that_is_killed(self, stage: Stage, spawn: Spawn) -> None:
@@ -65,8 +48,7 @@ class ErrorsContract(Contract):
         (connection,) = stage.kernel.connections
         connection.send(bytes(32 << 20))
         stage.settle()
-        child.send_signal(signal.SIGKILL)
-        child.wait()
+        child.kill()
         stage.until(
             lambda: connection.lost,
             "connection_lost() for a peer that was killed",
@@ -87,14 +69,12 @@ class ErrorsContract(Contract):
     ) -> None:
         """The channel says so, by ConnectionLost or the end of input, whether it sends or waits."""
         child = spawn("listen", free_url())
-        assert child.stdout is not None
-        url = with_options(parse_url(child.stdout.readline().strip()), **self.client_options)
+        url = with_options(parse_url(child.line()), **self.client_options)
         client = Client(transport.dial(url, int(self.deadline_s * NS_PER_S)))
         try:
             client.send(b"hello")
             self._turn_until(client, lambda: client.data == b"hello")
-            child.send_signal(signal.SIGKILL)
-            child.wait()
+            child.kill()
             self._turn_until(client, lambda: client.over)
         finally:
             client.close()

@@ -11,9 +11,10 @@ from typing import ClassVar
 import pytest
 
 from hermes.errors import AddressInUse, ConnectFailed, ConnectionLost, HermesError, WouldBlock
+from hermes.testing.contract import needs
 from hermes.testing.kernel import EchoKernel
 from hermes.testing.resources import Held
-from hermes.testing.transport.contract import Contract, needs
+from hermes.testing.transport.contract import Contract
 from hermes.testing.transport.stage import NS_PER_S, Client, Stage
 from hermes.transport import Transport
 from hermes.url import Url, parse_url

@@ -10,8 +10,9 @@ import pytest
 from hermes.errors import InvalidUrl
 from hermes.intercept import EXAMPLES
 from hermes.optiondocs import describe_options
+from hermes.testing.contract import needs
 from hermes.testing.kernel import EchoKernel
-from hermes.testing.transport.contract import Contract, needs
+from hermes.testing.transport.contract import Contract
 from hermes.testing.transport.stage import Stage, with_options
 from hermes.transport import Transport
 from hermes.url import Url, parse_url

@@ -2,51 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
-import json
-import os
-import subprocess
-import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
 import msgspec
 
-from hermes.plugins import default_plugins
+from hermes.testing.registration import BaseRegistration
 from hermes.testing.transport.contract import Contract
 from hermes.transport import API_VERSION, Capabilities, Transport
-from hermes.url import parse_url
-
-TRIES = 3
-"""Imports measured until one is fast enough: the machine may be busy."""
-PROBE_MAX_S = 1.0
-"""How long a probe may take: `hermes plugins` probes them all."""
-IMPORT_DEADLINE_S = 60
-
-IMPORT = """
-import importlib, importlib.util, json, sys, time
-import hermes.hookspecs, hermes.plugins, hermes.streamsockets
-from hermes.testing.resources import Held
-name, file = sys.argv[1:]
-if file:
-    import hermes.testing.transport
-before = Held.now()
-begun = time.perf_counter()
-if file:
-    spec = importlib.util.spec_from_file_location(name, file)
-    spec.loader.exec_module(importlib.util.module_from_spec(spec))
-else:
-    importlib.import_module(name)
-seconds = time.perf_counter() - begun
-after = Held.now()
-print(json.dumps([seconds, after.descriptors - before.descriptors, after.threads - before.threads]))
-"""
-"""Imports a module, by name or from a file, in a process of its own; prints what that cost."""
 
 
-class RegistrationContract(Contract):
+class RegistrationContract(BaseRegistration[Transport], Contract):
     """The transport as the environment sees it."""
 
     def test_it_has_the_shape_of_a_transport(self, transport: Transport) -> None:
@@ -56,77 +19,3 @@ class RegistrationContract(Contract):
         assert isinstance(transport.capabilities, Capabilities)
         for options in (transport.listen_options, transport.dial_options):
             assert issubclass(options, msgspec.Struct), f"{options} is no msgspec struct"
-
-    def test_it_is_registered_under_its_scheme(self) -> None:
-        """An entry point has the scheme's name, and every transport it makes is a new one."""
-        scheme = parse_url(self.url).scheme
-        if self.factory is None:
-            names = default_plugins().names("transport")
-            assert scheme in names, f"the group hermes.transports has no {scheme!r}, only {names}"
-
-        assert self.make() is not self.make(), "the factory has to make a new transport each time"
-
-    def test_the_probe_is_fast_and_finds_no_obstacle(self, transport: Transport) -> None:
-        """None, well within a second: the kit runs where the transport works."""
-        begun = time.monotonic()
-        obstacle = transport.probe()
-
-        assert obstacle is None, f"probe() says that it cannot work here: {obstacle}"
-        assert time.monotonic() - begun < PROBE_MAX_S, "probe() is to be fast and touch no network"
-
-    def test_the_import_has_no_side_effects(self, tmp_path: Path) -> None:
-        """Importing it opens no descriptor, starts no thread and writes no file."""
-        _, descriptors, threads = self._import(tmp_path)
-
-        assert descriptors == 0, f"the import left {descriptors} descriptors open"
-        assert threads == 0, f"the import started {threads} threads"
-        written = [str(path) for path in tmp_path.rglob("*")]
-        assert not written, f"the import wrote {written}"
-
-    def test_the_import_is_fast(
-        self, tmp_path: Path, record_property: Callable[[str, Any], None]
-    ) -> None:
-        """Importing it costs little beyond what Hermes has imported already."""
-        took_ms = float("inf")
-        for _ in range(TRIES):
-            if took_ms >= self.import_max_ms:
-                took_ms = min(took_ms, self._import(tmp_path)[0] * 1e3)
-        record_property("import_ms", round(took_ms, 2))
-
-        assert took_ms < self.import_max_ms, (
-            f"the import took {took_ms:.0f} ms, allowed are {self.import_max_ms:g} ms: import in "
-            "the factory what only a transport in use needs"
-        )
-
-    def _import(self, place: Path) -> tuple[float, int, int]:
-        """Import the plugin's module in a child whose every usual place is ``place``.
-
-        Returns seconds, descriptors left open, and threads started.
-        """
-        name, file = self._module()
-        environment = os.environ | dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME"), str(place))
-        environment |= {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-        done = subprocess.run(
-            [sys.executable, "-c", IMPORT, name, file],
-            cwd=place,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=IMPORT_DEADLINE_S,
-            check=False,
-        )
-        assert done.returncode == 0, f"{name} cannot be imported:\n{done.stderr}"
-        seconds, descriptors, threads = json.loads(done.stdout.splitlines()[-1])
-        return seconds, descriptors, threads
-
-    def _module(self) -> tuple[str, str]:
-        """What to import: the entry point's module by name, or else the factory's file."""
-        scheme = parse_url(self.url).scheme
-        if self.factory is None:
-            for plugin in default_plugins().listing():
-                if (plugin.kind, plugin.name) == ("transport", scheme):
-                    return plugin.module, ""
-        module = inspect.getmodule(type(self.make()))
-        assert module is not None
-        assert module.__file__ is not None
-        return module.__name__, module.__file__

@@ -13,7 +13,8 @@ from collections.abc import Callable
 
 import pytest
 
-from hermes.testing.transport.contract import Contract, needs
+from hermes.testing.contract import needs
+from hermes.testing.transport.contract import Contract
 from hermes.testing.transport.stage import Stage
 
 FAULTS = (
