@@ -34,7 +34,7 @@ def look(plugins: Plugins, kind: str, name: str, distribution: str) -> dict[str,
     if row is None:
         return {"state": "failed", "reason": f"{distribution} has no {kind} {name!r} any more"}
     status = plugins.status(row)
-    if status.state != "discovered":
+    if status.state in ("disabled", "failed"):
         return {"state": status.state, "reason": status.reason}
     try:
         made = plugins.make(kind, name) if kind in API_VERSIONS else command(plugins, name)

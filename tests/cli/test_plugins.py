@@ -112,8 +112,12 @@ def test_info_has_version_capabilities_options_and_hooks(hermes: Hermes) -> None
     assert found["hooks"] == ["hermes_register_transports"]
 
 
-def test_info_knows_the_hooks_and_options_of_a_plugin() -> None:
-    """What a plugin will do shows before it is active."""
+@pytest.mark.parametrize("used", [False, True], ids=["found", "in-use"])
+def test_info_knows_the_hooks_and_options_of_a_plugin(used: bool) -> None:
+    """What a plugin will do shows before it is active, and when it is in use here already."""
+    if used:
+        default_plugins().plugin("tokens")
+
     found = plugin_facts.look(default_plugins(), "plugin", "tokens", "hermes-broker")
 
     assert found["hooks"] == ["hermes_register_plugins", "hermes_authenticate"]
