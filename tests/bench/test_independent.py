@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.bench.conftest import wait_for
+from tests.serving import serving
 
 if TYPE_CHECKING:
     from tests.bench.conftest import Bench
@@ -25,16 +25,8 @@ TRIES = 6
 @pytest.fixture
 def url(tmp_path: Path) -> Iterator[str]:
     """A broker as anybody starts it."""
-    ready = tmp_path / "ready.json"
-    flags = ("--transport", "tcp://127.0.0.1:0", "--storage", f"mmap:{tmp_path / 'data'}")
-    broker = subprocess.Popen(
-        [sys.executable, "-m", "hermes", "serve", *flags, "--ready-file", ready],
-        stdout=subprocess.DEVNULL,
-    )
-    wait_for(ready.exists, "the broker")
-    yield json.loads(ready.read_text())["listeners"][0]["url"]
-    broker.terminate()
-    assert broker.wait(30) == 0
+    with serving(tmp_path) as url:
+        yield url
 
 
 def own(what: str, url: str) -> float:

@@ -60,134 +60,74 @@ def test_a_good_plugin_is_found_good(examine: Callable[..., Any]) -> None:
     assert examine(GOOD) == []
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "check", "text", "cure"),
-    [
-        ("import msgspec", "import msgspec, nowhere", "import", "No module named", "'nowhere'"),
-        ("import msgspec", "import msgspec; 1 / 0", "import", "ZeroDivisionError", "-X dev"),
-        ("import msgspec", "import msgspec; print('hi')", "import", "prints", "logging"),
-        (
-            "import msgspec",
-            "import msgspec, threading, time\n"
-            "threading.Thread(target=time.sleep, args=(9,), daemon=True, name='busy').start()",
-            "import",
-            "starts a thread (busy)",
-            "undo it in close",
-        ),
-        (
-            "import msgspec",
-            "import msgspec, socket\nleak = socket.socket()",
-            "import",
-            "opens a file or socket (socket:",
-            "undo it in close",
-        ),
-        (
-            "import msgspec",
-            "import msgspec, signal\nsignal.signal(signal.SIGUSR1, lambda *a: None)",
-            "import",
-            "takes over the signal SIGUSR1",
-            "leave it alone",
-        ),
-        (
-            "import msgspec",
-            "import msgspec, os\nos.environ['GOOD'] = '1'",
-            "import",
-            "changes the environment variable GOOD",
-            "leave it alone",
-        ),
-        (
-            "import msgspec",
-            "import msgspec, time; time.sleep(0.15)",
-            "import",
-            "ms, and may take 100",
-            "importtime",
-        ),
-        ("import msgspec", "import msgspec, os; os._exit(0)", "process", "code 0", "nothing of"),
-        (
-            "import msgspec",
-            "import msgspec, os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
-            "process",
-            "code -11",
-            "nothing of",
-        ),
-        ('"""Transport ``good:``."""', "", "docstring", "has no docstring", "first line"),
-        (
-            "import msgspec",
-            "import msgspec\nfrom hermes.broker import kernel",
-            "layers",
-            "looked_at.py:4 imports hermes.broker.kernel",
-            "hermes.transport",
-        ),
-        (
-            "import msgspec",
-            "import msgspec\nimport hermes_tcp",
-            "layers",
-            "imports another plugin, hermes_tcp",
-            "library of its own",
-        ),
-        (
-            "def hermes_register_",
-            "def hermes_announce_",
-            "announcement",
-            "unknown hook",
-            "@hookimpl",
-        ),
-        ("@hookimpl\n", "", "announcement", "not marked as a hook", "@hookimpl above"),
-        ('register("good"', 'register("bad"', "announcement", "announces 'bad'", "rename"),
-        (
-            'register("good", Good)',
-            'register("good", Good); register("good", Good)',
-            "announcement",
-            "registered twice",
-            "shows one",
-        ),
-        ('register("good", Good)', "pass", "announcement", "announces nothing", "register('good'"),
-        (
-            "    api_version = 1",
-            "    def __init__(self): 1 / 0",
-            "factory",
-            "ZeroDivision",
-            "where",
-        ),
-        ("api_version = 1", "api_version = 2", "version", "for version 2", "api_version = 1"),
-        ("    api_version = 1\n", "", "version", "for version None", "add to the class"),
-        (
-            "    def dial(",
-            "    def call(",
-            "shape",
-            "no method dial",
-            "dial(self, url, timeout_ns)",
-        ),
-        ("listen(self, url, kernel)", "listen(self, url)", "shape", "too many", "url, kernel)"),
-        ("Capabilities()", "None", "capabilities", "is None", "hermes.transport.Capabilities("),
-        (
-            "Capabilities()",
-            "Capabilities(datagrams=True)",
-            "listen_options",
-            "no option 'intercept'",
-            "hermes.intercept",
-        ),
-        ("= dial_options = Options", "= Options; dial_options = 1", "dial_options", "1", "Struct"),
-        (
-            '    """How deep, in bytes."""\n',
-            "",
-            "listen_options",
-            "'depth' has no docstring",
-            "Options",
-        ),
-        ("depth: int = 1", "depth: int", "listen_options", "'depth' has no default", "suits most"),
-        ("probe(self): return None", "probe(self): return 1", "probe", "returns 1", "return None"),
-        ("probe(self): return None", "probe(self): 1 / 0", "probe", "ZeroDivision", "return None"),
-        (
-            "probe(self): return None",
-            "probe(self): import time; time.sleep(0.15)",
-            "probe",
-            "ms, and may take 100",
-            "no network",
-        ),
-        ("probe(self): return None", "probe(self): return 'No: y'", "probe", "here: No: y", "cure"),
-    ],
-)
+IMPORTED = [
+    ("import nowhere", "import", "No module named", "'nowhere'"),
+    ("1 / 0", "import", "ZeroDivisionError", "-X dev"),
+    ("print('hi')", "import", "prints", "logging"),
+    (
+        "import threading, time\n"
+        "threading.Thread(target=time.sleep, args=(9,), daemon=True, name='busy').start()",
+        *("import", "starts a thread (busy)", "undo it in close"),
+    ),
+    (
+        "import socket\nleak = socket.socket()",
+        *("import", "opens a file or socket (socket:", "undo it in close"),
+    ),
+    (
+        "import signal\nsignal.signal(signal.SIGUSR1, lambda *a: None)",
+        *("import", "takes over the signal SIGUSR1", "leave it alone"),
+    ),
+    (
+        "import os\nos.environ['GOOD'] = '1'",
+        *("import", "changes the environment variable GOOD", "leave it alone"),
+    ),
+    ("import time; time.sleep(0.15)", "import", "ms, and may take 100", "importtime"),
+    ("import os; os._exit(0)", "process", "code 0", "nothing of"),
+    ("import os; os.kill(os.getpid(), 11)", "process", "code -11", "nothing of"),
+    (
+        "from hermes.broker import kernel",
+        *("layers", "looked_at.py:4 imports hermes.broker.kernel", "hermes.transport"),
+    ),
+    ("import hermes_tcp", "layers", "imports another plugin, hermes_tcp", "library of its own"),
+]
+"""What a module does when it is imported, the check that finds it, what is said and the cure."""
+PROBED = [
+    ("return 1", "returns 1", "return None"),
+    ("1 / 0", "ZeroDivision", "return None"),
+    ("import time; time.sleep(0.15)", "ms, and may take 100", "no network"),
+    ("return 'No: y'", "here: No: y", "cure"),
+]
+"""What a probe does, what is said and the cure."""
+WRONG = [
+    *(("import msgspec", f"import msgspec\n{line}", *rest) for line, *rest in IMPORTED),
+    *((("return None", body, "probe", *rest)) for body, *rest in PROBED),
+    ('"""Transport ``good:``."""', "", "docstring", "has no docstring", "first line"),
+    ("def hermes_register_", "def hermes_announce_", "announcement", "unknown hook", "@hookimpl"),
+    ("@hookimpl\n", "", "announcement", "not marked as a hook", "@hookimpl above"),
+    ('register("good"', 'register("bad"', "announcement", "announces 'bad'", "rename"),
+    (", Good)", ', Good); register("good", Good)', "announcement", "registered twice", "shows one"),
+    ('register("good", Good)', "pass", "announcement", "announces nothing", "register('good'"),
+    ("    api_version = 1", "    def __init__(self): 1 / 0", "factory", "ZeroDivision", "where"),
+    ("api_version = 1", "api_version = 2", "version", "for version 2", "api_version = 1"),
+    ("    api_version = 1\n", "", "version", "for version None", "add to the class"),
+    ("    def dial(", "    def call(", "shape", "no method dial", "dial(self, url, timeout_ns)"),
+    ("listen(self, url, kernel)", "listen(self, url)", "shape", "too many", "url, kernel)"),
+    ("Capabilities()", "None", "capabilities", "is None", "hermes.transport.Capabilities("),
+    (
+        *("Capabilities()", "Capabilities(datagrams=True)"),
+        *("listen_options", "no option 'intercept'", "hermes.intercept"),
+    ),
+    ("= dial_options = Options", "= Options; dial_options = 1", "dial_options", "1", "Struct"),
+    (
+        *('    """How deep, in bytes."""\n', ""),
+        *("listen_options", "'depth' has no docstring", "Options"),
+    ),
+    ("depth: int = 1", "depth: int", "listen_options", "'depth' has no default", "suits most"),
+]
+"""What stands in the good plugin, what instead, the check that finds it, what is said, the cure."""
+
+
+@pytest.mark.parametrize(("old", "new", "check", "text", "cure"), WRONG)
 def test_what_is_wrong_is_found_and_its_cure_told(
     examine: Callable[..., Any], old: str, new: str, check: str, text: str, cure: str
 ) -> None:

@@ -7,18 +7,17 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.serving import DEADLINE_S, serving
+
 PAGE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
-DEADLINE_S = 60
 SEGMENT_HEADER = 4096
 
 
@@ -70,34 +69,9 @@ class Place:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """A broker that has taken three messages."""
     place = Place(tmp_path_factory.mktemp("page"))
-    ready = place.place / "ready.json"
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "hermes",
-            "serve",
-            "--transport",
-            "tcp://127.0.0.1:0",
-            "--storage",
-            f"mmap:{place.data}",
-            "--segment",
-            "16MiB",
-            "--ready-file",
-            ready,
-        ],
-        stdout=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + DEADLINE_S
-    while not ready.exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    place.url = json.loads(ready.read_text())["listeners"][0]["url"]
-    place.run("pub", "md.a", "x", "--count", "3", "--json")
-    yield place
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(DEADLINE_S) == 0
+    with serving(place.place, "--segment", "16MiB") as place.url:
+        place.run("pub", "md.a", "x", "--count", "3", "--json")
+        yield place
 
 
 def test_the_ready_file(place: Place) -> None:

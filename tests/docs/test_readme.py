@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.serving import serving
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 DEFAULT_URL = "tcp://127.0.0.1:7601"
@@ -23,33 +22,9 @@ DEADLINE_S = 30
 @pytest.fixture
 def url(tmp_path: Path) -> Iterator[str]:
     """A broker started by the README's command, on a port and a directory of its own."""
-    ready = tmp_path / "ready.json"
     assert "\n    hermes serve\n" in README
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "hermes",
-            "serve",
-            "--transport",
-            "tcp://127.0.0.1:0",
-            "--storage",
-            f"mmap:{tmp_path}/data",
-            "--segment",
-            "16MiB",
-            "--ready-file",
-            ready,
-        ],
-        stdout=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + DEADLINE_S
-    while not ready.exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    yield str(json.loads(ready.read_text())["listeners"][0]["url"])
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(DEADLINE_S) == 0
+    with serving(tmp_path, "--segment", "16MiB") as url:
+        yield url
 
 
 def test_the_python_example_runs(url: str) -> None:

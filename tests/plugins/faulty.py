@@ -141,19 +141,6 @@ class Unlocked(Backend):
         return storage
 
 
-def backend(kind: type[SqliteLog]) -> type[Backend]:
-    """A backend with such logs."""
-    return type(f"{kind.__name__}Backend", (Backend,), {"log": kind})
-
-
-DropsTailBackend = backend(DropsTail)
-LateCommitBackend = backend(LateCommit)
-CredulousBackend = backend(Credulous)
-LateBackend = backend(Late)
-ForgetfulBackend = backend(Forgetful)
-GreedyBackend = backend(Greedy)
-EagerBackend = backend(Eager)
-
 CAUGHT_BY = {
     "TestControl": "test_what_the_log_had_is_there[appended]",
     "TestDropsTail": "test_many_segments",
@@ -169,71 +156,46 @@ CAUGHT_BY = {
 
 
 class Faulty(StorageContract):
-    """What they share."""
+    """What they share; its children are collected."""
 
     __test__ = False
     url = "sqlite:{tmp}/data"
+
+    def __init_subclass__(cls, log: type[SqliteLog] = SqliteLog) -> None:
+        """Its storage has such a log; a process of its own finds it by its qualified name."""
+        cls.__test__ = True
+        members = {"log": log, "__qualname__": f"{cls.__qualname__}.factory"}
+        cls.factory = type("Factory", (Backend,), members)
 
 
 class TestControl(Faulty):
     """Nothing is wrong with it."""
 
-    __test__ = True
-    factory = Backend
+
+class TestDropsTail(Faulty, log=DropsTail): ...
 
 
-class TestDropsTail(Faulty):
-    """See the log."""
-
-    __test__ = True
-    factory = DropsTailBackend
+class TestLateCommit(Faulty, log=LateCommit): ...
 
 
-class TestLateCommit(Faulty):
-    """See the log."""
-
-    __test__ = True
-    factory = LateCommitBackend
-
-
-class TestCredulous(Faulty):
-    """See the log."""
-
-    __test__ = True
-    factory = CredulousBackend
+class TestCredulous(Faulty, log=Credulous):
     flips = 40
 
 
-class TestLate(Faulty):
-    """See the log."""
-
-    __test__ = True
-    factory = LateBackend
+class TestLate(Faulty, log=Late): ...
 
 
-class TestForgetful(Faulty):
-    """See the log."""
-
-    __test__ = True
-    factory = ForgetfulBackend
+class TestForgetful(Faulty, log=Forgetful): ...
 
 
-class TestGreedy(Faulty):
-    """See the log."""
-
-    __test__ = True
-    factory = GreedyBackend
+class TestGreedy(Faulty, log=Greedy): ...
 
 
-class TestEager(Faulty):
-    """See the log."""
-
-    __test__ = True
-    factory = EagerBackend
+class TestEager(Faulty, log=Eager): ...
 
 
 class TestUnlocked(Faulty):
-    """See the backend."""
+    """The fault is not in its log."""
 
-    __test__ = True
-    factory = Unlocked
+
+TestUnlocked.factory = Unlocked
