@@ -82,13 +82,13 @@ def sync_interval_ns(text: str) -> int | None:
 
 
 @contextlib.contextmanager
-def _disk_errors(what: str) -> Iterator[None]:
-    """Turn an ``OSError`` into ours, saying what was tried."""
+def _disk_errors(what: str, *, cure: str = "") -> Iterator[None]:
+    """Turn an ``OSError`` into ours, saying what was tried, and what to do."""
     try:
         yield
     except OSError as error:
         kind = StorageFull if error.errno in FULL else StorageFailed
-        raise kind(f"{what}: {error.strerror or error}") from error
+        raise kind(f"{what}: {error.strerror or error}{cure}") from error
 
 
 def _checked_name(name: str, what: str) -> str:
@@ -165,7 +165,10 @@ class MmapStorage:
         self._options = options
         self._directory = directory.absolute()
         self._closed = False
-        with _disk_errors(f"making the data directory {directory}"):
+        with _disk_errors(
+            f"making the data directory {directory}",
+            cure="; name a directory on a disk that this user may write: mmap:DIR",
+        ):
             for place in (directory, directory / STATE, directory / STREAMS):
                 _make_directory(place)
             self._lock = DirectoryLock(directory)

@@ -172,10 +172,11 @@ def test_a_host_makes_no_sense() -> None:
 
 
 def test_a_place_that_cannot_be_made(tmp_path: Path) -> None:
-    """An operating system's refusal becomes ours, saying where."""
+    """An operating system's refusal becomes ours, saying where, and what to do."""
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StorageFailed, match="file"):
-        opened(tmp_path / "file" / "data")
+    for place in (tmp_path / "file" / "data", Path("/proc/hermes")):
+        with pytest.raises(StorageFailed, match=f"{place}: .*; name a directory .*mmap:DIR"):
+            opened(place)
 
 
 def test_state_is_replaced_whole(tmp_path: Path) -> None:
