@@ -16,6 +16,7 @@ import hashlib
 import os
 import re
 import stat
+import time
 import tomllib
 from pathlib import Path
 from typing import Annotated
@@ -29,6 +30,10 @@ SIZE_MAX = 16 * 1024 * 1024
 """Bytes of the file: about a hundred thousand users."""
 TOKEN_MIN = 16
 """Characters of a token: whoever may connect may guess, as fast as the broker answers."""
+
+SETTLED_NS = 100_000_000
+"""A file that was changed less than this before it was read is read again the next time: times in a
+file system are as coarse as some milliseconds, and it may have changed once more within one."""
 
 Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 Token = Annotated[str, msgspec.Meta(min_length=TOKEN_MIN)]
@@ -87,13 +92,16 @@ class Users:
     def refresh(self) -> None:
         """Read it again if it has changed.  Raises as the constructor does: nobody is a user then."""
         try:
-            with self._path.open("rb") as file:
-                status = os.fstat(file.fileno())
-                stamp = (status.st_ino, status.st_mtime_ns, status.st_size, status.st_mode)
+            # Not blocking: a pipe by that name would have us wait for somebody to write to it.
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            with os.fdopen(descriptor, "rb") as file:
+                status = os.fstat(descriptor)
+                stamp = _stamp_of(status)
                 if stamp == self._stamp:
                     return
                 self._stamp, self._by_name = (), {}
                 _check_mode(self._path, status)
+                begun_ns = time.time_ns()
                 text = file.read(SIZE_MAX + 1)
         except OSError as error:
             self._stamp, self._by_name = (), {}
@@ -101,11 +109,24 @@ class Users:
         if len(text) > SIZE_MAX:
             raise InvalidConfig(f"{self._path} has more than {SIZE_MAX} bytes")
         self._by_name = _parse(self._path, text)
-        self._stamp = stamp
+        if abs(begun_ns - status.st_ctime_ns) > SETTLED_NS:
+            self._stamp = stamp
 
     def get(self, name: str) -> User | None:
         """The user of that name, if there is one."""
         return self._by_name.get(name)
+
+
+def _stamp_of(status: os.stat_result) -> tuple[int, ...]:
+    """What differs once the file has been changed or replaced; nobody can set its ctime."""
+    return (
+        status.st_dev,
+        status.st_ino,
+        status.st_ctime_ns,
+        status.st_mtime_ns,
+        status.st_size,
+        status.st_mode,
+    )
 
 
 def _check_mode(path: Path, status: os.stat_result) -> None:

@@ -24,6 +24,7 @@ from hermes.hookspecs import Denial, Grant
 from hermes.plugins import default_plugins
 from hermes.transport import Peer
 from hermes_tokens.engine import Gate, Tokens
+from hermes_tokens.users import SETTLED_NS
 
 ALICE, BOB = "alice-has-a-long-token", "bob-has-another-token"
 FILE = f"""
@@ -212,6 +213,50 @@ def test_users_come_and_go_without_a_restart(users: Path, caplog: pytest.LogCapt
     assert "is not TOML" in caplog.text
     assert ALICE not in caplog.text
     assert isinstance(mended, Grant)
+
+
+def test_a_rewrite_of_the_same_size_and_time_is_noticed(users: Path) -> None:
+    """Whoever keeps a file's size and sets its time back has changed it all the same."""
+    before = users.stat()
+    while abs(time.time_ns() - before.st_ctime_ns) <= SETTLED_NS:  # the change is news for so long
+        time.sleep(0.01)
+    gate = Gate(users)
+    shown = {"token": ALICE}
+
+    assert isinstance(gate.hermes_authenticate(STRANGER, "alice", shown), Grant)
+    with users.open("r+") as file:
+        file.write(FILE.replace("users.alice", "users.felix"))
+    os.utime(users, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    assert users.stat().st_size == before.st_size
+    assert isinstance(gate.hermes_authenticate(STRANGER, "alice", shown), Denial)
+    assert isinstance(gate.hermes_authenticate(STRANGER, "felix", shown), Grant)
+
+
+def test_changes_in_quick_succession_are_noticed(
+    users: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two rewrites within the grain of a file system's times, which tell nothing then, are two."""
+    monkeypatch.setattr("hermes_tokens.users._stamp_of", lambda status: (status.st_ino,))
+    monkeypatch.setattr("hermes_tokens.users.SETTLED_NS", DEADLINE_S * 10**9)
+    gate = Gate(users)
+    shown = {"token": ALICE}
+    for name in ("felix", "alice"):
+        with users.open("r+") as file:
+            file.write(FILE.replace("users.alice", f"users.{name}"))
+
+        assert isinstance(gate.hermes_authenticate(STRANGER, name, shown), Grant)
+
+
+def test_a_pipe_is_refused_at_once(users: Path) -> None:
+    """Nobody writes to it, and the broker does not wait for that: neither at the start nor later."""
+    gate = Gate(users)
+    users.unlink()
+    os.mkfifo(users, 0o600)
+
+    with pytest.raises(InvalidConfig, match="no regular file"):
+        Gate(users)
+    assert isinstance(gate.hermes_authenticate(STRANGER, "alice", {"token": ALICE}), Denial)
 
 
 @pytest.mark.parametrize(
