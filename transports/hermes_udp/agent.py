@@ -271,15 +271,29 @@ class UdpAgent:
     def _lose(self, link: _Link) -> None:
         session = lib.hu_endpoint_session(self._endpoint, link.slot)
         reason = lib.hu_session_reason(session)
+        unheard = self._unheard(link)
         self._forget(link)
         if reason == lib.HU_BYE and (link.ended or link.until_ns):
-            link.connection.connection_lost(None)
+            self._tell_lost(link, unheard)
             return
-        self._counters["connections_lost"] += 1
         text = REASONS.get(reason, "it broke")
         if reason == lib.HU_SILENT:
             text = f"nothing was heard from it for {self._liveness}"
-        link.connection.connection_lost(ConnectionLost(f"{link.peer}: {text}"))
+        self._tell_lost(link, ConnectionLost(f"{link.peer}: {text}"))
+
+    def _tell_lost(self, link: _Link, error: ConnectionLost | None) -> None:
+        self._counters["connections_lost"] += error is not None
+        link.connection.connection_lost(error)
+
+    def _unheard(self, link: _Link) -> ConnectionLost | None:
+        """What its owner is told of a session that ends with output on its way."""
+        sender = lib.hu_session_sender(lib.hu_endpoint_session(self._endpoint, link.slot))
+        left = lib.hu_sender_end(sender) - lib.hu_sender_acked(sender)
+        if not left:
+            return None
+        return ConnectionLost(
+            f"{link.peer}: it was closed, but the last {left} bytes were never acknowledged"
+        )
 
     def _forget(self, link: _Link, reason: int = 0) -> None:
         _add(
@@ -404,8 +418,9 @@ class UdpAgent:
         now = time.monotonic_ns()
         while self._lingering and self._lingering[0].until_ns <= now:
             link = self._lingering[0]
-            link.connection.connection_lost(None)
+            unheard = self._unheard(link)
             self._forget(link, lib.HU_BYE)
+            self._tell_lost(link, unheard)
 
     # Time.
 
