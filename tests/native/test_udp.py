@@ -40,3 +40,9 @@ def test_threads_share_a_channel_until_after_its_end(run_c: RunC, sanitizer: San
     """Threads that send, receive and look at a channel see no race, nor freed memory once it is
     closed."""
     assert run_c("udp_threads.c", "1000000", sanitizer=sanitizer) == "all came back\n"
+
+
+@pytest.mark.parametrize("repair", ["all", "one"])
+def test_only_receivers_with_a_session_are_answered(run_c: RunC, repair: str) -> None:
+    """A listener that casts repeats what its sessions call for, and sends nothing for others."""
+    assert run_c("udp_cast.c", repair) == "only who may was answered\n"

@@ -76,6 +76,9 @@ struct hu_endpoint {
     uint64_t random;
     uint32_t overflows_seen;
 
+    hu_caster *cast; /* NULL: it does not cast */
+    hu_peer cast_to;
+
     hu_group *group; /* NULL: none has been joined */
     int group_fd;
     hu_peer caster;
@@ -575,6 +578,60 @@ static int flush_one(hu_endpoint *endpoint, uint32_t number) {
     return 1;
 }
 
+/* ---- casting ---- */
+
+void hu_endpoint_cast(hu_endpoint *endpoint, hu_caster *caster, const uint8_t *group) {
+    assert(endpoint->options.listens);
+    endpoint->cast = caster;
+    endpoint->cast_to = (hu_peer){0};
+    if (caster == NULL)
+        return;
+    memcpy(&endpoint->cast_to.family, group, 2);
+    memcpy(&endpoint->cast_to.port, group + 2, 2);
+    memcpy(endpoint->cast_to.address, group + 4, 16);
+}
+
+/* Whom a train of the caster's is for; NULL: his session is over. */
+static hu_peer *target_of(hu_endpoint *endpoint, uint64_t target) {
+    if (target == HU_CAST_ALL)
+        return &endpoint->cast_to;
+    uint32_t number = find(endpoint, target);
+    return number == NO_SLOT ? NULL : &endpoint->slots[number].peer;
+}
+
+static void cast_failed(hu_endpoint *endpoint, hu_peer *peer, uint32_t sent, int error) {
+    if (is_full(error)) {
+        hu_caster_unsend(endpoint->cast, endpoint->train, sent);
+        endpoint->counters.no_room++;
+        endpoint->blocked_ns = endpoint->now_ns + HU_NO_ROOM;
+    } else if (error == EMSGSIZE && hu_caster_datagram(endpoint->cast) > SHRUNK) {
+        hu_caster_unsend(endpoint->cast, endpoint->train, sent);
+        hu_caster_shrink(endpoint->cast, SHRUNK);
+        peer->one_by_one = 0;
+        endpoint->counters.shrunk++;
+    } else { /* lost on the way: called for again */
+        endpoint->counters.no_route += endpoint->train->count - sent;
+    }
+}
+
+/* 1: there is more to write. */
+static int flush_cast(hu_endpoint *endpoint) {
+    for (uint32_t i = 0; i < HU_TRAINS_MAX; i++) {
+        uint64_t target;
+        uint32_t sent, count = hu_caster_emit(endpoint->cast, endpoint->train, endpoint->count,
+                                              endpoint->now_ns, &target);
+        if (count == 0)
+            return 0;
+        hu_peer *peer = target_of(endpoint, target);
+        int error = peer == NULL ? 0 : write_train(endpoint, peer, endpoint->train, &sent);
+        if (error != 0) {
+            cast_failed(endpoint, peer, sent, error);
+            return 1;
+        }
+    }
+    return 1;
+}
+
 static void turn_round(uint32_t *list, uint32_t count) {
     for (uint32_t i = 0; i < count / 2; i++) {
         uint32_t moved = list[i];
@@ -596,13 +653,14 @@ int hu_endpoint_flush(hu_endpoint *endpoint) {
     uint32_t count = endpoint->dirty_count, left = 0, served = 0;
     if (endpoint->group != NULL)
         call_group(endpoint);
-    if (count == 0)
+    if (count == 0 && endpoint->cast == NULL)
         return 0;
     int saved = errno;
     endpoint->now_ns = hu_now();
     if (endpoint->blocked_ns > endpoint->now_ns)
         return 0;
     endpoint->blocked_ns = 0;
+    int more = endpoint->cast != NULL && flush_cast(endpoint);
     for (uint32_t i = 0; i < count; i++) {
         uint32_t number = endpoint->dirty[i];
         int blocked = endpoint->blocked_ns != 0;
@@ -617,7 +675,7 @@ int hu_endpoint_flush(hu_endpoint *endpoint) {
     if (endpoint->blocked_ns != 0)
         put_last(endpoint->dirty, served, left);
     errno = saved;
-    return left > 0 && endpoint->blocked_ns == 0;
+    return (left > 0 || more) && endpoint->blocked_ns == 0;
 }
 
 /* ---- set-up ---- */
@@ -776,6 +834,14 @@ static void call_group(hu_endpoint *endpoint) {
     errno = saved;
 }
 
+/* A receiver of our cast calls for what it misses. */
+static void take_call(hu_endpoint *endpoint, hu_session *session, const uint8_t *ranges,
+                      uint64_t size) {
+    if (hu_session_reason(session) == 0)
+        hu_caster_status(endpoint->cast, hu_session_id(session), ranges, size,
+                         hu_sender_srtt(hu_session_sender(session)), endpoint->now_ns);
+}
+
 /* ---- reading ---- */
 
 static void take_datagram(hu_endpoint *endpoint, const hu_peer *peer, const uint8_t *data,
@@ -808,6 +874,10 @@ static void take_datagram(hu_endpoint *endpoint, const hu_peer *peer, const uint
     slot *s = &endpoint->slots[number];
     if (endpoint->options.listens && !same_peer(&s->peer, peer)) {
         endpoint->counters.spoofed++;
+        return;
+    }
+    if (header.stream == HU_GROUP_STREAM && header.type == HU_STATUS && endpoint->cast != NULL) {
+        take_call(endpoint, s->session, body, size - HU_HEADER);
         return;
     }
     uint64_t acked = hu_sender_acked(hu_session_sender(s->session));
@@ -934,7 +1004,10 @@ uint64_t hu_endpoint_deadline(hu_endpoint *endpoint) {
         return endpoint->blocked_ns;
     uint64_t due = endpoint->heap_count == 0 ? NEVER : endpoint->slots[endpoint->heap[0]].due_ns;
     uint64_t group = endpoint->group == NULL ? NEVER : hu_group_deadline(endpoint->group);
-    return group < due ? group : due;
+    uint64_t cast = endpoint->cast == NULL ? NEVER : hu_caster_deadline(endpoint->cast);
+    cast = cast > endpoint->blocked_ns ? cast : endpoint->blocked_ns;
+    due = group < due ? group : due;
+    return cast < due ? cast : due;
 }
 
 /* ---- the medium ---- */

@@ -10,6 +10,7 @@
 #ifndef HU_ENDPOINT_H
 #define HU_ENDPOINT_H
 
+#include "hu_caster.h"
 #include "hu_group.h"
 
 /* cdef-begin -- an opaque endpoint; constants that docs/udp.md lists. */
@@ -81,6 +82,10 @@ int hu_endpoint_flush(hu_endpoint *endpoint);
 uint64_t hu_endpoint_deadline(hu_endpoint *endpoint);
 /* Takes no new sessions from now on. */
 void hu_endpoint_stop(hu_endpoint *endpoint);
+/* Casts too from now on, to the address `group`, which stands there as in a tap's prefix: what
+ * sessions call for goes to the caster, and flushing sends what it has.  It stays the caller's;
+ * NULL: no more. */
+void hu_endpoint_cast(hu_endpoint *endpoint, hu_caster *caster, const uint8_t *group);
 /* The session in a slot; it has one from HU_NEW until hu_endpoint_drop. */
 hu_session *hu_endpoint_session(const hu_endpoint *endpoint, uint32_t slot);
 /* As hu_session_*, for a slot: what they change goes out with the next flush. */
