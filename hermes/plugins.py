@@ -16,11 +16,12 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
 from types import ModuleType, TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import pluggy
 
 from hermes import hookspecs, storage, transport
+from hermes.closing import Closable
 from hermes.errors import PluginFailed, PluginNotFound, UsageError
 from hermes.selection import VARIABLE, Selection
 
@@ -82,7 +83,7 @@ class Status:
     """Why it failed or is disabled, with the cure."""
 
 
-class Registration:
+class Registration(Closable):
     """A plugin that this process has registered; ends with :meth:`close` or its ``with`` block."""
 
     def __init__(self, factories: dict[Key, Factory], key: Key, factory: Factory) -> None:
@@ -92,17 +93,6 @@ class Registration:
         """Take it back.  What it has made already lives on.  Idempotent."""
         if self._factories.get(self._key) is self._factory:
             del self._factories[self._key]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 @dataclass(slots=True)

@@ -16,9 +16,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
+from hermes.closing import Closable
 from hermes.errors import HermesError
 
 READY_S = 20.0
@@ -227,7 +227,7 @@ def hear_all(
     return [answers[number] for number in range(len(processes))]
 
 
-class Stage:
+class Stage(Closable):
     """Starts processes, and ends them all; has a directory that is removed.
 
     Leaving it, by whatever way, is the end of both.
@@ -245,12 +245,8 @@ class Stage:
         self._undo.callback(shutil.rmtree, self.place, ignore_errors=True)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End the processes and remove the place.  Idempotent."""
         self._undo.close()
 
     def start(

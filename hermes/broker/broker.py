@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, NamedTuple, Self, TypeVar
 
 from hermes.broker import queries
@@ -23,6 +23,7 @@ from hermes.broker.hooks import Hooks
 from hermes.broker.kernel import Kernel
 from hermes.broker.loop import Loop
 from hermes.broker.streams import Streams
+from hermes.closing import Closable
 from hermes.errors import Closed, HermesError
 from hermes.plugins import Plugins, default_plugins
 from hermes.storage import Progress
@@ -43,7 +44,7 @@ class Listener(NamedTuple):
     """Further addresses, by role."""
 
 
-class Broker:
+class Broker(Closable):
     """One broker; made closed, opened by :meth:`open`, :meth:`start`, :meth:`run` or entering a
     ``with``.
 
@@ -214,14 +215,6 @@ class Broker:
 
     def __enter__(self) -> Self:
         return self.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # Inside.
 

@@ -6,7 +6,9 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any, Self
+from typing import Any
+
+from hermes.closing import Closable
 
 PROGRESS_NS = 200_000_000
 """Between two progress lines: often enough to look alive, too seldom to cost anything."""
@@ -70,7 +72,7 @@ def reader_gone(descriptor: int) -> bool:
     return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
-class Progress:
+class Progress(Closable):
     """One line on stderr, rewritten in place; silent unless stderr is a terminal.
 
     It has no thread: a second Python thread would cost the first one more than all it shows (the
@@ -81,12 +83,6 @@ class Progress:
         self._enabled = enabled and sys.stderr.isatty()
         self._next_ns = time.monotonic_ns() + PROGRESS_NS
         self._shown = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
     def due(self) -> bool:
         """True if the line should be drawn again."""

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from types import TracebackType
-from typing import TYPE_CHECKING, Literal, NoReturn, Self
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 from hermes.client.batch import SLICE_SIZE, Batch
 from hermes.client.inbox import Inbox
 from hermes.client.session import Feed, Gap, Segment, Session
+from hermes.closing import Closable
 from hermes.errors import Closed, GapDetected, HermesError, MalformedInput, Timeout, UsageError
 from hermes.native import _errors
 from hermes.native.api import Message, Reader
@@ -28,7 +28,7 @@ FOR_EVER = -1.0
 """A timeout that never passes."""
 
 
-class Subscription:
+class Subscription(Closable):
     """The messages of the topics a pattern matches; made by :meth:`Client.subscribe`.
 
     Iterate it, or call :meth:`receive`, for messages; :meth:`batches` for whole batches, which cost
@@ -151,17 +151,6 @@ class Subscription:
         if not self._client.closed:
             with self._client.locked(None):
                 self._client.close_feed(self._feed)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"at {self.positions}"

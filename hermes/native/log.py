@@ -19,9 +19,9 @@ import time
 from collections.abc import Callable
 from enum import IntFlag
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
+from hermes.closing import Closable
 from hermes.errors import Closed, MessageTooLarge, StorageDamaged, UsageError
 from hermes.native._core import ffi, lib
 from hermes.native._errors import check, fail
@@ -154,7 +154,7 @@ def _read_struct(kind: str, struct: Any) -> list[int]:
     return [getattr(struct, name) for name, _ in ffi.typeof(kind).fields]
 
 
-class Log:
+class Log(Closable):
     """A log; made by :meth:`open` or :meth:`memory`, closed by :meth:`close` or leaving a
     ``with``."""
 
@@ -449,17 +449,6 @@ class Log:
         self._views.clear()
         ffi.gc(handle, None)  # closed here, so not once more when it is collected
         check(lib.hm_log_close(handle), f"closing the log in {self._name}")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def watched(work: Callable[[], int], counter: Any, directory: Path, progress: OpenProgress) -> int:

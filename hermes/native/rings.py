@@ -11,9 +11,9 @@ import threading
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NoReturn, Self
 
+from hermes.closing import Closable
 from hermes.errors import (
     Closed,
     MalformedInput,
@@ -30,7 +30,7 @@ BATCH = 256
 """Records a batch call describes at once: more saves nothing, the call is already paid for."""
 
 
-class SpscRing:
+class SpscRing(Closable):
     """Bounded queue of variable-length records: one producer, one consumer.
 
     ``capacity`` is in bytes and a power of two (64 B to 1 GiB); a record takes its size, 8 bytes of
@@ -244,19 +244,8 @@ class SpscRing:
             raise Closed("the ring was closed")
         return self._ring
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class MpmcRing:
+class MpmcRing(Closable):
     """Bounded queue of records: any number of producer and consumer threads of one process.
 
     ``capacity`` counts records and is a power of two; each has room for ``record_max`` bytes.  What
@@ -341,17 +330,6 @@ class MpmcRing:
         if self._ring is None:
             raise Closed("the ring was closed")
         return self._ring
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _bounded(number: int) -> int:

@@ -20,16 +20,15 @@ import struct
 import time
 from collections.abc import Callable, Iterable
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hermes.closing import Closable
 from hermes.errors import Closed, MessageTooLarge, UsageError
 from hermes.native._core import ffi, lib
 from hermes.native._errors import check
 from hermes.native.patterns import encoded
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from hermes.native.log import Log
 
 TOPICS_MAX = 4_000_000
@@ -191,7 +190,7 @@ class _Output:
         self.left = CHUNK
 
 
-class Stream:
+class Stream(Closable):
     """One stream: its log, topics and filters.
 
     ``log`` is borrowed: close it after the stream; nobody else may append to it meanwhile.
@@ -362,17 +361,6 @@ class Stream:
         for cursor in list(self._cursors):
             cursor.close()
         lib.hm_stream_close(handle)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class Cursor:
