@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import heapq
 import itertools
-import random
-from collections.abc import Callable
 
 import pytest
 
@@ -16,7 +13,6 @@ from tests.transports.udp_group_sim import (
     HISTORY,
     MS,
     PAYLOAD,
-    US,
     Caster,
     Group,
 )
@@ -263,77 +259,3 @@ def test_unsound_beacons_and_other_types_are_counted() -> None:
     assert group.take(broken) == lib.HU_MALFORMED
     assert group.take((status, b"")) == lib.HU_MALFORMED
     assert group.counts()["impossible"] == 2
-
-
-# Suppression.
-
-
-def simulate(count: int, seed: int, *, loses: Callable[[int], bool]) -> tuple[int, int]:
-    """``count`` receivers of which some lose one datagram; calls sent and repeats cast.
-
-    Each is DELAY_NS away; the caster repeats to all, and not twice within a round trip.
-    """
-    order = random.Random(seed)
-    caster = Caster(receivers=count)
-    groups = [Group(seed=seed * 10_007 + i) for i in range(count)]
-    first = caster.beacon()
-    for group in groups:
-        group.take(first)
-    _, second = caster.cast(2)
-    wire: list[tuple[int, int, Group | None]] = []
-    numbers = itertools.count()
-    for i, group in enumerate(groups):
-        group.now_ns += order.randrange(20 * US)  # no two are woken at once
-        if loses(i):
-            group.take(second)
-            heapq.heappush(wire, (group.deadline(), next(numbers), group))
-    calls = repeats = 0
-    repeated_ns = 0
-    while wire:
-        now, _, woken = heapq.heappop(wire)
-        if woken is None:  # a call has come to the caster
-            calls += 1
-            if now - repeated_ns < RTT_NS:
-                continue
-            repeated_ns = now
-            repeats += 1
-            for other in groups:
-                other.arrivals.append(now + DELAY_NS)
-            continue
-        group = woken
-        if group.arrivals and group.arrivals[0] <= now:
-            group.now_ns = max(group.now_ns, group.arrivals.pop(0))
-            group.take(caster.repeat(0))
-        for _ in group.calls_at(now):
-            heapq.heappush(wire, (now + DELAY_NS, next(numbers), None))
-        if group.received() < 2 * PAYLOAD:
-            due = group.deadline()
-            if group.arrivals:
-                due = min(due, group.arrivals[0])
-            heapq.heappush(wire, (max(due, now + US), next(numbers), group))
-    assert all(g.received() == 2 * PAYLOAD for i, g in enumerate(groups) if loses(i))
-    return calls, repeats
-
-
-@pytest.mark.parametrize(("count", "most"), [(1, 1), (10, 2.5), (100, 5), (1000, 9)])
-def test_calls_for_a_datagram_that_all_have_lost(count: int, most: float) -> None:
-    """The mean of calls grows as a logarithm, while receivers grow a thousandfold."""
-    calls = [simulate(count, seed, loses=lambda i: True)[0] for seed in range(20)]
-
-    mean = sum(calls) / len(calls)
-    print(f"{count} receivers, all: {mean:.2f} calls, {max(calls)} at most")
-    assert 1 <= mean <= most
-    assert max(calls) <= 2 * most
-
-
-@pytest.mark.parametrize(("count", "most"), [(10, 1), (100, 4), (1000, 12)])
-def test_calls_for_a_datagram_that_some_have_lost(count: int, most: float) -> None:
-    """Where a twentieth has lost it, most of those that have do not call either."""
-    calls = []
-    for seed in range(20):
-        losers = set(random.Random(seed).sample(range(count), max(1, count // 20)))
-        calls.append(simulate(count, seed, loses=losers.__contains__)[0])
-
-    mean = sum(calls) / len(calls)
-    print(f"{count} receivers, 5 %: {mean:.2f} calls, {max(calls)} at most")
-    assert 1 <= mean <= most
