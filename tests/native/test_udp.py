@@ -46,3 +46,10 @@ def test_threads_share_a_channel_until_after_its_end(run_c: RunC, sanitizer: San
 def test_only_receivers_with_a_session_are_answered(run_c: RunC, repair: str) -> None:
     """A listener that casts repeats what its sessions call for, and sends nothing for others."""
     assert run_c("udp_cast.c", repair) == "only who may was answered\n"
+
+
+@pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
+def test_threads_share_a_channel_beside_a_group(run_c: RunC, sanitizer: Sanitizer) -> None:
+    """Joining, selecting, leaving, waiting and looking race with nothing, and every batch comes in
+    order under loss."""
+    assert run_c("udp_group_threads.c", sanitizer=sanitizer) == "all came back\n"

@@ -7,7 +7,7 @@
 
 #include "hu_endpoint.h"
 
-static int bound(struct sockaddr_in *name) {
+static inline int bound(struct sockaddr_in *name) {
     socklen_t size = sizeof *name;
     int fd = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0);
     *name = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
@@ -17,7 +17,7 @@ static int bound(struct sockaddr_in *name) {
 }
 
 /* One datagram that came; its size. */
-static uint64_t hear(int fd, uint8_t *out, hu_header *header) {
+static inline uint64_t hear(int fd, uint8_t *out, hu_header *header) {
     ssize_t size = recv(fd, out, HU_DATAGRAM_MAX, 0);
     if (size < 0)
         return 0;
@@ -28,7 +28,7 @@ static uint64_t hear(int fd, uint8_t *out, hu_header *header) {
 
 static uint8_t buffer[HU_DATAGRAM_MAX];
 
-static void ask(int fd, uint8_t type, uint64_t nonce, const hu_setup *setup) {
+static inline void ask(int fd, uint8_t type, uint64_t nonce, const hu_setup *setup) {
     hu_header header = {.session = nonce, .type = type};
     hu_header_encode(buffer, &header);
     hu_setup_encode(buffer + HU_HEADER, setup);
@@ -38,7 +38,7 @@ static void ask(int fd, uint8_t type, uint64_t nonce, const hu_setup *setup) {
 }
 
 /* Sets up a session as a client would; its slot. */
-static uint32_t join(hu_endpoint *endpoint, int fd, uint64_t nonce) {
+static inline uint32_t join(hu_endpoint *endpoint, int fd, uint64_t nonce) {
     static hu_event events[HU_EVENTS_MAX];
     hu_setup setup = {.window = 1 << 20, .datagram = 4000, .liveness_ms = 10000};
     hu_header header;

@@ -32,6 +32,8 @@ UNICAST_SHARE = 65536
 """Bytes handed out from the session before it is the group's turn."""
 ROUNDS = 8
 """Turns within one call."""
+WALK_MIN = 4096
+"""Bytes of room for the group behind something else: where there is less, a message may be cut."""
 HOLD_NS = 20_000_000
 """How long subscriptions that the group serves wait for another's unicast to come as far."""
 REST_NS = 200_000_000
@@ -219,7 +221,8 @@ class GroupChannel:
                 written += self._give(out[written : written + UNICAST_SHARE])
             if self._whole and self._error is None:
                 self._tend()
-                written += self._walk(out[written:])
+                if written == 0 or len(out) - written >= WALK_MIN:
+                    written += self._walk(out[written:])
             if written == len(out) or (written == before and not self._rows.down):
                 break
         try:

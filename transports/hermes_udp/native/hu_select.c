@@ -433,6 +433,8 @@ static int serve(hu_select *select, walk *w, const row *one, route *to) {
                     end_batch(select, w, one, to, select->last, used);
                     return 0;
                 }
+                if (w->written > 0) /* it may fit next time */
+                    return 0;
                 begin_long(select, one, to, &frame);
                 select->at += frame.size;
                 select->last = frame.sequence;
