@@ -120,7 +120,7 @@ def parse_url(text: str) -> Url:
     scheme, colon, rest = text.partition(":")
     if not SCHEME.match(scheme) or any(ord(c) < 32 for c in text) or text != text.strip():
         raise InvalidUrl(
-            f"{_shown(text)!r} is not a URL: expected scheme://host:port or scheme:path"
+            f"{without_password(text)!r} is not a URL: expected scheme://host:port or scheme:path"
         )
     if not colon:
         return Url(scheme=scheme)
@@ -128,7 +128,7 @@ def parse_url(text: str) -> Url:
     query: dict[str, str] = {}
     for key, value in parse_qsl(query_text, keep_blank_values=True):
         if key in query:
-            raise InvalidUrl(f"option {key!r} is given twice in {_shown(text)!r}")
+            raise InvalidUrl(f"option {key!r} is given twice in {without_password(text)!r}")
         query[key] = value
     if not rest.startswith("//"):
         return Url(scheme=scheme, path=unquote(rest), query=query)
@@ -142,15 +142,17 @@ def _with_authority(
     match = AUTHORITY.match(authority)
     if match is None:
         raise InvalidUrl(
-            f"{_shown(text)!r} is not a URL: what stands behind // is not host:port (an IPv6 "
+            f"{without_password(text)!r} is not a URL: what stands behind // is not host:port (an IPv6 "
             "address stands in brackets, as in [::1]:7601; in a password an @ is written %40, a / "
             "%2F)"
         )
     port = int(match["port"]) if match["port"] else None
     if port is not None and port > PORT_MAX:
-        raise InvalidUrl(f"{_shown(text)!r} is not a URL: port {port} is over {PORT_MAX}")
+        raise InvalidUrl(f"{without_password(text)!r} is not a URL: port {port} is over {PORT_MAX}")
     if not authority and not path:
-        raise InvalidUrl(f"{_shown(text)!r} is not a URL: nothing stands after {scheme}://")
+        raise InvalidUrl(
+            f"{without_password(text)!r} is not a URL: nothing stands after {scheme}://"
+        )
     return Url(
         scheme=scheme,
         host=match["literal"] or match["host"] or "",
@@ -176,6 +178,6 @@ def refuse_user(url: Url) -> None:
         )
 
 
-def _shown(text: str) -> str:
+def without_password(text: str) -> str:
     """What may be shown of a URL, even one that cannot be parsed: all but a password."""
     return CREDENTIALS.sub(r"//\1:***@", text)

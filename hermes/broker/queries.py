@@ -17,6 +17,7 @@ from hermes.broker.config import to_values
 from hermes.errors import InvalidTopic
 from hermes.hookspecs import EVERYTHING
 from hermes.native.patterns import check_pattern, match
+from hermes.url import without_password
 
 if TYPE_CHECKING:
     from hermes.broker.kernel import Kernel
@@ -99,9 +100,15 @@ def counters(kernel: Kernel) -> dict[str, Any]:
 
 
 def _configuration(kernel: Kernel) -> dict[str, Any]:
-    """What it was started with; of plugins' options only the names: a value may be a secret."""
+    """What it was started with, without passwords; of plugins' options only the names: a value may
+    be a secret."""
     values = to_values(kernel.config)
-    return {**values, "plugins": {name: list(of) for name, of in values["plugins"].items()}}
+    return {
+        **values,
+        "listeners": [without_password(text) for text in values["listeners"]],
+        "storage": without_password(values["storage"]),
+        "plugins": {name: list(of) for name, of in values["plugins"].items()},
+    }
 
 
 def _stream_counters(place: Place) -> dict[str, int]:
