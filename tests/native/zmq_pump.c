@@ -40,7 +40,8 @@ typedef struct {
 static fake_part in[QUEUE_MAX * PARTS_EACH], out[QUEUE_MAX * PARTS_EACH];
 static uint32_t in_count, in_next, out_count;
 static int failure;
-static int looked; /* since the last attempt to send */
+static int dropping; /* the rest of a message whose peer has gone */
+static int looked;   /* since the last attempt to send */
 
 typedef struct {
     uint8_t *data;
@@ -90,10 +91,24 @@ static int msg_recv(hz_zmq_msg *message, void *socket, int flags) {
     memcpy(fake(message)->data, part->data, part->size);
     return (int)part->size;
 }
+/* As libzmq does: within a message a part is refused only when the peer has gone. Then the parts
+ * before it are taken back, and those behind it are dropped. */
 static int put(const void *data, size_t size, int flags) {
+    int more = (flags & ZMQ_SNDMORE) != 0;
+    int within = out_count > 0 && out[out_count - 1].more;
     looked = 0;
-    if (below(4) == 0)
-        return no(below(4) == 0 ? EINTR : EAGAIN);
+    if (below(8) == 0)
+        return no(EINTR);
+    if (dropping) {
+        dropping = more;
+        return (int)size;
+    }
+    if (below(4) == 0) {
+        for (; within && out_count > 0 && out[out_count - 1].more; out_count--)
+            free(out[out_count - 1].data);
+        dropping = within && more;
+        return no(below(8) == 0 ? EHOSTUNREACH : EAGAIN);
+    }
     must(out_count < QUEUE_MAX * PARTS_EACH, "no more comes out than went in");
     fake_part *part = &out[out_count++];
     *part = (fake_part){malloc(size > 0 ? size : 1), size, (flags & ZMQ_SNDMORE) != 0};
@@ -177,7 +192,8 @@ static void send_all(hz_pump *sender, const uint8_t *batch, uint64_t size) {
     hz_sent sent;
     for (uint64_t at = 0; at < size; at += sent.consumed) {
         hz_pump_send(sender, 1, batch + at, size - at, &sent);
-        must(sent.why != HZ_DAMAGED && sent.why != HZ_CONTROL && sent.why != HZ_FAILED, "sound");
+        must(sent.why != HZ_DAMAGED && sent.why != HZ_CONTROL, "sound");
+        must(sent.why != HZ_FAILED || sent.error == EHOSTUNREACH, "a failure is told");
         must(sent.odd == 0, "what we wrote makes sense");
         must(sent.why != HZ_BLOCKED || !looked, "the news of room is not taken unused");
     }

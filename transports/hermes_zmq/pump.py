@@ -299,11 +299,17 @@ class PythonPump:
         return at
 
     def _send(self, parts: list[bytes]) -> int:
-        try:
-            self._socket.send_multipart(parts, zmq.DONTWAIT)
-        except zmq.ZMQError as error:
-            return error.errno or zmq.EAGAIN
-        return 0
+        """0, or the errno: then nothing of it will arrive; see ``send_parts`` in ``hz_pump.c``."""
+        problem = 0
+        for number, part in enumerate(parts, 1):
+            more = zmq.SNDMORE if number < len(parts) else 0
+            try:
+                self._socket.send(part, zmq.DONTWAIT | more)
+            except zmq.ZMQError as error:
+                problem = problem or error.errno or zmq.EAGAIN
+                if number == 1:
+                    break
+        return problem
 
     def _events(self) -> int:
         return int(self._socket.getsockopt(zmq.EVENTS))

@@ -27,7 +27,6 @@ struct hz_pump {
     hz_part parts[HZ_PARTS_MAX];
     hz_zmq_msg surplus;
     /* Sending. */
-    uint32_t part;       /* the next part to send of the message that stands next */
     uint64_t batch_left; /* bytes of the batch being sent */
     hm_batch batch;
     hz_message message;
@@ -229,28 +228,35 @@ static int send_joined(const hz_pump *pump, void *socket, const hz_part *two, in
     return sent;
 }
 
-/* The rest of the message in hand.  0: sent whole; else the errno, with `pump->part` where it
- * stopped. */
-static int send_parts(hz_pump *pump, void *socket) {
-    const hz_message *message = &pump->message;
-    const hz_part *parts = message->parts;
-    uint32_t step = message->single ? 2 : 1;
-    while (pump->part < message->count) {
-        uint32_t width = pump->part == 0 ? step : 1;
-        int flags = ZMQ_DONTWAIT | (pump->part + width < message->count ? ZMQ_SNDMORE : 0);
-        const hz_part *next = &parts[pump->part];
+/* One part of the message in hand, or the first two joined.  0, or the errno. */
+static int send_part(const hz_pump *pump, void *socket, uint32_t part, uint32_t width) {
+    const hz_part *next = &pump->message.parts[part];
+    int flags = ZMQ_DONTWAIT | (part + width < pump->message.count ? ZMQ_SNDMORE : 0);
+    for (;;) {
         int sent = width == 2 ? send_joined(pump, socket, next, flags)
                               : pump->zmq->send(socket, next->data, (size_t)next->size, flags);
-        if (sent < 0) {
-            int error = pump->zmq->error();
-            if (error == EINTR)
-                continue;
+        int error = sent < 0 ? pump->zmq->error() : 0;
+        if (error != EINTR)
             return error;
-        }
-        pump->part += width;
     }
-    pump->part = 0;
-    return 0;
+}
+
+/* The message in hand, from its first part on.  0: sent whole; else the errno: nothing of it will
+ * arrive.
+ *
+ * libzmq takes a message as soon as it takes its first part, unless the peer goes away in between.
+ * Then it forgets the parts it has, refuses one, and drops those that follow: with them it is ready
+ * for the same message again. */
+static int send_parts(const hz_pump *pump, void *socket) {
+    uint32_t count = pump->message.count, first = pump->message.single ? 2 : 1;
+    int error = 0;
+    for (uint32_t part = 0, width = first; part < count; part += width, width = 1) {
+        int refused = send_part(pump, socket, part, width);
+        if (refused != 0 && part == 0)
+            return refused;
+        error = error != 0 ? error : refused;
+    }
+    return error;
 }
 
 /* One frame of the `size` bytes at `data`; bytes done with, 0: blocked or failed (in `result`),
@@ -291,7 +297,6 @@ static uint64_t send_range(hz_pump *pump, void *socket, const uint8_t *data, uin
         if (taken < 0) {
             result->why = HZ_DAMAGED;
             result->error = (int32_t)taken;
-            pump->part = 0;
             return size;
         }
         at += (uint64_t)taken;
