@@ -29,6 +29,7 @@ pytest.importorskip("zmq.auth")
 from hermes_zmq import pump as pumps  # noqa: E402
 from hermes_zmq.commands import keys  # noqa: E402
 from hermes_zmq.curve import read_users  # noqa: E402
+from hermes_zmq.router import END, PARTS_MAX  # noqa: E402
 
 TIMEOUT_MS = 10_000
 SHORT_MS = 300
@@ -367,6 +368,10 @@ def test_hostile_input_at_every_door(programs: Programs) -> None:
         stranger = programs.socket(zmq.DEALER, "router")
         stranger.send_multipart([b"garbage", b"", b"more"])
         assert b"not_hermes" in stranger.recv()
+        crowd = programs.socket(zmq.DEALER, "router")
+        crowd.send_multipart([b"", *[b"more"] * PARTS_MAX])
+        assert crowd.recv() == END
+        programs.until(lambda: programs.counters["router_crowded"] == 1)
         upstream = programs.socket(zmq.XSUB, "sub")
         for junk in (b"\x02user", b"\x00never", b"\x01", b"", b"\x01" + bytes(300)):
             upstream.send(junk)

@@ -40,6 +40,9 @@ END = b""
 """The last message of its sender."""
 GREETING = (b"", b"hermes")
 """The first message of a client."""
+PARTS_MAX = 16
+"""Parts of a message: our clients make two at most. Whoever makes more than this is hung up on: libzmq
+bounds a part, but not how many a message has."""
 
 
 class Link:
@@ -70,7 +73,7 @@ class RouterDoor(Door):
         super().__init__(house, place, socket, address)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # full is an answer, not a reason to drop
         self.counts = dict.fromkeys(
-            ("accepted", "refused", "stalls", "lost_peers", "refused_peers"), 0
+            ("accepted", "refused", "crowded", "stalls", "lost_peers", "refused_peers"), 0
         )
         self._links: dict[bytes, Link] = {}
         self._by_fd: dict[int, Link] = {}
@@ -161,6 +164,9 @@ class RouterDoor(Door):
                 break
             count += 1
             link = self._links.get(identity.bytes) or self._admit(identity.bytes, parts)
+            if len(parts) > PARTS_MAX:
+                self._crowded(link, len(parts))
+                continue
             if len(parts) != len(GREETING) or len(parts[0].buffer):
                 for part in parts:
                     self._received(link, part)
@@ -191,6 +197,14 @@ class RouterDoor(Door):
             link.over = True
             self._say_end(link)
         return link
+
+    def _crowded(self, link: Link, parts: int) -> None:
+        """Hang up on who does not speak as a Hermes client does."""
+        if not link.over:
+            self.counts["crowded"] += 1
+            self._say_end(link)
+            self._lose(link, None)
+            self.say("a client was hung up on: a message of more than %d parts", PARTS_MAX)
 
     def _received(self, link: Link, part: Any) -> None:
         if link.over or link.ended or link.connection is None:
