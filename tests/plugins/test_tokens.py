@@ -25,6 +25,7 @@ from hermes.plugins import default_plugins
 from hermes.transport import Peer
 from hermes_tokens.engine import Gate, Tokens
 from hermes_tokens.users import SETTLED_NS
+from hermes_zmq import doors
 
 ALICE, BOB = "alice-has-a-long-token", "bob-has-another-token"
 FILE = f"""
@@ -155,6 +156,81 @@ def test_zeromq_programs_are_a_user_that_the_listener_names(
             assert (message.topic, message.payload) == ("md.a", b"hers")
 
         assert ALICE not in str(broker.listeners)
+
+
+def until(condition: Any) -> None:
+    """Wait until it holds."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the doors have said."""
+    return [found.getMessage() for found in caplog.records if found.name == "hermes.zmq"]
+
+
+@pytest.mark.parametrize(
+    ("role", "kind", "subscribes"), [("push", zmq.PUSH, False), ("sub", zmq.SUB, True)]
+)
+def test_a_door_with_a_wrong_token_backs_off(
+    users: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    role: str,
+    kind: int,
+    subscribes: bool,
+) -> None:
+    """It says once why it was turned away, waits twice as long each time, and is let in, to begin
+    anew, when the users' file has been mended."""
+    monkeypatch.setattr("hermes_zmq.doors.KNOCK_MAX_NS", 8 * doors.KNOCK_MIN_NS // 100)
+    monkeypatch.setattr("hermes_zmq.doors.KNOCK_MIN_NS", doors.KNOCK_MIN_NS // 100)
+    write(users, FILE.replace(ALICE, "another-token-of-hers"))
+    with (
+        Broker(
+            listeners=[
+                f"zmq+tcp://alice:{ALICE}@127.0.0.1:0?doors={role}&pattern=md.>",
+                "tcp://127.0.0.1:0",
+            ],
+            storage="memory:",
+            plugins={"tokens": {"file": str(users)}},
+        ) as broker,
+        ExitStack() as stack,
+    ):
+        listener = broker.listeners[0]
+        program = stack.enter_context(stack.enter_context(zmq.Context()).socket(kind))
+        program.linger = 0
+        program.connect(listener.doors[role])
+        if subscribes:
+            program.subscribe(b"md.")
+        else:
+            program.send_multipart([b"md.a", b"x"])
+
+        def turned_away() -> int:
+            return int(broker.stats()["listeners"][0][f"{role}_turned_away"])
+
+        begun = time.monotonic()
+        until(lambda: turned_away() == 6)
+        took = time.monotonic() - begun
+        write(users, FILE)
+        url = broker.listeners[1].url.replace("://", f"://alice:{ALICE}@")
+        alice = stack.enter_context(hermes.connect(url))
+        if subscribes:
+
+            def arrives() -> bool:
+                publish(alice, "md.a")
+                return bool(program.poll(10))
+
+            until(arrives)
+            assert program.recv_multipart() == [b"md.a", b"y"]
+        else:
+            feed = alice.subscribe("md.>", start="earliest")
+            assert feed.receive(timeout=DEADLINE_S).payload == b"x"
+
+        assert took > (10 + 20 + 40 + 80 + 80) / 1000 * 0.9
+        assert len([said for said in warnings_of(caplog) if "tries again" in said]) == 1
+        assert ALICE not in caplog.text
 
 
 @pytest.mark.parametrize("at", ["zmq+tcp://127.0.0.1:0", "zmq+ipc:///somewhere/door"])

@@ -38,8 +38,11 @@ SETTLE_NS = 20_000_000
 """Pause between the first subscription and a replay: a program's other subscriptions come with
 it."""
 RETRY_NS = 1_000_000_000
-"""Pause before a batch that the storage did not take is offered again, and before a door that the
-broker refused knocks again."""
+"""Pause before a batch that the storage did not take is offered again."""
+KNOCK_MIN_NS = 1_000_000_000
+"""Pause before a door that the broker turned away knocks again; each further one is twice as long."""
+KNOCK_MAX_NS = 60_000_000_000
+"""The longest of these pauses: what was wrong may be mended (a user who has come into the file)."""
 COMMIT_NS = 1_000_000_000
 """How often a durable door's position is stored."""
 LOG_NS = 10_000_000_000
@@ -80,8 +83,12 @@ class Door:
         """When the timer is due; 0: there is none."""
         self.stopping = False
         self.peers = 0
-        self.counts = dict.fromkeys(("messages", "batches", "lost_peers", "refused_peers"), 0)
+        self.counts = dict.fromkeys(
+            ("messages", "batches", "lost_peers", "refused_peers", "turned_away"), 0
+        )
         self._said: dict[str, int] = {}
+        self._knock_ns = KNOCK_MIN_NS  # the next pause
+        self._refusal = ""  # what the broker said when it turned the door away
 
     @property
     def name(self) -> str:
@@ -120,6 +127,25 @@ class Door:
         if now >= self._said.get(what, 0):
             self._said[what] = now + LOG_NS
             LOG.warning("%s: " + what, self.name, *details)
+
+    def turned_away(self, why: str) -> None:
+        """The broker does not let the door in: knock again after a while, and say why once."""
+        self.counts["turned_away"] += 1
+        if why != self._refusal:
+            self._refusal = why
+            LOG.warning(
+                "%s: %s; the door tries again, after %d s at most",
+                self.name,
+                why,
+                KNOCK_MAX_NS // 10**9,
+            )
+        self.due_ns = time.monotonic_ns() + self._knock_ns
+        self._knock_ns = min(2 * self._knock_ns, KNOCK_MAX_NS)
+
+    def let_in(self) -> None:
+        """The broker has done what the door asked for."""
+        self._knock_ns = KNOCK_MIN_NS
+        self._refusal = ""
 
     def stop_accepting(self) -> None:
         """Take no more peers, as far as that can be said: unbinding would hang up on those who are
@@ -208,13 +234,14 @@ class FeedDoor(Door):
             return False
         house = self.house
         try:
-            self._wire = self._connect()
+            self._wire = wire = self._connect()
         except Refused as error:
-            self.say("the broker takes no more connections: %s", error)
-            self.due_ns = time.monotonic_ns() + RETRY_NS
+            self.turned_away(f"the broker takes no more connections: {error}")
             return False
         self._answers()
-        welcome = self._wire.welcome
+        if self._wire is None:
+            return False
+        welcome = wire.welcome
         if welcome is None:
             self.say("the broker did not say Welcome")
             return False
@@ -240,6 +267,7 @@ class FeedDoor(Door):
             if isinstance(message, m.Ack):
                 if message.level != "opened":
                     self._acked = message.sequence
+                    self.let_in()
             elif isinstance(message, m.Error):
                 self._refused(message)
             elif isinstance(message, m.Close):
@@ -248,11 +276,10 @@ class FeedDoor(Door):
     def _refused(self, error: m.Error) -> None:
         assert self._wire is not None
         if error.fatal or error.sequence is None:
-            self.say("the broker ended the connection: %s [%s]", error.message, error.code)
             self._wire.close()
             self._wire = None
             self._acked = self._sequence  # nobody will say more about it
-            self.due_ns = time.monotonic_ns() + RETRY_NS
+            self.turned_away(f"the broker ended the connection: {error.message} [{error.code}]")
             return
         self._acked = error.sequence - 1
         if error.code in REFUSES_ONE:
@@ -320,7 +347,8 @@ class ServeDoor(Door):
         self.counts |= dict.fromkeys(("blocks", "gaps", "gap_messages", "damaged", "odd"), 0)
         bare = bool(options.work) and not self._for_all
         form = "bare" if bare else options.form
-        self._pump = pumps.make_pump(socket, pumps.Map(form=form))
+        self._map = pumps.Map(form=form)
+        self._pump = pumps.make_pump(socket, self._map)
         self._pattern = options.work if bare else options.pattern
         self._wire: Wire | None = None
         self._prefixes = 0  # that somebody subscribes to
@@ -413,9 +441,10 @@ class ServeDoor(Door):
             try:
                 self._wire = self._connect()
             except Refused as error:
-                self.say("the broker takes no more connections: %s", error)
-                self.due_ns = time.monotonic_ns() + RETRY_NS
+                self.turned_away(f"the broker takes no more connections: {error}")
                 return
+            # The one before may have ended within a batch: the new one begins with its first.
+            self._pump = pumps.make_pump(self.socket, self._map)
         self._subscription += 1
         self._subscribed = True
         durable = options.durable if not self._for_all and options.durable else None
@@ -510,12 +539,15 @@ class ServeDoor(Door):
                 message.reason,
             )
         elif isinstance(message, m.Error):
-            self.say("the broker refused: %s [%s]", message.message, message.code)
             if message.fatal or message.subscription is not None:
                 if message.fatal:
                     self._wire.close()
                 self._subscribed = False
-                self.due_ns = time.monotonic_ns() + RETRY_NS
+                self.turned_away(f"the broker refused: {message.message} [{message.code}]")
+            else:
+                self.say("the broker refused: %s [%s]", message.message, message.code)
+        elif isinstance(message, m.Stream):
+            self.let_in()
         elif isinstance(message, m.Close):
             self._wire.say(m.Close())
             self._wire.close()
