@@ -291,15 +291,21 @@ static int lingers(const hu_channel *channel, uint64_t now) {
     return (state & (HU_FLUSHED | HU_LOST)) == 0 && now < channel->linger_ns;
 }
 
-/* Sleeps until callers may have been gone long enough. */
+/* Sleeps until callers may have been gone long enough.  Who holds the mutex is at work: to wait for
+ * it would make them wake us with each of their calls. */
 static void doze(hu_channel *channel, uint64_t now) {
     uint64_t left = channel->inside > 0 ? HU_GUARD_AFTER : channel->left_ns + HU_GUARD_AFTER - now;
-    struct timespec wait = span_of(left);
     struct pollfd woken = {.fd = channel->wake_fd, .events = POLLIN};
+    int called, held = 0;
     pthread_mutex_unlock(&channel->mutex);
-    ppoll(&woken, 1, &wait, NULL);
-    forget_wakes(channel);
-    pthread_mutex_lock(&channel->mutex);
+    while (!held) {
+        struct timespec wait = span_of(left);
+        called = ppoll(&woken, 1, &wait, NULL) != 0;
+        forget_wakes(channel);
+        held = called ? pthread_mutex_lock(&channel->mutex) == 0
+                      : pthread_mutex_trylock(&channel->mutex) == 0;
+        left = HU_GUARD_AFTER;
+    }
 }
 
 static void *guard(void *argument) {

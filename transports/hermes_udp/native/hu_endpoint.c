@@ -25,6 +25,7 @@
 #define READ_SIZE 65536u /* bytes of one: what the kernel joins at most */
 #define NO_SLOT   UINT32_MAX
 #define CONTROL   64u   /* bytes of ancillary data of one read */
+#define SMALL     1024u /* bytes of a datagram that is joined before it is written */
 #define SHRUNK    1232u /* bytes of a datagram that every path should take */
 
 typedef struct {
@@ -75,6 +76,7 @@ struct hu_endpoint {
     uint64_t resets_ns; /* when the last reset would have been sent, had they been spread evenly */
     uint64_t random;
     uint32_t overflows_seen;
+    int in_a_row; /* the last look at the socket found something */
 
     hu_caster *cast; /* NULL: it does not cast */
     hu_peer cast_to;
@@ -414,8 +416,34 @@ static int drops(hu_endpoint *endpoint) {
     return dropped;
 }
 
-/* One call of sendmsg for `count` datagrams, of `segment` bytes each but the last.  0 or an errno.
- */
+/* One small datagram, joined: the kernel takes longer over a list of pieces than this over copying
+ * them.  0 or an errno. */
+static int write_joined(hu_endpoint *endpoint, const struct sockaddr_storage *name, socklen_t named,
+                        const struct iovec *pieces, size_t piece_count) {
+    uint8_t joined[SMALL];
+    size_t size = 0;
+    for (size_t i = 0; i < piece_count; i++) {
+        assert(pieces[i].iov_len <= SMALL - size);
+        memcpy(joined + size, pieces[i].iov_base, pieces[i].iov_len);
+        size += pieces[i].iov_len;
+    }
+    const struct sockaddr *to = named > 0 ? (const struct sockaddr *)name : NULL;
+    endpoint->counters.writes++;
+    while (sendto(endpoint->options.fd, joined, size, MSG_DONTWAIT | MSG_NOSIGNAL, to, named) < 0)
+        if (errno != EINTR)
+            return errno;
+    endpoint->counters.datagrams_out++;
+    return 0;
+}
+
+static int is_small(const struct iovec *pieces, size_t count) {
+    size_t size = 0;
+    for (size_t i = 0; i < count && size <= SMALL; i++)
+        size += pieces[i].iov_len;
+    return size <= SMALL;
+}
+
+/* One call for `count` datagrams, of `segment` bytes each but the last.  0 or an errno. */
 static int write_pieces(hu_endpoint *endpoint, const hu_peer *peer, struct iovec *pieces,
                         size_t piece_count, uint64_t segment, uint32_t count) {
     struct sockaddr_storage name;
@@ -425,6 +453,8 @@ static int write_pieces(hu_endpoint *endpoint, const hu_peer *peer, struct iovec
         message.msg_namelen = name_of(peer, &name);
         message.msg_name = &name;
     }
+    if (count == 1 && is_small(pieces, piece_count))
+        return write_joined(endpoint, &name, message.msg_namelen, pieces, piece_count);
     if (count > 1) {
         message.msg_control = control;
         message.msg_controllen = sizeof control;
@@ -934,13 +964,25 @@ static void read_failed(hu_endpoint *endpoint, int error) {
     report(endpoint, 0, HU_LOST);
 }
 
+/* As recvmmsg for one: it costs a quarter less. */
+static int receive_one(int fd, struct mmsghdr *message) {
+    ssize_t size = recvmsg(fd, &message->msg_hdr, MSG_DONTWAIT);
+    message->msg_len = size < 0 ? 0 : (unsigned)size;
+    return size < 0 ? -1 : 1;
+}
+
 static int read_batch(hu_endpoint *endpoint, int fd) {
-    for (uint32_t i = 0; i < BATCH; i++) {
+    int grouped = fd != endpoint->options.fd;
+    /* After a look that found nothing one is usually all there is. */
+    uint32_t room = grouped || endpoint->in_a_row ? BATCH : 1;
+    for (uint32_t i = 0; i < room; i++) {
         endpoint->messages[i].msg_hdr.msg_namelen = sizeof endpoint->names[i];
         endpoint->messages[i].msg_hdr.msg_controllen = CONTROL;
     }
-    int grouped = fd != endpoint->options.fd;
-    int count = recvmmsg(fd, endpoint->messages, BATCH, MSG_DONTWAIT, NULL);
+    int count = room == 1 ? receive_one(fd, endpoint->messages)
+                          : recvmmsg(fd, endpoint->messages, room, MSG_DONTWAIT, NULL);
+    if (!grouped)
+        endpoint->in_a_row = count > 0;
     if (count < 0) {
         if (!grouped)
             read_failed(endpoint, errno);
