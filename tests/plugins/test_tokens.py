@@ -255,6 +255,34 @@ def test_a_door_for_hermes_clients_only_needs_no_user(users: Path) -> None:
         assert connect(stack, broker, "alice", ALICE).limits
 
 
+CASTER = "udp://{}239.254.0.1:0?interface=127.0.0.1&pattern={}"
+
+
+def test_who_casts_to_a_group_is_a_user_that_the_listener_names(users: Path) -> None:
+    """The caster may cast what that user may subscribe to; nobody is shown the token."""
+    plugins = {"tokens": {"file": str(users)}}
+
+    with Broker(
+        listeners=[CASTER.format(f"alice:{ALICE}@", "md.>")], storage="memory:", plugins=plugins
+    ) as broker:
+        assert ALICE not in str(broker.listeners)
+
+
+@pytest.mark.parametrize(
+    ("user", "pattern"),
+    [("", "md.>"), ("alice:wrong@", "md.>"), ("bob:{BOB}@", ">")],
+    ids=["nobody", "a wrong token", "not all topics"],
+)
+def test_who_may_not_subscribe_may_not_cast(users: Path, user: str, pattern: str) -> None:
+    """A broker does not start with a group to which nothing would ever be cast."""
+    plugins = {"tokens": {"file": str(users)}}
+    listener = CASTER.format(user.format(BOB=BOB), pattern)
+
+    with pytest.raises(InvalidUrl, match=r"does not admit who casts.*USER:TOKEN@") as raised:
+        Broker(listeners=[listener], storage="memory:", plugins=plugins).open()
+    assert BOB not in str(raised.value)
+
+
 def test_a_transport_that_has_proven_the_peer_is_believed_where_the_file_says_so(
     users: Path,
 ) -> None:

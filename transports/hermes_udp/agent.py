@@ -184,6 +184,7 @@ class UdpAgent:
         for connection in self._kernel.ready(self):
             self._write(connection.attachment)
             work += 1
+        work += self._beside()
         if work or self._more:
             self._more = lib.hu_endpoint_flush(self._endpoint)
             work += self._more
@@ -230,6 +231,11 @@ class UdpAgent:
         self._epoll.close()
         lib.hu_timer_free(self._timer)
         self._sock.close()
+
+    def _beside(self) -> int:
+        """What a listener does beside serving its sessions, before all is sent; an amount of
+        work."""
+        return 0
 
     # Sessions.
 

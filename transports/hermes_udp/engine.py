@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import socket
+from typing import Any
 
 from hermes.addresses import addresses, host_port, refuse_strangers
 from hermes.errors import SystemFault
 from hermes.transport import API_VERSION, Agent, Capabilities, Channel, Kernel
 from hermes.url import Url, refuse_user
+from hermes_udp import caster as _caster
 from hermes_udp import group as _group
 from hermes_udp import options as _options
 from hermes_udp.agent import UdpAgent
@@ -18,7 +21,7 @@ from hermes_udp.options import DialOptions, ListenOptions
 class UdpTransport:
     """See :class:`hermes.transport.Transport` for the contract."""
 
-    capabilities = Capabilities(datagrams=True)
+    capabilities = Capabilities(datagrams=True, multicast=True)
     api_version = API_VERSION
     listen_options = ListenOptions
     dial_options = DialOptions
@@ -28,25 +31,39 @@ class UdpTransport:
         return None
 
     def listen(self, url: Url, kernel: Kernel) -> Agent:
-        """Bind the first address the host resolves to."""
+        """Bind the first address the host resolves to, or cast to the group that it is."""
         options = url.options(ListenOptions)
         spec = options.check(url)
-        refuse_user(url)
-        family, address = addresses(url, passive=True)[0]
-        if not (options.insecure or kernel.authenticates):
-            refuse_strangers(url, address)
+        multicast = _group.is_multicast(url)
         with contextlib.ExitStack() as undo:
             try:
-                sock = _options.bound(url, family, address, options)
+                if multicast:
+                    place = _caster.place_of(url, options)
+                    sock = _options.casting(url, place.interface, options)
+                else:
+                    sock = self._bound(url, kernel, options)
                 undo.callback(sock.close)
-                printable = f"udp://{host_port(sock.getsockname())}"
-                agent = UdpAgent(sock, url=printable, kernel=kernel, options=options, spec=spec)
+                shared: dict[str, Any] = {"kernel": kernel, "options": options, "spec": spec}
+                if multicast:
+                    agent: Agent = _caster.MulticastAgent(sock, place=place, **shared)
+                else:
+                    printable = f"udp://{host_port(sock.getsockname())}"
+                    agent = UdpAgent(sock, url=printable, **shared)
             except OSError as error:
                 raise SystemFault(
                     f"{url}: cannot listen: {error}; raise `ulimit -n` if descriptors are short"
                 ) from error
             undo.pop_all()
         return agent
+
+    @staticmethod
+    def _bound(url: Url, kernel: Kernel, options: ListenOptions) -> socket.socket:
+        options.refuse_multicast(url)
+        refuse_user(url)
+        family, address = addresses(url, passive=True)[0]
+        if not (options.insecure or kernel.authenticates):
+            refuse_strangers(url, address)
+        return _options.bound(url, family, address, options)
 
     def dial(self, url: Url, timeout_ns: int) -> Channel:
         """Set up a session with the first address that answers, or with a group's caster."""

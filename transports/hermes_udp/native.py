@@ -85,6 +85,21 @@ GROUP = (
     "cuts",
     "skipped_bytes",
 )
+CASTER = (
+    "envelopes",
+    "datagrams",
+    "bytes",
+    "repeats",
+    "repeat_bytes",
+    "beacons",
+    "nacks",
+    "calls",
+    "calls_held",
+    "calls_late",
+    "calls_spared",
+    "full",
+    "nameless",
+)
 
 
 def fields(counters: Any, names: tuple[str, ...], prefix: str = "") -> dict[str, int]:

@@ -6,9 +6,10 @@ Knows sockets, but moves no bytes.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import socket
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -40,6 +41,8 @@ IP_PMTUDISC_PROBE = 3
 IP_MTU_DISCOVER = 10
 IPV6_MTU_DISCOVER = 23
 SCALE = 1 << 32
+MULTICAST_ONLY = ("interface", "pattern", "repair", "history", "rate", "ttl")
+"""Options of a listener that make no sense for an ordinary one."""
 
 
 class DialOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -89,7 +92,64 @@ class ListenOptions(DialOptions, frozen=True, forbid_unknown_fields=True):
     connections: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 10_000
     """Sessions served at a time; further ones are refused."""
     insecure: bool = False
-    """Listen on an address that other machines reach, even if nothing asks peers who they are."""
+    """Listen on an address that other machines reach, even if nothing asks peers who they are; cast
+    by an interface that they reach, even if the broker asks."""
+    pattern: str = ">"
+    """Multicast: the topics that are cast."""
+    repair: Literal["multicast", "unicast"] = "multicast"
+    """Multicast: to whom what one receiver misses is repeated, to all or to him."""
+    history: ByteSize = ByteSize(64 << 20)
+    """Multicast: bytes of what was cast that are kept for repairs, rounded up to a power of two; two
+    of the broker's largest batches must fit."""
+    rate: ByteSize = ByteSize(125_000_000)
+    """Multicast: bytes of datagrams a second, at most; nobody tells the caster that he cannot follow,
+    so it is what the slowest receiver and the network take (125 MB is 1 Gbit)."""
+    ttl: Annotated[int, msgspec.Meta(ge=1, le=255)] = 1
+    """Multicast: routers that may pass it on, and one; 1: it stays in the local network."""
+
+    def refuse_multicast(self, url: Url) -> None:
+        """For an address that is no group.
+
+        Raises:
+            InvalidUrl: an option makes sense for groups only.
+        """
+        for name in MULTICAST_ONLY:
+            if name in url.query:
+                raise InvalidUrl(
+                    f"{url}: {name} is for multicast, and {url.host or 'this'} is no group: leave it "
+                    "out, or take an address as 239.1.2.3"
+                )
+
+
+def interface_of(url: Url, options: DialOptions) -> str:
+    """The address that ``interface`` is.
+
+    Raises:
+        InvalidUrl: it is none of IPv4.
+    """
+    try:
+        return str(ipaddress.IPv4Address(options.interface))
+    except ValueError as error:
+        raise InvalidUrl(
+            f"{url}: interface={options.interface} is no IPv4 address of an interface, as 127.0.0.1 "
+            "is one; `ip addr` lists them"
+        ) from error
+
+
+def casting(url: Url, interface: str, options: ListenOptions) -> socket.socket:
+    """The socket of a listener that casts by an interface.
+
+    Raises:
+        InvalidUrl: there is no such interface.
+    """
+    with contextlib.ExitStack() as undo:
+        sock = bound(url, socket.AF_INET, (interface, 0), options)
+        undo.callback(sock.close)
+        member = socket.inet_aton(interface)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, member)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, options.ttl)
+        undo.pop_all()
+        return sock
 
 
 def bound(url: Url, family: int, address: Any, options: ListenOptions) -> socket.socket:

@@ -1,0 +1,363 @@
+"""A listener on a multicast address: an ordinary one beside it, and a caster.
+
+The caster is a client within the broker's process (:mod:`hermes.gateway`): it subscribes to what is
+to be cast, and what it gets goes to the group once, however many receive it.  All else that
+subscribers say goes to the ordinary listener, whose address they take from the group's beacons.  The
+native engine has the group's stream, repairs and pacing; here output is handed to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import struct
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hermes.addresses import DEFAULT_PORT, host_port, is_loopback, refuse_path
+from hermes.errors import InvalidUrl, Refused, SystemFault
+from hermes.gateway import Wire
+from hermes.native.envelopes import address_of
+from hermes.native.frames import BATCH_HEADER_SIZE
+from hermes.native.patterns import check_pattern
+from hermes.transport import Kernel, Peer
+from hermes.units import ByteSize
+from hermes.url import Url
+from hermes.wire import messages as m
+from hermes_udp import options as _options
+from hermes_udp.agent import NEVER, UdpAgent
+from hermes_udp.native import CASTER, ffi, fields, lib
+from hermes_udp.options import ListenOptions
+
+LOG = logging.getLogger("hermes.udp")
+
+SUBSCRIPTION = 1
+"""The caster's only one, as its connection calls it."""
+PULL_BYTES = 262144
+"""Bytes of output pulled at once, at most."""
+PULLS_PER_PASS = 8
+"""Pulls in one poll, so that the sessions beside it have their turn."""
+RETRY_NS = 1_000_000_000
+"""Pause before a caster whose connection was ended comes back, as another cast."""
+DATAGRAM_MIN = 512
+"""Bytes of the smallest datagrams of a group: a beacon with a long pattern has room."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a URL wants to cast: checked, nothing opened."""
+
+    url: str
+    """As it was given, without a password; for messages."""
+    group: str
+    port: int
+    """0: that of the ordinary listener."""
+    interface: str
+    options: ListenOptions
+    identity: str | None = None
+    credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+def place_of(url: Url, options: ListenOptions) -> Place:
+    """What the URL of a multicast listener asks for.
+
+    Raises:
+        InvalidUrl: it makes no sense, or others would receive what only this machine may.
+    """
+    refuse_path(url)
+    try:
+        check_pattern(options.pattern)
+    except ValueError as error:
+        raise InvalidUrl(f"{url}: {error}") from error
+    smallest, largest = int(lib.HU_CAST_RATE_MIN), int(lib.HU_CAST_RATE_MAX)
+    if not smallest <= options.rate <= largest:
+        raise InvalidUrl(f"{url}: rate is between 64KiB and 12.5GB (bytes a second)")
+    if not lib.HU_HISTORY_MIN <= options.history <= lib.HU_HISTORY_MAX:
+        raise InvalidUrl(f"{url}: history is between 64KiB and 1GiB")
+    if options.mtu and options.mtu < DATAGRAM_MIN:
+        raise InvalidUrl(f"{url}: mtu is {DATAGRAM_MIN} at least for a multicast group, or 0")
+    interface = _interface(url, options)
+    if not (options.insecure or is_loopback((interface,))):
+        raise InvalidUrl(
+            f"{url}: what is cast by {interface} can be read by whoever joins the group there, also "
+            "if the broker asks its clients who they are: cast by interface=127.0.0.1, or say that "
+            "you want this by adding insecure=yes"
+        )
+    port = DEFAULT_PORT if url.port is None else url.port
+    credentials = {} if url.password is None else {"password": url.password}
+    return Place(str(url), url.host, port, interface, options, url.username, credentials)
+
+
+def _interface(url: Url, options: ListenOptions) -> str:
+    """The interface's address; the system's choice if the URL names none."""
+    if options.interface:
+        return _options.interface_of(url, options)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((url.host, url.port or DEFAULT_PORT))
+        except OSError as error:
+            raise InvalidUrl(
+                f"{url}: the system has no route to the group: name an interface by its address, "
+                "as in interface=127.0.0.1"
+            ) from error
+        host: str = probe.getsockname()[0]
+        return host
+
+
+class Cast:
+    """One life of a caster: a connection of the kernel's, and the stream made of its output."""
+
+    def __init__(self, kernel: Kernel, place: Place) -> None:
+        """Connects and subscribes.
+
+        Raises:
+            InvalidUrl: the broker does not admit it, or its batches are too large for the history.
+            Refused: the broker has no room.
+        """
+        self._kernel = kernel
+        self._place = place
+        self.native: Any = None
+        self.owed = True
+        """The connection may have output."""
+        self.failure = ""
+        """Why it is over; empty: it is not."""
+        self.gaps = 0
+        self._taken = ffi.new("uint32_t *")
+        peer = Peer("udp", f"group {place.group}", local=False)
+        self._wire = Wire(
+            kernel,
+            self,
+            peer,
+            self,
+            client="hermes_udp caster",
+            identity=place.identity,
+            credentials=place.credentials,
+        )
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._wire.close)
+            self._begin()
+            undo.pop_all()
+
+    def _begin(self) -> None:
+        for answer in self._wire.answers():
+            self._control(answer)
+        welcome = self._wire.welcome
+        if welcome is not None:
+            self.native = ffi.gc(self._made(welcome.limits.batch_max), lib.hu_caster_free)
+            self._wire.say(m.Subscribe(SUBSCRIPTION, self._place.options.pattern))
+            self.pump()
+        if self.failure:
+            raise InvalidUrl(
+                f"{self._place.url}: the broker does not admit who casts: {self.failure}; name a "
+                "user who may subscribe (udp://USER:TOKEN@...)"
+            )
+
+    def _made(self, batch_max: int) -> Any:
+        options = self._place.options
+        history = 1 << (options.history - 1).bit_length()
+        needed = 2 * (batch_max + BATCH_HEADER_SIZE)
+        if history < needed:
+            least = ByteSize(1 << (needed - 1).bit_length())
+            raise InvalidUrl(
+                f"{self._place.url}: history holds {ByteSize(history)}, but batches of this broker "
+                f"may have {batch_max} bytes and two must fit: say history={least}, or lower the "
+                "broker's limit of a message"
+            )
+        pattern = options.pattern.encode()
+        native = ffi.new("hu_caster_options *")
+        native.id = int.from_bytes(os.urandom(8)) | 1
+        native.rate = options.rate
+        native.history = history
+        native.datagram = options.mtu or (
+            _options.LOOPBACK_DATAGRAM
+            if is_loopback((self._place.interface,))
+            else _options.DATAGRAM
+        )
+        native.unicast = options.repair == "unicast"
+        native.pattern_size = len(pattern)
+        ffi.memmove(native.pattern, pattern, len(pattern))
+        made = lib.hu_caster_new(native, time.monotonic_ns())
+        if made == ffi.NULL:
+            raise InvalidUrl(
+                f"{self._place.url}: no memory for a history of {ByteSize(history)}: say less"
+            )
+        return made
+
+    def pump(self) -> int:
+        """Hand on what the connection has and the rate has room for; an amount of work."""
+        for _ in self._kernel.ready(self):
+            self.owed = True
+        work = 0
+        while self.owed and work < PULLS_PER_PASS and not self._wire.over:
+            if not lib.hu_caster_room(self.native):
+                break
+            views = self._wire.connection.output(PULL_BYTES)
+            if not views:
+                self.owed = False
+                break
+            taken = self._take(views)
+            self._wire.done(taken)
+            if not taken:
+                break
+            work += 1
+        return work
+
+    def _take(self, views: Sequence[memoryview]) -> int:
+        """Copy views to the stream, but for what is for us alone: how many bytes."""
+        taken = 0
+        for view in views:
+            size, offset = len(view), 0
+            place = address_of(view)
+            while offset < size:
+                fed: int = lib.hu_caster_feed(
+                    self.native, place + offset, size - offset, self._taken
+                )
+                if fed < 0:
+                    self._fail(f"its output makes no sense at byte {offset} (error {-fed})")
+                    return 0
+                offset += fed
+                if self._taken[0]:
+                    more = self._take_control(view, offset)
+                    if not more:
+                        return taken + offset
+                    offset += more
+                elif not fed:
+                    return taken + offset
+            taken += size
+        return taken
+
+    def _take_control(self, view: memoryview, offset: int) -> int:
+        """The control frame at ``offset``; returns its size, 0: there is no room for it now, or the
+        connection is over."""
+        message, size = self._wire.control(view, offset)
+        if isinstance(message, m.Stream | m.Gap):
+            place = address_of(view) + offset
+            if lib.hu_caster_append(self.native, place, size) < 0:
+                return 0
+        self._control(message)
+        return 0 if self._wire.over else size
+
+    def _control(self, message: Any) -> None:
+        if isinstance(message, m.Stream):
+            name = message.name.encode()
+            lib.hu_caster_name(self.native, message.index, name, len(name))
+        elif isinstance(message, m.Gap):
+            self.gaps += 1
+            LOG.warning(
+                "%s: the sequences %d to %d of stream %r cannot be cast (%s)",
+                self._place.url,
+                message.first,
+                message.last,
+                self._wire.streams.get(message.stream, "?"),
+                message.reason,
+            )
+        elif isinstance(message, m.Error):
+            self._fail(f"{message.message} [{message.code}]")
+        elif isinstance(message, m.Close):
+            self._wire.say(m.Close())
+            self._wire.close()
+
+    def _fail(self, why: str) -> None:
+        self.failure = why
+        self._wire.close()
+
+    def close(self) -> None:
+        """End the connection.  Idempotent."""
+        self._wire.close()
+
+
+class MulticastAgent(UdpAgent):
+    """Serves the sessions of subscribers, and casts to their group; see
+    :class:`hermes.transport.Agent` for the contract."""
+
+    def __init__(self, sock: socket.socket, *, place: Place, **options: Any) -> None:
+        self._cast: Cast | None = None
+        self._where = place
+        port = place.port or sock.getsockname()[1]
+        self._group = socket.inet_aton(place.group), port
+        self._retry_ns = 0
+        self._casts = 0
+        self._gaps = 0
+        self._ended: dict[str, int] = {}
+        super().__init__(sock, url=f"udp://{place.group}:{port}", **options)
+        try:
+            self._unicast = f"udp://{host_port(sock.getsockname())}"
+            self._begin()
+        except Refused as error:
+            self.close()
+            raise SystemFault(f"{place.url}: cannot cast: {error}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def doors(self) -> dict[str, str]:
+        """Where its sessions are, for who wants no group."""
+        return {"unicast": self._unicast}
+
+    def counters(self) -> dict[str, int]:
+        """The sessions' and, with a prefix, the group's: all casts of this listener together."""
+        found = {name: count + self._ended.get(name, 0) for name, count in self._counted().items()}
+        return {**super().counters(), **found, "group_casts": self._casts}
+
+    def close(self) -> None:
+        """End the cast, say goodbye to every session and close the socket."""
+        if self._cast is not None:
+            self._cast.close()
+        super().close()
+        self._cast = None
+
+    def _begin(self) -> None:
+        family = struct.pack("=H", socket.AF_INET)
+        address, port = self._group
+        cast = Cast(self._kernel, self._where)
+        prefix = family + struct.pack("!H", port) + address + bytes(12)
+        lib.hu_endpoint_cast(self._endpoint, cast.native, prefix)
+        self._cast = cast
+        self._casts += 1
+
+    def _end(self) -> None:
+        """The broker has ended the caster's connection: receivers will find another cast."""
+        assert self._cast is not None
+        LOG.error("%s: nothing is cast any more: %s", self._where.url, self._cast.failure)
+        for name, count in self._counted().items():
+            self._ended[name] = self._ended.get(name, 0) + count
+        lib.hu_endpoint_cast(self._endpoint, ffi.NULL, ffi.NULL)
+        self._cast = None
+        self._retry_ns = time.monotonic_ns() + RETRY_NS
+
+    def _counted(self) -> dict[str, int]:
+        found = ffi.new("hu_caster_counters *")
+        if self._cast is not None:
+            lib.hu_caster_count(self._cast.native, found)
+        gaps = 0 if self._cast is None else self._cast.gaps
+        return {**fields(found, CASTER, "group_"), "group_gaps": gaps}
+
+    def _beside(self) -> int:
+        cast = self._cast
+        if cast is not None:
+            work = cast.pump()
+            if cast.failure:
+                self._end()
+            return work
+        if self._retry_ns and time.monotonic_ns() >= self._retry_ns:
+            try:
+                self._begin()
+                self._retry_ns = 0
+            except (InvalidUrl, Refused) as error:
+                LOG.error("%s: still nothing is cast: %s", self._where.url, error)
+                self._retry_ns = time.monotonic_ns() + RETRY_NS
+            return 1
+        return 0
+
+    def _express(self, link: Any) -> bool:
+        if self._cast is not None and self._cast.owed:
+            return False  # what is cast would wait meanwhile
+        return super()._express(link)
+
+    def _due(self) -> int:
+        return min(super()._due(), self._retry_ns or NEVER)
