@@ -213,7 +213,7 @@ def end_cast(broker: hermes.Broker) -> None:
 
 def test_an_orderly_end_casts_what_is_left() -> None:
     """What was published before the broker stops is cast before it is gone."""
-    with casting() as (broker, client, listener):
+    with casting(limits={"stop": "300ms"}) as (broker, client, listener):
         publish(client, "a", b"last words")
         broker.close()
         listener.hear(lambda: b"last words" in listener.stream)
