@@ -1,5 +1,5 @@
 /* udp_routes.c -- a listener of the udp transport with three sessions, and what writing to them
- * meets.  `sendmsg` is ours:
+ * meets.  `sendmsg` and `sendto` are ours:
  *
  *   udp_routes ERRNO    it fails for the first session: the others are served all the same, and the
  *                       first goes on where it stopped when its route is back

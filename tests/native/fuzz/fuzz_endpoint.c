@@ -1,7 +1,7 @@
 /* fuzz_endpoint.c -- any datagrams, from any addresses, to a listener of the udp transport.
  *
- * `recvmmsg` and `sendmsg` are ours: nothing reaches a socket.  The input is a list of events of
- * four bytes and what follows:
+ * What reads and writes datagrams is ours: nothing reaches a socket.  The input is a list of events
+ * of four bytes and what follows:
  *
  *     what (u8 % 8)  0..4 a datagram, 5 bytes are pushed to a session, 6 a session is dropped,
  *                    7 writing fails from now on, with an error chosen by `how`
@@ -45,7 +45,7 @@ static struct {
     uint32_t slot;
     int finished; /* nothing is pushed any more */
 } live[SESSIONS];
-static uint64_t gone, answered;
+static uint64_t gone, answered, delivered;
 static int write_error;
 static uint8_t incoming[SIZE_MAX_];
 static uint64_t incoming_size; /* 0: nothing comes */
@@ -57,28 +57,34 @@ static void must(int holds) {
         abort();
 }
 
-int recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags,
-             struct timespec *timeout) {
-    (void)fd, (void)flags, (void)timeout;
-    must(count > 0);
+ssize_t recvmsg(int fd, struct msghdr *message, int flags) {
+    (void)fd, (void)flags;
     if (incoming_size == 0) {
         errno = EAGAIN;
         return -1;
     }
-    struct msghdr *message = &messages[0].msg_hdr;
     struct sockaddr_in from = {.sin_family = AF_INET, .sin_port = incoming_port};
     must(message->msg_namelen >= sizeof from && message->msg_iov[0].iov_len >= incoming_size);
     memcpy(message->msg_name, &from, sizeof from);
     memcpy(message->msg_iov[0].iov_base, incoming, incoming_size);
-    messages[0].msg_len = (unsigned)incoming_size;
     struct cmsghdr *head = CMSG_FIRSTHDR(message);
     must(head != NULL && message->msg_controllen >= CMSG_SPACE(sizeof(int)));
     int segment = incoming_segment;
     *head = (struct cmsghdr){CMSG_LEN(sizeof segment), IPPROTO_UDP, 104};
     memcpy(CMSG_DATA(head), &segment, sizeof segment);
     message->msg_controllen = segment > 0 ? CMSG_SPACE(sizeof segment) : 0;
+    ssize_t size = (ssize_t)incoming_size;
     incoming_size = 0;
-    return 1;
+    return size;
+}
+
+int recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags,
+             struct timespec *timeout) {
+    (void)timeout;
+    must(count > 0);
+    ssize_t size = recvmsg(fd, &messages[0].msg_hdr, flags);
+    messages[0].msg_len = size < 0 ? 0 : (unsigned)size;
+    return size < 0 ? -1 : 1;
 }
 
 /* A datagram of the listener's: it must be sound, and may be a challenge. */
@@ -121,6 +127,16 @@ ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
         look_at(whole + at, size - at < segment ? size - at : segment, to->sin_port);
     errno = write_error;
     return errno != 0 ? -1 : (ssize_t)size;
+}
+
+ssize_t sendto(int fd, const void *data, size_t size, int flags, const struct sockaddr *to,
+               socklen_t to_size) {
+    struct iovec piece = {(void *)(uintptr_t)data, size};
+    struct msghdr message = {.msg_name = (void *)(uintptr_t)to,
+                             .msg_namelen = to_size,
+                             .msg_iov = &piece,
+                             .msg_iovlen = 1};
+    return sendmsg(fd, &message, flags);
 }
 
 static in_port_t port_of(const hu_endpoint *endpoint, uint32_t slot) {
@@ -246,6 +262,7 @@ static void take_datagram(hu_endpoint *endpoint, const uint8_t *data, uint64_t s
         mend(endpoint, incoming + at, size - at < segment ? size - at : segment, how, who);
     incoming_size = size;
     incoming_port = (in_port_t)(1 + who % PEERS);
+    delivered++;
     deliver(endpoint);
 }
 
@@ -295,13 +312,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
                           .copy_size = WINDOW,
                           .drop = size % 2 == 0 ? 0 : 1u << 30};
     hu_endpoint *endpoint;
+    hu_endpoint_counters counters;
     must(hu_endpoint_new(&options, &endpoint) == 0);
     challenge_count = live_count = 0;
-    gone = incoming_size = 0;
+    gone = incoming_size = delivered = 0;
     write_error = 0;
     for (size_t at = 0, count = 0; size - at >= 5 && count < EVENTS; count++)
         at += step(endpoint, data + at, size - at);
     settle(endpoint);
+    hu_endpoint_count(endpoint, &counters);
+    must(counters.datagrams_in + counters.malformed >=
+         delivered); /* it is us that they come from */
     hu_endpoint_free(endpoint);
     return 0;
 }
