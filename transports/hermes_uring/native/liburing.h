@@ -37,6 +37,17 @@ typedef struct {
 } hu_params;
 _Static_assert(sizeof(hu_params) == 120, "the kernel's layout");
 
+/* The kernel's struct io_uring_buf_reg, and the size of its struct io_uring_buf. */
+typedef struct {
+    uint64_t address;
+    uint32_t entries;
+    uint16_t group;
+    uint16_t flags;
+    uint64_t reserved[3];
+} hu_buffers_place;
+_Static_assert(sizeof(hu_buffers_place) == 40, "the kernel's layout");
+#define HU_BUFFER_ENTRY 16
+
 typedef struct {
     int64_t seconds;
     long long nanoseconds;
@@ -87,9 +98,7 @@ enum { /* of the kernel's interface */
     F(void, sqe_set_data64, (hu_sqe * sqe, uint64_t user_data))                                    \
     F(void, sqe_set_flags, (hu_sqe * sqe, unsigned flags))                                         \
     F(void, sqe_set_buf_group, (hu_sqe * sqe, int group))                                          \
-    F(hu_buffers *, setup_buf_ring,                                                                \
-      (hu_uring * ring, unsigned entries, int group, unsigned flags, int *error))                  \
-    F(int, free_buf_ring, (hu_uring * ring, hu_buffers * buffers, unsigned entries, int group))    \
+    F(int, register_buf_ring, (hu_uring * ring, hu_buffers_place * place, unsigned flags))         \
     F(void, buf_ring_add,                                                                          \
       (hu_buffers * buffers, void *address, unsigned size, unsigned short number, int mask,        \
        int offset))                                                                                \

@@ -499,9 +499,10 @@ static void end(ring *self) {
     if (self->enabled)
         drain(self);
     self->open = 0;
-    if (self->buffers != NULL) /* refused to another thread than the ring's: a page stays mapped */
-        self->library.free_buf_ring(uring_of(self), self->buffers, self->buffer_count, GROUP);
-    self->library.queue_exit(uring_of(self));
+    self->library.queue_exit(uring_of(self)); /* the kernel forgets the list of buffers, too */
+    if (self->buffers != NULL)
+        munmap(self->buffers, (size_t)self->buffer_count * HU_BUFFER_ENTRY);
+    self->buffers = NULL;
     close(self->event_fd);
     while (self->under_way.next != &self->under_way)
         operation_free(self, (operation *)(void *)self->under_way.next);
@@ -539,22 +540,28 @@ static PyObject *ring_signal(PyObject *object, PyObject *on) {
     Py_RETURN_NONE;
 }
 
-static int make_buffers(ring *self) {
-    size_t size = (size_t)self->buffer_count * self->buffer_size;
+static void *map(size_t size) {
     void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED)
-        return -ENOMEM;
-    self->memory = memory;
+    return memory == MAP_FAILED ? NULL : memory;
+}
+
+static int make_buffers(ring *self) {
+    self->memory = map((size_t)self->buffer_count * self->buffer_size);
+    self->buffers = map((size_t)self->buffer_count * HU_BUFFER_ENTRY);
     self->used = calloc(self->buffer_count, sizeof *self->used);
     self->spent = calloc(self->buffer_count, sizeof *self->spent);
-    if (self->used == NULL || self->spent == NULL)
+    if (self->memory == NULL || self->buffers == NULL || self->used == NULL || self->spent == NULL)
         return -ENOMEM;
-    int code = 0;
-    self->buffers = self->library.setup_buf_ring(uring_of(self), self->buffer_count, GROUP,
-                                                 HU_BUFFERS_INCREMENTAL, &code);
-    if (self->buffers == NULL)
-        return code < 0 ? code : -ENOMEM;
+    /* The list is ours: taking one back that liburing has made is refused to every thread but the
+     * ring's. */
+    hu_buffers_place place = {.address = (uint64_t)(uintptr_t)self->buffers,
+                              .entries = self->buffer_count,
+                              .group = GROUP,
+                              .flags = HU_BUFFERS_INCREMENTAL};
+    int code = self->library.register_buf_ring(uring_of(self), &place, 0);
+    if (code < 0)
+        return code;
     for (unsigned i = 0; i < self->buffer_count; i++)
         offer_buffer(self, i, (int)i);
     self->library.buf_ring_advance(self->buffers, (int)self->buffer_count);
