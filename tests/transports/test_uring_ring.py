@@ -26,7 +26,8 @@ import pytest
 spec = importlib.util.spec_from_file_location("hermes_uring._ring", sys.argv[1])
 ring = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(ring)
-sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", *sys.argv[2:]]))
+# What a sanitizer writes at the end of the process must not be caught.
+sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "--capture=sys", *sys.argv[2:]]))
 """
 TIMEOUT_S = 300
 BUFFERS = 32768
