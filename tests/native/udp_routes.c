@@ -73,6 +73,19 @@ ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
     return syscall(SYS_sendmsg, fd, message, flags);
 }
 
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wpedantic" /* glibc's own takes a union of pointers */
+ssize_t sendto(int fd, const void *data, size_t size, int flags, const struct sockaddr *to,
+               socklen_t to_size) {
+    struct iovec piece = {(void *)(uintptr_t)data, size};
+    struct msghdr message = {.msg_name = (void *)(uintptr_t)to,
+                             .msg_namelen = to_size,
+                             .msg_iov = &piece,
+                             .msg_iovlen = 1};
+    return sendmsg(fd, &message, flags);
+}
+#pragma GCC diagnostic pop
+
 /* Serves the endpoint until `fd` has got stream bytes up to `end`. */
 static void await_bytes(hu_endpoint *endpoint, int fd, uint64_t end) {
     static hu_event events[HU_EVENTS_MAX];

@@ -129,6 +129,8 @@ ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
     return errno != 0 ? -1 : (ssize_t)size;
 }
 
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wpedantic" /* glibc's own takes a union of pointers */
 ssize_t sendto(int fd, const void *data, size_t size, int flags, const struct sockaddr *to,
                socklen_t to_size) {
     struct iovec piece = {(void *)(uintptr_t)data, size};
@@ -138,6 +140,7 @@ ssize_t sendto(int fd, const void *data, size_t size, int flags, const struct so
                              .msg_iovlen = 1};
     return sendmsg(fd, &message, flags);
 }
+#pragma GCC diagnostic pop
 
 static in_port_t port_of(const hu_endpoint *endpoint, uint32_t slot) {
     uint8_t prefix[HU_TAP_PREFIX];
