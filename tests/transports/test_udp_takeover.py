@@ -170,6 +170,17 @@ def test_what_the_group_does_not_have_stays_on_unicast(
     assert not client.rows.wants_group
 
 
+def test_a_stream_that_was_never_announced_is_the_clients_to_refuse(client: Client) -> None:
+    """A batch of one does not make the group serve its subscription, nor anything worse."""
+    client.subscribe()
+    client.join()
+    client.rows.handed_out(1, 99, 10)
+
+    assert not client.rows.advance()
+
+    assert client.rows.taken == 0
+
+
 def test_a_durable_subscription_stays_on_unicast(client: Client) -> None:
     """The broker must see how far it is; no ping goes with it either."""
     assert client.says(m.Subscribe(1, "a.>", durable="d")) == [m.Subscribe(1, "a.>", durable="d")]

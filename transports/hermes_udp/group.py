@@ -87,6 +87,8 @@ def dial(url: Url, options: DialOptions, timeout_ns: int) -> GroupChannel:
     refuse_path(url)
     _channel.LINGERING.reap()
     group = (url.host, DEFAULT_PORT if url.port is None else url.port)
+    if options.interface:
+        _options.interface_of(url, options)
     deadline = None if timeout_ns < 0 else time.monotonic_ns() + timeout_ns
     try:
         sock = joined(group, options)
@@ -152,6 +154,9 @@ class GroupChannel:
         self._event = ffi.new("hu_select_event *")
         self._beacon = ffi.new("hu_beacon *")
         self._entries = ffi.new("hu_beacon_entry[]", lib.HU_BEACON_STREAMS)
+        self._pid = os.getpid()
+        self._waits = False
+        """Whether the group is to wait for some subscription's unicast."""
         self._held = False
         self._hold_since = 0
         self._rest_until = 0
@@ -225,11 +230,19 @@ class GroupChannel:
                     written += self._walk(out[written:])
             if written == len(out) or (written == before and not self._rows.down):
                 break
+        if self._rows.select is not None and self._error is None:
+            self._hold(self._waits or not self._whole)
         try:
             self._flush()
         except ConnectionLost as error:
             self._error = error
         return written
+
+    def _hold(self, held: bool) -> None:
+        """Have the group not wake whoever waits, for nothing of it can be handed out now."""
+        if held != self._held:
+            self._held = held
+            lib.hu_channel_hold(self._unicast.handle, held)
 
     @property
     def _whole(self) -> bool:
@@ -296,10 +309,8 @@ class GroupChannel:
             if state == lib.HU_GROUP_WAITING:
                 return
             rows.begin(self._beacon, self._entries)
-        held = self._may_hold(rows.advance())
-        if held != self._held:
-            self._held = held
-            lib.hu_channel_hold(handle, held)
+        self._waits = self._may_hold(rows.advance())
+        self._hold(self._waits)
 
     def _may_hold(self, near: bool) -> bool:
         """Whether to hold the group, so that a subscription's unicast comes as far."""
@@ -309,11 +320,11 @@ class GroupChannel:
         if not self._rows.taken:
             window = self._beacon.history
             return bool(lib.hu_channel_held(self._unicast.handle) < window // HELD_SHARE)
-        if self._held and now >= self._hold_since + HOLD_NS:
+        if self._waits and now >= self._hold_since + HOLD_NS:
             self._rest_until = now + REST_NS
         if now < self._rest_until:
             return False
-        if not self._held:
+        if not self._waits:
             self._hold_since = now
         return True
 
@@ -337,7 +348,7 @@ class GroupChannel:
             lib.hu_channel_leave(self._unicast.handle)
             self._sock.close()
             self._sock = None
-            self._held = False
+            self._waits = self._held = False
             self._rows.end()
 
     # ---- waiting and ending ----
@@ -350,7 +361,7 @@ class GroupChannel:
                 if readable and (self._more or self._rows.owes or self._error or self._ended):
                     return True
                 pushing = bool(self._out.queue)
-                holding = self._held and self._rows.taken > 0
+                holding = self._waits and self._rows.taken > 0
             left = -1 if deadline is None else max(0, deadline - time.monotonic_ns())
             wait = min(left, HOLD_NS) if left >= 0 else HOLD_NS
             found = self._unicast.wait(
@@ -382,8 +393,11 @@ class GroupChannel:
 
     def close(self) -> None:
         """Leave the group and end the session, as :meth:`UdpChannel.close` does."""
-        with contextlib.suppress(ConnectionLost):
-            self._leave()
+        if self._pid == os.getpid():
+            with contextlib.suppress(ConnectionLost):
+                self._leave()
+        elif self._sock is not None:  # a child has no say in its parent's
+            self._sock.close()
         self._unicast.close()
 
     def __del__(self) -> None:

@@ -218,7 +218,7 @@ class TakeOver:
             return None
         lag = 0
         for stream, through in served.streams.items():
-            index = self._cast.get(self._names[stream])
+            index = self._cast.get(self._names.get(stream, ""))
             if index is None:
                 served.fits = False
                 return None
