@@ -2,9 +2,12 @@
  *
  *     udp_echo echo                     answers every datagram; prints its port
  *     udp_echo pingpong PORT SIZE COUNT sends SIZE bytes, waits for them, COUNT times
+ *     udp_echo steady PORT SIZE COUNT RATE sends SIZE bytes, RATE times a second, whatever comes
+ * back
  *
- * Both ends poll.  The second prints `ready`, waits for a line on standard input, and prints one
- * JSON object.
+ * Both ends poll.  The others print `ready`, wait for a line on standard input, and print one JSON
+ * object.  What `steady` reports counts from when a datagram was to be sent: where nothing is in
+ * the way it tells for how long the machine itself holds up one of two cores that poll.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -69,21 +72,43 @@ static void echo(void) {
     }
 }
 
-static void pingpong(uint16_t port, size_t size, uint64_t count) {
-    static uint8_t buffer[LARGEST];
+/* A socket to the echo, once the line has come. */
+static int begin(uint16_t port) {
     struct sockaddr_in address = loopback(port);
-    uint64_t *took = calloc(count, sizeof *took);
     char line[16];
     int fd = open_socket();
 
-    if (took == NULL || size > sizeof buffer)
-        fail("arguments");
     if (connect(fd, (struct sockaddr *)&address, sizeof address) < 0)
         fail("connect");
     printf("ready\n");
     fflush(stdout);
     if (fgets(line, sizeof line, stdin) == NULL)
-        return;
+        exit(1);
+    return fd;
+}
+
+static void report(const char *what, const uint64_t *took, uint64_t count) {
+    printf("{\"%s\": [", what);
+    for (uint64_t i = 0; i < count; i++)
+        printf("%s%llu", i == 0 ? "" : ", ", (unsigned long long)took[i]);
+    printf("]}\n");
+}
+
+static uint64_t *room_for(uint64_t count, size_t size) {
+    uint64_t *took = malloc(count * sizeof *took);
+
+    if (took == NULL || size > LARGEST || size < sizeof *took)
+        fail("arguments");
+    for (uint64_t i = 0; i < count; i++) /* its pages are there before the clock runs */
+        took[i] = 0;
+    return took;
+}
+
+static void pingpong(uint16_t port, size_t size, uint64_t count) {
+    static uint8_t buffer[LARGEST];
+    uint64_t *took = room_for(count, size);
+    int fd = begin(port);
+
     for (uint64_t i = 0; i < count / 10 + count; i++) {
         uint64_t start = now_ns();
 
@@ -93,10 +118,42 @@ static void pingpong(uint16_t port, size_t size, uint64_t count) {
                 fail("recv");
         took[i % count] = now_ns() - start;
     }
-    printf("{\"round_trips_ns\": [");
-    for (uint64_t i = 0; i < count; i++)
-        printf("%s%llu", i == 0 ? "" : ", ", (unsigned long long)took[i]);
-    printf("]}\n");
+    report("round_trips_ns", took, count);
+    free(took);
+}
+
+/* Takes what has come back; how many. */
+static uint64_t collect(int fd, uint8_t *buffer, uint64_t *took, uint64_t at, uint64_t count) {
+    ssize_t size = recv(fd, buffer, LARGEST, MSG_DONTWAIT);
+    uint64_t due;
+
+    if (size < 0 && errno != EAGAIN && errno != EINTR)
+        fail("recv");
+    if (size < (ssize_t)sizeof due)
+        return 0;
+    memcpy(&due, buffer, sizeof due);
+    took[at % count] = now_ns() - due;
+    return 1;
+}
+
+static void steady(uint16_t port, size_t size, uint64_t count, uint64_t rate) {
+    static uint8_t out[LARGEST], in[LARGEST];
+    uint64_t *took = room_for(count, size);
+    uint64_t total = count / 10 + count, got = 0;
+    int fd = begin(port);
+    uint64_t begun = now_ns();
+
+    for (uint64_t i = 0; i < total; i++) {
+        uint64_t due = begun + i * 1000000000u / rate;
+
+        while (now_ns() < due)
+            got += collect(fd, in, took, got, count);
+        memcpy(out, &due, sizeof due);
+        send(fd, out, size, 0);
+    }
+    while (got < total) /* loopback: a full buffer would lose some, and the harness give up */
+        got += collect(fd, in, took, got, count);
+    report("one_way_ns", took, count);
     free(took);
 }
 
@@ -105,6 +162,9 @@ int main(int argc, char **argv) {
         echo();
     else if (argc == 5 && strcmp(argv[1], "pingpong") == 0)
         pingpong((uint16_t)atoi(argv[2]), strtoull(argv[3], NULL, 10), strtoull(argv[4], NULL, 10));
+    else if (argc == 6 && strcmp(argv[1], "steady") == 0)
+        steady((uint16_t)atoi(argv[2]), strtoull(argv[3], NULL, 10), strtoull(argv[4], NULL, 10),
+               strtoull(argv[5], NULL, 10));
     else
         return 2;
     return 0;
