@@ -163,13 +163,15 @@ class Net:
         end.events |= events
         return events
 
-    def step(self) -> None:
-        """Everything that happens now, then on to the next time that something does."""
+    def step(self, at_most_ns: int | None = None) -> None:
+        """Everything that happens now, then on to the next time that something does, or to
+        ``at_most_ns``."""
         for end in (self.a, self.b):
             self.emit(end)
         due = min(
             self._wire[0][0] if self._wire else 1 << 63,
             *(lib.hu_session_deadline(end.session, self.now_ns) for end in (self.a, self.b)),
+            at_most_ns or 1 << 63,
         )
         self.now_ns = max(self.now_ns, due)
         for end in (self.a, self.b):
