@@ -53,3 +53,8 @@ def test_threads_share_a_channel_beside_a_group(run_c: RunC, sanitizer: Sanitize
     """Joining, selecting, leaving, waiting and looking race with nothing, and every batch comes in
     order under loss."""
     assert run_c("udp_group_threads.c", sanitizer=sanitizer) == "all came back\n"
+
+
+def test_what_a_native_call_leaves_is_reported_again(run_c: RunC) -> None:
+    """Input that the broker's native round did not take is not forgotten, though nothing follows."""
+    assert run_c("udp_medium.c") == "nothing was left behind\n"

@@ -177,6 +177,27 @@ def test_a_slow_rate_holds_up_nobody_else() -> None:
     assert at_once["group_gaps"] == 0
 
 
+@pytest.mark.parametrize("repair", ["multicast", "unicast"])
+def test_what_is_lost_is_repeated(repair: str) -> None:
+    """A subscriber gets all of it, whoever hears the repeats."""
+    count = 20_000
+    with (
+        casting(f"&repair={repair}&drop=0.05&seed=3") as (broker, _, listener),
+        hermes.connect(f"{broker.url}?{LOOPBACK}", timeout=DEADLINE_S) as client,
+        client.subscribe("a.>") as subscription,
+        client.publisher("a.b") as publisher,
+    ):
+        listener.hear(lambda: listener.beacons)
+        for start in range(0, count, 100):
+            publisher.send_many([b"%d" % number for number in range(start, start + 100)])
+            publisher.flush(DEADLINE_S)
+        found = [subscription.receive(DEADLINE_S).payload for _number in range(count)]
+        counters = client.stats()["listeners"][0]
+
+    assert found == [b"%d" % number for number in range(count)]
+    assert counters["group_repeats"] > 0
+
+
 def test_a_port_can_be_chosen() -> None:
     """The group's port is that of the URL; the sessions have one of their own."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:

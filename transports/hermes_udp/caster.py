@@ -111,8 +111,8 @@ def _interface(url: Url, options: ListenOptions) -> str:
 class Cast:
     """One life of a caster: a connection of the kernel's, and the stream made of its output."""
 
-    def __init__(self, kernel: Kernel, place: Place) -> None:
-        """Connects and subscribes.
+    def __init__(self, kernel: Kernel, place: Place, owner: object) -> None:
+        """Connects and subscribes; ``owner`` is who the kernel tells of output.
 
         Raises:
             InvalidUrl: the broker does not admit it, or its batches are too large for the history.
@@ -120,6 +120,7 @@ class Cast:
         """
         self._kernel = kernel
         self._place = place
+        self._owner = owner
         self.native: Any = None
         self.owed = True
         """The connection may have output."""
@@ -130,7 +131,7 @@ class Cast:
         peer = Peer("udp", f"group {place.group}", local=False)
         self._wire = Wire(
             kernel,
-            self,
+            owner,
             peer,
             self,
             client="hermes_udp caster",
@@ -150,6 +151,8 @@ class Cast:
             self.native = ffi.gc(self._made(welcome.limits.batch_max), lib.hu_caster_free)
             self._wire.say(m.Subscribe(SUBSCRIPTION, self._place.options.pattern))
             self.pump()
+        elif not self.failure:
+            self.failure = "it did not say Welcome"
         if self.failure:
             raise InvalidUrl(
                 f"{self._place.url}: the broker does not admit who casts: {self.failure}; name a "
@@ -189,7 +192,7 @@ class Cast:
 
     def pump(self) -> int:
         """Hand on what the connection has and the rate has room for; an amount of work."""
-        for _ in self._kernel.ready(self):
+        for _ in self._kernel.ready(self._owner):
             self.owed = True
         work = 0
         while self.owed and work < PULLS_PER_PASS and not self._wire.over:
@@ -276,12 +279,12 @@ class MulticastAgent(UdpAgent):
 
     def __init__(self, sock: socket.socket, *, place: Place, **options: Any) -> None:
         self._cast: Cast | None = None
+        self._owner = object()  # of every cast's connection: sessions are the agent's own
         self._where = place
         port = place.port or sock.getsockname()[1]
         self._group = socket.inet_aton(place.group), port
         self._retry_ns = 0
         self._casts = 0
-        self._gaps = 0
         self._ended: dict[str, int] = {}
         super().__init__(sock, url=f"udp://{place.group}:{port}", **options)
         try:
@@ -314,7 +317,7 @@ class MulticastAgent(UdpAgent):
     def _begin(self) -> None:
         family = struct.pack("=H", socket.AF_INET)
         address, port = self._group
-        cast = Cast(self._kernel, self._where)
+        cast = Cast(self._kernel, self._where, self._owner)
         prefix = family + struct.pack("!H", port) + address + bytes(12)
         lib.hu_endpoint_cast(self._endpoint, cast.native, prefix)
         self._cast = cast

@@ -1072,7 +1072,10 @@ static int64_t take(hu_endpoint *endpoint, uint32_t number, uint8_t *buffer, uin
         return 0;
     memcpy(buffer, data, size);
     hu_endpoint_consume(endpoint, number, size);
-    quieten(endpoint, number);
+    if (hu_endpoint_readable(endpoint, number, &data) > 0)
+        report(endpoint, number, HU_READABLE); /* whoever stops here must find it */
+    else
+        quieten(endpoint, number);
     return (int64_t)size;
 }
 
