@@ -23,7 +23,9 @@ import hermes
 from hermes import Gap
 from hermes.errors import ConnectFailed, InvalidUrl, Timeout
 from hermes.url import parse_url
+from hermes_udp.native import ffi, lib
 from tests.transports.multicast_receiver import DEADLINE_S, await_take_over, channel_of
+from tests.transports.udp_wire import beacon_body, sealed
 
 HOST = f"239.255.{os.getpid() >> 8 & 0xFF}.{os.getpid() & 0xFF}"
 """A group of this process's own: tests that run beside this one are not to be heard."""
@@ -98,10 +100,11 @@ def payload(number: int) -> bytes:
     return number.to_bytes(8, "little") * (PAYLOAD // 8)
 
 
-def test_many_receivers_under_loss_get_all_of_it() -> None:
+@pytest.mark.parametrize("repair", ["multicast", "unicast"])
+def test_many_receivers_under_loss_get_all_of_it(repair: str) -> None:
     """Each of eight processes loses a twentieth, each another one, and has all of what it chose, in
     order; what was published came through the group's URL."""
-    with casting() as (_, url), contextlib.ExitStack() as undo:
+    with casting(f"&repair={repair}") as (_, url), contextlib.ExitStack() as undo:
         receivers = []
         for number in range(RECEIVERS):
             pattern = "md.>" if number % 2 else "md.a"
@@ -142,35 +145,39 @@ def test_many_receivers_under_loss_get_all_of_it() -> None:
 def test_a_late_joiner_has_history_and_then_the_group() -> None:
     """Who comes in the middle and wants all from the beginning gets every message once, in order,
     and is served by the group in the end."""
-    half = COUNT // 2
+    past = 2 * COUNT - 1  # several windows of unicast
     with (
         casting() as (_, url),
         hermes.connect(url, timeout=DEADLINE_S) as source,
         source.publisher("md.a") as publisher,
         hermes.connect(f"{url}&drop={LOSS}&seed=9", timeout=DEADLINE_S) as client,
     ):
-        publisher.send_many([payload(number) for number in range(half)])
+        publisher.send_many([payload(number) for number in range(past)])
         publisher.flush(DEADLINE_S)
         stop = threading.Event()
         with (
             ThreadPoolExecutor(1) as pool,
-            client.subscribe("md.>", start="earliest") as subscription,
+            client.subscribe("other") as other,
         ):
-            under_way = pool.submit(trickle, publisher, half, stop)
+            await_take_over(client, other)
+            publisher.send(payload(past), topic="other")
+            other.receive(DEADLINE_S)  # the group has come as far before the replay begins
+            subscription = client.subscribe(">", start="earliest")
+            under_way = pool.submit(trickle, publisher, past + 1, stop)
             seen = 0
             try:
-                while not channel_of(client).counters()["group_subscriptions"]:
+                while channel_of(client).counters()["group_subscriptions"] < 2:
                     seen += 1
                     assert subscription.receive(DEADLINE_S).sequence == seen
             finally:
                 stop.set()
-            count = half + under_way.result(DEADLINE_S)
+            count = past + 1 + under_way.result(DEADLINE_S)
             while seen < count:
                 seen += 1
                 message = subscription.receive(DEADLINE_S)
                 assert (message.sequence, message.payload) == (seen, payload(seen - 1))
 
-    assert seen >= half
+    assert seen >= past
 
 
 def trickle(publisher: hermes.Publisher, first: int, stop: threading.Event) -> int:
@@ -284,6 +291,68 @@ def test_everything_else_works_as_on_unicast() -> None:
             assert client.stats()["connections"]
         with client.subscribe("md.>", durable="d") as durable:
             assert durable.receive(DEADLINE_S).payload == b"2"
+
+
+def test_nobody_but_the_caster_is_believed() -> None:
+    """Sound datagrams of the very cast, sent to the group by somebody else, are ignored."""
+    with (
+        casting() as (_, url),
+        hermes.connect(url, timeout=DEADLINE_S) as client,
+        client.publisher("md.a") as publisher,
+        client.subscribe("md.>") as subscription,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger,
+    ):
+        await_take_over(client, subscription)
+        group = (HOST, parse_url(url).port)
+        stranger.setsockopt(
+            socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1")
+        )
+        heard = overheard(group)
+        fields = {"session": heard.session, "stream": 1}
+        forged = [
+            sealed(lib.HU_DATA, bytes(100), position=heard.position, **fields),
+            sealed(lib.HU_RESET, window=1, **fields),
+            sealed(
+                lib.HU_BEACON,
+                beacon_body(
+                    pattern=b">",
+                    entries=[],
+                    join=1 << 40,
+                    oldest=1 << 40,
+                    history=1 << 26,
+                    receivers=1 << 31,
+                    datagram=1000,
+                ),
+                position=1 << 40,
+                received=1 << 40,
+                **fields,
+            ),
+            b"HU\1",
+        ]
+        for datagram in forged:
+            stranger.sendto(datagram, group)
+        for number in range(100):
+            publisher.send(payload(number))
+            assert subscription.receive(DEADLINE_S).payload == payload(number)
+        counters = channel_of(client).counters()
+
+    assert counters["spoofed"] == 3
+    assert counters["group_cuts"] == 0
+
+
+def overheard(group: Any) -> Any:
+    """The header of a beacon, as whoever joins the group gets it."""
+    header = ffi.new("hu_header *")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(DEADLINE_S)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(group)
+        member = socket.inet_aton(group[0]) + socket.inet_aton("127.0.0.1")
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
+        while header.type != lib.HU_BEACON:
+            data = sock.recv(65536)
+            assert lib.hu_header_decode(data, len(data), header) == 0
+    return header
 
 
 @pytest.mark.parametrize(
