@@ -35,11 +35,14 @@ def test_a_full_socket_is_shared(run_c: RunC) -> None:
     assert run_c("udp_routes.c", "full") == "all were served\n"
 
 
+@pytest.mark.parametrize("what", [("bytes", "1000000"), ("messages", "30000")], ids=" ".join)
 @pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
-def test_threads_share_a_channel_until_after_its_end(run_c: RunC, sanitizer: Sanitizer) -> None:
-    """Threads that send, receive and look at a channel see no race, nor freed memory once it is
-    closed."""
-    assert run_c("udp_threads.c", "1000000", sanitizer=sanitizer) == "all came back\n"
+def test_threads_share_a_channel_until_after_its_end(
+    run_c: RunC, sanitizer: Sanitizer, what: tuple[str, str]
+) -> None:
+    """Threads that send (by themselves, or a flusher's for them), receive and look at a channel see
+    no race, nor freed memory once it is closed."""
+    assert run_c("udp_threads.c", *what, sanitizer=sanitizer) == "all came back\n"
 
 
 @pytest.mark.parametrize("repair", ["all", "one"])

@@ -1,6 +1,10 @@
 /* udp_threads.c -- a client's channel of the udp transport, used by several threads at a time.
  *
- * One thread serves a listener that gives back what it gets; two send and receive on the channel, a
+ *   udp_threads bytes COUNT      one thread sends
+ *   udp_threads messages COUNT   one thread puts messages into an outbox, which a flusher with a
+ *                                thread of its own writes to the channel as its medium
+ *
+ * One thread serves a listener that gives back what it gets; another receives on the channel, a
  * third looks at it all the time, and goes on while the channel is closed, and after.
  */
 #include <arpa/inet.h>
@@ -16,7 +20,7 @@
 #include <unistd.h>
 
 #include "hm_error.h"
-#include "hm_medium.h"
+#include "hm_flusher.h"
 #include "hu_channel.h"
 
 #define WINDOW 65536
@@ -25,7 +29,10 @@ static hu_endpoint *endpoint;
 static hu_channel *channel;
 static int listener;
 static _Atomic int stop_serving, stop_looking, echoed;
-static uint64_t total; /* bytes */
+static uint64_t total; /* bytes, or messages */
+static uint64_t got;
+static hm_outbox *outbox; /* NULL: bytes are sent */
+static hm_flusher *flusher;
 
 static void *serve(void *nothing) {
     static hu_event events[HU_EVENTS_MAX];
@@ -69,16 +76,64 @@ static void *send_all(void *nothing) {
     return NULL;
 }
 
+static void *put_all(void *nothing) {
+    static const uint8_t payload[300];
+    int waiting;
+    (void)nothing;
+    for (uint64_t put = 0; put < total;) {
+        uint32_t size = (uint32_t)(1 + put * 37 % sizeof payload);
+        int64_t sequence =
+            hm_outbox_send(outbox, (const uint8_t *)"md.a", 4, payload, size, 1, &waiting);
+        assert(sequence == -HM_EFULL || sequence == (int64_t)put + 1);
+        put += sequence > 0;
+        if (sequence < 0)
+            usleep(100);
+    }
+    return NULL;
+}
+
+static void check_bytes(const uint8_t *data, uint64_t size) {
+    for (uint64_t i = 0; i < size; i++)
+        assert(data[i] == (uint8_t)((got + i) % 251));
+    got += size;
+}
+
+/* Whole batches come back one behind the other, and are acknowledged. */
+static void check_batches(const uint8_t *data, uint64_t size) {
+    static uint8_t held[1 << 20];
+    static uint64_t filled;
+    uint64_t at = 0, needed;
+    hm_slice slice;
+    hm_batch batch;
+    assert(size <= sizeof held - filled);
+    memcpy(held + filled, data, size);
+    filled += size;
+    int64_t whole;
+    while ((whole = hm_frame_check(held + at, filled - at, HM_MESSAGE_MAX, &slice, &needed)) > 0 &&
+           (uint64_t)whole <= filled - at) {
+        hm_batch_parse(held + at, &batch);
+        assert(slice.type == HM_BATCH && batch.after == got);
+        got = batch.through;
+        at += (uint64_t)whole;
+    }
+    assert(whole > 0 || whole == -HM_ETRUNC);
+    memmove(held, held + at, filled - at);
+    filled -= at;
+    int status = hm_outbox_ack(outbox, got);
+    assert(status == 0);
+}
+
 static void *receive_all(void *nothing) {
     static uint8_t data[5000];
     int error;
     (void)nothing;
-    for (uint64_t got = 0; got < total;) {
+    while (got < total) {
         int64_t size = hu_channel_receive(channel, data, sizeof data, 1000, 10000000, &error);
         assert(size > 0 || size == -HM_EEMPTY);
-        for (int64_t i = 0; i < size; i++)
-            assert(data[i] == (uint8_t)((got + (uint64_t)i) % 251));
-        got += size > 0 ? (uint64_t)size : 0;
+        if (size > 0 && outbox != NULL)
+            check_batches(data, (uint64_t)size);
+        else if (size > 0)
+            check_bytes(data, (uint64_t)size);
     }
     echoed = 1; /* from now on until somebody closes it */
     int64_t size;
@@ -110,6 +165,17 @@ static void *look(void *nothing) {
     return NULL;
 }
 
+static void begin_to_flush(void) {
+    const hm_medium *medium = (const hm_medium *)hu_channel_medium(channel);
+    outbox = hm_outbox_new(1 << 18, 1, 1);
+    flusher = hm_flusher_new();
+    assert(outbox != NULL && flusher != NULL);
+    int status = hm_flusher_attach_medium(flusher, medium, 1 << 14);
+    assert(status == 0);
+    status = hm_flusher_add(flusher, outbox, 1000000);
+    assert(status == 0);
+}
+
 static int bound(struct sockaddr_in *name) {
     socklen_t size = sizeof *name;
     int fd = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0);
@@ -124,8 +190,8 @@ int main(int argc, char **argv) {
     uint32_t sizes[] = {8000, 1200};
     pthread_t server, threads[3];
     void *(*work[3])(void *) = {send_all, receive_all, look};
-    assert(argc == 2);
-    total = strtoull(argv[1], NULL, 10);
+    assert(argc == 3);
+    total = strtoull(argv[2], NULL, 10);
     hu_bind((uintptr_t)hm_api_get());
     listener = bound(&there);
     hu_options options = {.fd = listener,
@@ -154,11 +220,17 @@ int main(int argc, char **argv) {
     status = hu_channel_open(dial, &channel);
     hu_dial_free(dial);
     assert(status == 0);
+    if (strcmp(argv[1], "messages") == 0) {
+        work[0] = put_all;
+        begin_to_flush();
+    }
     for (int i = 0; i < 3; i++)
         pthread_create(&threads[i], NULL, work[i], NULL);
     pthread_join(threads[0], NULL);
     while (!echoed)
         usleep(1000);
+    if (flusher != NULL)
+        hm_flusher_detach(flusher);
     hu_channel_close(channel, closed);
     uint64_t told;
     ssize_t size = read(closed, &told, sizeof told);
@@ -169,6 +241,8 @@ int main(int argc, char **argv) {
     for (int i = 1; i < 3; i++)
         pthread_join(threads[i], NULL);
     hu_channel_free(channel);
+    hm_outbox_free(outbox);
+    hm_flusher_free(flusher);
     stop_serving = 1;
     pthread_join(server, NULL);
     hu_endpoint_free(endpoint);
