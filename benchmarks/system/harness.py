@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -263,13 +264,23 @@ class Stage:
 def compiled(name: str) -> Path:
     """The C program ``name`` of this directory, compiled with the core beside it, once per run."""
     source = HERE / f"{name}.c"
+    objects = core() if "hm_" in source.read_text() else []
+    return compile_c(source, *objects, "-lpthread", "-lm", name=name)
+
+
+@cache
+def core() -> list[Path]:
+    """The objects of the native core, compiled once per run, on all processors."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        sources = sorted(SOURCES.glob("*.c"))
+        return list(pool.map(lambda file: compile_c(file, "-c", name=f"{file.stem}.o"), sources))
+
+
+def compile_c(*arguments: str | Path, name: str) -> Path:
+    """What the C compiler makes of them."""
     target = Path(tempfile.mkdtemp(prefix="hermes-bench-bin-")) / name
-    core = map(str, sorted(SOURCES.glob("*.c"))) if "hm_" in source.read_text() else ()
-    compiler = os.environ.get("CC", "cc")
     flags = ("-std=c11", "-D_GNU_SOURCE", "-O3", f"-I{INCLUDE}")
-    subprocess.run(
-        [compiler, *flags, str(source), *core, "-lpthread", "-lm", "-o", str(target)], check=True
-    )
+    subprocess.run([os.environ.get("CC", "cc"), *flags, *arguments, "-o", target], check=True)
     return target
 
 

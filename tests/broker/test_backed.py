@@ -21,6 +21,8 @@ Serve = Callable[..., Broker]
 Connect = Callable[..., Any]
 
 DEADLINE_S = 10.0
+IMPATIENT = {"stop": "100ms"}
+"""For a broker whose clients do not read what they are owed at its end."""
 
 
 @pytest.fixture
@@ -47,7 +49,7 @@ def serve_shelf(serve: Serve, storage: ShelfStorage) -> Serve:
 def small(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Settings of a broker whose window is 128 KiB: little is enough to leave it."""
     monkeypatch.setattr(backed, "WINDOW_BYTES", 128 << 10)
-    return {"limits": {"message": "4KiB"}, "segment": "1MiB"}
+    return {"limits": {"message": "4KiB", **IMPATIENT}, "segment": "1MiB"}
 
 
 def until(condition: Callable[[], Any]) -> None:
@@ -154,7 +156,7 @@ def test_a_failed_log_refuses_and_serves(
 ) -> None:
     """Who waits for an acknowledgement is told why it will not come; nothing more is taken; what
     there is is served."""
-    broker = serve_shelf()
+    broker = serve_shelf(limits=IMPATIENT)
     publisher, reader, other = connect(broker), connect(broker), connect(broker)
     publisher.open()
     publisher.acked(publisher.publish("a", b"kept"))
@@ -195,7 +197,7 @@ def test_a_log_that_goes_back_has_failed(
 ) -> None:
     """A log that has less than it had, or begins to use sequences again, takes no more messages;
     publishers are told why."""
-    broker = serve_shelf()
+    broker = serve_shelf(limits=IMPATIENT)
     publisher, other = connect(broker), connect(broker)
     publisher.open()
     for number in range(3):

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -39,8 +40,10 @@ def test_a_new_project_passes_its_own_tests(
 
     environment.install(place)
 
-    environment.shell("pytest", cwd=place)
-    environment.run("-m", "mypy", "--cache-dir", mypy_cache, cwd=place)
+    with ThreadPoolExecutor() as pool:
+        typed = pool.submit(environment.run, "-m", "mypy", "--cache-dir", mypy_cache, cwd=place)
+        environment.shell("pytest", cwd=place)
+        typed.result()
     environment.run("-m", "ruff", "check", "--no-cache", cwd=place)
     environment.run("-m", "ruff", "format", "--no-cache", "--check", cwd=place)
 

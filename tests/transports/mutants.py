@@ -170,7 +170,7 @@ class Mutated:
     """What the suites below share: a fault is to be noticed soon."""
 
     url = "tcp://127.0.0.1:0"
-    deadline_s = loss_deadline_s = 2.0
+    deadline_s = loss_deadline_s = 1.0
 
 
 class TestDropsTheTail(Mutated, ExchangeContract):
