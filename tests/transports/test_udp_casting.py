@@ -259,7 +259,7 @@ def test_an_interface_that_others_reach_is_refused(authenticates: bool) -> None:
 
 @pytest.mark.parametrize(
     "option",
-    ["interface=127.0.0.1", "pattern=a", "repair=unicast", "history=64MiB", "rate=1MB", "ttl=2"],
+    ["interface=127.0.0.1", "pattern=a", "repair=unicast", "history=32MiB", "rate=1MB", "ttl=2"],
 )
 def test_options_of_a_group_on_an_ordinary_address(option: str) -> None:
     """An option that means nothing there is refused, by its name."""

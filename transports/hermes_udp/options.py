@@ -113,8 +113,9 @@ class ListenOptions(DialOptions, frozen=True, forbid_unknown_fields=True):
         Raises:
             InvalidUrl: an option makes sense for groups only.
         """
+        defaults = ListenOptions()
         for name in MULTICAST_ONLY:
-            if name in url.query:
+            if getattr(self, name) != getattr(defaults, name):
                 raise InvalidUrl(
                     f"{url}: {name} is for multicast, and {url.host or 'this'} is no group: leave it "
                     "out, or take an address as 239.1.2.3"
