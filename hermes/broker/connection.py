@@ -1,21 +1,23 @@
 """The broker's end of one client: joins the wire protocol, the native ingest and the subscriptions'
 readers.
 
-Input goes to C in as few calls as it arrived in reads; output is pulled from the readers when the
-medium has room, so a client that does not read costs what it was last given and no more.  Knows no
-socket: see :class:`hermes.transport.Connection` for the side a transport sees.
+Here is what comes in: it goes to C in as few calls as it arrived in reads, and requests are answered.
+What goes out is :mod:`hermes.broker.output`; publishers and their acknowledgements are
+:mod:`hermes.broker.publishers`.  Knows no socket: see :class:`hermes.transport.Connection` for the
+side a transport sees.
 
-This is the path every message takes: what runs once per read or per send is written to do little.
+This is the path every message takes: what runs once per read is written to do little.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
+from hermes.broker.output import Outgoing
+from hermes.broker.publishers import Publisher, publisher_level
 from hermes.broker.queries import INSPECTIONS
 from hermes.broker.subscriptions import RequestRefused, Subscription
 from hermes.errors import HermesError, InvalidTopic, Refused, SystemFault
@@ -23,14 +25,12 @@ from hermes.hookspecs import ConnectionInfo, Denial, Grant
 from hermes.native.envelopes import address_of
 from hermes.native.express import CURSORS_MAX, INPUT, READ_SIZE, WORK, Express, Result
 from hermes.native.patterns import covers
-from hermes.native.stream import Deliver, Ingest
 from hermes.transport import Peer
 from hermes.wire import messages as m
-from hermes.wire.server import Event, PublisherRefused, ServerProtocol, ServerState, Violation
+from hermes.wire.server import Event, PublisherRefused, ServerState, Violation
 
 if TYPE_CHECKING:
     from hermes.broker.kernel import Kernel, Queue
-    from hermes.broker.streams import Place
     from hermes.broker.subscriptions import Reader
 
 LOG = logging.getLogger("hermes.broker")
@@ -40,137 +40,63 @@ OWN_BUFFER_FROM = 262144
 read to read."""
 OWN_BUFFER_MIN = 65536
 """Bytes such a buffer begins with; it doubles as they arrive, whatever length was announced."""
-VIEWS_MAX = 512
-"""Views of one pull: half of what one sendmsg takes."""
 EXPRESS_BOUND_NS = 1_000_000
 """How long one run of the common case may take: timers and others wait meanwhile."""
-SHARE = 262144
-"""Bytes one reader gives before the next of the same connection has its turn."""
-FETCHES_MAX = 4
-"""Times one pull may ask a log that is not native memory: each takes about a millisecond."""
-IN_FLIGHT_MAX = 4 * 1024 * 1024
-"""Bytes handed to the medium that it may still be using."""
 ANSWERS_MAX = 4096
 """Frames of answers that wait to be pulled; with more, the peer is not read from until it reads."""
 ANSWERS_LIMIT = 4 * ANSWERS_MAX
 """Frames with which a peer whose transport goes on reading regardless is cut off."""
 
-_NO_FRAMES = memoryview(b"")
 _OPEN = ServerState.OPEN
 _CLOSED = ServerState.CLOSED
 _PEER_CLOSED = ServerState.PEER_CLOSED
-_RANGE = int(Deliver.RANGE)
-_COPIED = int(Deliver.COPIED)
-_NOTHING = int(Deliver.NOTHING)
-_AGAIN = int(Deliver.AGAIN)
-_COLD = int(Deliver.COLD)
-# By the core's error number, HM_EGONE and HM_EDAMAGED; the numbers never change.
-_REASONS: dict[int, Literal["retention", "damaged"]] = {16: "retention", 17: "damaged"}
 
 
-class Publisher:
-    """One open publisher of a connection: what it was told, what it waits for."""
-
-    __slots__ = ("connection", "durable", "id", "identity", "level", "pending", "through")
-
-    def __init__(self, connection: Connection, id: int, identity: bytes, level: m.AckLevel) -> None:
-        self.connection = connection
-        self.id = id
-        self.identity = identity
-        """Its 16 bytes."""
-        self.level = level
-        self.durable = level == "durable"
-        self.through = 0
-        """Acknowledge up to here as ``level`` says, with the next output; 0: nothing to say."""
-        self.pending: list[tuple[int, list[tuple[Place, int]]]] = []
-        """(through, what must be synced or stored: stream and sequence), oldest first; at most
-        two."""
-
-
-class Connection:
+class Connection(Outgoing):
     """One client.  Belongs to the loop's thread."""
 
     __slots__ = (
-        "_acks",
-        "_active",
-        "_answers",
         "_epoch",
         "_express",
-        "_flight",
-        "_flight_size",
         "_have",
         "_info",
-        "_ingest",
-        "_kernel",
-        "_lost",
-        "_marked",
         "_needed",
-        "_out",
-        "_out_size",
         "_own",
         "_own_address",
-        "_protocol",
-        "_publishers",
         "_queue",
         "_receive",
         "_rest",
         "_seats",
-        "_seen_out",
         "_shared",
-        "_sink",
         "_subscriptions",
         "attachment",
         "bytes_in",
-        "bytes_out",
         "closing",
-        "deliveries",
         "grant",
-        "number",
         "opened_ns",
-        "paused",
-        "peer",
     )
 
     def __init__(self, kernel: Kernel, queue: Queue, peer: Peer, number: int) -> None:
+        super().__init__(kernel, peer, number)
         self.attachment: Any = None
         self.closing = False
-        self.paused = False
-        self.peer = peer
-        self.number = number
         self.opened_ns = time.monotonic_ns()
         self.bytes_in = 0
-        self.bytes_out = 0
-        self.deliveries = 0
         self.grant: Grant | None = None
         """What the peer may do, if the broker asks; None: everything."""
         self._info: ConnectionInfo | None = None
-        self._seen_out = 0
-        self._kernel = kernel
         self._queue = queue
-        self._marked = False
-        self._lost = False
-        self._ingest = Ingest(kernel.streams.router, kernel.limits.message_max)
-        self._sink = Sink(self._ingest)
         # What a log elsewhere has not confirmed is neither acknowledged nor delivered.
         self._express: Express | None = None if kernel.backed else Express(self._ingest)
         self._seats: dict[int, Reader] = {}
         self._epoch = -1
         self._shared = 0
-        self._protocol = ServerProtocol(self._sink, kernel.limits)
         self._receive = self._protocol.receive
         self._rest = b""
         self._own: bytearray | None = None
         self._own_address: Any = None
         self._have = 0
-        self._publishers: dict[int, Publisher] = {}
         self._subscriptions: dict[int, Subscription] = {}
-        self._acks: list[Publisher] = []
-        self._active: deque[Reader] = deque()
-        self._answers: deque[tuple[int, Iterator[tuple[object, bool]]]] = deque()
-        self._out: list[memoryview] = []
-        self._out_size = 0
-        self._flight: deque[tuple[int, list[memoryview]]] = deque()
-        self._flight_size = 0
 
     # Input: what a transport calls.
 
@@ -293,47 +219,6 @@ class Connection:
         if self._info is not None:
             self._kernel.hooks.connection_closed(self._info, error)
 
-    # Output: what a transport calls.
-
-    def output(self, limit: int) -> Sequence[memoryview]:
-        """What was pulled and not taken yet, or about ``limit`` bytes more."""
-        self._marked = False
-        if self._out:
-            return self._out
-        if not (self._active or self._acks or self._protocol.has_output or self._answers):
-            return ()
-        if self._flight_size >= IN_FLIGHT_MAX or self._lost:
-            return ()
-        try:
-            return self._pull(limit)
-        except Exception as error:
-            self._fail(error)
-            return self._out
-
-    def advance(self, nbytes: int) -> None:
-        """The medium has taken ``nbytes``."""
-        self.bytes_out += nbytes
-        if nbytes == self._out_size:
-            taken = self._out
-            self._out = []
-            self._out_size = 0
-        else:
-            taken = self._advance_partly(nbytes)
-        self._flight.append((nbytes, taken))
-        self._flight_size += nbytes
-
-    def release(self, nbytes: int) -> None:
-        """The medium needs the first ``nbytes`` of what it has taken no more."""
-        self._flight_size -= nbytes
-        flight = self._flight
-        while nbytes:
-            size, views = flight[0]
-            if size > nbytes:
-                flight[0] = (size - nbytes, views)
-                return
-            flight.popleft()
-            nbytes -= size
-
     # What the kernel calls.
 
     def mark(self) -> None:
@@ -349,41 +234,6 @@ class Connection:
         if not self._marked:
             self._marked = True
             self._queue.items.append(self)
-
-    def synced(self) -> bool:
-        """A sync ended: acknowledge what it covered; True if nothing waits for another."""
-        waits = False
-        for publisher in self._publishers.values():
-            if publisher.pending:
-                self._acknowledge_synced(publisher)
-                waits = waits or bool(publisher.pending)
-        if self._acks:
-            self.mark()
-        elif self._protocol.state is not _OPEN:
-            self._after_events()
-        return not waits
-
-    def sync_failed(self, place: Place) -> None:
-        """What was appended to ``place`` is not on disk and may never be: end the connections that
-        wait for it."""
-        waiting = any(
-            target is place
-            for publisher in self._publishers.values()
-            for _, targets in publisher.pending
-            for target, _ in targets
-        )
-        if waiting:
-            for publisher in self._publishers.values():
-                publisher.pending.clear()
-            problem = place.backed.problem if place.backed is not None else None
-            self.refuse(
-                "storage_failed",
-                f"stream {place.name!r} could not be synced to disk: what was not acknowledged as "
-                "durable may be lost"
-                if problem is None
-                else f"stream {place.name!r} could not be stored: what was not acknowledged may be "
-                f"lost ({problem})",
-            )
 
     def begin_close(self, reason: str) -> bool:
         """Say Close once everything there is has been pulled; True when it has been said."""
@@ -404,26 +254,6 @@ class Connection:
         self._after_events()
         self.mark()
 
-    def publisher_taken(self, publisher: Publisher, newer: Publisher) -> None:
-        """``newer`` has the id of our ``publisher``, which ends here unless it is opened again."""
-        if self._publishers.get(publisher.id) is not publisher:
-            return  # opened again by ourselves
-        self._ingest.refuse(publisher.id)
-        self._kernel.refusals += 1
-        where = (
-            f"as publisher {newer.id}"
-            if newer.connection is self
-            else f"by another connection ({newer.connection.peer.address})"
-        )
-        self._protocol.error(
-            "publisher_taken",
-            f"publisher id {publisher.identity.hex()} was opened {where}: let one program use it "
-            "at a time, or use another id",
-            publisher=publisher.id,
-            fatal=False,
-        )
-        self.mark()
-
     def durable_taken(self, subscription: Subscription, newer: Subscription) -> None:
         """``newer`` commits under the durable name of our ``subscription``, which ends here."""
         if self._subscriptions.pop(subscription.id, None) is not subscription:
@@ -436,20 +266,6 @@ class Connection:
             subscription=subscription.id,
         )
         self.mark()
-
-    def unpin(self) -> int:
-        """Copy output that refers to log memory if none of it has moved since the last call;
-        returns the bytes copied."""
-        stalled = bool(self._out) and self._seen_out == self.bytes_out
-        self._seen_out = self.bytes_out
-        if not stalled:
-            return 0
-        copied = 0
-        for i, view in enumerate(self._out):
-            if not isinstance(view.obj, bytes):
-                self._out[i] = memoryview(bytes(view))
-                copied += len(view)
-        return copied
 
     @property
     def greeted(self) -> bool:
@@ -794,178 +610,6 @@ class Connection:
     def _on_violation(self, event: Violation) -> None:
         self._kernel.violations += 1
 
-    # Publishers.
-
-    def _acknowledge(self) -> None:
-        """Note how far each publisher has come; the acknowledgements leave with the pass's
-        output."""
-        self._sink.touched = False
-        self._note(self._ingest.touched())
-
-    def _note(self, touched: list[tuple[int, int, int]]) -> None:
-        for number, through, streams in touched:
-            publisher = self._publishers.get(number)
-            if publisher is None or publisher.level == "none":
-                continue
-            if publisher.durable or self._kernel.backed:
-                self._await_stored(publisher, through, streams)
-                continue
-            if not publisher.through:
-                self._acks.append(publisher)
-            publisher.through = through
-        if self._acks and not self._marked:
-            self.mark()
-
-    def _await_stored(self, publisher: Publisher, through: int, streams: int) -> None:
-        targets = self._kernel.want_stored(streams, self, durable=publisher.durable)
-        if len(publisher.pending) >= 2:
-            publisher.pending.pop()  # no sync has begun for it that does not also cover this one
-        publisher.pending.append((through, targets))
-        self._acknowledge_synced(publisher)  # sent again and on disk already: no sync would tell
-
-    def _acknowledge_synced(self, publisher: Publisher) -> None:
-        pending, durable = publisher.pending, publisher.durable
-        while pending and all(
-            place.reached(durable=durable) >= sequence for place, sequence in pending[0][1]
-        ):
-            if not publisher.through:
-                self._acks.append(publisher)
-            publisher.through = pending.pop(0)[0]
-
-    # Output, inside.
-
-    def _pull(self, limit: int) -> list[memoryview]:
-        views = self._out
-        size = 0
-        protocol = self._protocol
-        if self._acks:
-            for publisher in self._acks:
-                protocol.ack(publisher.id, publisher.through, publisher_level(publisher))
-                publisher.through = 0
-            self._acks.clear()
-        if self._answers:
-            self._answer()
-        if protocol.has_output:
-            size = self._take_control(views)
-        if self._active:
-            size = self._pull_readers(views, size, limit)
-        if protocol.state is not _OPEN:
-            self._after_events()
-            if protocol.has_output:
-                size += self._take_control(views)
-        self._out_size = size
-        if size < limit and (self._active or self._answers):
-            self.mark()  # cut short by another bound: the transport need not ask
-        return views
-
-    def _take_control(self, views: list[memoryview]) -> int:
-        size = 0
-        for frame in self._protocol.take_output():
-            views.append(memoryview(frame))
-            size += len(frame)
-        self.paused = self.number in self._kernel.choked
-        return size
-
-    def _pull_readers(self, views: list[memoryview], size: int, limit: int) -> int:
-        active = self._active
-        now_ns = time.time_ns()
-        turn = SHARE if len(active) > 1 else limit
-        idle = fetches = 0
-        while active and size < limit and len(views) < VIEWS_MAX and idle < len(active):
-            reader = active[0]
-            taken = 0
-            while True:
-                delivery = reader.next(turn, now_ns, reader.progress)
-                kind = delivery.kind
-                if kind == _RANGE:
-                    self.deliveries += 1
-                    views.append(delivery.header)
-                    views.append(delivery.frames)
-                    delivery.frames = _NO_FRAMES  # or the cursor would hold their segment
-                    taken += delivery.size
-                elif kind == _COPIED:
-                    self.deliveries += 1
-                    views.append(delivery.header)
-                    taken += delivery.size
-                elif kind == _NOTHING:
-                    active.popleft()
-                    reader.active = reader.progress = False
-                    break
-                elif kind == _AGAIN:
-                    active.rotate(-1)
-                    idle += 1
-                    self._kernel.again(self)
-                    break
-                elif kind == _COLD:
-                    fetches += 1
-                    if fetches > FETCHES_MAX:
-                        active.rotate(-1)
-                        idle += 1
-                        self._kernel.again(self)
-                        break
-                    if not self._fetch(reader, delivery.cold_position):
-                        return size + taken
-                else:
-                    taken += self._report_gap(reader, delivery, views)
-                if taken >= turn or size + taken >= limit or len(views) >= VIEWS_MAX:
-                    active.rotate(-1)
-                    break
-            size += taken
-        return size
-
-    def _fetch(self, reader: Reader, position: int) -> bool:
-        """Have the log elsewhere give what a reader has come to; False: the connection ends."""
-        backed = reader.place.backed
-        assert backed is not None
-        try:
-            backed.fetch(position)
-        except HermesError as error:
-            self._drop_subscriptions()
-            self.refuse("storage_failed", f"stream {reader.place.name!r} cannot be read: {error}")
-            return False
-        return True
-
-    def _report_gap(self, reader: Reader, delivery: Any, views: list[memoryview]) -> int:
-        self._say_gap(reader, delivery.gap_first, delivery.gap_last, delivery.gap_reason)
-        return self._take_control(views)
-
-    def _say_gap(self, reader: Reader, first: int, last: int, reason: int) -> None:
-        place = reader.place
-        place.gaps += 1
-        self._protocol.gap(
-            reader.subscription.id,
-            place.index,
-            first=first,
-            last=last,
-            reason=_REASONS[abs(reason)],
-        )
-
-    def _answer(self) -> None:
-        """One page of the oldest query."""
-        number, pages = self._answers[0]
-        page, more = next(pages)
-        self._protocol.info(number, page, more=more)
-        if not more:
-            self._answers.popleft()
-
-    def _advance_partly(self, nbytes: int) -> list[memoryview]:
-        taken: list[memoryview] = []
-        out = self._out
-        self._out_size -= nbytes
-        count = 0
-        for view in out:
-            size = len(view)
-            if nbytes < size:
-                break
-            nbytes -= size
-            count += 1
-        taken = out[:count]
-        if nbytes:
-            taken.append(out[count][:nbytes])
-            out[count] = out[count][nbytes:]
-        self._out = out[count:]
-        return taken
-
     # Ending.
 
     def _fail(self, error: Exception) -> None:
@@ -1001,9 +645,6 @@ class Connection:
             self.closing = True
             self.mark()
 
-    def _waits_for_sync(self) -> bool:
-        return any(publisher.pending for publisher in self._publishers.values())
-
     def _drop_subscriptions(self) -> None:
         subscriptions, self._subscriptions = self._subscriptions, {}
         for subscription in subscriptions.values():
@@ -1030,54 +671,6 @@ class Connection:
             return
         reader.seat = self._express.add(reader.place.stream, reader.cursor, reader.place.index)
         self._seats[reader.seat] = reader
-
-
-class Sink:
-    """What the protocol feeds: the native ingest, and what its calls came to since they were last
-    looked at."""
-
-    __slots__ = ("_feed", "batches", "duplicates", "messages", "moved", "touched")
-
-    def __init__(self, ingest: Ingest) -> None:
-        self._feed = ingest.feed
-        self.moved = 0
-        """Bit set of the streams appended to, until the connection clears it."""
-        self.touched = False
-        self.messages = 0
-        self.batches = 0
-        self.duplicates = 0
-
-    def feed(self, data: Any, size: int, now_ns: int) -> Any:
-        """Take what can be taken; see ``hm_ingest_feed``."""
-        feed = self._feed(data, size, now_ns)
-        batches = feed.batches
-        if batches:
-            self.batches += batches
-        if feed.touched:
-            self.touched = True
-            self.moved |= feed.streams
-            self.messages += feed.messages
-            self.duplicates += feed.duplicates
-        return feed
-
-    def account(self, messages: int, batches: int, duplicates: int) -> None:
-        """Count what was fed by another way."""
-        self.messages += messages
-        self.batches += batches
-        self.duplicates += duplicates
-
-    def totals(self) -> dict[str, object]:
-        """For ``hermes stats``."""
-        return {
-            "messages_in": self.messages,
-            "batches_in": self.batches,
-            "duplicates": self.duplicates,
-        }
-
-
-def publisher_level(publisher: Publisher) -> Any:
-    """The level to state in an Ack."""
-    return "durable" if publisher.durable else "appended"
 
 
 _HANDLERS: dict[type, Any] = {

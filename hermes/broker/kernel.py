@@ -32,7 +32,8 @@ from hermes.url import parse_url
 from hermes.wire.messages import PUBLISHER_ID_SIZE, Limits
 
 if TYPE_CHECKING:
-    from hermes.broker.connection import Publisher
+    from hermes.broker.output import Outgoing
+    from hermes.broker.publishers import Acknowledging, Publisher
     from hermes.broker.subscriptions import Subscription
 
 SCRATCH_SIZE = 1048576
@@ -117,11 +118,11 @@ class Kernel:
         self.connections: dict[int, Connection] = {}
         self.positions = Positions(storage, loop.call, names_max=config.limits.durables)
         self._queues: dict[object, Queue] = {}
-        self._again: list[Connection] = []
+        self._again: list[Outgoing] = []
         self._ungreeted: dict[int, Connection] = {}
         self._durables: dict[str, Subscription] = {}
         self._publishers: dict[bytes, Publisher] = {}  # by their 16 bytes
-        self._awaiting: dict[int, Connection] = {}  # publishers of theirs wait for a sync
+        self._awaiting: dict[int, Acknowledging] = {}  # publishers of theirs wait for a sync
         self._sync_wanted = False
         self.backed = [place.backed for place in streams if place.backed is not None]
         """The streams whose log is not native memory."""
@@ -215,7 +216,7 @@ class Kernel:
 
     # What connections ask.
 
-    def again(self, connection: Connection) -> None:
+    def again(self, connection: Outgoing) -> None:
         """Pull ``connection`` in the next pass: a reader has not finished its walk."""
         self._again.append(connection)
         self.unfinished = True
@@ -283,7 +284,7 @@ class Kernel:
             del self._publishers[publisher.identity]
 
     def want_stored(
-        self, streams: int, connection: Connection, *, durable: bool
+        self, streams: int, connection: Acknowledging, *, durable: bool
     ) -> list[tuple[Place, int]]:
         """Have the streams of a bit set stored, or synced, after this pass; returns what must have
         been reached then."""
