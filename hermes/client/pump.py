@@ -1,0 +1,392 @@
+"""Bytes moved inside their callers' calls: the lock, who reads for whom, and waiting.
+
+There is no thread of its own.  One lock guards a client's state and is never held while it waits for
+bytes; of the threads that wait for input one reads for all (``_pumping``), the others sleep until
+it has.  Knows neither how a connection comes to be nor what is asked for over it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+
+from hermes.client.inbox import Inbox
+from hermes.client.link import Link
+from hermes.client.session import Feed, Line, Session
+from hermes.errors import Closed, ConnectionLost, Forked, HermesError, PeerError, Timeout
+from hermes.native.frames import HEADER_SIZE
+from hermes.url import Url
+from hermes.wire.client import ClientState
+
+SLICE_NS = 200_000_000
+"""How long a thread waits at a time: how late it may notice that another closed or reconnected."""
+ATTEMPT_S = 5.0
+"""Seconds one attempt may take: a broker that is up answers sooner."""
+NS_PER_S = 1_000_000_000
+
+_pumps: weakref.WeakSet[Pump] = weakref.WeakSet()
+
+
+class Pump(ABC):
+    """One end of a link that may come and go, shared by threads.
+
+    Methods whose name begins with ``_`` want the lock held, unless they say otherwise.
+    """
+
+    _session: Session
+    _inbox: Inbox
+
+    def __init__(self, url: Url, *, timeout: float | None, spin_ns: int, queue_bytes: int) -> None:
+        self.url = url
+        self.timeout = timeout
+        """Seconds that calls wait for the broker; None: for ever."""
+        self._spin_ns = spin_ns
+        self._queue_bytes = queue_bytes
+        self._asking = 0
+        """Calls that wait for an answer, which may stand behind what nobody consumes meanwhile."""
+        self._closed = True
+        self._forked = False
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._sleepers = 0
+        self._pumping = False
+        self._link: Link | None = None
+        self._failure: HermesError | None = None
+        _pumps.add(self)
+
+    @abstractmethod
+    def _reconnect(self, now: int, left_ns: int, deadline: int | None) -> None:
+        """Try to connect again, if it is time to; else wait a little."""
+
+    @abstractmethod
+    def _lost(self, error: ConnectionLost) -> None:
+        """The connection broke."""
+
+    @abstractmethod
+    def _give_up(self, error: HermesError) -> None:
+        """There will be no connection any more."""
+
+    # ---- for publishers and subscriptions ----
+
+    def deadline(self, timeout: float | None) -> int | None:
+        """When ``timeout`` seconds from now are over; None: never.  None means the client's own."""
+        seconds = self.timeout if timeout is None else timeout
+        return None if seconds is None else time.monotonic_ns() + int(seconds * NS_PER_S)
+
+    def check(self) -> None:
+        """Raise unless the client is usable."""
+        if self._forked:
+            raise Forked(
+                "this client was made before the fork: connect in the child for one of its own"
+            )
+        if self._closed:
+            raise Closed("the client is closed")
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)
+
+    def lost(self, lines: list[Line]) -> HermesError | None:
+        """What to tell about ``lines`` now that the connection is given up; None: nothing is missing."""
+        for line in lines:
+            line.settle()
+        left = sum(line.unacknowledged for line in lines)
+        failure = self._failure
+        if failure is None or not left:
+            return None
+        return type(failure)(f"{failure}; {left} messages are unacknowledged")
+
+    def lock(self, deadline: int | None) -> None:
+        """Take the lock.
+
+        Raises:
+            Timeout: another thread had it until the deadline.
+            Forked: this is a child, where it may be held for ever.
+        """
+        if self._forked:
+            self.check()
+        if not self._lock.acquire(blocking=False) and not self._lock.acquire(
+            timeout=_seconds_until(deadline)
+        ):
+            raise Timeout("another thread held the client until the deadline: it is reconnecting")
+
+    def unlock(self) -> None:
+        """Let the lock go."""
+        self._lock.release()
+
+    @contextlib.contextmanager
+    def locked(self, deadline: int | None) -> Iterator[None]:
+        """The lock, for as long as the caller may wait."""
+        self.lock(deadline)
+        try:
+            yield
+        finally:
+            self.unlock()
+
+    def wait(
+        self, ready: Callable[[], bool], deadline: int | None, *, writing: bool = False
+    ) -> bool:
+        """Move bytes until ``ready()``; False if the deadline passes first.  The lock is held.
+
+        Raises:
+            Closed, ConnectionLost, PeerError: that will not come to be.
+        """
+        while not ready():
+            self.check()
+            now = time.monotonic_ns()
+            left = SLICE_NS if deadline is None else min(deadline - now, SLICE_NS)
+            if self._link is None:
+                if left <= 0:
+                    return False
+                self._reconnect(now, left, deadline)
+                continue
+            link = self._link
+            try:
+                self._step(link, ready, max(left, 0), writing)
+            except ConnectionLost as error:
+                if self._link is link:  # else another thread found out first
+                    self._lost(error)
+                continue
+            except PeerError as error:
+                self._give_up(error)
+                raise
+            if left <= 0:
+                return ready()
+        return True
+
+    def tend(self) -> None:
+        """Take what has arrived and send what waits, without waiting, if nobody else is at it."""
+        if self._lock.acquire(blocking=False):
+            try:
+                if self._closed or self._failure is not None:
+                    return
+                if self._link is None:
+                    now = time.monotonic_ns()
+                    self._reconnect(now, 0, now + int(ATTEMPT_S * NS_PER_S))
+                elif not self._pumping:
+                    self.wait(lambda: False, 0, writing=True)
+            finally:
+                self._lock.release()
+
+    def receive_for(self, take: Callable[[Inbox, Session], None], timeout_ns: int) -> None:
+        """Read once, offering what comes to ``take`` before it is looked at in general.
+
+        Does nothing if that cannot be done right now: :meth:`wait` knows why.  The lock is held.
+        """
+        link = self._link
+        if link is None or self._pumping or self._closed or self._forked or self._full():
+            return
+        try:
+            self._pump(link, timeout_ns, False, take)
+        except ConnectionLost as error:
+            if self._link is link:  # else another thread found out first
+                self._lost(error)
+        except PeerError as error:
+            self._give_up(error)
+            raise
+
+    def obstacle(self) -> str:
+        """What may keep the broker from answering, for a message."""
+        full = [feed.pattern for feed in self._session.feeds.values() if self._is_full(feed)]
+        if full:
+            names = " and ".join(map(repr, full))
+            return (
+                f"nothing is read any more, because subscription {names} has {self._queue_bytes} "
+                "bytes waiting: consume it, or give it a client of its own"
+            )
+        if self._link is None:
+            return f"there is no connection to {self.url}: the broker is gone, or restarting"
+        return f"the broker at {self.url} has not answered in time"
+
+    def freed(self) -> None:
+        """Something was consumed: who stopped reading may go on."""
+        if self._sleepers:
+            self._changed.notify_all()
+
+    def mark_forked(self) -> None:
+        """This is a child of the process that made the client: nothing here works any more."""
+        self._forked = True
+        for line in self._session_lines():
+            if line.outbox is not None:
+                line.outbox.close()
+
+    # ---- moving bytes ----
+
+    def _until(
+        self,
+        ready: Callable[[], bool],
+        deadline: int | None,
+        what: str,
+        *,
+        writing: bool = False,
+    ) -> None:
+        if not self.wait(ready, deadline, writing=writing):
+            raise Timeout(f"{what} took too long: {self.obstacle()}")
+
+    def _answer_to(self, ready: Callable[[], bool], deadline: int | None, what: str) -> None:
+        """Wait for an answer; full subscriptions do not stop the reading."""
+        self._asking += 1
+        self.freed()
+        try:
+            self._until(ready, deadline, what, writing=True)
+        finally:
+            self._asking -= 1
+
+    def _is_full(self, feed: Feed) -> bool:
+        return feed.queued_bytes >= self._queue_bytes
+
+    def _full(self) -> bool:
+        if self._asking:
+            return False
+        limit = self._queue_bytes
+        for feed in self._session.feeds.values():  # noqa: SIM110 - a third of what any() costs
+            if feed.queued_bytes >= limit:
+                return True
+        return False
+
+    def _step(self, link: Link, ready: Callable[[], bool], left_ns: int, writing: bool) -> None:
+        """Wait for one thing at most, and take what it brought."""
+        blocked = False
+        if writing:
+            drained = link.output.drain()
+            if drained < 0:
+                raise link.lost()
+            blocked = drained == 0
+            if not blocked and ready():
+                return
+        if not self._pumping and not self._full():
+            self._pump(link, left_ns, blocked)
+        elif blocked:
+            with self._away(link):
+                link.wait(readable=False, writable=True, timeout_ns=left_ns)
+        else:
+            self._sleepers += 1
+            try:
+                self._changed.wait(left_ns / NS_PER_S)
+            finally:
+                self._sleepers -= 1
+
+    def _pump(
+        self,
+        link: Link,
+        left_ns: int,
+        blocked: bool,
+        take: Callable[[Inbox, Session], None] | None = None,
+    ) -> None:
+        """Read once, for everybody."""
+        inbox, session = self._inbox, self._session
+        inbox.make_room(session.protocol.needed)
+        # Not _away(): this is the path of every message, and a context manager costs a microsecond.
+        self._pumping = True
+        link.users += 1
+        self._lock.release()
+        try:
+            if blocked:
+                link.wait(readable=True, writable=True, timeout_ns=left_ns)
+                left_ns = 0
+            size = link.receive(self._spin_ns if left_ns else 0, left_ns)
+        finally:
+            self._lock.acquire()
+            link.leave()
+            self._pumping = False
+            if self._sleepers:
+                self._changed.notify_all()
+        if link is not self._link or size < 0:
+            return
+        if size == 0:
+            raise self._ended()
+        inbox.end += size
+        if take is not None:
+            take(inbox, session)
+            if inbox.start == inbox.end:
+                session.protocol.needed = HEADER_SIZE
+                return
+        try:
+            inbox.start = session.receive(inbox.buffer, inbox.start, inbox.end)
+        finally:
+            if session.protocol.output:
+                self._answer(link)
+        if session.failure is not None or session.closed:
+            self._dismissed()
+
+    @contextlib.contextmanager
+    def _away(self, link: Link) -> Iterator[None]:
+        """Without the lock, while the link stays open."""
+        link.users += 1
+        self._lock.release()
+        try:
+            yield
+        finally:
+            self._lock.acquire()
+            link.leave()
+
+    def _answer(self, link: Link) -> None:
+        output = self._session.protocol.output
+        frames = b"".join(output)
+        output.clear()
+        link.write(frames)
+
+    def _say(self, frame: bytes) -> None:
+        """Send a frame that a new connection would make up for, should this one be broken."""
+        link = self._link
+        assert link is not None
+        try:
+            link.write(frame)
+        except ConnectionLost as error:
+            self._lost(error)
+
+    def _dismissed(self) -> None:
+        """The broker has ended the connection: with an error, or with Close."""
+        session = self._session
+        if session.failure is not None:
+            if not session.failure_passes:
+                self._give_up(session.failure)
+                raise session.failure
+            raise ConnectionLost(f"the broker ended the connection: {session.failure}")
+        if session.protocol.state is ClientState.PEER_CLOSED:
+            with contextlib.suppress(ConnectionLost):
+                self._say(session.protocol.close())
+            raise ConnectionLost("the broker closed the connection: it is stopping")
+
+    def _ended(self) -> ConnectionLost:
+        self._session.protocol.eof()
+        return ConnectionLost("the broker ended the connection without a word: it was killed?")
+
+    def _greeted_there(self) -> bool:
+        return self._link is not None and self._session.protocol.welcome is not None
+
+    # ---- the end ----
+
+    def _drop(self) -> None:
+        """Let go of everything, at once; takes the lock."""
+        self._closed = True
+        with self._lock:
+            link, self._link = self._link, None
+            for line in self._session_lines():
+                if line.outbox is not None:
+                    line.outbox.close()
+            if link is not None:
+                link.retire()
+            self._changed.notify_all()
+        output = getattr(self, "_output", None)
+        if output is not None:
+            output.close()
+
+    def _session_lines(self) -> list[Line]:
+        session = getattr(self, "_session", None)
+        return [] if session is None else list(session.lines.values())
+
+
+def _mark_forked() -> None:
+    for pump in list(_pumps):
+        pump.mark_forked()
+
+
+os.register_at_fork(after_in_child=_mark_forked)
+
+
+def _seconds_until(deadline: int | None) -> float:
+    return -1 if deadline is None else max(0.0, (deadline - time.monotonic_ns()) / NS_PER_S)

@@ -1,0 +1,214 @@
+"""A connection that comes back: greeting the broker, taking a session over, trying again.
+
+What is open outlives the connection (:mod:`hermes.client.session`).  Knows nothing of what is asked
+for over it.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Mapping
+
+from hermes.client.inbox import Inbox
+from hermes.client.link import Link, Output
+from hermes.client.output import ChannelOutput
+from hermes.client.pump import ATTEMPT_S, NS_PER_S, SLICE_NS, Pump
+from hermes.client.session import Line, Session
+from hermes.errors import ConnectFailed, ConnectionLost, HermesError, Refused, Timeout
+from hermes.native.outbox import Flusher, Outbox
+from hermes.transport import Channel, medium_of
+from hermes.url import Url
+
+BACKOFF_MIN_S, BACKOFF_MAX_S = 0.02, 1.0
+"""Pause between attempts: doubled each time, and shortened at random so that clients spread."""
+LASTING_NS = 1_000_000_000
+"""A connection that comes back and breaks within this time counts as another attempt that failed."""
+QUEUES_DROP = 4
+"""Times `queue_bytes` may wait while an answer is: that stands behind what is on the way already, which
+is about 10 MB in the sockets of both ends.  What comes then is dropped, and asked for again."""
+
+
+class Reconnecting(Pump):
+    """Connects when it is made, and again when that is lost."""
+
+    def __init__(
+        self,
+        url: Url,
+        *,
+        timeout: float | None,
+        name: str | None,
+        reconnect_s: float,
+        spin_ns: int,
+        queue_bytes: int,
+        identity: str | None = None,
+        credentials: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(url, timeout=timeout, spin_ns=spin_ns, queue_bytes=queue_bytes)
+        self._identity = url.username if identity is None else identity
+        password = {} if url.password is None else {"password": url.password}
+        self._credentials = {**password, **(credentials or {})}
+        self._name = name
+        self._reconnect_ns = int(reconnect_s * NS_PER_S)
+        self._lost_ns = self._next_ns = self._since_ns = 0
+        self._attempts = 0
+        channel = self._dial(self.deadline(timeout))
+        native = channel.stream_fd is not None or medium_of(channel) is not None
+        self._output: Output = Flusher() if native else ChannelOutput()
+        self._session = Session(self._output, queue_bytes * QUEUES_DROP)
+        self._inbox = Inbox()
+        self._closed = False
+        try:
+            with self._lock:
+                self._establish(channel, self.deadline(timeout))
+        except BaseException:
+            self._drop()
+            raise
+
+    # ---- connecting ----
+
+    def _dial(self, deadline: int | None) -> Channel:
+        from hermes.plugins import default_plugins
+
+        transport = default_plugins().transport(self.url.scheme)
+        left = -1 if deadline is None else max(1, deadline - time.monotonic_ns())
+        return transport.dial(self.url, left)
+
+    def _establish(self, channel: Channel, deadline: int | None) -> None:
+        """Greet the broker on a new channel and take the session over to it.  The lock is held."""
+        session = self._session
+        frames = session.begin(
+            client=_introduction(self._name),
+            identity=self._identity,
+            credentials=self._credentials,
+        )
+        self._inbox.clear()
+        link = self._link = Link(channel, self._inbox, self._output)
+        try:
+            link.write(b"".join(frames))
+            while not self._greeted():
+                left = SLICE_NS if deadline is None else deadline - time.monotonic_ns()
+                if left <= 0:
+                    raise Timeout(
+                        f"{self.url} accepted the connection but did not answer in time: "
+                        "is that a Hermes broker?"
+                    )
+                self._step(link, self._greeted, min(left, SLICE_NS), True)
+            self._resume_lines(link)
+            self._since_ns = time.monotonic_ns()
+        except BaseException:
+            if self._link is link:  # else another thread found out first
+                self._link = None
+                link.retire()
+            raise
+        if self._sleepers:
+            self._changed.notify_all()
+
+    def _greeted(self) -> bool:
+        session = self._session
+        return session.protocol.welcome is not None and all(
+            line.opened is not None for line in session.lines.values() if line.failure is None
+        )
+
+    def _resume_lines(self, link: Link) -> None:
+        for line in self._session.lines.values():
+            outbox = line.outbox
+            if outbox is None or line.opened is None or line.failure is not None:
+                continue
+            outbox.limit(self._session.limits.message_max)
+            self._check_opened(line, outbox, line.opened)
+            if line.failure is None:
+                link.output.resume(outbox)
+        link.output.drain()
+
+    def _check_opened(
+        self, line: Line, outbox: Outbox, sequence: int, *, taken: bool = False
+    ) -> None:
+        """The broker's highest number of this publisher must be one of ours; ``taken``: another
+        program had the publisher's id meanwhile, and may have used our numbers.
+
+        It acknowledges nothing: what it stands for need not be on disk, and another stream, which
+        lost more in a power failure, may have less.  What is not acknowledged is sent again.
+        """
+        line.settle()
+        known = sequence <= outbox.status().acked or (not taken and sequence <= outbox.offered)
+        if not known:
+            line.failure = Refused(
+                f"the broker has message {sequence} of this publisher, which does not come from "
+                "here: another program uses its publisher_id",
+                code="publisher_taken",
+            )
+            outbox.close()
+        line.settle()
+
+    # ---- again ----
+
+    def _lost(self, error: ConnectionLost) -> None:
+        """The connection broke: take it down, and begin to try again unless that is not wanted."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.retire()
+        if self._closed or self._reconnect_ns <= 0:
+            self._give_up(error)
+            raise error
+        for line in self._session.lines.values():
+            if line.outbox is not None:
+                line.outbox.rewind()  # what was not acknowledged is not on any wire
+        now = time.monotonic_ns()
+        if self._attempts and now - self._since_ns < LASTING_NS:
+            self._failed_attempt(error)
+            return
+        self._lost_ns = self._next_ns = now
+        self._attempts = 0
+
+    def _give_up(self, error: HermesError) -> None:
+        self._failure = error
+        link, self._link = self._link, None
+        if link is not None:
+            link.retire()
+        for line in self._session.lines.values():
+            if line.outbox is not None:
+                line.outbox.close()
+        if self._sleepers:
+            self._changed.notify_all()
+
+    def _reconnect(self, now: int, left_ns: int, deadline: int | None) -> None:
+        """Try to connect again, if it is time to; else wait a little."""
+        if now < self._next_ns:
+            self._sleepers += 1
+            try:
+                self._changed.wait(min(self._next_ns - now, left_ns) / NS_PER_S)
+            finally:
+                self._sleepers -= 1
+            return
+        attempt = now + int(ATTEMPT_S * NS_PER_S)
+        limit = attempt if deadline is None else min(attempt, deadline)
+        self._attempts += 1
+        try:
+            self._establish(self._dial(limit), limit)
+        except (ConnectFailed, ConnectionLost, Timeout) as error:
+            self._failed_attempt(error)
+        except HermesError as error:
+            self._give_up(error)
+            raise
+
+    def _failed_attempt(self, error: HermesError) -> None:
+        now = time.monotonic_ns()
+        if now - self._lost_ns >= self._reconnect_ns:
+            waited = (now - self._lost_ns) / NS_PER_S
+            lost = ConnectionLost(
+                f"the connection to {self.url} broke and {self._attempts} attempts in "
+                f"{waited:.1f} s did not bring it back; the last one: {error}"
+            )
+            self._give_up(lost)
+            raise lost from error
+        pause = min(BACKOFF_MAX_S, BACKOFF_MIN_S * 2 ** min(self._attempts, 16))
+        self._next_ns = now + int(pause * random.uniform(0.5, 1.0) * NS_PER_S)
+
+
+def _introduction(name: str | None) -> str:
+    from importlib.metadata import version
+
+    library = f"hermes-python/{version('hermes-broker')}"
+    return f"{library} {name}" if name else f"{library} pid {os.getpid()}"
