@@ -1,0 +1,44 @@
+#include "hu_parts.h"
+
+#include <string.h>
+
+void hu_peer_of(const struct sockaddr_storage *name, hu_peer *peer) {
+    *peer = (hu_peer){.family = name->ss_family};
+    if (name->ss_family == AF_INET) {
+        const struct sockaddr_in *v4 = (const struct sockaddr_in *)name;
+        peer->port = v4->sin_port;
+        memcpy(peer->address, &v4->sin_addr, 4);
+    } else if (name->ss_family == AF_INET6) {
+        const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)name;
+        peer->port = v6->sin6_port;
+        peer->scope = v6->sin6_scope_id;
+        memcpy(peer->address, &v6->sin6_addr, 16);
+    }
+}
+
+socklen_t hu_peer_name(const hu_peer *peer, struct sockaddr_storage *name) {
+    memset(name, 0, sizeof *name);
+    name->ss_family = peer->family;
+    if (peer->family == AF_INET) {
+        struct sockaddr_in *v4 = (struct sockaddr_in *)name;
+        v4->sin_port = peer->port;
+        memcpy(&v4->sin_addr, peer->address, 4);
+        return sizeof *v4;
+    }
+    struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)name;
+    v6->sin6_port = peer->port;
+    v6->sin6_scope_id = peer->scope;
+    memcpy(&v6->sin6_addr, peer->address, 16);
+    return sizeof *v6;
+}
+
+int hu_peer_same(const hu_peer *a, const hu_peer *b) {
+    return a->family == b->family && a->port == b->port && a->scope == b->scope &&
+           memcmp(a->address, b->address, 16) == 0;
+}
+
+void hu_peer_prefix(const hu_peer *peer, uint8_t *out) {
+    memcpy(out, &peer->family, 2);
+    memcpy(out + 2, &peer->port, 2);
+    memcpy(out + 4, peer->address, 16);
+}
