@@ -218,6 +218,20 @@ def test_what_nobody_wants_is_marked_in_time() -> None:
     assert size * 18 >= lib.HU_MARK_BYTES > size * 17
 
 
+def test_a_mark_finds_room_wherever_there_is_any() -> None:
+    """An output smaller than a mark gets it in parts: who has asked for little is not stuck."""
+    selector = Selector()
+    selector.add(1, "nothing")
+    data = batch(0, 70_000)
+
+    for _ in range(2):
+        consumed, what = selector.walk(data, len(data), 40)
+        data = data[consumed:]
+
+    assert what == MORE
+    assert selector.got()[1].batches == [(0, 70_000)]
+
+
 def test_a_stream_that_nobody_wants_is_passed_over() -> None:
     """Batches of unknown streams and of streams without a route are skipped unread, and known ones
     keep count."""
@@ -302,6 +316,26 @@ def test_what_follows_bytes_that_were_given_up_is_a_hole() -> None:
     last = got.messages[0][0]
     assert got.holes == [(last + 1, 8)]
     assert got.messages == [(last, "a"), (9, "a")]
+
+
+def test_a_gap_is_told_before_anything_else_comes() -> None:
+    """Where bytes were given up and nothing follows, the rows hear of it all the same; until then
+    no row may come."""
+    selector = Selector()
+    selector.add(1, ">")
+    selector.add(2, ">", through=9)
+    assert lib.hu_select_stream(selector.select, 8, 3) == 0
+
+    lib.hu_select_resync(selector.select)
+    lib.hu_select_gap(selector.select, INDEX, 9)
+    lib.hu_select_gap(selector.select, 8, 5)
+    assert not lib.hu_select_border(selector.select)
+    assert selector.feed(b"") == MORE
+
+    assert lib.hu_select_border(selector.select)
+    assert selector.holes == {1: [(1, 9)]}
+    assert lib.hu_select_through(selector.select, INDEX) == 9
+    assert lib.hu_select_through(selector.select, 8) == 5
 
 
 def broken(data: bytes, offset: int, value: int) -> bytes:

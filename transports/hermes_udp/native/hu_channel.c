@@ -486,8 +486,10 @@ static int select_once(hu_channel *channel, hu_select *select, uint8_t *out, uin
     hu_select_resync(select);
     const hu_beacon *beacon = hu_group_beacon(channel->group);
     const hu_beacon_entry *entries = hu_group_entries(channel->group);
-    for (uint32_t i = 0; i < beacon->streams; i++)
-        hu_select_stream(select, entries[i].index, entries[i].through);
+    for (uint32_t i = 0; i < beacon->streams; i++) { /* told now: nothing may follow for long */
+        hu_select_stream(select, entries[i].index, UINT64_MAX);
+        hu_select_gap(select, entries[i].index, entries[i].through);
+    }
     return 1;
 }
 

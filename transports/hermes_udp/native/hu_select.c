@@ -40,6 +40,8 @@ struct hu_select {
     uint32_t stream_count;
     uint32_t indexes[HU_SELECT_STREAMS];
     uint64_t throughs[HU_SELECT_STREAMS];
+    uint64_t gaps[HU_SELECT_STREAMS]; /* up to where the rows are to be told of one; 0: nowhere */
+    uint32_t gap_count;
     row rows[HU_SELECT_ROWS];
     uint32_t row_count; /* rows below were in use once */
 
@@ -185,7 +187,8 @@ uint64_t hu_select_through(const hu_select *select, uint32_t index) {
 }
 
 int hu_select_border(const hu_select *select) {
-    return !select->open && !(select->inside && (select->skipping || select->left == 0));
+    return !select->open && select->gap_count == 0 &&
+           !(select->inside && (select->skipping || select->left == 0));
 }
 
 int hu_select_pending(const hu_select *select) {
@@ -261,16 +264,26 @@ static void open_chunk(hu_select *select, uint64_t size, uint64_t through) {
 
 void hu_select_gap(hu_select *select, uint32_t index, uint64_t last) {
     uint32_t slot = slot_of(select, index);
-    assert(!select->inside && !select->open); /* right behind a control frame */
-    uint64_t through = slot == NONE ? 0 : select->throughs[slot];
-    if (slot == NONE || (through != UINT64_MAX && last <= through))
+    if (slot == NONE || last <= select->gaps[slot])
         return;
-    /* As a batch that begins behind it and has nothing. */
+    if (select->throughs[slot] != UINT64_MAX && last <= select->throughs[slot])
+        return;
+    select->gap_count += select->gaps[slot] == 0;
+    select->gaps[slot] = last;
+}
+
+/* A gap as a batch that begins behind it and has nothing. */
+static void begin_gap(hu_select *select) {
+    uint32_t slot = 0;
+    while (select->gaps[slot] == 0)
+        slot++;
     select->inside = 1;
     select->skipping = 0;
     select->slot = slot;
     select->left = 0;
-    select->after = select->through = last;
+    select->after = select->through = select->gaps[slot];
+    select->gaps[slot] = 0;
+    select->gap_count--;
 }
 
 static int begin_batch(hu_select *select, walk *w) {
@@ -390,15 +403,20 @@ static void drain(hu_select *select, walk *w) {
     w->written += size;
 }
 
-/* A batch without messages.  0: no room. */
+/* A batch without messages.  0: there was no room for all of it, and it is pending if there was
+ * nothing before it. */
 static int mark(hu_select *select, walk *w, const row *one, route *to, uint64_t through) {
-    if (w->capacity - w->written < HEADER)
+    int fits = w->capacity - w->written >= HEADER;
+    if (!fits && w->written > 0)
         return 0;
-    hu_core->batch_encode(w->out + w->written, one->id, to->out, to->told, through, 0,
-                          select->timestamp_ns);
-    w->written += HEADER;
+    hu_core->batch_encode(fits ? w->out + w->written : select->head, one->id, to->out, to->told,
+                          through, 0, select->timestamp_ns);
     tell(to, through);
-    return 1;
+    if (fits)
+        w->written += HEADER;
+    else
+        select->head_left = HEADER;
+    return fits;
 }
 
 static void end_batch(hu_select *select, walk *w, const row *one, route *to, uint64_t through,
@@ -496,6 +514,10 @@ static int step(hu_select *select, walk *w, hu_select_event *event) {
         return serve_rows(select, w, event);
     if (select->inside)
         return select->skipping ? skip(select, w) : next_chunk(select, w);
+    if (select->gap_count > 0) {
+        begin_gap(select);
+        return -1;
+    }
     return begin(select, w, event);
 }
 

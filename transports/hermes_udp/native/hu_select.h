@@ -59,7 +59,8 @@ void hu_select_free(hu_select *select);
 int hu_select_stream(hu_select *select, uint32_t index, uint64_t through);
 /* How far the walk has come in a stream; UINT64_MAX: that is not known, or there is none. */
 uint64_t hu_select_through(const hu_select *select, uint32_t index);
-/* The group says itself that a stream's messages up to `last` do not come. */
+/* A stream's messages up to `last` do not come: whoever has not got past them is told so before
+ * anything else of the stream. */
 void hu_select_gap(hu_select *select, uint32_t index, uint64_t last);
 /* A row for a subscription, whose filter is a legal pattern or, with `prefix`, any bytes: its
  * number, or -HM_EFULL.  Only at a border, as all that adds to a row. */
