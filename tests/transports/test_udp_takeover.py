@@ -223,6 +223,21 @@ def test_a_refused_subscription_is_forgotten(client: Client) -> None:
     assert not client.rows.wants_group
 
 
+def test_one_that_is_refused_something_later_is_served_no_more(client: Client) -> None:
+    """The broker does not know one that was taken over; the client takes its Error for the end."""
+    client.subscribe(at=10)
+    client.join(10)
+    client.rows.advance()
+    assert not client.hear(m.Unsubscribe(1))
+
+    assert client.hear(m.Error("unknown_subscription", "no", fatal=False, subscription=1))
+
+    client.rows.advance()
+    assert client.rows.taken == 0
+    assert not client.rows.down
+    assert client.walk(ref.batch(9, CAST, 10, 11, ref.message("a.b", b"x", 11))) == []
+
+
 def test_a_hole_becomes_a_gap(client: Client) -> None:
     """What the group leaves out is told, with the group's own reason if it has one."""
     client.subscribe(at=10)

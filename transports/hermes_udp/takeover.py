@@ -143,7 +143,9 @@ class TakeOver:
             if error.code == "unknown_subscription":
                 self._left(error.subscription)
             return False
-        self._served.pop(error.subscription, None)
+        served = self._served.pop(error.subscription, None)
+        if served is not None and served.number is not None:  # the client takes it for ended
+            self._ended.append((served.number, b""))
         return True
 
     # ---- the group ----
