@@ -163,7 +163,8 @@ class GroupChannel:
         self._more = False
         """Whether the last read left something."""
         self._ended = False
-        self._error: ConnectionLost | None = None
+        self._error: str | None = None
+        """Why it broke: a text, because an exception would keep the buffers of its traceback."""
 
     @property
     def stream_fd(self) -> int | None:
@@ -209,17 +210,16 @@ class GroupChannel:
         """Fill ``buffer``: how many bytes, 0 at the end of input."""
         with self._lock:
             written = self._fill(memoryview(buffer))
-            self._more = written == len(buffer)
             if written:
                 return written
             if self._error is not None:
-                raise self._error
+                raise ConnectionLost(self._error)
             if self._ended:
                 return 0
         raise WouldBlock("nothing has arrived")
 
     def _fill(self, out: memoryview) -> int:
-        written = 0
+        written = before = 0
         for _ in range(ROUNDS):
             before = written
             if not self._rows.pending:
@@ -230,13 +230,18 @@ class GroupChannel:
                     written += self._walk(out[written:])
             if written == len(out) or (written == before and not self._rows.down):
                 break
+        self._more = written == len(out) or written > before
         if self._rows.select is not None and self._error is None:
             self._hold(self._waits or not self._whole)
+        self._push()
+        return written
+
+    def _push(self) -> None:
+        """Flush; if that fails, whoever reads next is told."""
         try:
             self._flush()
         except ConnectionLost as error:
-            self._error = error
-        return written
+            self._error = str(error)
 
     def _hold(self, held: bool) -> None:
         """Have the group not wake whoever waits, for nothing of it can be handed out now."""
@@ -271,7 +276,7 @@ class GroupChannel:
         except WouldBlock:
             return False
         except ConnectionLost as error:
-            self._error = error
+            self._error = str(error)
             return False
         self._in.filled(size)
         self._ended = size == 0
@@ -333,12 +338,12 @@ class GroupChannel:
         try:
             sock = joined(self._group, self._options)
         except OSError as error:
-            self._error = ConnectionLost(f"cannot join the group {host_port(self._group)}: {error}")
+            self._error = f"cannot join the group {host_port(self._group)}: {error}"
             return False
         seed = int.from_bytes(os.urandom(7))
         if lib.hu_channel_join(handle, sock.fileno(), seed) < 0:
             sock.close()
-            self._error = ConnectionLost("no memory for a multicast group")
+            self._error = "no memory for a multicast group"
             return False
         self._sock = sock
         return True
@@ -358,7 +363,7 @@ class GroupChannel:
         deadline = None if timeout_ns < 0 else time.monotonic_ns() + timeout_ns
         while True:
             with self._lock:
-                if readable and (self._more or self._rows.owes or self._error or self._ended):
+                if readable and self._has_input:
                     return True
                 pushing = bool(self._out.queue)
                 holding = self._waits and self._rows.taken > 0
@@ -373,11 +378,19 @@ class GroupChannel:
                 return True
             with self._lock:
                 if pushing:
-                    self._flush()
+                    self._push()
                 if holding and self._whole:
                     self._tend()
+            if found and self._unicast.wait(readable=readable, writable=writable, timeout_ns=0):
+                return True  # it was not only room for what waits here
             if not found and left == 0:
                 return False
+
+    @property
+    def _has_input(self) -> bool:
+        """Whether reading brings something, whatever arrives."""
+        owes = self._rows.owes and self._in.border
+        return bool(self._more or owes or self._error or self._ended)
 
     def counters(self) -> dict[str, int]:
         """The session's and the group's."""
@@ -394,6 +407,8 @@ class GroupChannel:
     def close(self) -> None:
         """Leave the group and end the session, as :meth:`UdpChannel.close` does."""
         if self._pid == os.getpid():
+            with contextlib.suppress(ConnectionLost):
+                self._flush()  # what was taken is the medium's
             with contextlib.suppress(ConnectionLost):
                 self._leave()
         elif self._sock is not None:  # a child has no say in its parent's

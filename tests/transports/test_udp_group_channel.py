@@ -1,0 +1,133 @@
+"""A group's channel around a session: what is handed on, waited for and let go, without sockets."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import cast
+
+import pytest
+
+from hermes.errors import ConnectionLost, WouldBlock
+from hermes.wire import messages as m
+from hermes.wire.codec import encode_control
+from hermes_udp.channel import UdpChannel
+from hermes_udp.group import GroupChannel
+from hermes_udp.native import ffi
+from hermes_udp.options import DialOptions
+from tests.wire import reference as ref
+
+PING = encode_control(m.Ping(7))
+LARGE = ref.batch(1, 0, 0, 1, ref.message("a", bytes(600_000), 1))
+
+
+class Session:
+    """What stands in for a :class:`UdpChannel`: gives pieces, and takes as much as it has room."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self.pieces = deque(pieces)
+        self.room = 0
+        self.sent = bytearray()
+        self.waits = 0
+        self.error: str | None = None
+
+    def send(self, views: Sequence[memoryview | bytes]) -> int:
+        taken = b"".join(views)[: self.room]
+        self.room -= len(taken)
+        self.sent += taken
+        return len(taken)
+
+    def receive_into(self, buffer: memoryview) -> int:
+        place = ffi.from_buffer("uint8_t[]", buffer, require_writable=True)
+        if self.error:
+            raise ConnectionLost(self.error)
+        if not self.pieces:
+            raise WouldBlock("nothing")
+        piece = self.pieces.popleft()
+        size = min(len(piece), len(place))
+        buffer[:size] = piece[:size]
+        if size < len(piece):
+            self.pieces.appendleft(piece[size:])
+        return size
+
+    def wait(self, *, readable: bool, writable: bool, timeout_ns: int) -> bool:
+        self.waits += 1
+        assert self.waits < 100, "it waits again and again"
+        return bool((readable and self.pieces) or (writable and self.room))
+
+    def close(self) -> None:
+        pass
+
+
+def over(session: Session) -> GroupChannel:
+    return GroupChannel(cast(UdpChannel, session), ("239.1.2.3", 7601), DialOptions())
+
+
+def test_a_reader_is_let_in_while_the_session_takes_nothing() -> None:
+    """The broker may wait for this client to read before it takes what waits here."""
+    session = Session(PING)
+    channel = over(session)
+    assert channel.send([PING]) == len(PING)
+
+    assert channel.wait(readable=True, writable=True, timeout_ns=-1)
+    assert channel.receive_into(memoryview(bytearray(1024))) == len(PING)
+    assert not channel.wait(readable=True, writable=True, timeout_ns=0)
+
+
+def test_what_was_read_and_not_handed_on_is_not_waited_for() -> None:
+    """Where one call hands on its share only, the next need not wait for the session."""
+    session = Session(LARGE[:100_000], LARGE[100_000:])
+    channel = over(session)
+    buffer = bytearray(1 << 20)
+
+    seen = 0
+    while seen < len(LARGE):
+        assert channel.wait(readable=True, writable=False, timeout_ns=0)
+        seen += channel.receive_into(memoryview(buffer)[seen:])
+
+    assert buffer[:seen] == LARGE
+    assert not channel.wait(readable=True, writable=False, timeout_ns=0)
+
+
+def test_what_must_wait_for_a_border_wakes_nobody() -> None:
+    """Within a batch of the session's, a word of the channel's own is no input yet."""
+    session = Session(LARGE[:1000])
+    channel = over(session)
+    buffer = memoryview(bytearray(1 << 20))
+    assert channel.receive_into(buffer) == 1000
+    channel._rows.down += PING
+
+    assert not channel.wait(readable=True, writable=False, timeout_ns=0)
+    session.pieces.append(LARGE[1000:])
+    seen = 1000
+    while seen < len(LARGE) + len(PING):
+        assert channel.wait(readable=True, writable=False, timeout_ns=0)
+        seen += channel.receive_into(buffer[seen:])
+
+    assert buffer[:seen] == LARGE + PING
+
+
+def test_closing_sends_what_was_taken() -> None:
+    """The client's last control frame goes out, if there is room by then."""
+    session = Session()
+    channel = over(session)
+    channel.send([PING])
+    session.room = 1024
+
+    channel.close()
+
+    assert session.sent == PING
+
+
+def test_a_broken_one_keeps_no_buffers() -> None:
+    """Whoever was told that it is lost has the memory back, traceback and all."""
+    session = Session()
+    session.error = "it broke"
+    channel = over(session)
+    buffer = bytearray(1024)
+
+    for _ in range(2):
+        with pytest.raises(ConnectionLost, match="it broke"):
+            channel.receive_into(memoryview(buffer))
+
+    buffer.append(1)  # BufferError while somebody refers to it
