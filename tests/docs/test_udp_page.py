@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,3 +68,30 @@ def test_the_header_is_where_the_page_says() -> None:
         lib.HU_HEADER,
         lib.HU_SETUP,
     ]
+
+
+def test_a_beacon_is_what_the_page_says() -> None:
+    """Each of a beacon's numbers, and of an entry's, stands at its offset."""
+    fixed = {row[2]: int(row[0]) for row in rows("at")}
+    beacon = ffi.new("hu_beacon *", {"pattern_size": 1})
+    plain = encoded(beacon)
+    for name in ("join", "oldest", "history", "receivers", "datagram"):
+        setattr(beacon, name, 0xA5)
+        differing = [at for at, byte in enumerate(encoded(beacon)) if byte != plain[at]]
+        setattr(beacon, name, 0)
+        assert differing == [fixed[name]], name
+    beacon.streams = 1
+    assert encoded(beacon)[fixed["streams"]] == 1
+    assert plain[fixed["pattern_size"]] == 1
+    assert fixed["pattern"] == lib.HU_BEACON_FIXED
+    assert fixed["name"] == lib.HU_BEACON_ENTRY
+    entry = encoded(beacon)[lib.HU_BEACON_FIXED + 1 :]
+    assert (entry[fixed["through"]], entry[fixed["index"]]) == (7, 8)
+    assert entry[fixed["name_size"]] == len(entry) - fixed["name"] == 1
+
+
+def encoded(beacon: Any) -> bytes:
+    """A beacon's bytes, with an entry if it has one."""
+    entry = ffi.new("hu_beacon_entry *", {"through": 7, "index": 8, "name_size": 1})
+    out = ffi.new("uint8_t[]", 100)
+    return bytes(ffi.buffer(out, lib.hu_beacon_encode(out, 100, beacon, entry)))
