@@ -35,6 +35,11 @@ def test_a_full_socket_is_shared(run_c: RunC) -> None:
     assert run_c("udp_routes.c", "full") == "all were served\n"
 
 
+def test_a_full_socket_is_shared_with_a_group(run_c: RunC) -> None:
+    """However much is cast, the sessions have their turns at a socket that it fills."""
+    assert run_c("udp_routes.c", "cast") == "all were served\n"
+
+
 @pytest.mark.parametrize("what", [("bytes", "1000000"), ("messages", "30000")], ids=" ".join)
 @pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
 def test_threads_share_a_channel_until_after_its_end(

@@ -7,6 +7,7 @@
  *                       all three are still sent trains
  *   udp_routes device   the way to the first takes no trains: the other two are still sent some
  *   udp_routes full     the socket takes one train at a time: each gets its share
+ *   udp_routes cast     likewise, beside a group that would fill it each time
  */
 #include <assert.h>
 #include <errno.h>
@@ -27,10 +28,10 @@
 #define SESSIONS    3
 #define SMALL       1300 /* bytes of a datagram */
 
-static in_port_t ports[SESSIONS]; /* network order */
-static int failure;               /* for the first of them; 0: none */
+static in_port_t ports[SESSIONS + 1]; /* network order; the last is the group's */
+static int failure;                   /* for the first of them; 0: none */
 static uint32_t writes_left = UINT32_MAX;
-static uint64_t trains[SESSIONS], largest[SESSIONS];
+static uint64_t trains[SESSIONS + 1], largest[SESSIONS + 1];
 
 static uint64_t segment_of(const struct msghdr *message) {
     uint64_t size = 0;
@@ -56,7 +57,7 @@ static int failure_of(const struct msghdr *message, int session) {
 
 ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
     const struct sockaddr_in *to = message->msg_name;
-    int session = SESSIONS - 1;
+    int session = SESSIONS;
     while (session >= 0 && (to == NULL || ports[session] != to->sin_port))
         session--;
     errno = failure_of(message, session);
@@ -159,10 +160,10 @@ static void fail_one_device(void) {
 }
 
 /* Who is next when the socket has room for one more? */
-static void fill_the_socket(void) {
+static void fill_the_socket(int rounds) {
     hu_header header;
     push_to_all(sizeof data);
-    for (int round = 0; round < SESSIONS; round++) {
+    for (int round = 0; round < rounds; round++) {
         while (hu_now() < hu_endpoint_deadline(endpoint))
             ;
         writes_left = 1;
@@ -175,13 +176,47 @@ static void fill_the_socket(void) {
     }
 }
 
+/* A group that has more to send than any round has room for. */
+static void fill_beside_a_group(void) {
+    hu_caster_options options = {.id = 1,
+                                 .rate = HU_CAST_RATE_MAX,
+                                 .history = 1 << 23,
+                                 .datagram = 4000,
+                                 .pattern_size = 1,
+                                 .pattern = {'>'}};
+    static uint8_t batch[1 << 19];
+    uint8_t address[HU_TAP_PREFIX] = {0};
+    hu_header header;
+    struct sockaddr_in name;
+    uint32_t control;
+    int group = bound(&name);
+    hu_caster *caster = hu_caster_new(&options, hu_now());
+    assert(caster != NULL);
+    ports[SESSIONS] = name.sin_port;
+    memcpy(address, &name.sin_family, 2);
+    memcpy(address + 2, &name.sin_port, 2);
+    memcpy(address + 4, &name.sin_addr, 4);
+    hu_core->batch_encode(batch, 1, 0, 0, 1, sizeof batch - 56, 1);
+    int64_t taken = hu_caster_feed(caster, batch, sizeof batch, &control);
+    assert(taken == sizeof batch);
+    hu_endpoint_cast(endpoint, caster, address);
+    fill_the_socket(2 * SESSIONS);
+    uint64_t size = hear(group, buffer, &header);
+    assert(size > 0 && header.stream == HU_GROUP_STREAM);
+    hu_endpoint_cast(endpoint, NULL, NULL);
+    hu_caster_free(caster);
+    close(group);
+}
+
 static void run(const char *what) {
     if (strcmp(what, "large") == 0)
         narrow_one_route();
     else if (strcmp(what, "device") == 0)
         fail_one_device();
     else if (strcmp(what, "full") == 0)
-        fill_the_socket();
+        fill_the_socket(SESSIONS);
+    else if (strcmp(what, "cast") == 0)
+        fill_beside_a_group();
     else
         fail_one_route(atoi(what));
 }

@@ -286,7 +286,10 @@ int hu_endpoint_flush(hu_endpoint *endpoint) {
     if (endpoint->blocked_ns > endpoint->now_ns)
         return 0;
     endpoint->blocked_ns = 0;
-    int more = endpoint->cast != NULL && flush_cast(endpoint);
+    int casts = endpoint->cast != NULL, last = endpoint->cast_filled, more = 0;
+    if (casts && !last)
+        more = flush_cast(endpoint);
+    endpoint->cast_filled = endpoint->blocked_ns != 0;
     for (uint32_t i = 0; i < count; i++) {
         uint32_t number = endpoint->dirty[i];
         int blocked = endpoint->blocked_ns != 0;
@@ -298,8 +301,12 @@ int hu_endpoint_flush(hu_endpoint *endpoint) {
             served = left;
     }
     endpoint->dirty_count = left;
-    if (endpoint->blocked_ns != 0)
+    if (endpoint->blocked_ns != 0) {
         put_last(endpoint->dirty, served, left);
+    } else if (casts && last) {
+        more = flush_cast(endpoint);
+        endpoint->cast_filled = endpoint->blocked_ns != 0;
+    }
     errno = saved;
     return (left > 0 || more) && endpoint->blocked_ns == 0;
 }

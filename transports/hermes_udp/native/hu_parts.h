@@ -84,6 +84,7 @@ struct hu_endpoint {
 
     hu_caster *cast; /* NULL: it does not cast */
     hu_peer cast_to;
+    int cast_filled; /* it has filled the socket: the sessions have their turn before it */
 
     hu_group *group; /* NULL: none has been joined */
     int group_fd;
