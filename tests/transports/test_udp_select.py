@@ -325,10 +325,12 @@ def test_a_gap_is_told_before_anything_else_comes() -> None:
     selector.add(1, ">")
     selector.add(2, ">", through=9)
     assert lib.hu_select_stream(selector.select, 8, 3) == 0
+    assert lib.hu_select_stream(selector.select, 9, 0) == 0
 
     lib.hu_select_resync(selector.select)
     lib.hu_select_gap(selector.select, INDEX, 9)
     lib.hu_select_gap(selector.select, 8, 5)
+    lib.hu_select_gap(selector.select, 9, 0)
     assert not lib.hu_select_border(selector.select)
     assert selector.feed(b"") == MORE
 
@@ -336,6 +338,7 @@ def test_a_gap_is_told_before_anything_else_comes() -> None:
     assert selector.holes == {1: [(1, 9)]}
     assert lib.hu_select_through(selector.select, INDEX) == 9
     assert lib.hu_select_through(selector.select, 8) == 5
+    assert lib.hu_select_through(selector.select, 9) == 0  # it is known that it has nothing
 
 
 def broken(data: bytes, offset: int, value: int) -> bytes:

@@ -264,6 +264,8 @@ static void open_chunk(hu_select *select, uint64_t size, uint64_t through) {
 
 void hu_select_gap(hu_select *select, uint32_t index, uint64_t last) {
     uint32_t slot = slot_of(select, index);
+    if (slot != NONE && last == 0 && select->throughs[slot] == UINT64_MAX)
+        select->throughs[slot] = 0; /* known, and nothing is missing */
     if (slot == NONE || last <= select->gaps[slot])
         return;
     if (select->throughs[slot] != UINT64_MAX && last <= select->throughs[slot])
