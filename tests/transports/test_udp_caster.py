@@ -372,6 +372,35 @@ def test_calls_beyond_the_bound_are_spared() -> None:
     assert cast.repeats()[-1] == (100_000, 5)
 
 
+def test_a_call_for_which_there_is_no_room_ends_the_look_at_its_status() -> None:
+    """Ranges behind it are not looked at, also if they wait already: they are called for again."""
+    cast = full()
+    for i in range(0, lib.HU_CAST_REPAIRS, 64):
+        cast.call(*((4 * at, 1) for at in range(i, i + 64)))
+
+    cast.call((0, 1), (100_000, 1), (4, 1), (8, 1))
+
+    counts = cast.counts()
+    assert counts["calls"] == lib.HU_CAST_REPAIRS + 4
+    assert (counts["calls_held"], counts["calls_spared"]) == (1, 3)
+
+
+def test_one_status_is_so_much_work_at_most() -> None:
+    """Whoever calls for everything again and again, where much waits, is not looked at to the end."""
+    cast = full()
+    parts = lib.HU_CAST_REPAIRS // 2
+    for i in range(0, parts, 64):
+        cast.call(*((4 * at, 1) for at in range(i, i + 64)))
+    cast.run(1 * MS)
+
+    # The first has the 255 holes between them wait, the second meets 511 pieces.
+    cast.call(*[(0, 4 * parts - 3)] * 100, rtt_ns=lib.HU_CAST_HOLD_MAX)
+
+    assert parts + 2 * parts - 1 < lib.HU_CAST_STEPS
+    counts = cast.counts()
+    assert (counts["calls_held"], counts["calls_spared"]) == (1, 98)
+
+
 def test_repairs_take_turns_with_what_is_new() -> None:
     """Called for without end, repeats get half of what leaves, and new bytes the other half."""
     cast = Cast(rate=10_000_000)

@@ -269,8 +269,9 @@ static void expire(hu_caster *caster, uint32_t at, uint64_t target, uint64_t end
         if (r->sent_ns == 0 || now_ns - r->sent_ns < age_ns)
             caster->repairs[kept++] = *r;
     }
-    memmove(&caster->repairs[kept], &caster->repairs[i],
-            (caster->repair_count - i) * sizeof(repair));
+    if (kept < i)
+        memmove(&caster->repairs[kept], &caster->repairs[i],
+                (caster->repair_count - i) * sizeof(repair));
     caster->repair_count -= i - kept;
 }
 
@@ -298,35 +299,37 @@ static int enqueue(hu_caster *caster, uint32_t at, uint64_t target, uint64_t sta
     return 1;
 }
 
-/* Has those parts of [start, end) wait that neither do nor were repeated within the hold-off. */
-static void call(hu_caster *caster, uint64_t target, const hu_range *range, uint64_t hold_ns,
-                 uint64_t now_ns) {
+/* Has those parts of a range wait that neither do nor were repeated within the hold-off.  0: there
+ * is no room for them, or no step is left. */
+static int call(hu_caster *caster, uint64_t target, const hu_range *range, uint64_t hold_ns,
+                uint64_t now_ns, uint32_t *steps) {
     uint64_t start = most(range->position, hu_caster_oldest(caster));
     uint64_t end = least(range->position + range->size, caster->sent);
-    caster->counters.calls++;
     if (range->position + range->size < range->position || start >= end) {
         caster->counters.calls_late++;
-        return;
+        return 1;
     }
     expire(caster, find(caster, target, start), target, end, hold_ns, now_ns);
     if (caster->repair_count == HU_CAST_REPAIRS)
         expire(caster, 0, UINT64_MAX, UINT64_MAX, HU_CAST_HOLD, now_ns);
     int taken = 0;
     while (start < end) {
+        if (*steps == 0)
+            return 0;
+        --*steps;
         uint32_t at = find(caster, target, start);
         const repair *next = &caster->repairs[at];
         int met = at < caster->repair_count && next->target == target && next->start < end;
         uint64_t until = met ? next->start : end, on = met ? next->end : end;
         if (until > start) {
-            if (!enqueue(caster, at, target, start, until)) {
-                caster->counters.calls_spared++;
-                return;
-            }
+            if (!enqueue(caster, at, target, start, until))
+                return 0;
             taken = 1;
         }
         start = on;
     }
     caster->counters.calls_held += !taken;
+    return 1;
 }
 
 void hu_caster_status(hu_caster *caster, uint64_t caller, const uint8_t *ranges, uint64_t size,
@@ -334,11 +337,16 @@ void hu_caster_status(hu_caster *caster, uint64_t caller, const uint8_t *ranges,
     uint64_t target = caster->options.unicast ? caller : HU_CAST_ALL;
     uint64_t hold_ns = least(most(rtt_ns, HU_CAST_HOLD), HU_CAST_HOLD_MAX);
     uint64_t whole = least(size / HU_RANGE, RANGES_MAX);
+    uint32_t steps = HU_CAST_STEPS;
     caster->counters.nacks += whole > 0;
+    caster->counters.calls += whole;
     for (uint64_t i = 0; i < whole; i++) {
         hu_range range;
         hu_range_decode(ranges + i * HU_RANGE, &range);
-        call(caster, target, &range, hold_ns, now_ns);
+        if (!call(caster, target, &range, hold_ns, now_ns, &steps)) {
+            caster->counters.calls_spared += whole - i; /* they are called for again */
+            break;
+        }
     }
 }
 

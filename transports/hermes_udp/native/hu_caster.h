@@ -39,6 +39,7 @@ typedef struct hu_caster hu_caster;
 #define HU_CAST_BURST    65536     /* bytes that may leave at once before `rate` holds them */
 #define HU_CAST_AHEAD    1048576   /* bytes taken before they have left; or an eighth of history */
 #define HU_CAST_REPAIRS  512       /* ranges that wait or were repeated; more are called again */
+#define HU_CAST_STEPS    1024      /* of them looked at for one status, whatever it calls for */
 #define HU_CAST_BORDERS  256       /* borders remembered, evenly spread over the history */
 #define HU_CAST_RATE_MIN 65536     /* bytes a second */
 #define HU_CAST_RATE_MAX 12500000000 /* bytes a second: 100 Gbit/s */
@@ -65,7 +66,7 @@ typedef struct {
     uint64_t calls;        /* ranges called for */
     uint64_t calls_held;   /* of those, ranges that wait already or were just repeated */
     uint64_t calls_late;   /* ranges that are not kept any more, or were never sent */
-    uint64_t calls_spared; /* ranges for which there was no room */
+    uint64_t calls_spared; /* ranges for which there was no room, and those behind one */
     uint64_t full;         /* times nothing more was taken, because of `rate` */
     uint64_t nameless;     /* streams for which beacons have no room */
 } hu_caster_counters;
