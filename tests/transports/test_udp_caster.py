@@ -60,7 +60,7 @@ def stream_of(sent: list[Sent]) -> bytes:
     return bytes(found)
 
 
-def control(message: m.Stream | m.Pong) -> bytes:
+def control(message: m.Stream | m.Gap | m.Pong) -> bytes:
     return bytes(ControlEncoder().encode(message))
 
 
@@ -553,6 +553,24 @@ def test_a_stream_is_told_of_from_its_first_batch_on() -> None:
 
     assert before == []
     assert behind == [(5, 1, b"b")]
+
+
+def test_a_beacon_counts_what_does_not_come_as_passed() -> None:
+    """Behind a gap that the broker tells of, the stream stands where the gap ends."""
+    cast = Cast()
+    cast.name(0, b"default")
+    cast.name(1, b"quiet")
+    cast.cast(batch(5, 1000, after=0))
+    lib.hu_caster_gap(cast.native, 0, 9)
+    lib.hu_caster_gap(cast.native, 0, 7)
+    lib.hu_caster_gap(cast.native, 1, 3)
+    assert cast.append(control(m.Gap(1, 0, 6, 9, "retention"))) == 0
+
+    (sent,) = cast.run(1 * MS)[-1:]
+
+    fields, entries = beacon(sent)
+    assert fields["join"] == cast.end
+    assert entries == [(9, 0, b"default"), (3, 1, b"quiet")]
 
 
 def test_more_streams_than_a_beacon_holds() -> None:

@@ -239,6 +239,8 @@ class Cast:
         message, size = self._wire.control(view, offset)
         if isinstance(message, m.Stream | m.Gap):
             place = address_of(view) + offset
+            if isinstance(message, m.Gap):
+                lib.hu_caster_gap(self.native, message.stream, message.last)
             if lib.hu_caster_append(self.native, place, size) < 0:
                 return 0
         self._control(message)

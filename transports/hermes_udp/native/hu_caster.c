@@ -158,6 +158,14 @@ static void note_batch(hu_caster *caster) {
             caster->newest.through[i] = caster->batch.through;
 }
 
+void hu_caster_gap(hu_caster *caster, uint32_t index, uint64_t last) {
+    for (uint32_t i = 0; i < caster->newest.streams; i++) {
+        uint64_t *through = &caster->newest.through[i];
+        if (caster->names[i].index == index && (*through == UNKNOWN || *through < last))
+            *through = last;
+    }
+}
+
 /* The header of a batch at `data`.  0 or -HM_E*. */
 static int begin_batch(hu_caster *caster, const uint8_t *data, uint64_t size) {
     hm_slice slice;

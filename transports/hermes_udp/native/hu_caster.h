@@ -84,6 +84,9 @@ int hu_caster_append(hu_caster *caster, const uint8_t *data, uint64_t size);
 /* What batches call a stream; before the first batch of it.  Beyond HU_BEACON_STREAMS streams, or
  * HU_NAME_MAX bytes, it is not told to receivers. */
 void hu_caster_name(hu_caster *caster, uint32_t index, const uint8_t *name, uint64_t size);
+/* The broker says that a stream's sequences up to `last` do not come; before the control frame that
+ * says so is taken. */
+void hu_caster_gap(hu_caster *caster, uint32_t index, uint64_t last);
 /* A status datagram of a receiver: calls for its ranges, as many as one of HU_STATUS_MAX bytes has.
  * `caller`: the id of its session, which is the target of repeats that are not for all; `rtt_ns`:
  * its round trip, 0: unknown. */
