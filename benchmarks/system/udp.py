@@ -67,10 +67,12 @@ def paced_echo(stage: Stage, *, count: int) -> Metrics:
     return paced(client.ready().go().result()["one_way_ns"])
 
 
-def roundtrip(stage: Stage, *, transport: str, count: int, drop: float = 0.0) -> Metrics:
-    """Round trips of one message through the broker."""
+def roundtrip(
+    stage: Stage, *, transport: str, count: int, drop: float = 0.0, ack: str = "appended"
+) -> Metrics:
+    """Round trips of one message through the broker, which also acknowledges it or does not."""
     url = stage.broker("--idle", "spin", core=1, transport=_faulty(transport, drop)).url
-    numbers = (MESSAGE_BYTES, count, "poll", "appended")
+    numbers = (MESSAGE_BYTES, count, "poll", ack)
     client = stage.python("hermes_roles", "pingpong", _faulty(url, drop), *numbers, core=0)
     return percentiles(client.ready().go().result()["round_trips_ns"])
 
@@ -115,6 +117,10 @@ def question(scale: Scale) -> Question:
                 "tcp, both ends spin: round trip", partial(roundtrip, transport=TCP, count=rounds)
             ),
             Contestant(SPIN, partial(roundtrip, transport=UDP, count=rounds)),
+            Contestant(
+                "udp, the same without acknowledgements",
+                partial(roundtrip, transport=UDP, count=rounds, ack="none"),
+            ),
             Contestant(lossy, partial(roundtrip, transport=UDP, count=rounds, drop=0.001)),
             Contestant("tcp: throughput", partial(bulk, transport=TCP, messages=volume)),
             *(
