@@ -20,6 +20,8 @@
 #define SIZE        5000 /* of the batch that is cast */
 #define MISSING     2000 /* what is called for begins here, */
 #define MISSED      700  /* and has so many bytes */
+#define CALLS       70   /* ranges of a datagram that calls for much, */
+#define CALLERS     30   /* and such datagrams: twice what is looked at */
 
 static hu_event events[HU_EVENTS_MAX];
 static uint8_t batch[SIZE];
@@ -53,15 +55,38 @@ static uint64_t await(world *w, int fd, uint8_t type, uint64_t within_ns, hu_hea
     return 0;
 }
 
-static void call(int fd, uint64_t session) {
-    uint8_t out[HU_HEADER + HU_RANGE];
+static void call_often(int fd, uint64_t session, uint32_t count) {
+    uint8_t out[HU_HEADER + CALLS * HU_RANGE];
     hu_header header = {.session = session, .type = HU_STATUS, .stream = HU_GROUP_STREAM};
     hu_range range = {MISSING, MISSED};
+    uint32_t size = HU_HEADER + count * HU_RANGE;
+    assert(count <= CALLS);
     hu_header_encode(out, &header);
-    hu_range_encode(out + HU_HEADER, &range);
-    hu_seal(out, sizeof out);
-    ssize_t sent = send(fd, out, sizeof out, 0);
-    assert(sent == sizeof out);
+    for (uint32_t i = 0; i < count; i++)
+        hu_range_encode(out + HU_HEADER + i * HU_RANGE, &range);
+    hu_seal(out, size);
+    ssize_t sent = send(fd, out, size, 0);
+    assert(sent == (ssize_t)size);
+}
+
+static void call(int fd, uint64_t session) {
+    call_often(fd, session, 1);
+}
+
+/* Of what one calls for at once, no more is looked at than on its session. */
+static void expect_bound(world *w) {
+    hu_caster_counters before, after;
+    hu_sender_counters spared;
+    hu_session *session = hu_endpoint_session(w->endpoint, w->slots[0]);
+    poll(NULL, 0, 1 + HU_CALLS_SPAN / 1000000); /* what it called for before is forgotten */
+    hu_caster_count(w->caster, &before);
+    for (int i = 0; i < CALLERS; i++)
+        call_often(w->clients[0], w->ids[0], CALLS);
+    serve(w); /* one look at the clock */
+    hu_caster_count(w->caster, &after);
+    hu_sender_count(hu_session_sender(session), &spared);
+    assert(after.calls - before.calls == HU_CALLS_MAX);
+    assert(spared.calls_spared == CALLERS * CALLS - HU_CALLS_MAX);
 }
 
 /* What was called for arrives at `fd`, and nowhere else. */
@@ -172,6 +197,8 @@ int main(int argc, char **argv) {
     poll(NULL, 0, 1);             /* longer than it is held off */
     call(w.clients[0], w.ids[0]);
     expect_repair(&w, to_caller ? w.clients[0] : w.group);
+
+    expect_bound(&w);
 
     hu_endpoint_cast(w.endpoint, NULL, NULL);
     hu_caster_free(w.caster);

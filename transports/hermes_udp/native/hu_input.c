@@ -74,12 +74,15 @@ void hu_input_call_group(hu_endpoint *endpoint) {
     errno = saved;
 }
 
-/* A receiver of our cast calls for what it misses. */
+/* A receiver of our cast calls for what it misses: for as much as on its session. */
 static void take_call(hu_endpoint *endpoint, hu_session *session, const uint8_t *ranges,
                       uint64_t size) {
-    if (hu_session_reason(session) == 0)
-        hu_caster_status(endpoint->cast, hu_session_id(session), ranges, size,
-                         hu_sender_srtt(hu_session_sender(session)), endpoint->now_ns);
+    hu_sender *sender = hu_session_sender(session);
+    if (hu_session_reason(session) != 0)
+        return;
+    uint32_t count = hu_sender_admit(sender, (uint32_t)(size / HU_RANGE), endpoint->now_ns);
+    hu_caster_status(endpoint->cast, hu_session_id(session), ranges, (uint64_t)count * HU_RANGE,
+                     hu_sender_srtt(sender), endpoint->now_ns);
 }
 
 /* ---- reading ---- */
