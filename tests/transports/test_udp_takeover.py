@@ -133,6 +133,21 @@ def test_one_that_is_behind_waits_for_its_unicast(client: Client) -> None:
     assert client.rows.taken == 1
 
 
+def test_a_group_within_a_batch_is_not_held(client: Client) -> None:
+    """Held there, it would never come to the border at which a subscription is taken over."""
+    client.subscribe(at=12)
+    client.join(10)
+    batch = ref.batch(9, CAST, 10, 12, ref.message("a.b", bytes(1000), 12))
+    client.walk(batch[:200])
+
+    assert not client.rows.advance()
+    assert client.rows.taken == 0
+    client.walk(batch[200:])
+    client.rows.advance()
+
+    assert client.rows.taken == 1
+
+
 def test_one_whose_streams_are_not_all_known_is_left(client: Client) -> None:
     """Before the answer to our own ping it is not known where it begins everywhere."""
     subscribe, ping = client.says(m.Subscribe(1, "a.>"))

@@ -207,7 +207,7 @@ class TakeOver:
             lag = self._lag(served)
             if lag == 0 and lib.hu_select_border(self._select):
                 self._take(served)
-            elif lag is not None and lag <= NEAR:
+            elif lag and lag <= NEAR:  # with none, the group must come to a border
                 near = True
         return near
 
