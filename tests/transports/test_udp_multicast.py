@@ -359,6 +359,7 @@ def overheard(group: Any) -> Any:
         (f"udp://{HOST}:9?{OPTIONS}", ConnectFailed, "no beacon"),
         ("udp://[ff15::7]:7601", InvalidUrl, "IPv6"),
         (f"udp://{HOST}:9?interface=203.0.113.9", InvalidUrl, "interface"),
+        (f"udp://127.0.0.1:9?{OPTIONS}", InvalidUrl, "127.0.0.1 is no group"),
     ],
 )
 def test_a_group_that_cannot_be_dialled(url: str, error: type[Exception], text: str) -> None:

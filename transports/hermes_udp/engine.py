@@ -70,4 +70,5 @@ class UdpTransport:
         options = url.options(DialOptions)
         if _group.is_multicast(url):
             return _group.dial(url, options, timeout_ns)
+        options.refuse_multicast(url)
         return dial(url, options, timeout_ns)

@@ -42,7 +42,7 @@ IP_MTU_DISCOVER = 10
 IPV6_MTU_DISCOVER = 23
 SCALE = 1 << 32
 MULTICAST_ONLY = ("interface", "pattern", "repair", "history", "rate", "ttl")
-"""Options of a listener that make no sense for an ordinary one."""
+"""Options that make no sense where there is no group."""
 
 
 class DialOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -85,6 +85,20 @@ class DialOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise InvalidUrl(f"{url}: liveness is between 100ms and 1h")
         return Interception.parse(self.intercept) if self.intercept else None
 
+    def refuse_multicast(self, url: Url) -> None:
+        """For an address that is no group.
+
+        Raises:
+            InvalidUrl: an option makes sense for groups only.
+        """
+        defaults = type(self)()
+        for name in MULTICAST_ONLY:
+            if getattr(self, name, None) != getattr(defaults, name, None):
+                raise InvalidUrl(
+                    f"{url}: {name} is for multicast, and {url.host or 'this'} is no group: leave it "
+                    "out, or take an address as 239.1.2.3"
+                )
+
 
 class ListenOptions(DialOptions, frozen=True, forbid_unknown_fields=True):
     """Options of a listener's URL."""
@@ -106,20 +120,6 @@ class ListenOptions(DialOptions, frozen=True, forbid_unknown_fields=True):
     so it is what the slowest receiver and the network take (125 MB is 1 Gbit)."""
     ttl: Annotated[int, msgspec.Meta(ge=1, le=255)] = 1
     """Multicast: routers that may pass it on, and one; 1: it stays in the local network."""
-
-    def refuse_multicast(self, url: Url) -> None:
-        """For an address that is no group.
-
-        Raises:
-            InvalidUrl: an option makes sense for groups only.
-        """
-        defaults = ListenOptions()
-        for name in MULTICAST_ONLY:
-            if getattr(self, name) != getattr(defaults, name):
-                raise InvalidUrl(
-                    f"{url}: {name} is for multicast, and {url.host or 'this'} is no group: leave it "
-                    "out, or take an address as 239.1.2.3"
-                )
 
 
 def interface_of(url: Url, options: DialOptions) -> str:
