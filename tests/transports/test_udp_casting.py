@@ -183,7 +183,7 @@ def test_what_is_lost_is_repeated(repair: str) -> None:
     count = 20_000
     with (
         casting(f"&repair={repair}&drop=0.05&seed=3") as (broker, _, listener),
-        hermes.connect(f"{broker.url}?{LOOPBACK}", timeout=DEADLINE_S) as client,
+        hermes.connect(broker.url, timeout=DEADLINE_S) as client,
         client.subscribe("a.>") as subscription,
         client.publisher("a.b") as publisher,
     ):
@@ -205,7 +205,7 @@ def test_a_port_can_be_chosen() -> None:
         port = free.getsockname()[1]
 
     with hermes.Broker(listeners=[f"udp://{GROUP}:{port}?{LOOPBACK}"], storage="memory:") as broker:
-        assert broker.url == f"udp://{GROUP}:{port}"
+        assert broker.url == f"udp://{GROUP}:{port}?{LOOPBACK}"
         assert broker.listeners[0].doors["unicast"] != f"udp://127.0.0.1:{port}"
 
 

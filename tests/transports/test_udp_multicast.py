@@ -66,7 +66,7 @@ def casting(extra: str = "", **settings: Any) -> Iterator[tuple[hermes.Broker, s
     listener = f"udp://{HOST}:0?{OPTIONS}{extra}"
     settings.setdefault("storage", "memory:")
     with hermes.Broker(listeners=[listener], **settings) as broker:
-        yield broker, f"{broker.listeners[0].url}?{OPTIONS}"
+        yield broker, broker.listeners[0].url
 
 
 class Receiver:

@@ -61,6 +61,12 @@ class Place:
     identity: str | None = None
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
 
+    def found_at(self, port: int) -> str:
+        """The URL to dial.  On loopback it names the interface, which no route does; what others
+        reach the group by is theirs to know."""
+        found = f"udp://{self.group}:{port}"
+        return f"{found}?interface={self.interface}" if is_loopback((self.interface,)) else found
+
 
 def place_of(url: Url, options: ListenOptions) -> Place:
     """What the URL of a multicast listener asks for.
@@ -288,7 +294,7 @@ class MulticastAgent(UdpAgent):
         self._retry_ns = 0
         self._casts = 0
         self._ended: dict[str, int] = {}
-        super().__init__(sock, url=f"udp://{place.group}:{port}", **options)
+        super().__init__(sock, url=place.found_at(port), **options)
         try:
             self._unicast = f"udp://{host_port(sock.getsockname())}"
             self._begin()
