@@ -14,7 +14,7 @@ import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 from urllib.parse import parse_qsl, quote, unquote
 
 import msgspec
@@ -98,15 +98,18 @@ def parse_options(
     try:
         return msgspec.convert(found, kind, strict=False, dec_hook=units.decode)
     except msgspec.ValidationError as error:
-        raise InvalidUrl(f"{source}: {_blame(str(error))}") from error
+        types = {name: field.type for name, field in known.items()}
+        raise InvalidUrl(f"{source}: {_blame(str(error), types)}") from error
 
 
-def _blame(text: str) -> str:
+def _blame(text: str, types: Mapping[str, Any]) -> str:
     """What msgspec says of a value, in our words: which option, and what it should be."""
     match = COMPLAINT.match(text)
     if match is None:
         return text
-    expected = match["expected"].replace("`", "")
+    expected, kind = match["expected"].replace("`", ""), types.get(match["option"])
+    if get_origin(kind) is Literal:  # it says only that the value is none of them
+        expected = f"expected {' or '.join(map(str, get_args(kind)))}"
     return f"option {match['option']!r}: {expected[0].lower()}{expected[1:]}"
 
 

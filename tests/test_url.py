@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 import pytest
@@ -88,6 +88,7 @@ def test_options_are_typed() -> None:
 
 class Bounded(msgspec.Struct):
     count: Annotated[int, msgspec.Meta(le=9)] = 0
+    fit: Literal["loose", "tight"] = "tight"
 
 
 @pytest.mark.parametrize("value", ["10", "x"])
@@ -97,6 +98,12 @@ def test_a_wrong_value_is_blamed_on_its_option(value: str) -> None:
         parse_url(f"a:?count={value}").options(Bounded)
 
     assert "$" not in str(caught.value)
+
+
+def test_a_choice_says_what_there_is() -> None:
+    """An option with few values names them all when it is given another."""
+    with pytest.raises(InvalidUrl, match=r"option 'fit': expected loose or tight"):
+        parse_url("a:?fit=snug").options(Bounded)
 
 
 @pytest.mark.parametrize("scheme", ["tcp", "udp", "uring+tcp", "inproc"])
