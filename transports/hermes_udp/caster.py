@@ -173,7 +173,7 @@ class Cast:
             least = ByteSize(1 << (needed - 1).bit_length())
             raise InvalidUrl(
                 f"{self._place.url}: history holds {ByteSize(history)}, but batches of this broker "
-                f"may have {batch_max} bytes and two must fit: say history={least}, or lower the "
+                f"may have {ByteSize(batch_max)} and two must fit: say history={least}, or lower the "
                 "broker's limit of a message"
             )
         pattern = options.pattern.encode()
