@@ -306,7 +306,7 @@ def test_a_history_smaller_than_two_batches() -> None:
     """Two of the broker's largest batches must fit; the message says what would do."""
     url = f"udp://{GROUP}:0?{LOOPBACK}&history=32MiB"
 
-    with pytest.raises(InvalidUrl, match="may have 17MiB .* say history=64MiB"):
+    with pytest.raises(InvalidUrl, match=r"may have 17MiB .* say history=64MiB"):
         hermes.Broker(listeners=[url], storage="memory:").open()
     with hermes.Broker(listeners=[url], storage="memory:", limits={"message": 4 << 20}):
         pass
