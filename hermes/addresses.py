@@ -25,11 +25,18 @@ def addresses(
     """What ``url`` stands for, in the order the system prefers; ``passive``: to listen there.
 
     Raises:
-        InvalidUrl: it has a path, or its host is unknown here.
+        InvalidUrl: it has a path, its host is unknown here, or it is a multicast group.
     """
     refuse_path(url)
     port = default_port if url.port is None else url.port
-    return resolve(url.host or DEFAULT_HOST, port, url=str(url), passive=passive)
+    found = resolve(url.host or DEFAULT_HOST, port, url=str(url), passive=passive)
+    group = next((address[0] for _, address in found if is_multicast(address)), None)
+    if group is not None:
+        raise InvalidUrl(
+            f"{url}: {group} is a multicast group, and no machine's address: take one of those, or "
+            "transport udp and a group of IPv4, as in udp://239.1.2.3:7601"
+        )
+    return found
 
 
 def resolve(
@@ -61,6 +68,11 @@ def is_loopback(address: Any) -> bool:
     ip = ipaddress.ip_address(address[0].partition("%")[0])
     mapped = getattr(ip, "ipv4_mapped", None)
     return bool(ip.is_loopback or (mapped is not None and mapped.is_loopback))
+
+
+def is_multicast(address: Any) -> bool:
+    """Whether it is a group's, and no machine's."""
+    return ipaddress.ip_address(address[0].partition("%")[0]).is_multicast
 
 
 def refuse_path(url: Url) -> None:

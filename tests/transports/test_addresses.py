@@ -15,6 +15,14 @@ from hermes.plugins import default_plugins
 from hermes.url import parse_url
 
 
+@pytest.mark.parametrize("passive", [True, False])
+@pytest.mark.parametrize("host", ["239.1.2.3", "[ff02::1]"])
+def test_a_group_is_nobodys_address(host: str, passive: bool) -> None:
+    """The system would listen there, where no connection ever comes."""
+    with pytest.raises(InvalidUrl, match=r"multicast group.* udp://239\.1\.2\.3"):
+        addresses(parse_url(f"tcp://{host}:7601"), passive=passive)
+
+
 @pytest.mark.parametrize(
     ("host", "alone"),
     [
