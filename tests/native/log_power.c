@@ -10,7 +10,8 @@
  *     log_power DIRECTORY SEED LIVES
  *
  * Some lives end otherwise: the process is killed, so that all it wrote stays, and then a byte of
- * the last synced message changes.
+ * the last synced message changes.  Before all of them, a loss after each change of names that an
+ * open makes is tried in turn: chance meets the worst of these too seldom.
  *
  * Must hold: what a finished sync covered is there, but for the message that was hurt, which is
  * reported as damaged and whose sequence is not used again; whatever is served is what was appended
@@ -268,17 +269,23 @@ static void forget_disk(void) {
     file_count = listed = changed = 0;
 }
 
+/* The lock is held.  `kept`: changes of the directory; `odds`: in percent, that of a page what the
+ * file holds now is kept; of files with the suffix `lost`, never. */
+static void keep(const char *survivor, int kept, uint64_t odds, const char *lost) {
+    keep_changes(kept);
+    assert(mkdir(survivor, 0700) == 0);
+    for (int i = 0; i < listed; i++)
+        write_survivor(survivor, &listing[i], lost && strstr(listing[i].name, lost) ? 0 : odds);
+    recording = false;
+    forget_disk();
+}
+
 /* `killed`: only the process has died, and the disk gets all. */
 static void lose_power(const char *survivor, bool killed) {
     pthread_mutex_lock(&lock);
     static const uint64_t odds[] = {0, 10, 50, 90, 100};
     uint64_t chance = killed ? 100 : odds[draw(5)];
-    keep_changes(killed ? changed : (int)draw((uint64_t)changed + 1));
-    assert(mkdir(survivor, 0700) == 0);
-    for (int i = 0; i < listed; i++)
-        write_survivor(survivor, &listing[i], chance);
-    recording = false;
-    forget_disk();
+    keep(survivor, killed ? changed : (int)draw((uint64_t)changed + 1), chance, NULL);
     pthread_mutex_unlock(&lock);
 }
 
@@ -484,6 +491,45 @@ static void judge(hm_log *log, uint64_t kept_from, uint64_t synced, uint64_t wri
         model[sequence] = (message){0};
 }
 
+/* A life without a sync, whose messages reach the disk and whose records do not: it held none.  In
+ * the next one the same sequences are used again; now the records reach the disk, the messages do
+ * not, and of the changes of the directory only the first `kept`.  False: there were no more. */
+static bool lose_names(const char *root, int kept) {
+    char directory[3][256];
+    bool more = false;
+    for (int life = 0; life < 3; life++)
+        snprintf(directory[life], sizeof *directory, "%s/%d-%d", root, kept, life);
+    assert(mkdir(directory[0], 0700) == 0);
+    start_recording(directory[0]);
+    hm_log *log = open_log(directory[0]);
+    for (int life = 1; life < 3; life++) {
+        hm_log_status before;
+        append(log);
+        hm_log_status_get(log, &before);
+        pthread_mutex_lock(&lock);
+        more = kept < changed;
+        if (life == 1)
+            keep(directory[life], changed, 100, ".index");
+        else
+            keep(directory[life], more ? kept : changed, 100, ".log");
+        pthread_mutex_unlock(&lock);
+        hm_log_close(log);
+        start_recording(directory[life]);
+        log = open_log(directory[life]);
+        judge(log, before.first_sequence, 0, before.next_sequence);
+    }
+    hm_log_close(log);
+    pthread_mutex_lock(&lock);
+    recording = false;
+    forget_disk();
+    pthread_mutex_unlock(&lock);
+    for (int life = 0; life < 3; life++)
+        remove_directory(directory[life]);
+    memset(model, 0, MESSAGES * sizeof *model);
+    memset(sent, 0, sizeof sent);
+    return more;
+}
+
 int main(int argc, char **argv) {
     assert(argc == 4);
     char directory[256], survivor[256];
@@ -491,13 +537,15 @@ int main(int argc, char **argv) {
     int lives = atoi(argv[3]);
     model = calloc(MESSAGES, sizeof *model);
     assert(model);
+    for (int kept = 0; lose_names(argv[1], kept); kept++)
+        continue;
     snprintf(directory, sizeof directory, "%s/0", argv[1]);
     assert(mkdir(directory, 0700) == 0);
     uint64_t holes = 0, cuts = 0, synced_lives = 0, hurt_lives = 0;
     start_recording(directory);
     hm_log *log = open_log(directory);
     for (int life = 1; life <= lives; life++) {
-        for (uint64_t steps = draw(60); steps > 0; steps--) {
+        for (uint64_t steps = draw(draw(4) ? 60 : 4); steps > 0; steps--) {
             append(log);
             uint64_t what = draw(20);
             if (what == 0)

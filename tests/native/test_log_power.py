@@ -23,7 +23,8 @@ def test_durable_messages_survive_and_nothing_stale_comes_back(
 
     The test was seen to fail with each of these left out of the core: the sync of the index, of the
     segment, of the sealed segments, of the directory; clipping the records behind a cut; removing
-    leftover spares; the synced mark, or one that is written before its sync ends.
+    leftover spares; the synced mark, or one that is written before its sync ends; cutting the frames
+    of an empty segment before its names are used again, and the sync of that.
     """
     seed = random.randrange(1, 2**31) if seed is None else seed
     print(f"seed {seed}")

@@ -244,10 +244,32 @@ static bool is_foreign(const found *segment) {
            memcmp(files->map, nothing, sizeof nothing) != 0;
 }
 
+static int open_again(int dirfd, uint64_t base, const char *suffix) {
+    char name[NAME_SIZE];
+    hm_segment_name(name, sizeof name, base, suffix);
+    return openat(dirfd, name, O_RDWR | O_CLOEXEC);
+}
+
+/* Cuts off frames that were never committed; on disk before a new segment takes the file's name.
+ * Its index gets its own first: if the power goes in between, the records of new messages meet this
+ * file, and what it held would be taken for them. */
+static int cut_frames_durably(const recovery *self, const found *segment) {
+    if (segment->files.size <= HM_LOG_SEGMENT_HEADER) {
+        return 0;
+    }
+    int fd = open_again(self->log->pool->dirfd, segment->base, "log");
+    bool failed = fd < 0 || ftruncate(fd, HM_LOG_SEGMENT_HEADER) != 0 || fsync(fd) != 0;
+    if (fd >= 0) {
+        close(fd);
+    }
+    return failed ? -HM_EIO : 0;
+}
+
 /* Segments without messages: what the last open made and nobody wrote to, or what a power loss
- * left. One that begins where we go on is replaced by the new segment in one step, so that the
+ * left. One that begins where we go on is replaced by the new segment, name by name, so that the
  * numbering is never without a file that tells it. */
-static void drop_empty(recovery *self, const found *last, uint64_t next_sequence) {
+static int drop_empty(recovery *self, const found *last, uint64_t next_sequence) {
+    int error = 0;
     for (uint64_t i = 0; i < self->count; i++) {
         found *segment = &self->found[i];
         bool lost = last && segment < last && segment->files.size > HM_LOG_SEGMENT_HEADER;
@@ -259,8 +281,11 @@ static void drop_empty(recovery *self, const found *last, uint64_t next_sequence
             set_aside(self, segment);
         } else if (segment->mislaid || segment->base != next_sequence) {
             unlink_files(self, segment);
+        } else if (error == 0) {
+            error = cut_frames_durably(self, segment);
         }
     }
+    return error;
 }
 
 static void delete_litter(const recovery *self) {
@@ -514,16 +539,12 @@ static void renew_header(hm_segment *segment) {
     segment->header_crc = header.crc;
 }
 
-static int open_again(const hm_segment *segment, const char *suffix) {
-    char name[NAME_SIZE];
-    hm_segment_name(name, sizeof name, segment->base_sequence, suffix);
-    return openat(segment->pool->dirfd, name, O_RDWR | O_CLOEXEC);
-}
-
 /* Seals the cut segment; on disk before anything new is written. */
 static int seal_durably(hm_segment *segment, bool header_lost) {
-    segment->fd = open_again(segment, "log");
-    segment->index_fd = segment->heap_records ? -1 : open_again(segment, "index");
+    int dirfd = segment->pool->dirfd;
+    segment->fd = open_again(dirfd, segment->base_sequence, "log");
+    segment->index_fd =
+        segment->heap_records ? -1 : open_again(dirfd, segment->base_sequence, "index");
     int fd = dup(segment->fd);
     int index_fd = segment->heap_records ? -1 : dup(segment->index_fd);
     bool failed = fd < 0 || (index_fd < 0 && !segment->heap_records);
@@ -533,8 +554,7 @@ static int seal_durably(hm_segment *segment, bool header_lost) {
         }
         segment->sealed = false;
         hm_segment_seal(segment, true);
-        failed = fsync(fd) != 0 || (index_fd >= 0 && fsync(index_fd) != 0) ||
-                 fsync(segment->pool->dirfd) != 0;
+        failed = fsync(fd) != 0 || (index_fd >= 0 && fsync(index_fd) != 0) || fsync(dirfd) != 0;
     }
     if (fd >= 0) {
         close(fd);
@@ -648,8 +668,8 @@ static int decide(recovery *self) {
         log->next_sequence = empty->base;
         log->end_position = empty->walk.base_position;
     }
-    drop_empty(self, last, log->next_sequence);
-    int error = adopt_all(self, last);
+    int error = drop_empty(self, last, log->next_sequence);
+    error = error ? error : adopt_all(self, last);
     if (last) {
         log->end_position = end_position(last);
     }
