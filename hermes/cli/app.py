@@ -62,8 +62,11 @@ class Commands(LazyGroup):
 
     def rows(self) -> list[tuple[str, str]]:
         """Those of plugins say where they come from: their modules are not imported."""
-        plugins = sorted(plugin_commands().items())
-        return [*super().rows(), *((name, f"From {found[0].value}.") for name, found in plugins)]
+        brought = (
+            (name, f"Brought by the package {found[0].module.partition('.')[0]}.")
+            for name, found in sorted(plugin_commands().items())
+        )
+        return [*super().rows(), *brought]
 
 
 def plugin_commands() -> dict[str, list[EntryPoint]]:

@@ -6,6 +6,7 @@ for over it.
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import time
@@ -20,6 +21,8 @@ from hermes.errors import ConnectFailed, ConnectionLost, HermesError, Refused, T
 from hermes.native.outbox import Flusher, Outbox
 from hermes.transport import Channel, medium_of
 from hermes.url import Url
+
+LOG = logging.getLogger("hermes.client")
 
 BACKOFF_MIN_S, BACKOFF_MAX_S = 0.02, 1.0
 """Pause between attempts: doubled each time, and shortened at random so that clients spread."""
@@ -161,6 +164,8 @@ class Reconnecting(Pump):
             return
         self._lost_ns = self._next_ns = now
         self._attempts = 0
+        seconds = self._reconnect_ns / NS_PER_S
+        LOG.warning("%s: %s; trying to connect again for %g s", self.url, error, seconds)
 
     def _give_up(self, error: HermesError) -> None:
         self._failure = error
@@ -192,6 +197,9 @@ class Reconnecting(Pump):
         except HermesError as error:
             self._give_up(error)
             raise
+        else:
+            gone = (time.monotonic_ns() - self._lost_ns) / NS_PER_S
+            LOG.warning("%s: connected again after %.1f s", self.url, gone)
 
     def _failed_attempt(self, error: HermesError) -> None:
         now = time.monotonic_ns()

@@ -217,7 +217,7 @@ def test_a_plugin_brings_a_command(install: Callable[[str], None]) -> None:
         runner.invoke(app, ["pub", "--help"]),
     )
 
-    assert re.search(r"^  hello +From hermes.cli.version", listed.output, re.M)
+    assert re.search(r"^  hello +Brought by the package hermes\.", listed.output, re.M)
     assert ran.exit_code == 0
     assert ran.output.startswith("hermes ")
     assert "TOPIC" in ours.output

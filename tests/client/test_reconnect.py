@@ -49,6 +49,17 @@ def test_unacknowledged_messages_are_sent_again_once(
     assert stored(broker) == [b"%d" % i for i in range(2000)]
 
 
+def test_a_break_and_its_end_are_logged(wire: Wire, caplog: pytest.LogCaptureFixture):
+    """Whoever waits meanwhile is told what for: that the connection broke, and that it is back."""
+    with hermes.connect(wire.url, timeout=20) as client:
+        wire.cut()
+        client.ping()
+
+    broke, back = (record.getMessage() for record in caplog.records)
+    assert "trying to connect again for 30 s" in broke
+    assert "connected again after" in back
+
+
 def test_what_the_broker_has_but_did_not_acknowledge_is_not_appended_twice(
     broker: hermes.Broker, wire: Wire
 ):
