@@ -122,11 +122,6 @@ def question(scale: Scale) -> Question:
                 partial(roundtrip, transport=UDP, count=rounds, ack="none"),
             ),
             Contestant(lossy, partial(roundtrip, transport=UDP, count=rounds, drop=0.001)),
-            Contestant("tcp: throughput", partial(bulk, transport=TCP, messages=volume)),
-            *(
-                Contestant(name, partial(bulk, transport=UDP, messages=volume, mtu=size))
-                for size, name in bulks.items()
-            ),
             Contestant(PACED, partial(paced_echo, count=steadily), "the machine's own stalls"),
             Contestant("tcp: one way at 20,000/s", partial(steady, transport=TCP, count=steadily)),
             *(
@@ -135,6 +130,12 @@ def question(scale: Scale) -> Question:
                     partial(steady, transport=UDP, count=steadily, drop=_SHARES[share]),
                 )
                 for share in _SHARES
+            ),
+            # Last: the gigabytes they leave behind disturb whatever comes after them.
+            Contestant("tcp: throughput", partial(bulk, transport=TCP, messages=volume)),
+            *(
+                Contestant(name, partial(bulk, transport=UDP, messages=volume, mtu=size))
+                for size, name in bulks.items()
             ),
         ),
         targets=(
