@@ -47,7 +47,10 @@ class ChannelOutput:
             UsageError: it is to linger, for which there is no thread here.
         """
         if linger_ns:
-            raise UsageError("this transport has no native socket: a publisher cannot linger on it")
+            raise UsageError(
+                "a publisher cannot linger on this transport, which native code cannot write to: "
+                "leave linger out, and use send_many for messages that come together"
+            )
         self._outboxes[outbox] = self._channel is None
 
     def remove(self, outbox: Outbox) -> None:

@@ -65,9 +65,9 @@ def test_a_plugin_that_ends_its_process_is_reported(
 def test_a_plugin_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """After the deadline it counts as failed; its child, and what that has started, are ended."""
     program = (
-        "import subprocess, sys, time\n"
-        "print(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']).pid)\n"
-        "time.sleep(600)"
+        "import signal, subprocess, sys\n"
+        "print(subprocess.Popen([sys.executable, '-c', 'import signal; signal.pause()']).pid)\n"
+        "signal.pause()"
     )
     monkeypatch.setattr(examination, "PROGRAM", program)
 

@@ -58,7 +58,7 @@ BROKEN: dict[str, tuple[str, str]] = {
         "install the module 'other_dependency' into this environment to use 'needs-else'",
     ),
     "hangs-in-probe": (
-        GOOD.replace("return None", "import time; time.sleep(600)"),
+        GOOD.replace("return None", "import signal; signal.pause()"),
         "not ready after",
     ),
     "another-name": (
