@@ -26,6 +26,8 @@ from benchmarks.system.harness import (
 
 TCP = "tcp://127.0.0.1:0"
 UDP = "udp://127.0.0.1:0"
+GROUP = "udp://239.255.76.1:0?interface=127.0.0.1&rate=1GB"
+SUBSCRIBERS = 4
 LARGE, SMALL = 8192, 1408
 """Bytes of a datagram: on loopback, and elsewhere."""
 RATE = 20_000
@@ -91,6 +93,18 @@ def bulk(stage: Stage, *, transport: str, messages: int, mtu: int = 0) -> Metric
     )
 
 
+def fan_out(stage: Stage, *, transport: str, messages: int) -> Metrics:
+    """Messages per second that each of some subscribers gets, all of them everything."""
+    return hermes_rounds.client_throughput(
+        stage,
+        messages=messages,
+        publish="rows",
+        receive="batches",
+        subscribers=SUBSCRIBERS,
+        broker=stage.broker(*hermes_rounds.RECYCLING, transport=transport),
+    )
+
+
 def steady(stage: Stage, *, transport: str, count: int, drop: float = 0.0) -> Metrics:
     """One way, through the broker, at a rate far below what it can do."""
     url = stage.broker("--idle", "spin", core=1, transport=_faulty(transport, drop)).url
@@ -136,6 +150,13 @@ def question(scale: Scale) -> Question:
             *(
                 Contestant(name, partial(bulk, transport=UDP, messages=volume, mtu=size))
                 for size, name in bulks.items()
+            ),
+            *(
+                Contestant(
+                    f"{name}, {SUBSCRIBERS} subscribers: throughput",
+                    partial(fan_out, transport=transport, messages=scale.pick(4_000_000, 100_000)),
+                )
+                for name, transport in (("tcp", TCP), ("udp", UDP), ("udp multicast", GROUP))
             ),
         ),
         targets=(
