@@ -34,6 +34,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
+from hermes.errors import InvalidUrl
 from hermes.url import Url
 
 API_VERSION = 1
@@ -322,3 +323,39 @@ class Transport(Protocol):
             InvalidUrl: the URL or one of its options makes no sense here.
             ConnectFailed: nobody answered, in time or at all; nothing is left of the attempt.
         """
+
+
+def refuse_listen_options(transport: Transport, url: Url) -> None:
+    """For a client, before it dials.
+
+    Raises:
+        InvalidUrl: an option of ``url`` is one that only listeners have.
+    """
+    name = _stranger(url, transport.dial_options, transport.listen_options)
+    if name is not None:
+        raise InvalidUrl(
+            f"{url}: {name!r} is an option of listeners: leave it out here, and give it to the broker, "
+            f"as in `hermes serve --transport '{url.scheme}://HOST:PORT?{name}=...'`"
+        )
+
+
+def refuse_dial_options(transport: Transport, url: Url) -> None:
+    """For a broker, before it listens.
+
+    Raises:
+        InvalidUrl: an option of ``url`` is one that only clients have.
+    """
+    name = _stranger(url, transport.listen_options, transport.dial_options)
+    if name is not None:
+        raise InvalidUrl(
+            f"{url}: {name!r} is an option of clients: leave it out here, and give it in the URL that "
+            f"clients connect to, as in `hermes sub --url '{url.scheme}://HOST:PORT?{name}=...'`"
+        )
+
+
+def _stranger(url: Url, ours: type[msgspec.Struct], theirs: type[msgspec.Struct]) -> str | None:
+    """The first option that one end does not have, and the other does."""
+    known, others = (
+        {field.encode_name for field in msgspec.structs.fields(kind)} for kind in (ours, theirs)
+    )
+    return next((name for name in url.query if name in others - known), None)

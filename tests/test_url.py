@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 import pytest
 
+import hermes
 from hermes.broker import Broker
 from hermes.errors import InvalidUrl
 from hermes.units import ByteSize, Duration, byte_size, duration
@@ -115,6 +116,35 @@ def test_a_listener_with_a_user_is_refused(scheme: str) -> None:
         Broker(listeners=[f"{scheme}://me:secret@{host}"], storage="memory:").open()
 
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("tcp://127.0.0.1:1?backlog=5", "backlog"),
+        ("uring+tcp://127.0.0.1:1?insecure=yes", "insecure"),
+        ("udp://127.0.0.1:1?rate=1MB", "rate"),
+        ("udp://239.1.2.3:1?interface=127.0.0.1&ttl=2", "ttl"),
+        ("inproc://nobody?connections=5", "connections"),
+        ("zmq+tcp://127.0.0.1:1?users=f", "users"),
+    ],
+)
+def test_an_option_of_listeners_in_a_clients_url(url: str, name: str) -> None:
+    """It is told whose the option is and where to give it, before anybody is dialled."""
+    with pytest.raises(InvalidUrl, match=rf"{name!r} is an option of listeners.*hermes serve"):
+        hermes.connect(url, timeout=1)
+
+
+def test_an_option_of_clients_in_a_listeners_url() -> None:
+    """Likewise the other way round, before anything listens."""
+    with pytest.raises(InvalidUrl, match=r"'server' is an option of clients.*hermes sub --url"):
+        Broker(listeners=["zmq+tcp://127.0.0.1:0?server=KEY"], storage="memory:").open()
+
+
+def test_an_option_that_nobody_has_is_not_taken_for_the_other_ends() -> None:
+    """A misspelt option is answered as ever."""
+    with pytest.raises(InvalidUrl, match="tcp has no option 'nodelai'; did you mean 'nodelay'"):
+        hermes.connect("tcp://127.0.0.1:1?nodelai=yes", timeout=1)
 
 
 @pytest.mark.parametrize("query", ["sise=1", "size=big", "wait=3", "flag=maybe", "count=x"])

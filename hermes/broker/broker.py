@@ -27,6 +27,7 @@ from hermes.closing import Closable
 from hermes.errors import Closed, HermesError
 from hermes.plugins import Plugins, default_plugins
 from hermes.storage import Progress
+from hermes.transport import refuse_dial_options
 from hermes.url import parse_url
 
 T = TypeVar("T")
@@ -116,6 +117,7 @@ class Broker(Closable):
         kernel = Kernel(config, storage, streams, loop, hooks)
         undo.callback(kernel.positions.close)
         for url, transport in zip(urls, transports, strict=True):
+            refuse_dial_options(transport, url)
             agent = transport.listen(url, kernel)
             undo.callback(agent.close)
             kernel.agents.append(agent)

@@ -19,7 +19,7 @@ from hermes.client.pump import ATTEMPT_S, NS_PER_S, SLICE_NS, Pump
 from hermes.client.session import Line, Session
 from hermes.errors import ConnectFailed, ConnectionLost, HermesError, Refused, Timeout
 from hermes.native.outbox import Flusher, Outbox
-from hermes.transport import Channel, medium_of
+from hermes.transport import Channel, medium_of, refuse_listen_options
 from hermes.url import Url
 
 LOG = logging.getLogger("hermes.client")
@@ -75,6 +75,7 @@ class Reconnecting(Pump):
         from hermes.plugins import default_plugins
 
         transport = default_plugins().transport(self.url.scheme)
+        refuse_listen_options(transport, self.url)
         left = -1 if deadline is None else max(1, deadline - time.monotonic_ns())
         return transport.dial(self.url, left)
 
