@@ -43,8 +43,6 @@ PULLS_PER_PASS = 8
 """Pulls in one poll, so that the sessions beside it have their turn."""
 RETRY_NS = 1_000_000_000
 """Pause before a caster whose connection was ended comes back, as another cast."""
-DATAGRAM_MIN = 512
-"""Bytes of the smallest datagrams of a group: a beacon with a long pattern has room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +82,6 @@ def place_of(url: Url, options: ListenOptions) -> Place:
         raise InvalidUrl(f"{url}: rate is between 64KiB and 12.5GB (bytes a second)")
     if not lib.HU_HISTORY_MIN <= options.history <= lib.HU_HISTORY_MAX:
         raise InvalidUrl(f"{url}: history is between 64KiB and 1GiB")
-    if options.mtu and options.mtu < DATAGRAM_MIN:
-        raise InvalidUrl(f"{url}: mtu is {DATAGRAM_MIN} at least for a multicast group, or 0")
     interface = _interface(url, options)
     if not (options.insecure or is_loopback((interface,))):
         raise InvalidUrl(

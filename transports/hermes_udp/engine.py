@@ -15,6 +15,7 @@ from hermes_udp import group as _group
 from hermes_udp import options as _options
 from hermes_udp.agent import UdpAgent
 from hermes_udp.channel import dial
+from hermes_udp.native import lib
 from hermes_udp.options import DialOptions, ListenOptions
 
 
@@ -33,8 +34,9 @@ class UdpTransport:
     def listen(self, url: Url, kernel: Kernel) -> Agent:
         """Bind the first address the host resolves to, or cast to the group that it is."""
         options = url.options(ListenOptions)
-        spec = options.check(url)
         multicast = _group.is_multicast(url)
+        mtu_min = _options.CAST_DATAGRAM_MIN if multicast else lib.HU_DATAGRAM_MIN
+        spec = options.check(url, mtu_min=mtu_min)
         with contextlib.ExitStack() as undo:
             try:
                 if multicast:

@@ -28,6 +28,8 @@ JUMBO_DATAGRAM = 8912
 """Bytes of a datagram on links with large frames; tried first, and refused at once by others."""
 SMALL_DATAGRAM = 1232
 """Bytes of a datagram that every path with IPv6 must carry."""
+CAST_DATAGRAM_MIN = 512
+"""Bytes of the smallest datagrams of a group: a beacon with a long pattern has room."""
 WINDOW_MIN = 65536
 """Bytes of the smallest window: less than one run of datagrams as the kernel hands it over."""
 COPY_SIZE = 262144
@@ -48,9 +50,9 @@ MULTICAST_ONLY = ("interface", "pattern", "repair", "history", "rate", "ttl")
 class DialOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Options of a client's URL."""
 
-    mtu: Annotated[int, msgspec.Meta(ge=0, le=65507)] = 0
-    """Bytes of the largest datagram; 0: found out, 8192 on loopback, elsewhere 1408 unless the path
-    takes larger ones."""
+    mtu: int = 0
+    """Bytes of the largest datagram, from 256 (what is cast: from 512) to 65507; 0: found out, 8192
+    on loopback, elsewhere 1408 unless the path takes larger ones."""
     window: ByteSize = ByteSize(2 << 20)
     """Bytes that may be under way in each direction; what the socket's buffer cannot hold is not
     offered."""
@@ -70,14 +72,16 @@ class DialOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Multicast: address of the interface, as in `127.0.0.1`; empty: the one that the system's routes
     name."""
 
-    def check(self, url: Url) -> Interception | None:
+    def check(self, url: Url, *, mtu_min: int = lib.HU_DATAGRAM_MIN) -> Interception | None:
         """What cannot be said in types; the parsed ``intercept``, if it is set.
 
         Raises:
             InvalidUrl: it makes no sense.
         """
-        if self.mtu and self.mtu < lib.HU_DATAGRAM_MIN:
-            raise InvalidUrl(f"{url}: mtu is {lib.HU_DATAGRAM_MIN} at least, or 0")
+        if self.mtu and not mtu_min <= self.mtu <= lib.HU_DATAGRAM_MAX:
+            raise InvalidUrl(
+                f"{url}: mtu is between {mtu_min} and {lib.HU_DATAGRAM_MAX} here, or 0: found out"
+            )
         if not WINDOW_MIN <= self.window <= 1 << 30:
             raise InvalidUrl(f"{url}: window is between 64KiB and 1GiB")
         liveness_ms = self.liveness // NS_PER_MS
