@@ -10,6 +10,10 @@
         for message in client.subscribe("md.>", start="earliest"):
             print(message.topic, message.sequence, message.payload)
 
+Every error is a :exc:`HermesError`.  Those that a program catches to go on stand here beside it:
+:exc:`ConnectFailed`, :exc:`ConnectionLost`, :exc:`Timeout`, :exc:`Refused` and :exc:`GapDetected`;
+:mod:`hermes.errors` has all of them.
+
 Names are looked up when they are first used, so that ``import hermes`` costs nothing;
 ``__init__.pyi`` has their types.
 """
@@ -23,11 +27,17 @@ _HOMES = {
     "Batch": "hermes.client",
     "Broker": "hermes.broker",
     "Client": "hermes.client",
+    "ConnectFailed": "hermes.errors",
+    "ConnectionLost": "hermes.errors",
     "Gap": "hermes.client",
+    "GapDetected": "hermes.errors",
+    "HermesError": "hermes.errors",
     "Message": "hermes.client",
     "Publisher": "hermes.client",
+    "Refused": "hermes.errors",
     "Start": "hermes.client",
     "Subscription": "hermes.client",
+    "Timeout": "hermes.errors",
     "connect": "hermes.client",
     "get_include": "hermes.native.api",
     "register_plugin": "hermes.plugins",

@@ -10,6 +10,12 @@ from hermes.client import Publisher as Publisher
 from hermes.client import Start as Start
 from hermes.client import Subscription as Subscription
 from hermes.client import connect as connect
+from hermes.errors import ConnectFailed as ConnectFailed
+from hermes.errors import ConnectionLost as ConnectionLost
+from hermes.errors import GapDetected as GapDetected
+from hermes.errors import HermesError as HermesError
+from hermes.errors import Refused as Refused
+from hermes.errors import Timeout as Timeout
 from hermes.native.api import get_include as get_include
 from hermes.plugins import register_plugin as register_plugin
 from hermes.plugins import register_storage as register_storage

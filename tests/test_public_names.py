@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import hermes
+from hermes import errors
 
 
 def test_every_public_name_is_there():
@@ -30,6 +31,22 @@ def test_the_stub_has_the_same_names():
     }
 
     assert typed | {"__version__"} == set(hermes.__all__)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["ConnectFailed", "ConnectionLost", "GapDetected", "HermesError", "Refused", "Timeout"],
+)
+def test_what_a_program_catches_is_at_hand(name: str) -> None:
+    """An error to go on after is the same class from hermes as from hermes.errors."""
+    assert getattr(hermes, name) is getattr(errors, name)
+    assert issubclass(getattr(hermes, name), hermes.HermesError)
+
+
+def test_a_program_catches_what_connecting_raises() -> None:
+    """``except hermes.ConnectFailed`` needs no further import."""
+    with pytest.raises(hermes.ConnectFailed):
+        hermes.connect("inproc://nobody", timeout=1)
 
 
 def test_an_unknown_name_is_an_attribute_error():
