@@ -21,8 +21,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
+
+from hermes.closing import Closable
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -204,22 +205,15 @@ class Broker:
         return int(self.url.rsplit(":", 1)[1])
 
 
-class Stage:
+class Stage(Closable):
     """One round of one contestant: starts roles, and ends them all whatever happens."""
 
     def __init__(self, scale: Scale) -> None:
         self.scale = scale
         self._stack = contextlib.ExitStack()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End them."""
         self._stack.close()
 
     def role(self, *command: str | int | Path, core: int | None = None) -> Role:
