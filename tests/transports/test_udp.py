@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ import pytest
 import hermes
 from hermes.errors import ConnectFailed, ConnectionLost, InvalidUrl
 from hermes.testing.kernel import EchoKernel
+from hermes.transport import Agent
 from hermes.url import parse_url
 from hermes_udp.engine import UdpTransport
 from hermes_udp.native import ffi, lib
@@ -331,6 +333,16 @@ def _session(accept: bytes) -> int:
     return int(setup.session)
 
 
+def _joined(agent: Agent, peer: socket.socket, nonce: int) -> int:
+    """The session that ``peer`` sets up."""
+    peer.connect(("127.0.0.1", int(agent.url.rsplit(":", 1)[1])))
+    peer.send(_datagram(lib.HU_REQUEST, nonce, bytes(lib.HU_SETUP)))
+    agent.poll(-1)
+    peer.send(_confirmation(peer.recv(65536), nonce))
+    agent.poll(-1)
+    return _session(peer.recv(65536))
+
+
 @pytest.mark.parametrize("says_goodbye", [True, False])
 @pytest.mark.parametrize("acknowledges", [True, False])
 def test_a_last_word_that_nobody_acknowledged(
@@ -341,12 +353,7 @@ def test_a_last_word_that_nobody_acknowledged(
     monkeypatch.setattr("hermes_udp.agent.LINGER_NS", 20_000_000)
     agent = UdpTransport().listen(parse_url("udp://127.0.0.1:0"), kernel)
     with contextlib.closing(agent), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
-        peer.connect(("127.0.0.1", int(agent.url.rsplit(":", 1)[1])))
-        peer.send(_datagram(lib.HU_REQUEST, 3, bytes(lib.HU_SETUP)))
-        agent.poll(-1)
-        peer.send(_confirmation(peer.recv(65536), 3))
-        agent.poll(-1)
-        session = _session(peer.recv(65536))
+        session = _joined(agent, peer, 3)
         connection = kernel.connections[0]
         connection.send(b"farewell")
         connection.close()
@@ -364,6 +371,63 @@ def test_a_last_word_that_nobody_acknowledged(
     if error is not None:
         assert isinstance(error, ConnectionLost)
         assert "last 8 bytes were never acknowledged" in str(error)
+
+
+@pytest.mark.parametrize("acknowledges", [True, False])
+def test_closing_a_listener_tells_what_was_under_way(
+    kernel: EchoKernel, acknowledges: bool
+) -> None:
+    """A connection whose output the peer has not acknowledged is not told that it ended in order."""
+    agent = UdpTransport().listen(parse_url("udp://127.0.0.1:0"), kernel)
+    with contextlib.closing(agent), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        session = _joined(agent, peer, 3)
+        connection = kernel.connections[0]
+        connection.send(b"unheard")
+        agent.poll(0)
+        if acknowledges:
+            peer.send(_datagram(lib.HU_STATUS, session, received=7, window=65536))
+            agent.poll(-1)
+        agent.close()
+
+    (error,) = connection.lost
+    assert (error is None) == acknowledges
+    assert acknowledges or "last 7 bytes were never acknowledged" in str(error)
+
+
+@pytest.mark.parametrize("received", [4, 5, (1 << 64) - 1], ids=["unread", "unsent", "no-position"])
+def test_who_acknowledges_what_it_has_not_got_harms_itself(
+    kernel: EchoKernel, received: int
+) -> None:
+    """It is not sent that again if it could have got it, is not believed if it could not; others
+    get what is theirs, and later output of its own goes out either way."""
+    agent = UdpTransport().listen(parse_url("udp://127.0.0.1:0"), kernel)
+    with (
+        contextlib.closing(agent),
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as liar,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other,
+    ):
+        session = _joined(agent, liar, 3)
+        _joined(agent, other, 4)
+        theirs, others = kernel.connections
+        theirs.send(b"gone")
+        agent.poll(0)
+        call = struct.pack("<QI", 0, 4)
+        for _ in range(3):
+            liar.send(_datagram(lib.HU_STATUS, session, call, received=received, window=65536))
+        while agent.counters()["datagrams_in"] < 2 * 2 + 3:  # set-ups, and these
+            agent.poll(-1)
+        theirs.send(b"more")
+        others.send(b"whole")
+        agent.poll(0)
+        got = {d[lib.HU_HEADER :] for d in _answers(liar) if d[3] == lib.HU_DATA}
+        whole = other.recv(65536)[lib.HU_HEADER :]
+        counts = agent.counters()
+
+    assert got == {b"gone", b"more"}
+    assert whole == b"whole"
+    assert counts["impossible"] + counts["malformed"] == (0 if received == 4 else 3)
+    assert counts["out_repeats"] == 0
+    assert counts["connections_lost"] == 0
 
 
 def test_noise_harms_nobody(broker: hermes.Broker, stranger: socket.socket) -> None:

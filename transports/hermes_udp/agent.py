@@ -221,7 +221,7 @@ class UdpAgent:
             return
         self._closed = True
         for link in list(self._links.values()):
-            link.connection.connection_lost(None)
+            self._tell_lost(link, self._unheard(link))
             lib.hu_endpoint_drop(self._endpoint, link.slot, lib.HU_BYE)
         self._links.clear()
         if self._tap is not None:
