@@ -262,6 +262,21 @@ class NativeChannel(Protocol):
         :meth:`Channel.close`."""
 
 
+@runtime_checkable
+class ReadingChannel(NativeChannel, Protocol):
+    """A channel whose ``medium`` is for writing only, because Python decides on what is read: it has
+    the waiting done in native code all the same, with all that a waiting client asks for."""
+
+    def receive(self, address: Any, capacity: int, spin_ns: int, timeout_ns: int) -> int:
+        """Fill ``capacity`` bytes at ``address``, a pointer of cffi: how many, 0 at the end of input.
+        If nothing is there, try for ``spin_ns``, which is part of ``timeout_ns`` (-1: none), then
+        sleep; :data:`hermes.native.outbox.EMPTY` if nothing came.
+
+        Raises:
+            ConnectionLost: the medium is gone.
+        """
+
+
 def medium_of(channel: Channel) -> int | None:
     """The channel's ``medium``, if it has one."""
     return channel.medium if isinstance(channel, NativeChannel) else None

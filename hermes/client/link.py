@@ -9,7 +9,7 @@ from hermes.client.inbox import Inbox
 from hermes.client.output import ChannelOutput
 from hermes.errors import ConnectionLost, WouldBlock
 from hermes.native.outbox import EMPTY, Flusher, MediumReader, SocketReader
-from hermes.transport import Channel, medium_of
+from hermes.transport import Channel, ReadingChannel, medium_of
 
 BATCH_MAX = 1 << 20
 """Bytes of frames in a batch we send, unless one message alone is larger: every broker takes that,
@@ -31,7 +31,7 @@ class Link:
         self.users = 0
         self._doomed = False
         fd, medium = channel.stream_fd, medium_of(channel)
-        self._reader: SocketReader | None = None
+        self._reader: SocketReader | ReadingChannel | None = None
         if not isinstance(output, Flusher):
             output.attach_channel(channel, BATCH_MAX)
         elif fd is not None:
@@ -39,7 +39,7 @@ class Link:
             output.attach(fd, BATCH_MAX)
         else:
             assert medium is not None
-            self._reader = MediumReader(medium)
+            self._reader = channel if isinstance(channel, ReadingChannel) else MediumReader(medium)
             output.attach_medium(medium, BATCH_MAX)
 
     def receive(self, spin_ns: int, timeout_ns: int) -> int:

@@ -2,8 +2,8 @@
  * threads at a time.
  *
  * One thread serves a listener that casts batches to a socket of the client's, some of which get
- * lost; one joins, takes what comes in order, leaves and joins again; two wait on the channel and
- * look at it all the time, and go on while it is closed, and after.
+ * lost; one joins, takes what comes in order, leaves and joins again; two wait on the channel, look
+ * at it and talk through its filter all the time, and go on while it is closed, and after.
  */
 #include <assert.h>
 #include <poll.h>
@@ -27,6 +27,7 @@
 static hu_endpoint *endpoint;
 static hu_caster *caster;
 static hu_channel *channel;
+static hu_outward *outward;
 static int listener, group;
 static _Atomic int stop_serving, stop_looking, finished;
 
@@ -64,7 +65,7 @@ static void take_some(hu_select *select) {
     uint64_t through = 0, taken = 0;
     while (taken < BATCHES) {
         hu_select_event event;
-        uint64_t size = hu_channel_select(channel, select, out, sizeof out, &event);
+        uint64_t size = hu_channel_pull(channel, select, out, sizeof out, 20000, 10000000, &event);
         assert(event.what != HU_SELECT_MALFORMED);
         for (uint64_t at = 0; at < size;) {
             hm_batch batch;
@@ -77,8 +78,6 @@ static void take_some(hu_select *select) {
         }
         if (event.what == HU_SELECT_HOLE)
             through = event.last;
-        else if (event.what == HU_SELECT_MORE)
-            hu_channel_wait(channel, 1, 0, 10000000);
     }
 }
 
@@ -91,7 +90,7 @@ static void *receive_all(void *nothing) {
         int status = hu_channel_join(channel, group, i);
         assert(select != NULL && status == 0);
         while (hu_channel_group(channel, &beacon, entries) == HU_GROUP_WAITING)
-            hu_channel_wait(channel, 1, 0, 10000000);
+            hu_channel_wait(channel, 1, 0, 0, 10000000);
         assert(beacon.streams <= 1);
         hu_select_stream(select, 0, 0);
         int row = hu_select_add(select, 7, 0, (const uint8_t *)">", 1);
@@ -106,6 +105,20 @@ static void *receive_all(void *nothing) {
     return NULL;
 }
 
+/* As a client and the owner of its filter would. */
+static void talk(void) {
+    static const uint8_t subscribe[HM_FRAME_HEADER] = {'H', 'R', 'M', 'S', 1, HM_SUBSCRIBE};
+    static const uint8_t end[HM_FRAME_HEADER] = {'H', 'R', 'M', 'S', 1, HM_UNSUBSCRIBE};
+    uint8_t note[HU_NOTE_MAX];
+    hu_channel_send(channel, subscribe, sizeof subscribe);
+    while (hu_outward_read(outward, note) != 0)
+        ;
+    hu_outward_take(outward, end, sizeof end);
+    hu_channel_send(channel, end, sizeof end);
+    hu_outward_forget(outward, end, sizeof end);
+    hu_outward_say(outward, subscribe, sizeof subscribe);
+}
+
 static void *look(void *nothing) {
     hu_group_counters of_group;
     hu_receiver_counters receiver;
@@ -114,9 +127,10 @@ static void *look(void *nothing) {
         hu_channel_count_group(channel, &of_group, &receiver);
         hu_channel_held(channel);
         hu_channel_hold(channel, 1);
-        hu_channel_wait(channel, 0, 1, 1000000);
+        hu_channel_wait(channel, 0, 1, 0, 1000000);
         hu_channel_hold(channel, 0);
-        hu_channel_wait(channel, 1, 0, 1000000);
+        hu_channel_wait(channel, 1, 0, 1000, 1000000);
+        talk();
         usleep(200);
     }
     return NULL;
@@ -179,6 +193,9 @@ int main(void) {
     int closed = eventfd(0, 0);
     assert(closed >= 0);
     open_channel(&options, &there);
+    outward = hu_outward_new();
+    assert(outward != NULL);
+    hu_channel_filter(channel, outward);
     for (int i = 0; i < 3; i++)
         pthread_create(&threads[i], NULL, work[i], NULL);
     while (!finished)
@@ -197,6 +214,7 @@ int main(void) {
     for (int i = 1; i < 3; i++)
         pthread_join(threads[i], NULL);
     hu_channel_free(channel);
+    hu_outward_free(outward);
     stop_serving = 1;
     pthread_join(server, NULL);
     hu_endpoint_free(endpoint);

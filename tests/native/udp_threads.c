@@ -71,7 +71,7 @@ static void *send_all(void *nothing) {
         assert(taken >= 0);
         sent += (uint64_t)taken;
         if (taken == 0)
-            hu_channel_wait(channel, 0, 1, 10000000);
+            hu_channel_wait(channel, 0, 1, 0, 10000000);
     }
     return NULL;
 }
@@ -158,7 +158,7 @@ static void *look(void *nothing) {
         if (hu_channel_reason(channel) != 0) { /* what comes too late is told so */
             assert(hu_channel_send(channel, &byte, 1) < 0);
             assert(hu_channel_receive(channel, &byte, 1, 0, 0, &error) <= 0);
-            hu_channel_wait(channel, 1, 1, 0);
+            hu_channel_wait(channel, 1, 1, 0, 0);
         }
         usleep(200);
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Sequence
 from typing import cast
@@ -9,6 +10,7 @@ from typing import cast
 import pytest
 
 from hermes.errors import ConnectionLost, WouldBlock
+from hermes.native.outbox import EMPTY
 from hermes.wire import messages as m
 from hermes.wire.codec import encode_control
 from hermes_udp.channel import UdpChannel
@@ -29,6 +31,7 @@ class Session:
         self.room = 0
         self.sent = bytearray()
         self.waits = 0
+        self.spun = 0
         self.error: str | None = None
 
     def send(self, views: Sequence[memoryview | bytes]) -> int:
@@ -39,9 +42,9 @@ class Session:
 
     def receive_into(self, buffer: memoryview) -> int:
         place = ffi.from_buffer("uint8_t[]", buffer, require_writable=True)
-        if self.error:
-            raise ConnectionLost(self.error)
         if not self.pieces:
+            if self.error:
+                raise ConnectionLost(self.error)
             raise WouldBlock("nothing")
         piece = self.pieces.popleft()
         size = min(len(piece), len(place))
@@ -50,10 +53,17 @@ class Session:
             self.pieces.appendleft(piece[size:])
         return size
 
-    def wait(self, *, readable: bool, writable: bool, timeout_ns: int) -> bool:
+    def wait(self, *, readable: bool, writable: bool, timeout_ns: int, spin_ns: int = 0) -> bool:
         self.waits += 1
+        self.spun = max(self.spun, spin_ns)
         assert self.waits < 100, "it waits again and again"
-        return bool((readable and self.pieces) or (writable and self.room))
+        found = bool((readable and (self.pieces or self.error)) or (writable and self.room))
+        if not found:
+            time.sleep(max(0, timeout_ns) / 1e9)
+        return found
+
+    def send_through(self, outward: object) -> None:
+        pass
 
     def close(self) -> None:
         pass
@@ -61,17 +71,6 @@ class Session:
 
 def over(session: Session) -> GroupChannel:
     return GroupChannel(cast(UdpChannel, session), ("239.1.2.3", 7601), DialOptions())
-
-
-def test_a_reader_is_let_in_while_the_session_takes_nothing() -> None:
-    """The broker may wait for this client to read before it takes what waits here."""
-    session = Session(PING)
-    channel = over(session)
-    assert channel.send([PING]) == len(PING)
-
-    assert channel.wait(readable=True, writable=True, timeout_ns=-1)
-    assert channel.receive_into(memoryview(bytearray(1024))) == len(PING)
-    assert not channel.wait(readable=True, writable=True, timeout_ns=0)
 
 
 def test_what_was_read_and_not_handed_on_is_not_waited_for() -> None:
@@ -107,16 +106,34 @@ def test_what_must_wait_for_a_border_wakes_nobody() -> None:
     assert buffer[:seen] == LARGE + PING
 
 
-def test_closing_sends_what_was_taken() -> None:
-    """The client's last control frame goes out, if there is room by then."""
+def test_a_reader_waits_as_long_as_it_was_told() -> None:
+    """What native code would do with a medium is done here: it waits, reads, and hears of the end."""
     session = Session()
     channel = over(session)
-    channel.send([PING])
-    session.room = 1024
+    place = ffi.new("uint8_t[]", 1 << 20)
 
-    channel.close()
+    assert channel.receive(place, 1024, 500_000, 1_000_000) == EMPTY
+    assert 0 < session.spun < 500_000
+    session.pieces += [PING, LARGE]
+    assert channel.receive(place, 1024, 0, -1) == 1024
+    assert bytes(ffi.buffer(place, len(PING))) == PING
+    session.error = "it broke"
+    seen = 1024
+    while seen < len(PING) + len(LARGE):
+        seen += channel.receive(place, 1 << 20, 0, -1)
+    with pytest.raises(ConnectionLost, match="it broke"):
+        channel.receive(place, 1024, 0, -1)
 
-    assert session.sent == PING
+
+def test_who_reads_holds_up_nobody_who_writes() -> None:
+    """While one thread waits for input, another may wait for room."""
+    session = Session()
+    session.room = 1
+    channel = over(session)
+
+    with channel._lock:
+        assert channel.wait(readable=False, writable=True, timeout_ns=-1)
+        assert channel.receive(ffi.new("uint8_t[8]"), 8, 0, 0) == EMPTY
 
 
 def test_a_broken_one_keeps_no_buffers() -> None:

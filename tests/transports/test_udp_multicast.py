@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -140,6 +141,38 @@ def test_many_receivers_under_loss_get_all_of_it(repair: str) -> None:
     called = sum(end["counters"]["group_nacks_sent"] for end in ends)
     print(f"{lost} holes, {called} calls sent, {caster['group_repeats']} datagrams repeated")
     print({key: value for key, value in caster.items() if key.startswith("group_")})
+
+
+def test_a_publisher_of_a_groups_url_may_linger() -> None:
+    """Messages wait for others, and a native thread sends them while the program does nothing."""
+    with casting() as (_, url), hermes.connect(url) as client, client.subscribe("md.>") as found:
+        await_take_over(client, found)
+        with client.publisher("md.a", linger=0.005) as publisher:
+            for number in range(100):
+                publisher.send(payload(number))
+
+            got = [found.receive(DEADLINE_S).payload for _ in range(100)]
+
+    assert got == [payload(number) for number in range(100)]
+
+
+def test_a_client_of_a_group_waits_awake_if_it_was_told_to() -> None:
+    """With ``spin`` the processor is at work for so long, else hardly at all."""
+    used = []
+    for spin in (0.0, 0.2):
+        with (
+            casting() as (_, url),
+            hermes.connect(url, spin=spin) as client,
+            client.subscribe("md.>") as found,
+        ):
+            await_take_over(client, found)
+            begun = time.thread_time()
+            with pytest.raises(Timeout):
+                found.receive(0.2)
+            used.append(time.thread_time() - begun)
+
+    assert used[1] > 0.02, used  # a busy machine gives it a tenth of that time at least
+    assert used[0] < used[1] / 2, used
 
 
 def test_a_late_joiner_has_history_and_then_the_group() -> None:

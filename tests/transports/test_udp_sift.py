@@ -7,27 +7,23 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hermes.native.frames import MessageType
 from hermes.wire import messages as m
 from hermes.wire.codec import decode_control, encode_control
+from hermes_udp.native import lib
 from hermes_udp.sift import INWARD_SIZE, Inward, Outward
+from tests.transports.udp_outward import sent
 from tests.wire import reference as ref
 
 MESSAGE = ref.message("a.b", bytes(300), 1)
 
 
 class Recorder:
-    """A judge who drops batches of subscription 2 and every Pong, and answers nothing himself."""
+    """A judge who drops batches of subscription 2 and every Pong."""
 
     def __init__(self) -> None:
-        self.outward = Outward(self)
         self.inward = Inward(self)
         self.shown: list[object] = []
         self.covered: list[tuple[int, int, int]] = []
-
-    def said(self, kind: int, frame: bytes) -> None:
-        self.shown.append(MessageType(kind))
-        self.outward.say(frame)
 
     def batch_passes(self, id: int) -> bool:
         return id != 2
@@ -39,26 +35,6 @@ class Recorder:
         message = decode_control(kind, payload)
         self.shown.append(message)
         return not isinstance(message, m.Pong)
-
-
-def sent_through(recorder: Recorder, data: bytes, draw: random.Random) -> bytes:
-    """What comes out at the broker's end, in pieces of any size."""
-    out, at = bytearray(), 0
-    outward = recorder.outward
-    while at < len(data):
-        view = memoryview(data)[at : at + draw.randint(1, 300)]
-        while view:
-            out += outward.queue
-            outward.queue.clear()
-            if outward.passing:
-                size = draw.randint(1, min(len(view), outward.passing))
-                out += view[:size]
-                outward.passed(size)
-            else:
-                size = outward.collect(view)
-            at += size
-            view = view[size:]
-    return bytes(out + outward.queue)
 
 
 def received_through(recorder: Recorder, data: bytes, draw: random.Random) -> bytes:
@@ -85,6 +61,8 @@ FRAMES = {
     "gap": encode_control(m.Gap(1, 0, 1, 2, "retention")),
     "ack": encode_control(m.Ack(1, 9)),
     "ping": encode_control(m.Ping(9)),
+    "subscribe": encode_control(m.Subscribe(3, "a.>")),
+    "unsubscribe": encode_control(m.Unsubscribe(3)),
     "one": ref.batch(1, 0, 0, 3, MESSAGE),
     "two": ref.batch(2, 0, 0, 3, MESSAGE),
     "mark": ref.batch(1, 0, 3, 9),
@@ -103,43 +81,94 @@ def test_what_passes_is_unchanged(names: list[str], seed: int) -> None:
 
     assert out == b"".join(FRAMES[name] for name in names if name not in ("two", "pong"))
     assert recorder.inward.border
-    assert len(recorder.shown) == sum(name in ("stream", "pong", "gap") for name in names)
+    shown = ("stream", "pong", "gap", "unsubscribe")
+    assert len(recorder.shown) == sum(name in shown for name in names)
     through = {"one": 3, "mark": 9}
     assert recorder.covered == [(1, 0, through[name]) for name in names if name in through]
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.sampled_from(sorted(FRAMES)), max_size=12), st.integers(0, 1 << 32))
-def test_the_clients_control_frames_are_shown(names: list[str], seed: int) -> None:
-    """In whatever pieces: batches pass, control frames go where the judge lets them."""
-    recorder = Recorder()
+def test_what_begins_and_ends_subscriptions_is_noted(names: list[str], seed: int) -> None:
+    """In whatever pieces: all the client says goes out as it is, and some of it is noted."""
+    outward = Outward()
     data = b"".join(FRAMES[name] for name in names)
 
-    out = sent_through(recorder, data, random.Random(seed))
+    out = sent(outward.handle, data, random.Random(seed))
 
-    batches = ("one", "two", "mark")
     assert out == data
-    assert len(recorder.shown) == sum(name not in batches for name in names)
+    noted = [FRAMES[name] for name in names if name in ("subscribe", "unsubscribe")]
+    assert list(outward.read()) == noted
 
 
 def test_nothing_is_put_into_a_batch() -> None:
     """What is to be said while a batch passes goes out behind it."""
-    recorder = Recorder()
-    outward = recorder.outward
+    outward = Outward()
+    batch = FRAMES["one"]
+    out = sent(outward.handle, batch[:-1])
+
+    assert outward.say(FRAMES["ping"])
+    out += sent(outward.handle, b"")
+    assert out == batch[:-1]
+    out += sent(outward.handle, batch[-1:])
+
+    assert out == batch + FRAMES["ping"]
+
+
+def test_the_end_of_what_was_taken_goes_nowhere() -> None:
+    """Once: the broker has heard of it, and the same id may be used anew."""
+    outward = Outward()
+    end = FRAMES["unsubscribe"]
+    assert outward.take(end)
+
+    out = sent(outward.handle, end + FRAMES["ping"] + end)
+
+    assert out == end + FRAMES["ping"] + end  # ours, what is between, and the second
+    assert list(outward.read()) == [end, end]
+    assert outward.take(end)
+    outward.forget(end)
+    assert sent(outward.handle, end) == end + end
+
+
+def test_what_was_just_ended_is_not_taken() -> None:
+    """While there is something to hear, it may be that."""
+    outward = Outward()
+    end = FRAMES["unsubscribe"]
+    sent(outward.handle, end)
+
+    assert not outward.take(end)
+    assert list(outward.read()) == [end]
+    assert outward.take(end)
+
+
+def test_notes_that_nobody_reads_are_bounded() -> None:
+    """Where there is no room for one it is said so; the end of what was taken waits instead."""
+    outward = Outward()
+    end = FRAMES["unsubscribe"]
+    assert outward.take(end)
+    assert sent(outward.handle, b"") == end
+    many = FRAMES["subscribe"] * (lib.HU_NOTES_MAX // len(FRAMES["subscribe"]) + 1)
+    many += encode_control(m.Unsubscribe(4)) * 3  # whatever room is left
+
+    assert sent(outward.handle, many) == many
+    assert sent(outward.handle, end) == b""
+    heard = list(outward.read())
+
+    assert heard.pop() is None
+    assert FRAMES["subscribe"] in heard
+    assert end not in heard
+
+
+def test_what_is_said_is_bounded() -> None:
+    """Whoever says more than goes out is told so, and what the client says still has room."""
+    outward = Outward()
     ping = FRAMES["ping"]
-    batch = memoryview(FRAMES["one"])
-    taken = outward.collect(batch)
-    head = bytes(outward.queue)
-    outward.queue.clear()
+    count = 0
+    while outward.say(ping):
+        count += 1
 
-    outward.say(ping)
-    assert not outward.queue
-    outward.passed(outward.passing - 1)
-    assert not outward.queue
-    outward.passed(1)
-
-    assert head == batch[:taken]
-    assert outward.queue == ping
+    assert count == lib.HU_SAID_MAX // len(ping)
+    assert sent(outward.handle, FRAMES["subscribe"]) == ping * count + FRAMES["subscribe"]
 
 
 def test_a_batch_larger_than_the_buffer_passes_in_parts() -> None:
@@ -169,4 +198,4 @@ def test_what_is_no_frame_passes_for_others_to_judge() -> None:
     draw = random.Random(1)
 
     assert received_through(Recorder(), strange, draw) == strange
-    assert sent_through(Recorder(), strange, draw) == strange
+    assert sent(Outward().handle, strange, draw) == strange

@@ -13,6 +13,7 @@ from hermes.wire import messages as m
 from hermes.wire.codec import decode_control, encode_control
 from hermes_udp.native import ffi, lib
 from hermes_udp.takeover import NEAR, TakeOver
+from tests.transports.udp_outward import sent
 from tests.wire import reference as ref
 
 CAST = 4
@@ -41,17 +42,22 @@ class Client:
 
     def __init__(self) -> None:
         self.rows = TakeOver()
+        self.wire = bytearray()
         self.hear(m.Stream(OURS, "default"))
 
     def says(self, message: Any) -> list[Any]:
         """What goes out for it."""
-        frame = encode_control(message)
-        self.rows.said(frame[5], frame)
+        self.sends(message)
+        self.rows.hear()
         return self.out()
 
+    def sends(self, message: Any) -> None:
+        """What nobody has heard yet."""
+        self.wire += sent(self.rows.outward.handle, encode_control(message))
+
     def out(self) -> list[Any]:
-        found = frames_in(self.rows.outward.queue)
-        self.rows.outward.queue.clear()
+        found = frames_in(self.wire + sent(self.rows.outward.handle, b""))
+        self.wire.clear()
         return found
 
     def hear(self, message: Any) -> bool:

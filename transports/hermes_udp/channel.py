@@ -52,6 +52,7 @@ class UdpChannel:
         self._closing = closing
         self._peer = peer
         self._error = ffi.new("int *")
+        self._outward: Any = None
         self.medium = int(lib.hu_channel_medium(handle))
         """Where its ``struct hm_medium`` stands, for native code."""
 
@@ -84,9 +85,15 @@ class UdpChannel:
             raise self._lost("receiving")
         return count
 
-    def wait(self, *, readable: bool, writable: bool, timeout_ns: int) -> bool:
-        """Wait until one of what was asked for holds; False if ``timeout_ns`` passed first."""
-        return bool(lib.hu_channel_wait(self._live(), readable, writable, timeout_ns))
+    def wait(self, *, readable: bool, writable: bool, timeout_ns: int, spin_ns: int = 0) -> bool:
+        """Wait until one of what was asked for holds, ``spin_ns`` of it awake; False if
+        ``timeout_ns`` passed first."""
+        return bool(lib.hu_channel_wait(self._live(), readable, writable, spin_ns, timeout_ns))
+
+    def send_through(self, outward: Any) -> None:
+        """Have all that is sent pass a ``hu_outward`` of the caller's until :meth:`close`."""
+        self._outward = outward
+        lib.hu_channel_filter(self._live(), outward)
 
     def counters(self) -> dict[str, int]:
         """The session's, the socket's and the interceptor's."""

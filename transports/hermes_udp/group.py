@@ -16,9 +16,11 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from hermes.addresses import DEFAULT_PORT, host_port, refuse_path
 from hermes.errors import ConnectFailed, ConnectionLost, InvalidUrl, WouldBlock
+from hermes.native.outbox import EMPTY
 from hermes.url import Url
 from hermes_udp import channel as _channel
 from hermes_udp import options as _options
@@ -41,7 +43,8 @@ REST_NS = 200_000_000
 HELD_SHARE = 2
 """While it serves none, the group is held until this part of its window is full."""
 IP_MULTICAST_ALL = 49
-
+NEVER = 1 << 62
+"""A time that does not come."""
 
 _STOPS = frozenset({lib.HU_SELECT_MORE, lib.HU_SELECT_FULL})
 """What ends a walk without anything to be done about it."""
@@ -140,7 +143,8 @@ def _await_beacon(sock: socket.socket, deadline: int | None) -> tuple[str, int] 
 
 
 class GroupChannel:
-    """See :class:`hermes.transport.Channel`.  Any thread may call; one at a time is inside."""
+    """See :class:`hermes.transport.Channel` and :class:`hermes.transport.ReadingChannel`.  Any thread
+    may call; one at a time reads."""
 
     def __init__(self, unicast: UdpChannel, group: tuple[str, int], options: DialOptions) -> None:
         self._unicast = unicast
@@ -148,7 +152,7 @@ class GroupChannel:
         self._options = options
         self._lock = threading.Lock()
         self._rows = TakeOver()
-        self._out = self._rows.outward
+        unicast.send_through(self._rows.outward.handle)
         self._in = Inward(self._rows)
         self._sock: socket.socket | None = None
         self._event = ffi.new("hu_select_event *")
@@ -162,6 +166,8 @@ class GroupChannel:
         self._rest_until = 0
         self._more = False
         """Whether the last read left something."""
+        self._steady = False
+        """Whether there is nothing to do but to select from the group, until something is said."""
         self._ended = False
         self._error: str | None = None
         """Why it broke: a text, because an exception would keep the buffers of its traceback."""
@@ -171,38 +177,15 @@ class GroupChannel:
         """None: what moves here are datagrams."""
         return None
 
-    # ---- out ----
+    @property
+    def medium(self) -> int:
+        """Where its ``struct hm_medium`` stands, for native code: the session's, which lets what goes
+        out pass through our filter.  Reading is :meth:`receive`'s."""
+        return self._unicast.medium
 
     def send(self, views: Sequence[memoryview | bytes]) -> int:
         """Take some of the bytes: how many, 0 if there is no room now."""
-        taken = 0
-        with self._lock:
-            for one in views:
-                view = memoryview(one)
-                while view and (size := self._send_some(view)):
-                    taken += size
-                    view = view[size:]
-                if view:
-                    break
-            self._flush()
-        return taken
-
-    def _send_some(self, view: memoryview) -> int:
-        if not self._flush():
-            return 0
-        out = self._out
-        if not out.passing:
-            return out.collect(view)
-        size = self._unicast.send([view[: out.passing]])
-        out.passed(size)
-        return size
-
-    def _flush(self) -> bool:
-        """Send what waits to go out before more of the client's; False: not all of it."""
-        queue = self._out.queue
-        if queue:
-            del queue[: self._unicast.send([bytes(queue)])]
-        return not queue
+        return self._unicast.send(views)
 
     # ---- in ----
 
@@ -210,16 +193,64 @@ class GroupChannel:
         """Fill ``buffer``: how many bytes, 0 at the end of input."""
         with self._lock:
             written = self._fill(memoryview(buffer))
-            if written:
+            if written or self._is_over():
                 return written
-            if self._error is not None:
-                raise ConnectionLost(self._error)
-            if self._ended:
-                return 0
         raise WouldBlock("nothing has arrived")
+
+    def receive(self, address: Any, capacity: int, spin_ns: int, timeout_ns: int) -> int:
+        """See :class:`hermes.transport.ReadingChannel`."""
+        begun = now = time.monotonic_ns()
+        until = NEVER if timeout_ns < 0 else begun + timeout_ns
+        if not self._lock.acquire(timeout=-1 if timeout_ns < 0 else timeout_ns / 1e9):
+            return EMPTY
+        try:
+            out = memoryview(ffi.buffer(address, capacity))
+            while True:
+                spin = max(0, begun + spin_ns - now)
+                if self._steady and (size := self._pull(address, capacity, spin, until - now)):
+                    return size
+                size = self._fill(out)
+                if size or self._is_over():
+                    return size
+                now = time.monotonic_ns()
+                if now >= until:
+                    return EMPTY
+                if not self._steady:
+                    self._await_input(max(0, begun + spin_ns - now), until - now)
+                    now = time.monotonic_ns()
+        finally:
+            self._lock.release()
+
+    def _is_over(self) -> bool:
+        """Whether the input has ended.
+
+        Raises:
+            ConnectionLost: it broke.
+        """
+        if self._error is not None:
+            raise ConnectionLost(self._error)
+        return self._ended
+
+    def _await_input(self, spin_ns: int, left_ns: int) -> None:
+        if self._waits and self._rows.taken:  # it is to end, whatever comes
+            left_ns = min(left_ns, HOLD_NS)
+        self._unicast.wait(readable=True, writable=False, timeout_ns=left_ns, spin_ns=spin_ns)
+
+    def _pull(self, address: Any, capacity: int, spin_ns: int, left_ns: int) -> int:
+        """Wait for what the group has, while nothing else is to be done."""
+        rows, event = self._rows, self._event
+        size: int = lib.hu_channel_pull(
+            self._unicast.handle, rows.select, address, capacity, spin_ns, left_ns, event
+        )
+        if event.what not in _STOPS:
+            rows.happened(event)
+        self._more = event.what != lib.HU_SELECT_MORE
+        self._steady = not rows.down
+        return size
 
     def _fill(self, out: memoryview) -> int:
         written = before = 0
+        self._rows.hear()
         for _ in range(ROUNDS):
             before = written
             if not self._rows.pending:
@@ -233,15 +264,10 @@ class GroupChannel:
         self._more = written == len(out) or written > before
         if self._rows.select is not None and self._error is None:
             self._hold(self._waits or not self._whole)
-        self._push()
+            self._steady = self._whole and not self._held and self._rows.steady
+        else:
+            self._steady = False
         return written
-
-    def _push(self) -> None:
-        """Flush; if that fails, whoever reads next is told."""
-        try:
-            self._flush()
-        except ConnectionLost as error:
-            self._error = str(error)
 
     def _hold(self, held: bool) -> None:
         """Have the group not wake whoever waits, for nothing of it can be handed out now."""
@@ -279,6 +305,7 @@ class GroupChannel:
             self._error = str(error)
             return False
         self._in.filled(size)
+        self._rows.hear()  # before anything of what they have begun is handed on
         self._ended = size == 0
         return size > 0
 
@@ -353,37 +380,32 @@ class GroupChannel:
             lib.hu_channel_leave(self._unicast.handle)
             self._sock.close()
             self._sock = None
-            self._waits = self._held = False
+            self._waits = self._held = self._steady = False
             self._rows.end()
 
     # ---- waiting and ending ----
 
     def wait(self, *, readable: bool, writable: bool, timeout_ns: int) -> bool:
         """Wait until one of what was asked for holds; False if ``timeout_ns`` passed first."""
-        deadline = None if timeout_ns < 0 else time.monotonic_ns() + timeout_ns
+        until = NEVER if timeout_ns < 0 else time.monotonic_ns() + timeout_ns
         while True:
-            with self._lock:
-                if readable and self._has_input:
-                    return True
-                pushing = bool(self._out.queue)
-                holding = self._waits and self._rows.taken > 0
-            left = -1 if deadline is None else max(0, deadline - time.monotonic_ns())
-            wait = min(left, HOLD_NS) if left >= 0 else HOLD_NS
-            found = self._unicast.wait(
-                readable=readable,
-                writable=writable or pushing,
-                timeout_ns=wait if holding else left,
-            )
-            if found and not pushing:
+            holding = False
+            if self._lock.acquire(blocking=False):  # else somebody reads, and sees to it
+                try:
+                    if readable and self._has_input:
+                        return True
+                    holding = self._waits and self._rows.taken > 0
+                finally:
+                    self._lock.release()
+            left = max(0, until - time.monotonic_ns())
+            wait = min(left, HOLD_NS) if holding else left
+            if self._unicast.wait(readable=readable, writable=writable, timeout_ns=wait):
                 return True
-            with self._lock:
-                if pushing:
-                    self._push()
-                if holding and self._whole:
-                    self._tend()
-            if found and self._unicast.wait(readable=readable, writable=writable, timeout_ns=0):
-                return True  # it was not only room for what waits here
-            if not found and left == 0:
+            if holding:
+                with self._lock:
+                    if self._whole:
+                        self._tend()
+            if not left:
                 return False
 
     @property
@@ -407,8 +429,6 @@ class GroupChannel:
     def close(self) -> None:
         """Leave the group and end the session, as :meth:`UdpChannel.close` does."""
         if self._pid == os.getpid():
-            with contextlib.suppress(ConnectionLost):
-                self._flush()  # what was taken is the medium's
             with contextlib.suppress(ConnectionLost):
                 self._leave()
         elif self._sock is not None:  # a child has no say in its parent's

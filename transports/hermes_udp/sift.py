@@ -7,10 +7,12 @@ whole.  Knows frames' headers; what the frames mean is its :class:`Judge`'s busi
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import Protocol
 
-from hermes.native.envelopes import CONTROL_MAX
+from hermes.errors import ConnectionLost
 from hermes.native.frames import BATCH_HEADER_SIZE, HEADER_SIZE, MessageType
+from hermes_udp.native import ffi, lib
 
 INWARD_SIZE = 262144
 """Bytes read from the broker at once, at most."""
@@ -37,9 +39,6 @@ _NO_FRAMES = 1 << 63
 class Judge(Protocol):
     """Who looks."""
 
-    def said(self, kind: int, frame: bytes) -> None:
-        """The client sends this control frame; what is to go out instead is his to say."""
-
     def batch_passes(self, id: int) -> bool:
         """Whether the client is to have a batch of this subscription."""
 
@@ -55,57 +54,33 @@ def _size_of(kind: int, payload_len: int) -> int:
 
 
 class Outward:
-    """The client's bytes: batches pass, control frames are collected and shown."""
+    """The client's bytes on their way out: a thin handle over ``hu_outward.h``, which is the contract.
 
-    def __init__(self, judge: Judge) -> None:
-        self._judge = judge
-        self._frame = bytearray()
-        self._later = bytearray()
-        self.queue = bytearray()
-        """What goes out before any more of the client's bytes: the owner sends and deletes it."""
-        self.passing = 0
-        """Bytes of a batch that are still to go out as they come."""
+    For the owner of a :class:`Judge`; whoever sends calls the native side.
+    """
 
-    def say(self, frame: bytes) -> None:
-        """Have a whole frame go out as soon as it may stand there."""
-        if self.passing:
-            self._later += frame
-        else:
-            self.queue += frame
+    def __init__(self) -> None:
+        self.handle = ffi.gc(lib.hu_outward_new(), lib.hu_outward_free)
+        if self.handle == ffi.NULL:
+            raise ConnectionLost("no memory for a multicast group")
+        self._place = ffi.new("uint8_t[]", lib.HU_NOTE_MAX)
 
-    def passed(self, size: int) -> None:
-        """So many bytes of the batch have gone out."""
-        self.passing -= size
-        if not self.passing:
-            self.queue += self._later
-            self._later.clear()
+    def say(self, frame: bytes) -> bool:
+        """Have a whole frame go out as soon as it may stand there; False: there is no room."""
+        return bool(lib.hu_outward_say(self.handle, frame, len(frame)))
 
-    def collect(self, view: memoryview) -> int:
-        """Take the first bytes of ``view``, where no batch is passing; how many."""
-        assert not self.passing
-        frame = self._frame
-        taken = self._extend(view, HEADER_SIZE)
-        if len(frame) < HEADER_SIZE:
-            return taken
-        magic, kind, payload_len = _HEADER.unpack_from(frame)
-        if magic != _MAGIC or kind == _BATCH or payload_len > CONTROL_MAX:
-            size = _size_of(kind, payload_len) if magic == _MAGIC else _NO_FRAMES
-            self.queue += frame
-            frame.clear()
-            self.passing = size - HEADER_SIZE
-            return taken
-        size = _size_of(kind, payload_len)
-        taken += self._extend(view[taken:], size)
-        if len(frame) == size:
-            whole = bytes(frame)
-            frame.clear()
-            self._judge.said(kind, whole)
-        return taken
+    def take(self, frame: bytes) -> bool:
+        """Likewise an Unsubscribe, which the client's own will not follow; False: not now."""
+        return bool(lib.hu_outward_take(self.handle, frame, len(frame)))
 
-    def _extend(self, view: memoryview, size: int) -> int:
-        part = view[: max(0, size - len(self._frame))]
-        self._frame += part
-        return len(part)
+    def forget(self, frame: bytes) -> None:
+        """What was taken is over without that."""
+        lib.hu_outward_forget(self.handle, frame, len(frame))
+
+    def read(self) -> Iterator[bytes | None]:
+        """What the client has begun and ended, as its frames; None: some of them are not known."""
+        while size := lib.hu_outward_read(self.handle, self._place):
+            yield None if size < 0 else bytes(ffi.buffer(self._place, size))
 
 
 class Inward:

@@ -15,7 +15,7 @@ import random
 from typing import Any, Literal
 
 from hermes.errors import ConnectionLost, MalformedInput
-from hermes.native.frames import HEADER_SIZE, MessageType
+from hermes.native.frames import HEADER_SIZE
 from hermes.native.patterns import covers
 from hermes.wire import messages as m
 from hermes.wire.codec import ControlEncoder, decode_control
@@ -27,9 +27,6 @@ NEAR = 65536
 UNKNOWN = (1 << 64) - 1
 TOKENS = 1 << 62
 """Tokens of our own pings are from here on; clients draw theirs below."""
-
-_SUBSCRIBE = int(MessageType.SUBSCRIBE)
-_UNSUBSCRIBE = int(MessageType.UNSUBSCRIBE)
 
 
 class Served:
@@ -55,7 +52,7 @@ class TakeOver:
     """The subscriptions of one connection; a :class:`~hermes_udp.sift.Judge` of its bytes."""
 
     def __init__(self) -> None:
-        self.outward = Outward(self)
+        self.outward = Outward()
         self.down = bytearray()
         """What the client is to be told next, at a border."""
         self.taken = 0
@@ -76,24 +73,28 @@ class TakeOver:
 
     # ---- the client's frames ----
 
-    def said(self, kind: int, frame: bytes) -> None:
-        """See :class:`~hermes_udp.sift.Judge`."""
-        message: Any = None
-        if kind in (_SUBSCRIBE, _UNSUBSCRIBE):
-            with contextlib.suppress(MalformedInput):  # the broker will say so
-                message = decode_control(kind, _payload(frame))
+    def hear(self) -> None:
+        """Take note of what the client has begun and ended."""
+        for frame in self.outward.read():
+            if frame is None:  # what is not taken over may be over
+                self._served = {
+                    id: one for id, one in self._served.items() if one.number is not None
+                }
+            else:
+                with contextlib.suppress(MalformedInput):  # the broker will say so
+                    self._said(decode_control(frame[5], _payload(frame)), frame)
+
+    def _said(self, message: Any, frame: bytes) -> None:
         if isinstance(message, m.Unsubscribe):
             served = self._served.pop(message.subscription, None)
             if served is not None and served.number is not None:
                 self._ended.append((served.number, frame))
-                return
-        self.outward.say(frame)
-        if isinstance(message, m.Subscribe) and message.durable is None:
+        elif message.durable is None:
             served = Served(message.subscription, message.filter, prefix=message.kind == "prefix")
             self._served[message.subscription] = served
             self._token += 1
             self._pings[self._token] = served
-            self.outward.say(self._encode(m.Ping(self._token)))
+            served.fits = self.outward.say(self._encode(m.Ping(self._token)))
 
     # ---- the broker's frames ----
 
@@ -145,6 +146,7 @@ class TakeOver:
             return False
         served = self._served.pop(error.subscription, None)
         if served is not None and served.number is not None:  # the client takes it for ended
+            self.outward.forget(self._encode(m.Unsubscribe(served.id)))
             self._ended.append((served.number, b""))
         return True
 
@@ -183,6 +185,13 @@ class TakeOver:
     def select(self) -> Any:
         """The selector; None: no group was joined."""
         return self._select
+
+    @property
+    def steady(self) -> bool:
+        """Whether nothing is to be done but to select, until somebody says something."""
+        return not (self._ended or self.down or self.over) and all(
+            served.number is not None or not served.fits for served in self._served.values()
+        )
 
     @property
     def pending(self) -> bool:
@@ -239,10 +248,12 @@ class TakeOver:
         for stream, through in served.streams.items():
             index = self._cast[self._names[stream]]
             lib.hu_select_route(self._select, number, index, stream, through)
+        if not self.outward.take(self._encode(m.Unsubscribe(served.id))):
+            lib.hu_select_remove(self._select, number)  # the client may have ended it just now
+            return
         served.number = int(number)
         self.taken += 1
         self._leaving[served.id] = self._leaving.get(served.id, 0) + 1
-        self.outward.say(self._encode(m.Unsubscribe(served.id)))
 
     def happened(self, event: Any) -> None:
         """What stopped the walk: a control frame of the group's, or a hole.

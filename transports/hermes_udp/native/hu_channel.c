@@ -42,7 +42,8 @@ struct hu_channel {
     pthread_t guard;
     pid_t pid;
     hm_medium medium;
-    hu_group *group; /* NULL: none has been joined */
+    hu_group *group;     /* NULL: none has been joined */
+    hu_outward *outward; /* NULL: what is sent goes to the session as it is */
     int group_fd;
     int group_held;        /* nobody selects from it now */
     uint64_t group_walked; /* what of it had been received when it was last walked through */
@@ -78,11 +79,31 @@ static void leave(hu_channel *channel) {
     pthread_mutex_unlock(&channel->mutex);
 }
 
+/* 1: nothing is left before what comes next. */
+static int push_queued(hu_channel *channel) {
+    const uint8_t *data;
+    uint64_t size;
+    while ((size = hu_outward_queued(channel->outward, &data)) > 0) {
+        uint64_t taken = hu_endpoint_push(channel->endpoint, 0, data, size);
+        if (taken == 0)
+            return 0;
+        hu_outward_sent(channel->outward, taken);
+    }
+    return 1;
+}
+
 /* Reads, serves the timers and writes. */
 static void work(hu_channel *channel) {
     channel->looked_ns = hu_now();
     hu_endpoint_poll(channel->endpoint, channel->events);
+    if (channel->outward != NULL && hu_session_reason(channel->session) == 0)
+        push_queued(channel);
     hu_endpoint_flush(channel->endpoint);
+}
+
+static void let_others_in(hu_channel *channel) {
+    pthread_mutex_unlock(&channel->mutex);
+    pthread_mutex_lock(&channel->mutex);
 }
 
 /* Sleeps until something arrives, a timer is due, `until_ns` is reached or `wake_fd` (-1: none) is
@@ -178,10 +199,8 @@ int64_t hu_channel_receive(hu_channel *channel, uint8_t *buffer, uint64_t capaci
     while (result == -HM_EEMPTY && spin_ns > 0 && hu_now() - begun < spin_ns) {
         work(channel);
         result = take_now(channel, buffer, capacity, error);
-        if (result == -HM_EEMPTY) { /* let others in */
-            pthread_mutex_unlock(&channel->mutex);
-            pthread_mutex_lock(&channel->mutex);
-        }
+        if (result == -HM_EEMPTY)
+            let_others_in(channel);
     }
     uint64_t until = timeout_ns < 0 ? NEVER : begun + (uint64_t)timeout_ns;
     while (result == -HM_EEMPTY && timeout_ns != 0 && hu_now() < until) {
@@ -194,13 +213,36 @@ int64_t hu_channel_receive(hu_channel *channel, uint8_t *buffer, uint64_t capaci
     return result;
 }
 
+static uint64_t push_filtered(hu_channel *channel, const uint8_t *data, uint64_t size) {
+    uint64_t taken = 0;
+    while (taken < size && push_queued(channel)) {
+        uint64_t passing = hu_outward_passing(channel->outward), left = size - taken, part;
+        if (passing > 0) {
+            part = hu_endpoint_push(channel->endpoint, 0, data + taken,
+                                    passing < left ? passing : left);
+            hu_outward_passed(channel->outward, part);
+        } else {
+            part = hu_outward_collect(channel->outward, data + taken, left);
+        }
+        taken += part;
+        if (part == 0)
+            break;
+    }
+    push_queued(channel);
+    return taken;
+}
+
+static uint64_t push(hu_channel *channel, const uint8_t *data, uint64_t size) {
+    return channel->outward != NULL ? push_filtered(channel, data, size)
+                                    : hu_endpoint_push(channel->endpoint, 0, data, size);
+}
+
 static int64_t push_some(hu_channel *channel, const struct iovec *pieces, int count) {
     int64_t taken = 0;
     for (int i = 0; i < count; i++) {
         if (pieces[i].iov_len == 0)
             continue;
-        uint64_t size =
-            hu_endpoint_push(channel->endpoint, 0, pieces[i].iov_base, pieces[i].iov_len);
+        uint64_t size = push(channel, pieces[i].iov_base, pieces[i].iov_len);
         taken += (int64_t)size;
         if (size < pieces[i].iov_len)
             break;
@@ -244,23 +286,40 @@ static int has_cast(const hu_channel *channel) {
            (hu_group_received(group) != channel->group_walked || hu_group_can_skip(group));
 }
 
-static int has_input(hu_channel *channel) {
+/* Whether there is something to read beside what the group casts. */
+static int has_word(hu_channel *channel) {
     const uint8_t *data;
-    return has_cast(channel) ||
+    return (channel->outward != NULL && hu_outward_noted(channel->outward)) ||
            hu_receiver_readable(hu_session_receiver(channel->session), &data) > 0 ||
            (hu_session_state(channel->session) & HU_ENDED) != 0 || error_of(channel) != 0;
 }
 
-int hu_channel_wait(hu_channel *channel, int readable, int writable, int64_t timeout_ns) {
+static int has_input(hu_channel *channel) {
+    return has_cast(channel) || has_word(channel);
+}
+
+static int has(hu_channel *channel, int readable, int writable) {
+    return (readable && has_input(channel)) || (writable && has_room(channel));
+}
+
+int hu_channel_wait(hu_channel *channel, int readable, int writable, uint64_t spin_ns,
+                    int64_t timeout_ns) {
     uint64_t begun = hu_now();
     uint64_t until = timeout_ns < 0 ? NEVER : begun + (uint64_t)timeout_ns;
+    uint64_t awake = spin_ns < until - begun ? begun + spin_ns : until;
     enter(channel);
     if (!channel->closing) /* the descriptor may be somebody else's by now */
         work(channel);
-    int found;
-    while (!(found = (readable && has_input(channel)) || (writable && has_room(channel))) &&
-           hu_now() < until)
+    int found = has(channel, readable, writable);
+    while (!found && spin_ns > 0 && hu_now() < awake) {
+        let_others_in(channel);
+        work(channel);
+        found = has(channel, readable, writable);
+    }
+    while (!found && hu_now() < until) {
         sleep_and_work(channel, CALLER, until, -1);
+        found = has(channel, readable, writable);
+    }
     leave(channel);
     return found;
 }
@@ -405,9 +464,12 @@ void hu_channel_close(hu_channel *channel, int closed_fd) {
     channel->closed_fd = closed_fd;
     channel->linger_ns = hu_now() + HU_LINGER;
     if (hu_session_reason(channel->session) == 0) {
+        if (channel->outward != NULL)
+            push_queued(channel);
         hu_endpoint_finish(channel->endpoint, 0);
         hu_endpoint_flush(channel->endpoint);
     }
+    channel->outward = NULL;
     pthread_mutex_unlock(&channel->mutex);
     wake(channel);
 }
@@ -426,6 +488,12 @@ void hu_channel_free(hu_channel *channel) {
 }
 
 /* ---- the group ---- */
+
+void hu_channel_filter(hu_channel *channel, hu_outward *outward) {
+    enter(channel);
+    channel->outward = outward;
+    leave(channel);
+}
 
 int hu_channel_join(hu_channel *channel, int fd, uint64_t seed) {
     enter(channel);
@@ -493,14 +561,46 @@ static int select_once(hu_channel *channel, hu_select *select, uint8_t *out, uin
     return 1;
 }
 
-uint64_t hu_channel_select(hu_channel *channel, hu_select *select, uint8_t *out, uint64_t capacity,
+static uint64_t select_all(hu_channel *channel, hu_select *select, uint8_t *out, uint64_t capacity,
                            hu_select_event *event) {
     uint64_t written = 0;
     *event = (hu_select_event){0};
-    enter(channel);
     if (channel->group != NULL)
         while (select_once(channel, select, out, capacity, &written, event))
             ;
+    return written;
+}
+
+uint64_t hu_channel_select(hu_channel *channel, hu_select *select, uint8_t *out, uint64_t capacity,
+                           hu_select_event *event) {
+    enter(channel);
+    uint64_t written = select_all(channel, select, out, capacity, event);
+    leave(channel);
+    return written;
+}
+
+uint64_t hu_channel_pull(hu_channel *channel, hu_select *select, uint8_t *out, uint64_t capacity,
+                         uint64_t spin_ns, int64_t timeout_ns, hu_select_event *event) {
+    uint64_t begun = hu_now(), now = begun, written = 0;
+    uint64_t until = timeout_ns < 0 ? NEVER : begun + (uint64_t)timeout_ns;
+    uint64_t awake = spin_ns < until - begun ? begun + spin_ns : until;
+    *event = (hu_select_event){0};
+    enter(channel);
+    if (!channel->closing)
+        work(channel);
+    while (!has_word(channel)) {
+        if (has_cast(channel))
+            written = select_all(channel, select, out, capacity, event);
+        if (written > 0 || event->what != HU_SELECT_MORE || now >= until)
+            break;
+        if (now < awake) {
+            let_others_in(channel);
+            work(channel);
+        } else {
+            sleep_and_work(channel, CALLER, until, -1);
+        }
+        now = hu_now();
+    }
     leave(channel);
     return written;
 }

@@ -15,7 +15,7 @@
 #define HU_CHANNEL_H
 
 #include "hu_dial.h"
-#include "hu_select.h"
+#include "hu_outward.h"
 
 /* cdef-begin -- an opaque channel. */
 typedef struct hu_channel hu_channel;
@@ -33,8 +33,12 @@ int64_t hu_channel_send(hu_channel *channel, const uint8_t *data, uint64_t size)
 /* As hm_socket_receive. */
 int64_t hu_channel_receive(hu_channel *channel, uint8_t *buffer, uint64_t capacity,
                            uint64_t spin_ns, int64_t timeout_ns, int *error);
-/* Waits for one of what is asked for; 0: the time passed first. */
-int hu_channel_wait(hu_channel *channel, int readable, int writable, int64_t timeout_ns);
+/* Waits for one of what is asked for, `spin_ns` of it awake; 0: the time passed first. */
+int hu_channel_wait(hu_channel *channel, int readable, int writable, uint64_t spin_ns,
+                    int64_t timeout_ns);
+/* All that is sent goes through `outward` from now on, which must stay until hu_channel_close
+ * returns.  Its notes count as input. */
+void hu_channel_filter(hu_channel *channel, hu_outward *outward);
 /* Why it is over, HU_BYE and so on; 0: it is not. */
 uint32_t hu_channel_reason(hu_channel *channel);
 /* Ends it: what was sent is repeated for HU_LINGER at most, by the thread; `closed_fd` becomes
@@ -60,6 +64,10 @@ uint32_t hu_channel_group(hu_channel *channel, hu_beacon *beacon, hu_beacon_entr
  * also if the group's window holds no whole frame. */
 uint64_t hu_channel_select(hu_channel *channel, hu_select *select, uint8_t *out, uint64_t capacity,
                            hu_select_event *event);
+/* hu_channel_select, once there is something, waiting for it as hu_channel_receive does.  0 bytes
+ * and HU_SELECT_MORE: the time passed, or there is something else to look at. */
+uint64_t hu_channel_pull(hu_channel *channel, hu_select *select, uint8_t *out, uint64_t capacity,
+                         uint64_t spin_ns, int64_t timeout_ns, hu_select_event *event);
 /* Whether to ignore the group's stream in hu_channel_wait: it is not being selected from now. */
 void hu_channel_hold(hu_channel *channel, int held);
 /* Bytes that wait in the group's window. */
