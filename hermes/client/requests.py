@@ -28,7 +28,7 @@ class Requests(Reconnecting):
     def close_line(self, line: Line) -> None:
         """End a publisher.  The lock is held."""
         outbox = line.outbox
-        if self._session.lines.pop(line.id, None) is None:
+        if not self._session.forget(line):
             return
         if outbox is not None:
             outbox.close()
@@ -42,7 +42,7 @@ class Requests(Reconnecting):
 
     def abandon_line(self, line: Line) -> HermesError | None:
         """End a publisher whose connection is given up; what to tell about it, which is told once."""
-        if self._forked or self._closed or self._session.lines.pop(line.id, None) is None:
+        if self._forked or self._closed or not self._session.forget(line):
             return None
         return self.lost([line])
 
@@ -151,6 +151,8 @@ class Requests(Reconnecting):
             outbox.limit(session.limits.message_max)
             self._output.add(outbox, linger_ns)
             line.outbox, line.lingers = outbox, linger_ns > 0
+            if ack == "appended":
+                session.senders[line.id] = outbox.sender(None)
         except BaseException:
             self.close_line(line)
             raise

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from hermes.errors import HermesError, MalformedInput, Refused
+from hermes.native.api import Sender
 from hermes.native.frames import HEADER_SIZE
 from hermes.native.outbox import Outbox
 from hermes.wire import messages as m
@@ -208,6 +209,8 @@ class Session:
         self._welcome: m.Welcome | None = None
         self.feeds: dict[int, Feed] = {}
         self.lines: dict[int, Line] = {}
+        self.senders: dict[int, Sender] = {}
+        """Of the lines whose messages are done with once they are appended."""
         self.answers: dict[int, Answer] = {}
         self.pongs: set[int] = set()
         self.failure: HermesError | None = None
@@ -251,6 +254,11 @@ class Session:
     def _goes_on(self, publisher: int) -> bool:
         line = self.lines.get(publisher)
         return line is not None and line.failure is None
+
+    def forget(self, line: Line) -> bool:
+        """Know nothing of ``line`` any more; whether it was known."""
+        self.senders.pop(line.id, None)
+        return self.lines.pop(line.id, None) is not None
 
     @property
     def limits(self) -> m.Limits:

@@ -15,7 +15,6 @@ from hermes.closing import Closable
 from hermes.errors import Closed, GapDetected, HermesError, MalformedInput, Timeout, UsageError
 from hermes.native import _errors
 from hermes.native.api import Message, Reader
-from hermes.native.frames import BATCH_HEADER_SIZE
 from hermes.native.outbox import NS_PER_S
 
 if TYPE_CHECKING:
@@ -200,13 +199,12 @@ class Subscription(Closable):
             self._feed.id,
             protocol.coverage,
             protocol.stream_names,
+            session.senders,
         )
         if found is None:
             return
-        messages, stop, stream, after, through = found
-        self._segment = Segment(
-            inbox.buffer, inbox.start + BATCH_HEADER_SIZE, stop, stream, after, through
-        )
+        messages, start, stop, stream, after, through = found
+        self._segment = Segment(inbox.buffer, start, stop, stream, after, through)
         self._ready.extend(messages)
         inbox.start = stop
 

@@ -77,12 +77,15 @@ class Reader:
         id: int,
         coverage: dict[int, int],
         names: dict[int, str],
+        senders: dict[int, Sender],
         /,
-    ) -> tuple[list[Message], int, str, int, int] | None:
-        """If a whole, sound batch of subscription ``id`` stands at ``buffer[start]`` and goes on
-        where ``coverage`` (subscription << 32 | stream index -> last sequence covered) says:
-        ``(messages, stop, stream name, after, through)``, and ``coverage`` is moved on.  Else None,
-        and nothing has changed: it is for others to say what is wrong, if anything is.
+    ) -> tuple[list[Message], int, int, str, int, int] | None:
+        """If a whole, sound batch of subscription ``id`` stands at ``buffer[start]``, behind
+        acknowledgements to ``senders`` (by publisher id) at most, and goes on where ``coverage``
+        (subscription << 32 | stream index -> last sequence covered) says: ``(messages, start of
+        its frames, stop, stream name, after, through)``; ``coverage`` is moved on and what is
+        acknowledged is freed.  Else None, and everything stands where it stood: it is for others
+        to say what is wrong, if anything is.
         """
     def index(
         self, buffer: Buffer, start: int, stop: int, after: int, through: int, /

@@ -11,6 +11,8 @@ from hermes.native._core import lib
 from hermes.native import _fast
 from hermes.native.api import API_VERSION, REFUSED, Message, Reader, api_address
 from hermes.native.outbox import Outbox
+from hermes.wire import messages as m
+from hermes.wire.codec import ControlEncoder
 
 MESSAGE_MAX = 1 << 20
 FAR = 1 << 62
@@ -153,16 +155,90 @@ def test_a_batch_is_taken_directly_only_if_it_goes_on_exactly_there():
         (whole[56:], size - 56, 7, {key: 4}, names),  # no batch
     ):
         before = dict(coverage)
-        assert reader.direct(data, 0, end, id, coverage, known) is None
+        assert reader.direct(data, 0, end, id, coverage, known, {}) is None
         assert coverage == before
 
     coverage = {key: 4}
-    found = reader.direct(b"12345678" + whole + whole, 8, 8 + 2 * size, 7, coverage, names)
+    found = reader.direct(b"12345678" + whole + whole, 8, 8 + 2 * size, 7, coverage, names, {})
     assert found is not None
-    messages, stop, stream, after, through = found
+    messages, start, stop, stream, after, through = found
     assert [(m.topic, m.payload) for m in messages] == [("md.a", b"x"), ("md.b", b"y")]
-    assert (stop, stream, after, through) == (8 + size, "default", 4, 6)
+    assert (start, stop, stream, after, through) == (8 + 56, 8 + size, "default", 4, 6)
     assert coverage == {key: 6}
+
+
+def acked_batch(*acks: m.Ack) -> tuple[bytes, bytes]:
+    """Acknowledgements, and a batch of subscription 7 that covers (4, 5]."""
+    outbox = Outbox(id=7, first_sequence=5)
+    outbox.put(b"md.a", b"x")
+    header, frames_ = outbox.batch(1 << 20, 1) or (b"", memoryview(b""))
+    encode = ControlEncoder().encode
+    return b"".join(map(encode, acks)), header + bytes(frames_)
+
+
+def offered(count: int) -> Outbox:
+    """An outbox of which ``count`` messages are on the wire."""
+    outbox = Outbox(id=3)
+    for _ in range(count):
+        outbox.put(b"md.a", b"x")
+    outbox.batch(1 << 20, 1)
+    outbox.sent()
+    return outbox
+
+
+def test_acknowledgements_before_a_batch_are_taken_with_it():
+    """What they acknowledge is freed, and the batch's place is told behind them."""
+    outbox = offered(3)
+    acks, batch = acked_batch(m.Ack(3, 1), m.Ack(3, 2))
+    coverage = {7 << 32: 4}
+    data = acks + batch
+
+    found = Reader(MESSAGE_MAX).direct(
+        data, 0, len(data), 7, coverage, {0: "default"}, {3: outbox.sender(None)}
+    )
+
+    assert found is not None
+    assert found[1:] == (len(acks) + 56, len(data), "default", 4, 5)
+    assert outbox.status().acked == 2
+
+
+@pytest.mark.parametrize(
+    "ack",
+    [
+        m.Ack(4, 1),  # another's
+        m.Ack(3, 1, "opened"),
+        m.Ack(3, 1, "durable"),
+        m.Ack(3, 4),  # it was never sent
+    ],
+)
+def test_an_acknowledgement_that_is_not_ours_to_take_is_left(ack: m.Ack):
+    """Nothing is taken where one stands that only the protocol can judge."""
+    outbox = offered(3)
+    acks, batch = acked_batch(ack)
+    coverage = {7 << 32: 4}
+    data = acks + batch
+
+    found = Reader(MESSAGE_MAX).direct(
+        data, 0, len(data), 7, coverage, {0: "default"}, {3: outbox.sender(None)}
+    )
+
+    assert found is None
+    assert coverage == {7 << 32: 4}
+    assert outbox.status().acked == 0
+
+
+def test_an_acknowledgement_is_not_taken_without_its_batch():
+    """Where the batch is not wholly there, or goes on elsewhere, it waits for the protocol too."""
+    outbox = offered(3)
+    acks, batch = acked_batch(m.Ack(3, 1))
+    data, senders = acks + batch, {3: outbox.sender(None)}
+    reader, names = Reader(MESSAGE_MAX), {0: "default"}
+
+    for end, coverage in ((len(acks), 4), (len(data) - 8, 4), (len(data), 3)):
+        found = reader.direct(data, 0, end, 7, {7 << 32: coverage}, names, senders)
+        assert found is None
+
+    assert outbox.status().acked == 0
 
 
 def test_half_a_frame_is_an_error():

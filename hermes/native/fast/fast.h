@@ -23,6 +23,9 @@ extern const hm_api *fast_core;
 int fast_add_sender(PyObject *module);
 int fast_add_reader(PyObject *module);
 
+/* Where a Sender puts its messages; NULL with an exception set: it is no Sender. */
+hm_outbox *fast_outbox_of(PyObject *sender);
+
 /* A new Message; steals no reference, `payload` is copied. */
 PyObject *fast_message_new(PyObject *topic, PyObject *stream, uint64_t sequence,
                            uint64_t timestamp_ns, const uint8_t *payload, uint32_t payload_len);

@@ -3,9 +3,10 @@
 #include "fast.h"
 
 #define TOPICS                                                                                     \
-    16384          /* names a reader remembers; a power of two, for a few thousand live topics     \
-                    */
-#define STRIDE 128 /* frames checked at a time: their slices fit L1 */
+    16384            /* names a reader remembers; a power of two, for a few thousand live topics   \
+                      */
+#define STRIDE   128 /* frames checked at a time: their slices fit L1 */
+#define ACKS_MAX 16  /* in front of a batch that is taken directly: more publishers are rare */
 
 /* Turns the frames of batches into objects; remembers the topics it has seen. */
 typedef struct {
@@ -275,38 +276,98 @@ static PyObject *take_batch(reader *self, const hm_batch *batch, const uint8_t *
     return list;
 }
 
+/* Acknowledgements in front of a batch: there is one of each publisher that was heard. */
+typedef struct {
+    uint32_t count;
+    struct {
+        hm_outbox *outbox;
+        uint64_t sequence;
+    } items[ACKS_MAX];
+} acks;
+
+/* Notes what the control frame at `frame` acknowledges to one of `senders`; 0: it is something
+ * else, or there is no room.  -1 with an exception set. */
+static int note_ack(acks *noted, const uint8_t *frame, uint32_t payload_len, PyObject *senders) {
+    uint32_t publisher;
+    uint64_t sequence;
+    if (noted->count == ACKS_MAX ||
+        !fast_core->ack_parse(frame + HM_FRAME_HEADER, payload_len, &publisher, &sequence))
+        return 0;
+    PyObject *key = PyLong_FromUnsignedLong(publisher);
+    PyObject *sender = key != NULL ? PyDict_GetItemWithError(senders, key) : NULL;
+    Py_XDECREF(key);
+    hm_outbox *outbox = sender != NULL ? fast_outbox_of(sender) : NULL;
+    if (outbox == NULL)
+        return PyErr_Occurred() ? -1 : 0;
+    noted->items[noted->count].outbox = outbox;
+    noted->items[noted->count++].sequence = sequence;
+    return 1;
+}
+
+/* 0: one acknowledges what was never sent. */
+static int settle(const acks *noted) {
+    for (uint32_t i = 0; i < noted->count; i++)
+        if (fast_core->outbox_ack(noted->items[i].outbox, noted->items[i].sequence) != 0)
+            return 0;
+    return 1;
+}
+
+/* The whole batch that stands behind nothing but acknowledgements, and where: its size, or 0. */
+static uint64_t find_batch(const reader *self, const region *bytes, PyObject *senders, uint64_t *at,
+                           acks *noted) {
+    for (*at = 0;;) {
+        hm_slice slice;
+        uint64_t needed;
+        const uint8_t *frame = bytes->data + *at;
+        int64_t size =
+            fast_core->frame_check(frame, bytes->size - *at, self->message_max, &slice, &needed);
+        if (size <= 0 || (uint64_t)size > bytes->size - *at)
+            return 0;
+        if (slice.type == HM_BATCH)
+            return (uint64_t)size;
+        if (slice.type != HM_ACK || note_ack(noted, frame, slice.payload_len, senders) <= 0)
+            return 0;
+        *at += (uint64_t)size;
+    }
+}
+
 PyDoc_STRVAR(direct_doc,
-             "direct($self, buffer, start, end, id, coverage, names, /)\n--\n\n"
-             "If a whole, sound batch of subscription ``id`` stands at buffer[start] and goes on "
-             "where ``coverage`` says: ``(messages, stop, stream name, after, through)``, and "
-             "``coverage`` is moved on.  Else None.");
+             "direct($self, buffer, start, end, id, coverage, names, senders, /)\n--\n\n"
+             "If a whole, sound batch of subscription ``id`` stands at buffer[start], behind "
+             "acknowledgements to ``senders`` at most, and goes on where ``coverage`` says: "
+             "``(messages, start of its frames, stop, stream name, after, through)``, and all that "
+             "is done with.  Else None.");
 
 static PyObject *reader_direct(PyObject *object, PyObject *const *args, Py_ssize_t count) {
     reader *self = (reader *)object;
     region bytes;
-    if (count != 6 || !PyDict_Check(args[4]) || !PyDict_Check(args[5]))
-        return PyErr_Format(PyExc_TypeError, "direct takes 6 arguments, the last two dicts");
+    if (count != 7 || !PyDict_Check(args[4]) || !PyDict_Check(args[5]) || !PyDict_Check(args[6]))
+        return PyErr_Format(PyExc_TypeError, "direct takes 7 arguments, the last three dicts");
     unsigned long long id = PyLong_AsUnsignedLongLong(args[3]);
     if (PyErr_Occurred() || region_of(args[0], args[1], args[2], &bytes) < 0)
         return NULL;
-    hm_slice slice;
     hm_batch batch;
-    uint64_t needed;
+    acks noted = {.count = 0};
+    uint64_t at;
     PyObject *result = NULL, *key = NULL, *list = NULL, *name = NULL, *number = NULL;
-    int64_t size =
-        fast_core->frame_check(bytes.data, bytes.size, self->message_max, &slice, &needed);
-    if (size <= 0 || slice.type != HM_BATCH || (uint64_t)size > bytes.size)
+    uint64_t size = find_batch(self, &bytes, args[6], &at, &noted);
+    if (size == 0)
         goto done;
-    fast_core->batch_parse(bytes.data, &batch);
+    fast_core->batch_parse(bytes.data + at, &batch);
     if (batch.id != id || (key = continues(&batch, args[4])) == NULL)
         goto done;
     number = PyLong_FromUnsignedLong(batch.stream);
     if (number == NULL || (name = PyDict_GetItemWithError(args[5], number)) == NULL)
         goto done;
-    list = take_batch(self, &batch, bytes.data + HM_BATCH_HEADER, key, args[4], name);
-    if (list != NULL)
-        result = Py_BuildValue("OnOKK", list, PyLong_AsSsize_t(args[1]) + (Py_ssize_t)size, name,
-                               (unsigned long long)batch.after, (unsigned long long)batch.through);
+    if (!settle(&noted))
+        goto done;
+    list = take_batch(self, &batch, bytes.data + at + HM_BATCH_HEADER, key, args[4], name);
+    if (list != NULL) {
+        Py_ssize_t begin = PyLong_AsSsize_t(args[1]) + (Py_ssize_t)at;
+        result =
+            Py_BuildValue("OnnOKK", list, begin + HM_BATCH_HEADER, begin + (Py_ssize_t)size, name,
+                          (unsigned long long)batch.after, (unsigned long long)batch.through);
+    }
 done:
     PyBuffer_Release(&bytes.view);
     Py_XDECREF(key);

@@ -7,6 +7,15 @@ typedef struct {
     PyObject *topic; /* bytes, or None */
 } sender;
 
+static PyTypeObject *sender_type;
+
+hm_outbox *fast_outbox_of(PyObject *object) {
+    if (Py_TYPE(object) == sender_type)
+        return ((const sender *)object)->outbox;
+    PyErr_Format(PyExc_TypeError, "%R is not a Sender", object);
+    return NULL;
+}
+
 static PyObject *sender_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     PyObject *address, *owner, *topic;
     if (kwargs != NULL && PyDict_Size(kwargs) > 0)
@@ -132,8 +141,8 @@ int fast_add_sender(PyObject *module) {
     PyObject *type = PyType_FromSpec(&spec);
     if (type == NULL)
         return -1;
-    int status = PyModule_AddType(module, (PyTypeObject *)type);
-    Py_DECREF(type);
+    sender_type = (PyTypeObject *)type; /* as long as the process lives */
+    int status = PyModule_AddType(module, sender_type);
     PyObject *refused = PyLong_FromLongLong(FAST_REFUSED);
     if (status == 0 && refused != NULL)
         status = PyModule_AddObjectRef(module, "REFUSED", refused);

@@ -10,12 +10,13 @@
 #ifndef HM_API_H
 #define HM_API_H
 
+#include "hm_ack.h"
 #include "hm_envelope.h"
 #include "hm_flusher.h"
 #include "hm_pattern.h"
 
 /* cdef-begin -- opaque to Python. */
-#define HM_API_VERSION 1
+#define HM_API_VERSION 2
 
 typedef struct hm_api hm_api;
 
@@ -51,6 +52,10 @@ struct hm_api {
     int64_t (*outbox_send)(hm_outbox *outbox, const uint8_t *topic, uint32_t topic_len,
                            const uint8_t *payload, uint32_t payload_len, uint64_t timestamp_ns,
                            int *waiting);
+    /* Version 2. */
+    int (*outbox_ack)(hm_outbox *outbox, uint64_t sequence);
+    int (*ack_parse)(const uint8_t *payload, uint32_t size, uint32_t *publisher,
+                     uint64_t *sequence);
 };
 
 #endif

@@ -17,6 +17,8 @@ static const hm_api api = {
     .pattern_check = hm_pattern_check,
     .pattern_match = hm_pattern_match,
     .outbox_send = hm_outbox_send,
+    .outbox_ack = hm_outbox_ack,
+    .ack_parse = hm_ack_parse,
 };
 
 const hm_api *hm_api_get(void) {

@@ -9,6 +9,8 @@
 #include <sys/socket.h>
 #include <time.h>
 
+#include "hm_ack.h"
+
 #define LOOK_MASK     15u /* others are looked for after 16 empty reads: some 5 us */
 #define OTHERS_MASK   3u  /* and after 4 rounds: some 40 us */
 #define ACK_FRAME_MAX 96u /* bytes: header, a map of two names and two numbers, padding */
@@ -119,28 +121,11 @@ const hm_touched *hm_express_touched(const hm_express *express) {
 
 /* ---- acknowledgements ---- */
 
-static uint8_t *put_text(uint8_t *at, const char *text) {
-    size_t size = strlen(text);
-    *at++ = (uint8_t)(0xa0u | size); /* MessagePack: fixstr */
-    memcpy(at, text, size);
-    return at + size;
-}
-
-static uint8_t *put_uint(uint8_t *at, uint64_t value) {
-    *at++ = 0xcf; /* MessagePack: uint 64, big-endian */
-    for (int shift = 56; shift >= 0; shift -= 8)
-        *at++ = (uint8_t)(value >> shift);
-    return at;
-}
-
 static void put_ack(hm_express *express, uint32_t publisher, uint64_t sequence) {
-    uint8_t payload[64];
-    uint8_t *end = payload;
-    *end++ = 0x82; /* MessagePack: a map of two */
-    end = put_uint(put_text(end, "publisher"), publisher);
-    end = put_uint(put_text(end, "sequence"), sequence);
+    uint8_t payload[HM_ACK_MAX];
+    uint32_t length = hm_ack_encode(payload, publisher, sequence);
     int64_t size = hm_frame_encode(express->out + express->used, OUT_SIZE - express->used, HM_ACK,
-                                   NULL, 0, NULL, 0, payload, (uint32_t)(end - payload), 0, 0);
+                                   NULL, 0, NULL, 0, payload, length, 0, 0);
     assert(size > 0 && size <= (int64_t)ACK_FRAME_MAX);
     express->used += (uint64_t)size;
 }
