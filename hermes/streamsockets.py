@@ -16,17 +16,16 @@ import errno
 import select
 import socket
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from hermes.errors import (
     ConnectFailed,
     ConnectionLost,
-    Refused,
     SystemFault,
     WouldBlock,
 )
+from hermes.serving import EXHAUSTED, OUTPUT_MAX, Link, ServingAgent
 from hermes.transport import Connection, Kernel, Peer
 
 ACCEPTS_PER_PASS = 64
@@ -41,28 +40,10 @@ EVENTS_PER_PASS = 512
 """Ready descriptors looked at in one poll; the kernel hands out the others first next time."""
 BULK = 65536
 """Bytes read at once from which a peer counts as sending in bulk."""
-OUTPUT_MIN = 65536
-"""Bytes pulled for a connection that has just stalled: what a stalled subscriber keeps alive."""
-OUTPUT_MAX = 1048576
-"""Bytes pulled for a connection that takes all it is given: enough to make the system call's price
-small."""
 IOV_MAX = 1024
 """Views one sendmsg takes (Linux)."""
-ACCEPT_RETRY_NS = 100_000_000
-"""Pause after the process ran out of descriptors or memory: others may have closed some by then."""
-LINGER_NS = 2_000_000_000
-"""How long input is read and dropped after the last output, so that closing does not reset the
-connection before the peer has read it."""
-LINGER_BYTES = 64 * 1024 * 1024
-"""Bytes dropped meanwhile, at most."""
 DISCARD_SIZE = 65536
 """Bytes dropped per read."""
-EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-"""What accept fails with when the process or the machine has no room for another connection."""
-PASSING = frozenset(
-    {errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.EHOSTUNREACH}
-)
-"""What accept fails with when only that one peer is gone."""
 NS_PER_MS = 1_000_000
 
 _READ = select.EPOLLIN
@@ -83,44 +64,21 @@ class Acceptor(Protocol):
         """Stop listening."""
 
 
-class _Link:
-    """One connection as the agent sees it: the socket, its bound methods, and what is owed."""
+class _Link(Link):
+    """A connection, with the socket's bound methods and what is owed."""
 
-    __slots__ = (
-        "connection",
-        "dropped",
-        "ended",
-        "events",
-        "express",
-        "fd",
-        "gone",
-        "limit",
-        "receive",
-        "send",
-        "small",
-        "sock",
-        "stalled",
-        "until_ns",
-    )
+    __slots__ = ("events", "receive", "send", "small", "stalled")
 
     def __init__(self, sock: socket.socket, connection: Connection) -> None:
-        self.sock = sock
-        self.fd = sock.fileno()
-        self.connection = connection
+        super().__init__(sock, connection)
         self.receive = sock.recv_into
         self.send = sock.sendmsg
-        self.express = connection.express
         self.small = True  # it does not send in bulk
         self.events = _READ
-        self.limit = OUTPUT_MIN
         self.stalled = False  # the medium was full: output waits for EPOLLOUT
-        self.ended = False  # the peer has sent its last byte
-        self.until_ns = 0  # not 0: the connection is over, input is dropped until then
-        self.dropped = 0
-        self.gone = False  # forgotten: whoever still holds it leaves it alone
 
 
-class SocketAgent:
+class SocketAgent(ServingAgent[_Link]):
     """Serves every peer of one acceptor; see :class:`hermes.transport.Agent` for the contract.
 
     ``describe`` says who a peer is, ``prepare`` sets the options of an accepted socket.
@@ -136,43 +94,26 @@ class SocketAgent:
         prepare: Callable[[socket.socket], None] = lambda sock: None,
         connections_max: int = 10_000,
     ) -> None:
+        super().__init__(
+            _Link,
+            url=url,
+            kernel=kernel,
+            describe=describe,
+            prepare=prepare,
+            connections_max=connections_max,
+        )
         self._acceptor = acceptor
         try:
             self._epoll = select.epoll()
         except OSError as error:
             acceptor.close()
             raise no_room(url, error) from error
-        self._url = url
-        self._kernel = kernel
-        self._ready = kernel.ready
-        self._describe = describe
-        self._prepare = prepare
-        self._connections_max = connections_max
-        self._links: dict[int, _Link] = {}
-        self._owed: list[_Link] = []  # had more to move than one pass allows
-        self._lingering: deque[_Link] = deque()  # by deadline
         self._listening = acceptor.fileno()
         self._accepting = False
-        self._retry_ns = 0
-        self._stopped = False
-        self._closed = False
         self._discard = memoryview(bytearray(DISCARD_SIZE))
-        self._counters = dict.fromkeys(
-            ("accepted", "refused", "accept_pauses", "connections_lost", "stalls", "lingered"), 0
-        )
         self._epoll_fd = self._epoll.fileno()
         self._wait = self._epoll.poll
         self._accept_again()
-
-    @property
-    def url(self) -> str:
-        """Where it listens, port 0 replaced by the port the OS chose."""
-        return self._url
-
-    @property
-    def doors(self) -> dict[str, str]:
-        """None: the listener's own address is all there is."""
-        return {}
 
     def fileno(self) -> int:
         """The epoll descriptor: readable whenever a socket is."""
@@ -182,20 +123,12 @@ class SocketAgent:
         """Let a waiting :meth:`poll` return when ``fd`` is readable."""
         self._epoll.register(fd, _READ)
 
-    def deadline_ns(self) -> int | None:
-        """When accepting is tried again, or a lingering socket is given up."""
-        if self._owed:
-            return 0
-        due = self._retry_ns
-        if self._lingering and (not due or self._lingering[0].until_ns < due):
-            due = self._lingering[0].until_ns
-        return due or None
-
     def poll(self, timeout_ns: int) -> int:
         """Accept, read, then write what has become ready; see
         :meth:`hermes.transport.Agent.poll`."""
         if timeout_ns:
-            events = self._wait(self._timeout(timeout_ns), EVENTS_PER_PASS)
+            timeout_ns = self._wait_ns(timeout_ns)
+            events = self._wait(timeout_ns / 1e9 if timeout_ns >= 0 else -1, EVENTS_PER_PASS)
         else:
             events = self._wait(0, EVENTS_PER_PASS)
         work = 0
@@ -229,34 +162,6 @@ class SocketAgent:
             self._serve_timers()
         return work
 
-    def stop_accepting(self) -> None:
-        """Close the listener; those who are connected keep being served."""
-        if not self._stopped:
-            self._stopped = True
-            self._pause_accepting()
-            self._retry_ns = 0
-            self._acceptor.close()
-
-    def counters(self) -> dict[str, int]:
-        """Accepts, refusals, pauses for want of descriptors, losses, stalls, sockets that
-        lingered."""
-        return {**self._counters, "connections": len(self._links)}
-
-    def close(self) -> None:
-        """Close every socket at once."""
-        if self._closed:
-            return
-        self._closed = True
-        self.stop_accepting()
-        for link in list(self._links.values()):
-            if not link.until_ns:
-                link.connection.connection_lost(None)
-            link.sock.close()
-        self._links.clear()
-        self._lingering.clear()
-        self._owed.clear()
-        self._epoll.close()
-
     # Accepting.
 
     def _accept(self) -> int:
@@ -267,43 +172,30 @@ class SocketAgent:
             except (BlockingIOError, InterruptedError):
                 break
             except OSError as error:
-                if error.errno in EXHAUSTED:
-                    self._retry_ns = time.monotonic_ns() + ACCEPT_RETRY_NS
+                if self._accept_failed(error):
                     self._pause_accepting()
-                elif error.errno not in PASSING:
-                    raise
                 break
             accepted += 1
             self._admit(sock, address)
         return accepted
 
-    def _admit(self, sock: socket.socket, address: Any) -> None:
-        try:
-            if len(self._links) >= self._connections_max:
-                raise Refused("the listener has as many connections as it may", code="limit")
-            sock.setblocking(False)
-            self._prepare(sock)
-            connection = self._kernel.connect(self, self._describe(sock, address))
-        except (Refused, OSError):
-            self._counters["refused"] += 1
-            sock.close()
-            return
-        link = connection.attachment = _Link(sock, connection)
-        self._links[link.fd] = link
+    def _begin(self, link: _Link) -> None:
         self._epoll.register(link.fd, _READ)
-        self._counters["accepted"] += 1
         self._read(link, _READ)  # a client speaks first, and often has by now
 
     def _pause_accepting(self) -> None:
         if self._accepting:
             self._accepting = False
             self._epoll.unregister(self._listening)
-            self._counters["accept_pauses"] += 0 if self._stopped else 1
 
     def _accept_again(self) -> None:
         self._accepting = True
         self._retry_ns = 0
         self._epoll.register(self._listening, _READ)
+
+    def _close_listener(self) -> None:
+        self._pause_accepting()
+        self._acceptor.close()
 
     # Reading.
 
@@ -355,10 +247,7 @@ class SocketAgent:
                 return
             except OSError:
                 count = 0
-            link.dropped += count
-            if not count or link.dropped > LINGER_BYTES:
-                self._lingering.remove(link)
-                self._forget(link)
+            if self._drop(link, count):
                 return
 
     # Writing.
@@ -390,8 +279,7 @@ class SocketAgent:
                     link.limit *= 2
             elif len(views) <= IOV_MAX:
                 link.stalled = True
-                link.limit = max(OUTPUT_MIN, link.limit // 2)
-                self._counters["stalls"] += 1
+                self._note_stall(link)
                 self._watch(link)
                 return
         self._owed.append(link)
@@ -413,52 +301,16 @@ class SocketAgent:
 
     # Ending.
 
-    def _finish(self, link: _Link) -> None:
-        """The last byte is handed over: send FIN, then drop input until the peer's, or the
-        deadline."""
-        link.connection.connection_lost(None)
-        try:
-            link.sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            link.ended = True
-        if link.ended:
-            self._forget(link)
-            return
-        link.until_ns = time.monotonic_ns() + LINGER_NS
-        self._lingering.append(link)
-        self._counters["lingered"] += 1
+    def _await_end(self, link: _Link) -> None:
         if link.events != _READ:
             link.events = _READ
             self._epoll.modify(link.fd, _READ)
 
-    def _lose(self, link: _Link, error: Exception | None) -> None:
-        self._counters["connections_lost"] += 1
-        link.connection.connection_lost(error)
-        self._forget(link)
+    def _close_socket(self, sock: socket.socket) -> None:
+        sock.close()
 
-    def _forget(self, link: _Link) -> None:
-        link.gone = True
-        del self._links[link.fd]
-        link.sock.close()
-        if not self._accepting and not self._stopped:
-            self._accept_again()
-
-    # Time.
-
-    def _timeout(self, timeout_ns: int) -> float:
-        """Seconds to wait, no longer than until the agent's own next timer."""
-        due = self.deadline_ns()
-        if due is not None:
-            left = max(0, due - time.monotonic_ns())
-            timeout_ns = left if timeout_ns < 0 else min(timeout_ns, left)
-        return timeout_ns / 1e9 if timeout_ns >= 0 else -1
-
-    def _serve_timers(self) -> None:
-        now = time.monotonic_ns()
-        if self._retry_ns and now >= self._retry_ns:
-            self._accept_again()
-        while self._lingering and self._lingering[0].until_ns <= now:
-            self._forget(self._lingering.popleft())
+    def _close_medium(self) -> None:
+        self._epoll.close()
 
 
 class SocketChannel:

@@ -215,8 +215,8 @@ def check_imports(target: Target, module: ModuleType) -> Findings:
                     "problem",
                     f"{file.name}:{line} imports {name}, which changes without notice",
                     "take what plugins are meant to: hermes.transport, storage, hookspecs, url, "
-                    "addresses, units, errors, streamsockets, intercept, wire, native, or the "
-                    "public client",
+                    "addresses, units, errors, serving, streamsockets, intercept, wire, native, "
+                    "or the public client",
                 )
             elif name.partition(".")[0] in others:
                 bad += 1

@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from hermes.errors import AddressInUse, InvalidUrl
-from hermes.streamsockets import EXHAUSTED, SocketAgent, dial_first, listen_at, no_room
+from hermes.serving import EXHAUSTED
+from hermes.streamsockets import SocketAgent, dial_first, listen_at, no_room
 from hermes.testing.transport.broker import BrokerContract
 from hermes.testing.transport.errors import ErrorsContract
 from hermes.testing.transport.options import OptionsContract

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from hermes import streamsockets
+from hermes import serving
 from hermes.errors import ConnectionLost, WouldBlock
 from hermes.plugins import default_plugins
 from hermes.streamsockets import SocketAgent, SocketChannel
@@ -76,7 +76,7 @@ def test_lingering_ends_at_its_deadline(
     agent: SocketAgent, kernel: Any, drive: Drive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A peer that never closes after the broker has is cut off after the deadline."""
-    monkeypatch.setattr(streamsockets, "LINGER_NS", 30_000_000)
+    monkeypatch.setattr(serving, "LINGER_NS", 30_000_000)
     with closing(dial(agent)):
         drive(agent, lambda: kernel.connections)
         kernel.connections[0].closing = True
@@ -152,8 +152,8 @@ class Failing:
 
 @pytest.mark.parametrize(
     ("problem", "pauses"),
-    [(number, 0) for number in sorted(streamsockets.PASSING)]
-    + [(number, 1) for number in sorted(streamsockets.EXHAUSTED)],
+    [(number, 0) for number in sorted(serving.PASSING)]
+    + [(number, 1) for number in sorted(serving.EXHAUSTED)],
     ids=lambda value: errno.errorcode[value] if value > 1 else "",
 )
 def test_a_failing_accept_ends_nothing(problem: int, pauses: int, kernel: Any) -> None:

@@ -16,22 +16,11 @@ import errno
 import os
 import select
 import socket
-import time
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from hermes.errors import Refused
-from hermes.streamsockets import (
-    ACCEPT_RETRY_NS,
-    BULK,
-    EXHAUSTED,
-    LINGER_BYTES,
-    LINGER_NS,
-    OUTPUT_MAX,
-    OUTPUT_MIN,
-    PASSING,
-)
+from hermes.serving import OUTPUT_MAX, Link, ServingAgent
+from hermes.streamsockets import BULK
 from hermes.transport import Connection, Kernel, Peer
 from hermes_uring._ring import ACCEPT, READABLE, RECEIVE, SEND, Ring
 
@@ -44,56 +33,31 @@ PATIENCE = 1024
 """Inputs before that is tried again with a connection that could not be."""
 AGAIN = frozenset({-errno.EAGAIN, -errno.EINTR})
 """What a send completes with when the socket had no room."""
-OVER = frozenset({-errno.ECANCELED, -errno.ENOBUFS, -errno.EINTR})
+ENDED = frozenset({-errno.ECANCELED, -errno.EINTR})
+"""What an operation that stays armed ends with when nothing is wrong."""
+OVER = ENDED | {-errno.ENOBUFS}
 """What a receive ends with although the connection goes on."""
 
 _READ = select.POLLIN
 _WRITE = select.POLLOUT
 
 
-class _Link:
-    """One connection as the agent sees it: the socket, what is under way, and what is owed."""
+class _Link(Link):
+    """A connection, with what is under way and what is owed."""
 
-    __slots__ = (
-        "busy",
-        "connection",
-        "direct",
-        "dropped",
-        "ended",
-        "express",
-        "fd",
-        "fed",
-        "gone",
-        "input",
-        "limit",
-        "lonely",
-        "more",
-        "sending",
-        "sock",
-        "take",
-        "until_ns",
-        "waiting",
-    )
+    __slots__ = ("busy", "direct", "fed", "input", "lonely", "more", "sending", "take", "waiting")
 
     def __init__(self, sock: socket.socket, connection: Connection) -> None:
-        self.sock = sock
-        self.fd = sock.fileno()
-        self.connection = connection
+        super().__init__(sock, connection)
         self.take = connection.data_received
-        self.express = connection.express
         self.input = 0  # handle of the receive, or of the poll for input, that is under way
         self.direct = False  # it is a poll: the ring only tells that there is input
         self.lonely = 0  # inputs that came alone
         self.fed = 0  # number of the last turn that brought input
-        self.ended = False  # the peer has sent its last byte
         self.busy = False  # it is no use to pull: sending, the socket is full, or it is over
         self.more = False  # pull again when it is not
         self.sending = 0  # bytes under way
         self.waiting = 0  # handle of the poll for room
-        self.limit = OUTPUT_MIN
-        self.until_ns = 0  # not 0: the connection is over, input is dropped until then
-        self.dropped = 0
-        self.gone = False  # forgotten: completions that still come are ignored
 
 
 class _Watched:
@@ -106,7 +70,7 @@ class _Watched:
         self.armed = False
 
 
-class RingAgent:
+class RingAgent(ServingAgent[_Link]):
     """Serves every peer of one listening socket; see :class:`hermes.transport.Agent` for the
     contract.
 
@@ -124,49 +88,32 @@ class RingAgent:
         prepare: Callable[[socket.socket], None],
         connections_max: int,
     ) -> None:
+        super().__init__(
+            _Link,
+            url=url,
+            kernel=kernel,
+            describe=describe,
+            prepare=prepare,
+            connections_max=connections_max,
+        )
         self._listener = listener
         self._family = listener.family
         self._ring = ring
         self._enter = ring.enter
         self._send = ring.send
-        self._url = url
-        self._kernel = kernel
-        self._ready = kernel.ready
-        self._describe = describe
-        self._prepare = prepare
-        self._connections_max = connections_max
-        self._links: set[_Link] = set()
         self._sent: list[_Link] = []  # found while submitting
         self._others: list[Completion] = []  # likewise
         self._turn = 0  # counts the lists of completions worked off
         self._sated: list[_Link] = []  # had input when the buffers ran out: others come first
         self._prepared = False  # something waits to be submitted
-        self._owed: list[_Link] = []  # the ring had no room for their output
         self._closing: list[socket.socket] = []  # once what names them has been submitted
-        self._lingering: deque[_Link] = deque()  # by deadline
         self._accepting = 0  # handle
-        self._retry_ns = 0
         self._watched: list[_Watched] = []
         self._shared = False  # the loop waits on our descriptor, not in us
-        self._stopped = False
-        self._closed = False
-        self._counters = dict.fromkeys(
-            ("accepted", "refused", "accept_pauses", "connections_lost", "stalls", "lingered"), 0
-        )
         self._elsewhere = select.epoll()  # what an express looks at meanwhile
         self._elsewhere.register(ring.fileno(), _READ)
         self._elsewhere_fd = self._elsewhere.fileno()
         self._accept_again()
-
-    @property
-    def url(self) -> str:
-        """Where it listens, port 0 replaced by the port the OS chose."""
-        return self._url
-
-    @property
-    def doors(self) -> dict[str, str]:
-        """None: the listener's own address is all there is."""
-        return {}
 
     def fileno(self) -> int:
         """The descriptor the ring tells of completions by; for the thread that polls."""
@@ -180,15 +127,6 @@ class RingAgent:
         """Let a waiting :meth:`poll` return when ``fd`` is readable."""
         self._watched.append(_Watched(fd))
         self._elsewhere.register(fd, _READ)
-
-    def deadline_ns(self) -> int | None:
-        """When accepting is tried again, or a lingering socket is given up."""
-        if self._owed or self._sent or self._others or self._prepared:
-            return 0
-        due = self._retry_ns
-        if self._lingering and (not due or self._lingering[0].until_ns < due):
-            due = self._lingering[0].until_ns
-        return due or None
 
     def poll(self, timeout_ns: int) -> int:
         """Serve what has completed, then submit what that led to; see
@@ -217,44 +155,16 @@ class RingAgent:
             self._submit()
         return work
 
-    def stop_accepting(self) -> None:
-        """Close the listener; those who are connected keep being served."""
-        if not self._stopped:
-            self._stopped = True
-            self._retry_ns = 0
-            if self._accepting:
-                self._ring.cancel(self._accepting)
-            self._closing.append(self._listener)
-            self._prepared = True
-
     def counters(self) -> dict[str, int]:
         """As of tcp; then system calls that submitted, and how often the queue was full."""
         return {
-            **self._counters,
-            "connections": len(self._links),
+            **super().counters(),
             "submissions": self._ring.enters,
             "queue_overruns": self._ring.overruns,
         }
 
-    def close(self) -> None:
-        """Close every socket at once."""
-        if self._closed:
-            return
-        self._closed = True
-        self.stop_accepting()
-        for link in self._links:
-            if not link.until_ns:
-                link.connection.connection_lost(None)
-            link.gone = True
-            self._closing.append(link.sock)
-        self._links.clear()
-        self._lingering.clear()
-        self._owed.clear()
-        self._sent.clear()
-        self._others.clear()
-        self._ring.close()
-        self._close_sockets()
-        self._elsewhere.close()
+    def _unfinished(self) -> bool:
+        return bool(self._owed or self._sent or self._others or self._prepared)
 
     # The ring.
 
@@ -265,7 +175,7 @@ class RingAgent:
                 if not watched.armed:
                     self._ring.poll(watched.fd, watched, _READ)
                     watched.armed = True
-            return self._enter(self._timeout(timeout_ns))
+            return self._enter(self._wait_ns(timeout_ns))
         if self._shared:
             self._ring.signal(True)
         return self._enter(0)
@@ -278,6 +188,10 @@ class RingAgent:
         self._others += others
         if self._closing:
             self._close_sockets()
+
+    def _close_socket(self, sock: socket.socket) -> None:
+        self._closing.append(sock)
+        self._prepared = True
 
     def _close_sockets(self) -> None:
         for sock in self._closing:
@@ -337,29 +251,18 @@ class RingAgent:
             self._accepting = 0
         if result >= 0:
             self._admit(socket.socket(self._family, socket.SOCK_STREAM, 0, result))
-        elif -result in EXHAUSTED:
-            self._counters["accept_pauses"] += 1
-            self._retry_ns = time.monotonic_ns() + ACCEPT_RETRY_NS
+        elif result not in ENDED and not self._stopped and self._accept_failed(_error(result)):
             return
-        elif -result not in PASSING and result not in OVER and not self._stopped:
-            raise OSError(-result, os.strerror(-result))
         if not self._accepting and not self._stopped:
             self._accept_again()
 
-    def _admit(self, sock: socket.socket) -> None:
-        try:
-            if self._stopped or len(self._links) >= self._connections_max:
-                raise Refused("the listener has as many connections as it may", code="limit")
-            self._prepare(sock)
-            connection = self._kernel.connect(self, self._describe(sock, sock.getpeername()))
-        except (Refused, OSError):
-            self._counters["refused"] += 1
-            sock.close()
-            return
-        link = connection.attachment = _Link(sock, connection)
-        self._links.add(link)
-        self._counters["accepted"] += 1
+    def _begin(self, link: _Link) -> None:
         self._receive(link)
+
+    def _close_listener(self) -> None:
+        if self._accepting:
+            self._ring.cancel(self._accepting)
+        self._close_socket(self._listener)
 
     # Reading.
 
@@ -388,7 +291,8 @@ class RingAgent:
         if link.gone:
             return
         if link.until_ns:
-            self._dropped(link, result)
+            if result not in OVER and self._drop(link, max(0, result)):
+                return
         elif data is not None:
             link.take(data)
         elif result == 0:
@@ -401,13 +305,6 @@ class RingAgent:
             self._sated.append(link)
             return
         self._receive(link)
-
-    def _dropped(self, link: _Link, result: int) -> None:
-        link.dropped += max(0, result)
-        ended = result <= 0 and result not in OVER
-        if ended or link.dropped > LINGER_BYTES:
-            self._lingering.remove(link)
-            self._forget(link)
 
     # Serving directly.
 
@@ -492,8 +389,7 @@ class RingAgent:
             link.connection.advance(result)
             link.connection.release(result)
         link.more = True
-        link.limit = max(OUTPUT_MIN, link.limit // 2)
-        self._counters["stalls"] += 1
+        self._note_stall(link)
         link.waiting = self._ring.poll(link.fd, link, _WRITE)
         self._prepared = True
 
@@ -512,56 +408,24 @@ class RingAgent:
 
     # Ending.
 
-    def _finish(self, link: _Link) -> None:
-        """The last byte is handed over: send FIN, then drop input until the peer's, or the
-        deadline."""
-        link.connection.connection_lost(None)
+    def _await_end(self, link: _Link) -> None:
         link.busy = True
-        try:
-            link.sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            link.ended = True
-        if link.ended:
-            self._forget(link)
-            return
-        link.until_ns = time.monotonic_ns() + LINGER_NS
-        self._lingering.append(link)
-        self._counters["lingered"] += 1
         self._receive(link)
 
-    def _lose(self, link: _Link, error: Exception) -> None:
-        self._counters["connections_lost"] += 1
-        link.connection.connection_lost(error)
-        self._forget(link)
-
     def _forget(self, link: _Link) -> None:
-        """End what is under way, then close: not before, or its number may name another socket."""
-        link.gone = link.busy = True
-        self._links.discard(link)
+        """End what is under way first, or its number may name another socket."""
+        link.busy = True
         for handle in (link.input, link.waiting):
             if handle:
                 self._ring.cancel(handle)
-        self._closing.append(link.sock)
-        self._prepared = True
-        if self._retry_ns:
-            self._accept_again()
+        super()._forget(link)
 
-    # Time.
-
-    def _timeout(self, timeout_ns: int) -> int:
-        """Nanoseconds to wait, no longer than until the agent's own next timer."""
-        due = self.deadline_ns()
-        if due is None:
-            return timeout_ns
-        left = max(0, due - time.monotonic_ns())
-        return left if timeout_ns < 0 else min(timeout_ns, left)
-
-    def _serve_timers(self) -> None:
-        now = time.monotonic_ns()
-        if self._retry_ns and now >= self._retry_ns:
-            self._accept_again()
-        while self._lingering and self._lingering[0].until_ns <= now:
-            self._forget(self._lingering.popleft())
+    def _close_medium(self) -> None:
+        self._sent.clear()
+        self._others.clear()
+        self._ring.close()
+        self._close_sockets()
+        self._elsewhere.close()
 
 
 def _error(result: int) -> OSError:

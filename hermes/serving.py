@@ -1,0 +1,280 @@
+"""What serving the peers of a listener takes, whatever moves their bytes: who is let in, what is
+counted, when accepting is tried again, and how a connection ends.
+
+Part of the SPI: an agent over connected sockets derives from :class:`ServingAgent` and brings how
+bytes go in and out.  Knows nothing of what the bytes mean, nor how it is told that they are there.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from hermes.errors import Refused
+from hermes.transport import Connection, Kernel, Peer
+
+OUTPUT_MIN = 65536
+"""Bytes pulled for a connection that has just stalled: what a stalled subscriber keeps alive."""
+OUTPUT_MAX = 1048576
+"""Bytes pulled for a connection that takes all it is given: enough to make the system call's price
+small."""
+ACCEPT_RETRY_NS = 100_000_000
+"""Pause after the process ran out of descriptors or memory: others may have closed some by then."""
+LINGER_NS = 2_000_000_000
+"""How long input is read and dropped after the last output, so that closing does not reset the
+connection before the peer has read it."""
+LINGER_BYTES = 64 * 1024 * 1024
+"""Bytes dropped meanwhile, at most."""
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""What accept fails with when the process or the machine has no room for another connection."""
+PASSING = frozenset(
+    {errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.EHOSTUNREACH}
+)
+"""What accept fails with when only that one peer is gone."""
+
+
+class Link:
+    """One connection as its agent sees it: the socket, and how far its end has come."""
+
+    __slots__ = (
+        "connection",
+        "dropped",
+        "ended",
+        "express",
+        "fd",
+        "gone",
+        "limit",
+        "sock",
+        "until_ns",
+    )
+
+    def __init__(self, sock: socket.socket, connection: Connection) -> None:
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.connection = connection
+        self.express = connection.express
+        self.limit = OUTPUT_MIN  # bytes to pull at once
+        self.ended = False  # the peer has sent its last byte
+        self.until_ns = 0  # not 0: the connection is over, input is dropped until then
+        self.dropped = 0
+        self.gone = False  # forgotten: whoever still holds it leaves it alone
+
+
+L = TypeVar("L", bound=Link)
+
+
+class ServingAgent(ABC, Generic[L]):
+    """The part of a :class:`hermes.transport.Agent` that is the same for every medium.
+
+    ``link`` makes what stands for a connection, which finds it as its ``attachment``; ``describe``
+    says who a peer is, ``prepare`` sets the options of an accepted socket.
+    """
+
+    def __init__(
+        self,
+        link: Callable[[socket.socket, Connection], L],
+        *,
+        url: str,
+        kernel: Kernel,
+        describe: Callable[[socket.socket, Any], Peer],
+        prepare: Callable[[socket.socket], None],
+        connections_max: int,
+    ) -> None:
+        self._link = link
+        self._url = url
+        self._kernel = kernel
+        self._ready = kernel.ready
+        self._describe = describe
+        self._prepare = prepare
+        self._connections_max = connections_max
+        self._links: dict[int, L] = {}  # by descriptor
+        self._owed: list[L] = []  # output is left that this pass had no room for
+        self._lingering: deque[L] = deque()  # by deadline
+        self._retry_ns = 0  # not 0: accepting pauses until then
+        self._stopped = False
+        self._closed = False
+        self._counters = dict.fromkeys(
+            ("accepted", "refused", "accept_pauses", "connections_lost", "stalls", "lingered"), 0
+        )
+
+    # What differs.
+
+    @abstractmethod
+    def _accept_again(self) -> None:
+        """Accept, after a pause."""
+
+    @abstractmethod
+    def _close_listener(self) -> None:
+        """Accept no more, ever."""
+
+    @abstractmethod
+    def _begin(self, link: L) -> None:
+        """Serve a connection from now on."""
+
+    @abstractmethod
+    def _await_end(self, link: L) -> None:
+        """Have what the peer still sends come in, to be dropped (:meth:`_drop`)."""
+
+    @abstractmethod
+    def _close_socket(self, sock: socket.socket) -> None:
+        """Close it, as soon as nothing under way names its descriptor."""
+
+    @abstractmethod
+    def _close_medium(self) -> None:
+        """The agent is closed, and all its connections are: give up what is its own."""
+
+    def _unfinished(self) -> bool:
+        """Whether the next pass has work already."""
+        return bool(self._owed)
+
+    # What the loop asks.
+
+    @property
+    def url(self) -> str:
+        """Where it listens, port 0 replaced by the port the OS chose."""
+        return self._url
+
+    @property
+    def doors(self) -> dict[str, str]:
+        """None: the listener's own address is all there is."""
+        return {}
+
+    def deadline_ns(self) -> int | None:
+        """When accepting is tried again, or a lingering socket is given up."""
+        if self._unfinished():
+            return 0
+        due = self._retry_ns
+        if self._lingering and (not due or self._lingering[0].until_ns < due):
+            due = self._lingering[0].until_ns
+        return due or None
+
+    def stop_accepting(self) -> None:
+        """Close the listener; those who are connected keep being served."""
+        if not self._stopped:
+            self._stopped = True
+            self._retry_ns = 0
+            self._close_listener()
+
+    def counters(self) -> dict[str, int]:
+        """Accepts, refusals, pauses for want of descriptors, losses, stalls, sockets that
+        lingered."""
+        return {**self._counters, "connections": len(self._links)}
+
+    def close(self) -> None:
+        """Close every socket at once."""
+        if self._closed:
+            return
+        self._closed = True
+        self.stop_accepting()
+        for link in self._links.values():
+            if not link.until_ns:
+                link.connection.connection_lost(None)
+            link.gone = True
+            self._close_socket(link.sock)
+        self._links.clear()
+        self._lingering.clear()
+        self._owed.clear()
+        self._close_medium()
+
+    # Accepting.
+
+    def _admit(self, sock: socket.socket, address: Any = None) -> None:
+        """Connect a peer with the broker, or turn it away.  Without an ``address`` the socket is
+        asked for it."""
+        try:
+            if self._stopped or len(self._links) >= self._connections_max:
+                raise Refused("the listener has as many connections as it may", code="limit")
+            sock.setblocking(False)
+            self._prepare(sock)
+            peer = self._describe(sock, sock.getpeername() if address is None else address)
+            connection = self._kernel.connect(self, peer)
+        except (Refused, OSError):
+            self._counters["refused"] += 1
+            sock.close()
+            return
+        link = connection.attachment = self._link(sock, connection)
+        self._links[link.fd] = link
+        self._counters["accepted"] += 1
+        self._begin(link)
+
+    def _accept_failed(self, error: OSError) -> bool:
+        """True if accepting is to pause, for want of room; False if only that one peer is gone.
+
+        Raises:
+            OSError: ``error``, which is neither.
+        """
+        if error.errno in EXHAUSTED:
+            self._counters["accept_pauses"] += 1
+            self._retry_ns = time.monotonic_ns() + ACCEPT_RETRY_NS
+            return True
+        if error.errno not in PASSING:
+            raise error
+        return False
+
+    # Writing.
+
+    def _note_stall(self, link: L) -> None:
+        """The medium was full: pull less at once."""
+        link.limit = max(OUTPUT_MIN, link.limit // 2)
+        self._counters["stalls"] += 1
+
+    # Ending.
+
+    def _finish(self, link: L) -> None:
+        """The last byte is handed over: send FIN, then drop input until the peer's, or the
+        deadline."""
+        link.connection.connection_lost(None)
+        try:
+            link.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            link.ended = True
+        if link.ended:
+            self._forget(link)
+            return
+        link.until_ns = time.monotonic_ns() + LINGER_NS
+        self._lingering.append(link)
+        self._counters["lingered"] += 1
+        self._await_end(link)
+
+    def _drop(self, link: L, count: int) -> bool:
+        """``count`` bytes came after the end, 0: the peer's; True if that is all."""
+        link.dropped += count
+        if count and link.dropped <= LINGER_BYTES:
+            return False
+        self._lingering.remove(link)
+        self._forget(link)
+        return True
+
+    def _lose(self, link: L, error: Exception | None) -> None:
+        self._counters["connections_lost"] += 1
+        link.connection.connection_lost(error)
+        self._forget(link)
+
+    def _forget(self, link: L) -> None:
+        link.gone = True
+        del self._links[link.fd]
+        self._close_socket(link.sock)
+        if self._retry_ns:  # there may be room again
+            self._accept_again()
+
+    # Time.
+
+    def _wait_ns(self, timeout_ns: int) -> int:
+        """How long to wait: no longer than until the agent's own next timer; -1: no end."""
+        due = self.deadline_ns()
+        if due is None:
+            return timeout_ns
+        left = max(0, due - time.monotonic_ns())
+        return left if timeout_ns < 0 else min(timeout_ns, left)
+
+    def _serve_timers(self) -> None:
+        now = time.monotonic_ns()
+        if self._retry_ns and now >= self._retry_ns:
+            self._accept_again()
+        while self._lingering and self._lingering[0].until_ns <= now:
+            self._forget(self._lingering.popleft())
