@@ -277,7 +277,7 @@ class SocketAgent(ServingAgent[_Link]):
             if sent == size:
                 if size >= link.limit and link.limit < OUTPUT_MAX:
                     link.limit *= 2
-            elif len(views) <= IOV_MAX:
+            elif not sent or len(views) <= IOV_MAX:
                 link.stalled = True
                 self._note_stall(link)
                 self._watch(link)

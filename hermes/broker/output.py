@@ -165,12 +165,12 @@ class Outgoing(Acknowledging):
         return views
 
     def _take_control(self, views: list[memoryview]) -> int:
-        size = 0
-        for frame in self._protocol.take_output():
-            views.append(memoryview(frame))
-            size += len(frame)
+        """All control frames as one view: a peer may have made thousands be due with one read."""
+        frames = self._protocol.take_output()
+        joined = frames[0] if len(frames) == 1 else b"".join(frames)
+        views.append(memoryview(joined))
         self.paused = self.number in self._kernel.choked
-        return size
+        return len(joined)
 
     def _pull_readers(self, views: list[memoryview], size: int, limit: int) -> int:
         active = self._active

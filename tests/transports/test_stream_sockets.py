@@ -72,6 +72,23 @@ def test_half_close_still_gets_the_answer(agent: SocketAgent, kernel: Any, drive
     assert kernel.connections[0].lost == [None]
 
 
+def test_many_small_views_stall_as_one_does(agent: SocketAgent, kernel: Any, drive: Drive) -> None:
+    """With more views due than one call takes, a peer that does not read costs nothing until it
+    does, and then gets everything."""
+    kernel.view_max = 60  # over IOV_MAX views in the first pull already
+    data = os.urandom(1 << 20) * 16
+    got = bytearray()
+    with closing(dial(agent)) as channel:
+        drive(agent, lambda: kernel.connections)
+        (connection,) = kernel.connections
+        connection.send(data)
+
+        drive(agent, lambda: connection.advanced and agent.deadline_ns() is None)
+        assert connection.advanced < len(data)
+        drive(agent, lambda: receive(channel, got) or len(got) == len(data))
+    assert got == data
+
+
 def test_lingering_ends_at_its_deadline(
     agent: SocketAgent, kernel: Any, drive: Drive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
