@@ -42,20 +42,27 @@ def markers(name: str) -> tuple[str, str]:
 
 
 def measure(name: str) -> Path:
-    """Run the command, and return its result's file."""
-    commit = page_commit()
-    path = RESULTS / f"{name}-{time.strftime('%Y-%m-%d')}{commit}.json"
+    """Run the command, and return its result's file.
+
+    Raises:
+        SystemExit: the checkout is not as it was committed: nobody could repeat what it shows.
+    """
+    if git("status", "--porcelain"):
+        raise SystemExit("the checkout has changes: commit them, then measure")
+    path = (
+        RESULTS
+        / f"{name}-{time.strftime('%Y-%m-%d')}-{git('rev-parse', '--short=12', 'HEAD')}.json"
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "hermes", "bench", name, "--output", str(path)]
     subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)
     return path  # a run with a failure in it is a result too: it says so
 
 
-def page_commit() -> str:
-    """``-COMMIT`` of this checkout, or nothing."""
-    command = ["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return f"-{done.stdout.strip()}" if done.returncode == 0 else ""
+def git(*words: str) -> str:
+    """What git says of this checkout."""
+    command = ["git", "-C", str(ROOT), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def tables(result: dict[str, Any], links: dict[str, list[str]]) -> Iterator[str]:

@@ -76,8 +76,10 @@ def is_multicast(address: Any) -> bool:
 
 
 def refuse_path(url: Url) -> None:
-    """Raises:
-    InvalidUrl: there is one.
+    """A URL of this kind names a host and no path.
+
+    Raises:
+        InvalidUrl: there is one.
     """
     if url.path not in ("", "/"):
         raise InvalidUrl(

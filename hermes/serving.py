@@ -154,7 +154,7 @@ class ServingAgent(ABC, Generic[L]):
         return due or None
 
     def stop_accepting(self) -> None:
-        """Close the listener; those who are connected keep being served."""
+        """Close the listener; those who are connected are served on."""
         if not self._stopped:
             self._stopped = True
             self._retry_ns = 0

@@ -206,7 +206,7 @@ class Agent(Protocol):
         is due."""
 
     def stop_accepting(self) -> None:
-        """Refuse new peers; those there are keep being served.  Idempotent."""
+        """Refuse new peers; those that are there are served on.  Idempotent."""
 
     def counters(self) -> dict[str, int]:
         """The transport's own counters, for ``hermes stats``; names end in their unit where they

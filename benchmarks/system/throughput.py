@@ -19,6 +19,7 @@ BATCHES = "Hermes, batch API at both ends, segments recycled"
 UNRECYCLED = "Hermes, batch API at both ends, no segment recycled"
 MANY = "Hermes, send_many, one message object each"
 ONE = "Hermes, one send a message (linger 1 ms), one message object each"
+AT_ONCE = "Hermes, one send a message (no linger), one message object each"
 KEEP_ALL = ("--retention", "100GiB")
 
 
@@ -50,6 +51,11 @@ def question(scale: Scale) -> Question:
             ),
             Contestant(MANY, partial(objects, publish="many")),
             Contestant(ONE, partial(objects, publish="one")),
+            Contestant(
+                AT_ONCE,
+                partial(objects, publish="each", messages=scale.pick(500_000, 20_000)),
+                "a system call a message: the default",
+            ),
         ),
         targets=(
             Target("batch API, beside the proxy", BATCHES, "messages_per_s", 5, of=(COPY, NO_COPY)),

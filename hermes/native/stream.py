@@ -136,12 +136,12 @@ class Delivery:
 
     @property
     def after(self) -> int:
-        """The batch (or gap) covers the sequences after this one"""
+        """The batch, or gap, covers the sequences behind this one."""
         return int(self._raw.after)
 
     @property
     def through(self) -> int:
-        """up to this one."""
+        """The last sequence that the batch, or gap, covers."""
         return int(self._raw.through)
 
     @property

@@ -6,13 +6,16 @@
  *        0    4 magic         "HRMS"
  *        4    1 version       HM_FRAME_VERSION
  *        5    1 type          enum below
- *        6    2 flags         low byte: topic length, bytes; bit 8: a property block follows the
- * topic; the other bits are reserved and 0 8    8 sequence      the publisher's on the way in; the
- * stream's in the log and on the way out 16    8 timestamp_ns  the publisher's CLOCK_REALTIME: a
- * claim 24    4 payload_len   bytes, without topic, properties and padding 28    4 crc CRC-32C of
- * bytes 0..8, 16..28, topic, properties and payload 32      topic         zero-padded to a multiple
- * of 8 properties    only with bit 8: u32 length of what follows in the block, then the block's
- * content; zero-padded to a multiple of 8 payload       zero-padded to a multiple of 8
+ *        6    2 flags         low byte: topic length, bytes; bit 8: a property block follows the topic;
+ *                             the other bits are reserved and 0
+ *        8    8 sequence      the publisher's on the way in; the stream's in the log and on the way out
+ *       16    8 timestamp_ns  the publisher's CLOCK_REALTIME: a claim
+ *       24    4 payload_len   bytes, without topic, properties and padding
+ *       28    4 crc           CRC-32C of bytes 0..8, 16..28, topic, properties and payload
+ *       32      topic         zero-padded to a multiple of 8
+ *               properties    only with bit 8: u32 length of what follows in the block, then the
+ *                             block's content; zero-padded to a multiple of 8
+ *               payload       zero-padded to a multiple of 8
  *
  * A BATCH frame has no topic; its payload is the 24-byte prefix below and whole MESSAGE frames; its
  * CRC covers bytes 0..8, 16..28 and the prefix only.

@@ -8,7 +8,7 @@
  * DIR/<base sequence, 20 digits>.index   64-byte append records: who appended what, where and when
  * DIR/spare-<n>.log                      prepared ahead, or retired and waiting to be used again
  *
- * An append record (see hm_index.h or docs/log-format.md) is written or extended before the tail
+ * An append record (docs/log-format.md) is written or extended before the tail
  * moves.  It carries the publisher's id and first sequence, the stream's first sequence, the
  * position, the broker's monotone append time, and {count, crc}, which are one aligned 8-byte
  * store.  Consecutive appends of one publisher with contiguous sequences extend the last record

@@ -1,9 +1,11 @@
 /* hm_mpmc.h -- bounded queue of records: any number of producer and consumer threads.
  *
  * A slot's sequence number says whose turn it is (after D. Vyukov's bounded queue).  For lap n of
- * slot i, with `position` = n * capacity + i: sequence == position              free: the producer
- * that wins `position` may write sequence == position + 1          full: the consumer that wins
- * `position` may read sequence == position + capacity   free again, one lap on
+ * slot i, with `position` = n * capacity + i:
+ *
+ *     sequence == position              free: the producer that wins `position` may write
+ *     sequence == position + 1          full: the consumer that wins `position` may read
+ *     sequence == position + capacity   free again, one lap on
  *
  * The order of records is the order in which producers won their positions: what one thread pushes
  * is popped in the order of its pushes.  Private memory only: a process that died between winning a

@@ -6,9 +6,8 @@
 
 #define NONE   UINT32_MAX
 #define HEADER HM_BATCH_HEADER
-#define LOOK_MAX                                                                                   \
-    (HM_FRAME_HEADER + 256 + 8) /* header, topic, the beginning of a property block                \
-                                 */
+/* Bytes: header, topic, the beginning of a property block. */
+#define LOOK_MAX (HM_FRAME_HEADER + 256 + 8)
 
 typedef struct {
     uint64_t told;

@@ -7,8 +7,8 @@
  *     [topic, payload, more...]              topic      payload            zmq.more, one each
  *     "topic payload", one part              topic      behind the space   zmq.single
  *     one part without a legal topic         _zmq.raw   the part           zmq.whole
- *     [no legal topic, payload, more...]     _zmq.raw   payload            zmq.topic: the first
- * part any part, under a fixed topic          that       the first part     zmq.whole
+ *     [no legal topic, payload, more...]     _zmq.raw   payload            zmq.topic: the first part
+ *     any part, under a fixed topic          that       the first part     zmq.whole
  *
  * Where the further parts would not fit a property block, the payload is all of them joined, and
  * the header zmq.parts has their lengths (u32 each).  Topics that begin with the token `_zmq` are
