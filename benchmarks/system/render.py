@@ -23,6 +23,8 @@ HEADINGS = {
     "p50_us": "p50, us",
     "p99_us": "p99, us",
     "p999_us": "p99.9, us",
+    "all_p99_us": "p99 of all, us",
+    "all_p999_us": "p99.9 of all, us",
     "max_us": "largest, us",
     "over_300_us_percent": "over 300 us, %",
     "ns": "ns",

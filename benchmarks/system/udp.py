@@ -1,7 +1,8 @@
 """What does UDP cost beside TCP, and what does a lost datagram cost?
 
 Controls: a raw UDP echo in C, which polls at both ends, and the same rounds over TCP.  At a fixed
-rate the echo says what the machine does to anybody whose two cores poll: nothing of Hermes is in it.
+rate the echo says what the machine does to anybody whose two cores poll: nothing of Hermes is in it,
+and its passes take turns with the others'.
 Loss is made by the transport itself (its option ``drop``), at both ends, by a seed: nothing but the
 loss changes.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from benchmarks.system import hermes_rounds
+from benchmarks.system import hermes_rounds, udp_paced
 from benchmarks.system.harness import (
     MESSAGE_BYTES,
     Broker,
@@ -23,6 +24,7 @@ from benchmarks.system.harness import (
     compiled,
     percentiles,
 )
+from benchmarks.system.udp_paced import Passes, Player, Turns, through_broker
 
 TCP = "tcp://127.0.0.1:0"
 UDP = "udp://127.0.0.1:0"
@@ -30,10 +32,6 @@ GROUP = "udp://239.255.76.1:0?interface=127.0.0.1&rate=1GB"
 SUBSCRIBERS = 4
 LARGE, SMALL = 8192, 1408
 """Bytes of a datagram: on loopback, and elsewhere."""
-RATE = 20_000
-STEADY_BYTES = 64
-LATE_NS = 300_000
-"""Longer than a repeat takes: what is later than that has another reason."""
 ECHO = "raw UDP echo in C: round trip"
 PACED = "raw UDP echo in C: there and back at 20,000/s"
 SPIN = "udp, both ends spin: round trip"
@@ -52,21 +50,6 @@ def echo(stage: Stage, *, count: int) -> Metrics:
     port = stage.role(program, "echo", core=1).line()
     client = stage.role(program, "pingpong", port, MESSAGE_BYTES, count, core=0)
     return percentiles(client.ready().go().result()["round_trips_ns"])
-
-
-def paced(one_way_ns: list[int]) -> Metrics:
-    """Percentiles, and how many are late: stalls weigh there by how long they last."""
-    late = sum(took > LATE_NS for took in one_way_ns)
-    share = {"over_300_us_percent": 100 * late / len(one_way_ns)}
-    return {**percentiles(one_way_ns), "max_us": max(one_way_ns) / 1e3, **share}
-
-
-def paced_echo(stage: Stage, *, count: int) -> Metrics:
-    """There and back at a fixed rate without anything around it: the machine's own stalls."""
-    program = compiled("udp_echo")
-    port = stage.role(program, "echo", core=1).line()
-    client = stage.role(program, "steady", port, STEADY_BYTES, count, RATE, core=0)
-    return paced(client.ready().go().result()["one_way_ns"])
 
 
 def roundtrip(
@@ -105,21 +88,22 @@ def fan_out(stage: Stage, *, transport: str, messages: int) -> Metrics:
     )
 
 
-def steady(stage: Stage, *, transport: str, count: int, drop: float = 0.0) -> Metrics:
+def paced(transport: str, drop: float = 0.0) -> Player:
     """One way, through the broker, at a rate far below what it can do."""
-    url = stage.broker("--idle", "spin", core=1, transport=_faulty(transport, drop)).url
-    client = stage.python(
-        "udp_roles", "steady", _faulty(url, drop), RATE, STEADY_BYTES, count, core=0
+    return partial(
+        through_broker, listen=_faulty(transport, drop), dial=partial(_faulty, drop=drop)
     )
-    return paced(client.ready().go().result()["one_way_ns"])
 
 
 def question(scale: Scale) -> Question:
     """Round trips, throughput, and one-way latency under loss."""
     rounds = scale.pick(20_000, 1_000)
     volume = scale.pick(10_000_000, 200_000)
-    steadily = scale.pick(100_000, 4_000)
     one_way = {share: f"udp, {share} lost: one way at 20,000/s" for share in _SHARES}
+    players: dict[str, Player] = {PACED: udp_paced.echo, "tcp: one way at 20,000/s": paced(TCP)}
+    players |= {one_way[share]: paced(UDP, drop) for share, drop in _SHARES.items()}
+    passes = Passes.of(scale)
+    turns = Turns(players, passes)
     lossy = "udp, 0.1% lost: round trip"
     bulks = {size: f"udp, datagrams of {size:,} B: throughput" for size in (LARGE, SMALL)}
     return Question(
@@ -136,14 +120,13 @@ def question(scale: Scale) -> Question:
                 partial(roundtrip, transport=UDP, count=rounds, ack="none"),
             ),
             Contestant(lossy, partial(roundtrip, transport=UDP, count=rounds, drop=0.001)),
-            Contestant(PACED, partial(paced_echo, count=steadily), "the machine's own stalls"),
-            Contestant("tcp: one way at 20,000/s", partial(steady, transport=TCP, count=steadily)),
             *(
                 Contestant(
-                    one_way[share],
-                    partial(steady, transport=UDP, count=steadily, drop=_SHARES[share]),
+                    name,
+                    partial(turns.row, name=name),
+                    "the machine's own stalls" if name == PACED else "",
                 )
-                for share in _SHARES
+                for name in players
             ),
             # Last: the gigabytes they leave behind disturb whatever comes after them.
             Contestant("tcp: throughput", partial(bulk, transport=TCP, messages=volume)),
@@ -167,7 +150,12 @@ def question(scale: Scale) -> Question:
             Target("one way, 5% lost", one_way["5%"], "p99_us", 1000, True),
             Target("round trip, 0.1% lost", lossy, "p999_us", 3000, True),
         ),
-        notes=("the broker has one core and the client the other, but for throughput",),
+        notes=(
+            "the broker has one core and the client the other, but for throughput",
+            f"at 20,000/s, a round: {passes}, which the rows play in turns; each message counts "
+            'from when it was to be sent; p50 and p99 are the median pass\'s, "all" is every '
+            "message of the round",
+        ),
     )
 
 

@@ -1,17 +1,21 @@
 /* udp_echo.c -- the floor: a datagram there and back over loopback, without anything around it.
  *
  *     udp_echo echo                     answers every datagram; prints its port
+ *     udp_echo doze                     likewise, and sleeps when nothing has come for a while
  *     udp_echo pingpong PORT SIZE COUNT sends SIZE bytes, waits for them, COUNT times
- *     udp_echo steady PORT SIZE COUNT RATE sends SIZE bytes, RATE times a second, whatever comes
- * back
+ *     udp_echo steady PORT SIZE COUNT RATE PASSES
+ *                                       sends COUNT times SIZE bytes, RATE times a second,
+ *                                       whatever comes back; all that PASSES times
  *
  * Both ends poll.  The others print `ready`, wait for a line on standard input, and print one JSON
- * object.  What `steady` reports counts from when a datagram was to be sent: where nothing is in
- * the way it tells for how long the machine itself holds up one of two cores that poll.
+ * object, for each pass.  What `steady` reports counts from when a datagram was to be sent: where
+ * nothing is in the way it tells for how long the machine itself holds up one of two cores that
+ * poll.
  */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,8 +24,10 @@
 #include <time.h>
 
 #define LARGEST      65507
+#define NEVER        UINT64_MAX
 #define BUFFER_BYTES 4194304     /* of the sockets: what comes while a core is held up fits */
 #define PATIENCE_NS  1000000000u /* after the last was sent: what is not back then is lost */
+#define DOZE_NS 5000000u /* without a datagram: no pass is under way */
 
 static void fail(const char *what) {
     perror(what);
@@ -52,7 +58,8 @@ static struct sockaddr_in loopback(uint16_t port) {
     return address;
 }
 
-static void echo(void) {
+/* Answers; sleeps after `doze_ns` without a datagram. */
+static void echo(uint64_t doze_ns) {
     static uint8_t buffer[LARGEST];
     struct sockaddr_in address = loopback(0);
     socklen_t size = sizeof address;
@@ -63,32 +70,43 @@ static void echo(void) {
     getsockname(fd, (struct sockaddr *)&address, &size);
     printf("%u\n", ntohs(address.sin_port));
     fflush(stdout);
-    for (;;) {
+    for (uint64_t last = now_ns();;) {
         struct sockaddr_in peer;
         socklen_t length = sizeof peer;
         ssize_t count =
             recvfrom(fd, buffer, sizeof buffer, MSG_DONTWAIT, (struct sockaddr *)&peer, &length);
 
-        if (count >= 0)
+        if (count >= 0) {
             sendto(fd, buffer, (size_t)count, 0, (struct sockaddr *)&peer, length);
-        else if (errno != EAGAIN && errno != EINTR)
+            last = doze_ns == NEVER ? 0 : now_ns();
+        } else if (errno != EAGAIN && errno != EINTR) {
             fail("recvfrom");
+        } else if (doze_ns != NEVER && now_ns() - last > doze_ns) {
+            struct pollfd readable = {.fd = fd, .events = POLLIN};
+            poll(&readable, 1, -1);
+            last = now_ns();
+        }
     }
 }
 
-/* A socket to the echo, once the line has come. */
-static int begin(uint16_t port) {
+/* A socket to the echo. */
+static int dial(uint16_t port) {
     struct sockaddr_in address = loopback(port);
-    char line[16];
     int fd = open_socket();
 
     if (connect(fd, (struct sockaddr *)&address, sizeof address) < 0)
         fail("connect");
+    return fd;
+}
+
+/* Until the line has come. */
+static void await_word(void) {
+    char line[16];
+
     printf("ready\n");
     fflush(stdout);
     if (fgets(line, sizeof line, stdin) == NULL)
         exit(1);
-    return fd;
 }
 
 static void report(const char *what, const uint64_t *took, uint64_t count) {
@@ -96,6 +114,7 @@ static void report(const char *what, const uint64_t *took, uint64_t count) {
     for (uint64_t i = 0; i < count; i++)
         printf("%s%llu", i == 0 ? "" : ", ", (unsigned long long)took[i]);
     printf("]}\n");
+    fflush(stdout);
 }
 
 static uint64_t *room_for(uint64_t count, size_t size) {
@@ -111,8 +130,9 @@ static uint64_t *room_for(uint64_t count, size_t size) {
 static void pingpong(uint16_t port, size_t size, uint64_t count) {
     static uint8_t buffer[LARGEST];
     uint64_t *took = room_for(count, size);
-    int fd = begin(port);
+    int fd = dial(port);
 
+    await_word();
     for (uint64_t i = 0; i < count / 10 + count; i++) {
         uint64_t start = now_ns();
 
@@ -140,12 +160,9 @@ static uint64_t collect(int fd, uint8_t *buffer, uint64_t *took, uint64_t at, ui
     return 1;
 }
 
-static void steady(uint16_t port, size_t size, uint64_t count, uint64_t rate) {
+static void one_pass(int fd, size_t size, uint64_t *took, uint64_t count, uint64_t rate) {
     static uint8_t out[LARGEST], in[LARGEST];
-    uint64_t *took = room_for(count, size);
-    uint64_t total = count / 10 + count, got = 0;
-    int fd = begin(port);
-    uint64_t begun = now_ns();
+    uint64_t total = count / 10 + count, got = 0, begun = now_ns();
 
     for (uint64_t i = 0; i < total; i++) {
         uint64_t due = begun + i * 1000000000u / rate;
@@ -162,18 +179,30 @@ static void steady(uint16_t port, size_t size, uint64_t count, uint64_t rate) {
         fprintf(stderr, "udp_echo: %llu datagrams were lost\n", (unsigned long long)(total - got));
         exit(1);
     }
-    report("one_way_ns", took, count);
+}
+
+static void steady(uint16_t port, size_t size, uint64_t count, uint64_t rate, uint64_t passes) {
+    uint64_t *took = room_for(count, size);
+    int fd = dial(port);
+
+    for (uint64_t i = 0; i < passes; i++) {
+        await_word();
+        one_pass(fd, size, took, count, rate);
+        report("one_way_ns", took, count);
+    }
     free(took);
 }
 
 int main(int argc, char **argv) {
     if (argc == 2 && strcmp(argv[1], "echo") == 0)
-        echo();
+        echo(NEVER);
+    else if (argc == 2 && strcmp(argv[1], "doze") == 0)
+        echo(DOZE_NS);
     else if (argc == 5 && strcmp(argv[1], "pingpong") == 0)
         pingpong((uint16_t)atoi(argv[2]), strtoull(argv[3], NULL, 10), strtoull(argv[4], NULL, 10));
-    else if (argc == 6 && strcmp(argv[1], "steady") == 0)
+    else if (argc == 7 && strcmp(argv[1], "steady") == 0)
         steady((uint16_t)atoi(argv[2]), strtoull(argv[3], NULL, 10), strtoull(argv[4], NULL, 10),
-               strtoull(argv[5], NULL, 10));
+               strtoull(argv[5], NULL, 10), strtoull(argv[6], NULL, 10));
     else
         return 2;
     return 0;

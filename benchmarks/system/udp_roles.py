@@ -1,6 +1,7 @@
 """A client that publishes at a fixed rate and receives its own messages, as a process.
 
-steady URL RATE SIZE COUNT      one way: from when a message was to be sent until it is received
+steady URL RATE SIZE COUNT PASSES   one way: from when a message was to be sent until it is
+                                    received; COUNT messages, PASSES times
 """
 
 from __future__ import annotations
@@ -21,42 +22,54 @@ LAST_S = 5.0
 """How long the last messages may take."""
 
 
-def steady(url: str, rate: int, size: int, count: int) -> None:
-    """One thread at both ends: between two messages it looks for what has come."""
-    pause = NS_PER_S // rate
-    warm = count // 10
-    total = warm + count
-    took: list[int] = []
-    now = time.monotonic_ns
-    filler = bytes(size - _TIME.size)
+def steady(url: str, rate: int, size: int, count: int, passes: int) -> None:
+    """One thread at both ends, several times."""
     with (
         hermes.connect(url, timeout=TIMEOUT_S, spin=SPIN_S) as client,
         client.subscribe(TOPIC) as subscription,
         client.publisher(TOPIC, ack="none") as publisher,
     ):
-        send, receive, pack, unpack = publisher.send, subscription.receive, _TIME.pack, _TIME.unpack
-        with role_body():
-            begun = now()
-            for number in range(total):
-                due = begun + number * pause
-                while (left := due - now()) > 0:
-                    try:
-                        message = receive(left / NS_PER_S)
-                    except Timeout:
-                        continue
-                    took.append(now() - unpack(message.payload[: _TIME.size])[0])
-                send(pack(due) + filler)
-            while len(took) < total:
-                message = receive(LAST_S)
-                took.append(now() - unpack(message.payload[: _TIME.size])[0])
-        report(one_way_ns=took[warm:])
+        for _ in range(passes):
+            with role_body():
+                took = one_pass(publisher, subscription, rate, size, count // 10 + count)
+            report(one_way_ns=took[-count:])
+
+
+def one_pass(
+    publisher: hermes.Publisher, subscription: hermes.Subscription, rate: int, size: int, total: int
+) -> list[int]:
+    """Between two messages it looks for what is under way.  When nothing is it watches the clock: a
+    wait for a message that ends without one comes back late, and the next message would leave late.
+    """
+    pause = NS_PER_S // rate
+    filler = bytes(size - _TIME.size)
+    took: list[int] = []
+    now = time.monotonic_ns
+    send, receive, pack, unpack = publisher.send, subscription.receive, _TIME.pack, _TIME.unpack
+    begun = now()
+    for number in range(total):
+        due = begun + number * pause
+        while (left := due - now()) > 0:
+            if len(took) == number:
+                continue
+            try:
+                message = receive(left / NS_PER_S)
+            except Timeout:
+                continue
+            took.append(now() - unpack(message.payload[: _TIME.size])[0])
+        send(pack(due) + filler)
+    while len(took) < total:
+        message = receive(LAST_S)
+        took.append(now() - unpack(message.payload[: _TIME.size])[0])
+    return took
 
 
 def main(role: str, *arguments: str) -> None:
     """Play ``role``."""
     assert role == "steady"
-    url, rate, size, count = arguments
-    steady(url, int(rate), int(size), int(count))
+    url, *numbers = arguments
+    rate, size, count, passes = map(int, numbers)
+    steady(url, rate, size, count, passes)
 
 
 if __name__ == "__main__":
