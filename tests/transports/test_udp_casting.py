@@ -296,11 +296,13 @@ def test_nonsense_is_refused(option: str, words: str) -> None:
         (f"udp://{GROUP}:0?interface=lo", "no IPv4 address"),
         (f"udp://{GROUP}:0?interface=192.0.2.1&insecure=yes", "has no address"),
         (f"udp://{GROUP}:0/path?{LOOPBACK}", "no path"),
-        ("udp://[ff02::1234]:0", "IPv6"),
+        ("udp://[ff15::1]:0?interface=nonesuch", "no interface nonesuch here.*`ip link`"),
+        ("udp://[ff15::1%nonesuch]:0", "no interface nonesuch here"),
+        ("udp://[ff15::1]:0?interface=999999", "no interface 999999 here"),
     ],
 )
 def test_addresses_that_cannot_be(url: str, words: str) -> None:
-    """An interface that is none, a path and a group of IPv6 are refused."""
+    """An interface that is none, and a path, are refused."""
     with pytest.raises(InvalidUrl, match=words):
         UdpTransport().listen(parse_url(url), EchoKernel())
 

@@ -9,6 +9,7 @@ import json
 import os
 import select
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -30,6 +31,8 @@ from tests.transports.udp_wire import beacon_body, sealed
 
 HOST = f"239.255.{os.getpid() >> 8 & 0xFF}.{os.getpid() & 0xFF}"
 """A group of this process's own: tests that run beside this one are not to be heard."""
+HOST6 = f"ff11::4845:{os.getpid():x}"
+"""Likewise, and nothing that is sent to it leaves the machine."""
 OPTIONS = "interface=127.0.0.1"
 ROOT = Path(__file__).parents[2]
 RECEIVERS = 8
@@ -141,6 +144,56 @@ def test_many_receivers_under_loss_get_all_of_it(repair: str) -> None:
     called = sum(end["counters"]["group_nacks_sent"] for end in ends)
     print(f"{lost} holes, {called} calls sent, {caster['group_repeats']} datagrams repeated")
     print({key: value for key, value in caster.items() if key.startswith("group_")})
+
+
+def interface_of_ipv6() -> str:
+    """One by which a datagram to a group of IPv6 comes back; skips, with the reasons, without."""
+    problems = []
+    for index, name in socket.if_nameindex():
+        try:
+            with (
+                socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as receiver,
+                socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sender,
+            ):
+                receiver.bind((HOST6, 0, 0, index))
+                member = socket.inet_pton(socket.AF_INET6, HOST6) + struct.pack("=I", index)
+                receiver.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, member)
+                sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
+                sender.sendto(b"?", (HOST6, receiver.getsockname()[1]))
+                ready, _, _ = select.select([receiver], [], [], 2)
+                if ready:
+                    return name
+            problems.append(f"{name}: nothing came back")
+        except OSError as error:
+            problems.append(f"{name}: {error}")
+    pytest.skip(f"multicast over IPv6 works by no interface of this machine: {problems}")
+
+
+@pytest.mark.parametrize("by", ["name", "number", "zone"])
+def test_a_group_of_ipv6(by: str) -> None:
+    """It is cast, joined and repaired as one of IPv4; its scope is this machine, whatever the
+    interface."""
+    name = interface_of_ipv6()
+    index = socket.if_nametoindex(name)
+    host = f"{HOST6}%{name}" if by == "zone" else HOST6
+    query = {"name": f"interface={name}&", "number": f"interface={index}&", "zone": ""}[by]
+    listener = f"udp://[{host}]:0?{query}insecure=yes&drop=0.05&seed=1"
+
+    with hermes.Broker(listeners=[listener], storage="memory:") as broker:
+        port = parse_url(broker.listeners[0].url).port
+        with (
+            hermes.connect(f"udp://[{HOST6}]:{port}?interface={name}&drop=0.05&seed=2") as client,
+            client.subscribe("md.>") as found,
+            client.publisher("md.a") as publisher,
+        ):
+            await_take_over(client, found)
+            publisher.send_many([payload(number) for number in range(5_000)])
+            got = [found.receive(DEADLINE_S).payload for _ in range(5_000)]
+            counters = channel_of(client).counters()
+
+    assert got == [payload(number) for number in range(5_000)]
+    assert counters["group_datagrams"] > 100
+    assert counters["group_repeats"] > 0
 
 
 def test_a_publisher_of_a_groups_url_may_linger() -> None:
@@ -390,7 +443,7 @@ def overheard(group: Any) -> Any:
     ("url", "error", "text"),
     [
         (f"udp://{HOST}:9?{OPTIONS}", ConnectFailed, "no beacon"),
-        ("udp://[ff15::7]:7601", InvalidUrl, "IPv6"),
+        ("udp://[ff15::7]:7601?interface=nonesuch", InvalidUrl, "no interface nonesuch"),
         (f"udp://{HOST}:9?interface=203.0.113.9", InvalidUrl, "interface"),
         (f"udp://127.0.0.1:9?{OPTIONS}", InvalidUrl, "127.0.0.1 is no group"),
     ],

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hermes.addresses import DEFAULT_PORT, host_port, is_loopback, refuse_path
+from hermes.addresses import host_port, is_loopback, refuse_path
 from hermes.errors import InvalidUrl, Refused, SystemFault
 from hermes.gateway import Wire
 from hermes.native.envelopes import address_of
@@ -28,8 +28,10 @@ from hermes.transport import Kernel, Peer
 from hermes.units import ByteSize
 from hermes.url import Url
 from hermes.wire import messages as m
+from hermes_udp import groups as _groups
 from hermes_udp import options as _options
 from hermes_udp.agent import NEVER, UdpAgent
+from hermes_udp.groups import Group
 from hermes_udp.native import CASTER, ffi, fields, lib
 from hermes_udp.options import ListenOptions
 
@@ -51,10 +53,10 @@ class Place:
 
     url: str
     """As it was given, without a password; for messages."""
-    group: str
-    port: int
-    """0: that of the ordinary listener."""
-    interface: str
+    group: Group
+    """Its port 0: that of the ordinary listener."""
+    source: Any
+    """The interface's address, as a socket has it."""
     options: ListenOptions
     identity: str | None = None
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -62,11 +64,14 @@ class Place:
     def found_at(self, port: int) -> str:
         """The URL to dial.  On loopback it names the interface, which no route does; what others
         reach the group by is theirs to know."""
-        found = f"udp://{self.group}:{port}"
-        return f"{found}?interface={self.interface}" if is_loopback((self.interface,)) else found
+        found = f"udp://{host_port((self.group.host, port))}"
+        if not is_loopback(self.source):
+            return found
+        index = self.group.index
+        return f"{found}?interface={socket.if_indextoname(index) if index else self.source[0]}"
 
 
-def place_of(url: Url, options: ListenOptions) -> Place:
+def place_of(url: Url, group: Group, options: ListenOptions) -> Place:
     """What the URL of a multicast listener asks for.
 
     Raises:
@@ -82,32 +87,15 @@ def place_of(url: Url, options: ListenOptions) -> Place:
         raise InvalidUrl(f"{url}: rate is between 64KiB and 12.5GB (bytes a second)")
     if not lib.HU_HISTORY_MIN <= options.history <= lib.HU_HISTORY_MAX:
         raise InvalidUrl(f"{url}: history is between 64KiB and 1GiB")
-    interface = _interface(url, options)
-    if not (options.insecure or is_loopback((interface,))):
+    source = _groups.source_of(group, url)
+    if not (options.insecure or is_loopback(source)):
         raise InvalidUrl(
-            f"{url}: what is cast by {interface} can be read by whoever joins the group there, also "
-            "if the broker asks its clients who they are: cast by interface=127.0.0.1, or say that "
-            "you want this by adding insecure=yes"
+            f"{url}: what is cast by {source[0]} can be read by whoever joins the group there, also "
+            "if the broker asks its clients who they are: cast by the loopback, or say that you want "
+            "this by adding insecure=yes"
         )
-    port = DEFAULT_PORT if url.port is None else url.port
     credentials = {} if url.password is None else {"password": url.password}
-    return Place(str(url), url.host, port, interface, options, url.username, credentials)
-
-
-def _interface(url: Url, options: ListenOptions) -> str:
-    """The interface's address; the system's choice if the URL names none."""
-    if options.interface:
-        return _options.interface_of(url, options)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((url.host, url.port or DEFAULT_PORT))
-        except OSError as error:
-            raise InvalidUrl(
-                f"{url}: the system has no route to the group: name an interface by its address, "
-                "as in interface=127.0.0.1"
-            ) from error
-        host: str = probe.getsockname()[0]
-        return host
+    return Place(str(url), group, source, options, url.username, credentials)
 
 
 class Cast:
@@ -130,7 +118,7 @@ class Cast:
         """Why it is over; empty: it is not."""
         self.gaps = 0
         self._taken = ffi.new("uint32_t *")
-        peer = Peer("udp", f"group {place.group}", local=False)
+        peer = Peer("udp", f"group {place.group.host}", local=False)
         self._wire = Wire(
             kernel,
             owner,
@@ -178,9 +166,7 @@ class Cast:
         native.rate = options.rate
         native.history = history
         native.datagram = options.mtu or (
-            _options.LOOPBACK_DATAGRAM
-            if is_loopback((self._place.interface,))
-            else _options.DATAGRAM
+            _options.LOOPBACK_DATAGRAM if is_loopback(self._place.source) else _options.DATAGRAM
         )
         native.unicast = options.repair == "unicast"
         native.pattern_size = len(pattern)
@@ -285,8 +271,9 @@ class MulticastAgent(UdpAgent):
         self._cast: Cast | None = None
         self._owner = object()  # of every cast's connection: sessions are the agent's own
         self._where = place
-        port = place.port or sock.getsockname()[1]
-        self._group = socket.inet_aton(place.group), port
+        port = place.group.port or sock.getsockname()[1]
+        head = struct.pack("=H", place.group.family) + struct.pack("!H", port)
+        self._group = head + place.group.packed.ljust(16, b"\0")
         self._retry_ns = 0
         self._casts = 0
         self._ended: dict[str, int] = {}
@@ -319,11 +306,8 @@ class MulticastAgent(UdpAgent):
         self._cast = None
 
     def _begin(self) -> None:
-        family = struct.pack("=H", socket.AF_INET)
-        address, port = self._group
         cast = Cast(self._kernel, self._where, self._owner)
-        prefix = family + struct.pack("!H", port) + address + bytes(12)
-        lib.hu_endpoint_cast(self._endpoint, cast.native, prefix)
+        lib.hu_endpoint_cast(self._endpoint, cast.native, self._group)
         self._cast = cast
         self._casts += 1
 

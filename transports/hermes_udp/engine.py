@@ -12,6 +12,7 @@ from hermes.transport import API_VERSION, Agent, Capabilities, Channel, Kernel
 from hermes.url import Url, refuse_user
 from hermes_udp import caster as _caster
 from hermes_udp import group as _group
+from hermes_udp import groups as _groups
 from hermes_udp import options as _options
 from hermes_udp.agent import UdpAgent
 from hermes_udp.channel import dial
@@ -34,19 +35,19 @@ class UdpTransport:
     def listen(self, url: Url, kernel: Kernel) -> Agent:
         """Bind the first address the host resolves to, or cast to the group that it is."""
         options = url.options(ListenOptions)
-        multicast = _group.is_multicast(url)
-        mtu_min = _options.CAST_DATAGRAM_MIN if multicast else lib.HU_DATAGRAM_MIN
+        group = _groups.group_of(url, options)
+        mtu_min = _options.CAST_DATAGRAM_MIN if group is not None else lib.HU_DATAGRAM_MIN
         spec = options.check(url, mtu_min=mtu_min)
         with contextlib.ExitStack() as undo:
             try:
-                if multicast:
-                    place = _caster.place_of(url, options)
-                    sock = _options.casting(url, place.interface, options)
+                if group is not None:
+                    place = _caster.place_of(url, group, options)
+                    sock = _groups.casting(url, group, place.source, options)
                 else:
                     sock = self._bound(url, kernel, options)
                 undo.callback(sock.close)
                 shared: dict[str, Any] = {"kernel": kernel, "options": options, "spec": spec}
-                if multicast:
+                if group is not None:
                     agent: Agent = _caster.MulticastAgent(sock, place=place, **shared)
                 else:
                     printable = f"udp://{host_port(sock.getsockname())}"
@@ -70,7 +71,8 @@ class UdpTransport:
     def dial(self, url: Url, timeout_ns: int) -> Channel:
         """Set up a session with the first address that answers, or with a group's caster."""
         options = url.options(DialOptions)
-        if _group.is_multicast(url):
-            return _group.dial(url, options, timeout_ns)
+        group = _groups.group_of(url, options)
+        if group is not None:
+            return _group.dial(url, group, options, timeout_ns)
         options.refuse_multicast(url)
         return dial(url, options, timeout_ns)

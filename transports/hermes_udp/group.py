@@ -9,7 +9,6 @@ joined for as long as there may be such.
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import os
 import select
 import socket
@@ -18,13 +17,14 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from hermes.addresses import DEFAULT_PORT, host_port, refuse_path
+from hermes.addresses import host_port, refuse_path
 from hermes.errors import ConnectFailed, ConnectionLost, InvalidUrl, WouldBlock
 from hermes.native.outbox import EMPTY
 from hermes.url import Url
 from hermes_udp import channel as _channel
 from hermes_udp import options as _options
 from hermes_udp.channel import UdpChannel
+from hermes_udp.groups import Group, joined
 from hermes_udp.native import GROUP, RECEIVER, ffi, fields, lib
 from hermes_udp.options import DialOptions
 from hermes_udp.sift import Inward
@@ -42,7 +42,6 @@ REST_NS = 200_000_000
 """How long they do not after that: holding up is a tenth of the time at most."""
 HELD_SHARE = 2
 """While it serves none, the group is held until this part of its window is full."""
-IP_MULTICAST_ALL = 49
 NEVER = 1 << 62
 """A time that does not come."""
 
@@ -50,37 +49,8 @@ _STOPS = frozenset({lib.HU_SELECT_MORE, lib.HU_SELECT_FULL})
 """What ends a walk without anything to be done about it."""
 
 
-def is_multicast(url: Url) -> bool:
-    """Whether the URL names a group.
-
-    Raises:
-        InvalidUrl: it names one of IPv6.
-    """
-    try:
-        address = ipaddress.ip_address(url.host.partition("%")[0])
-    except ValueError:
-        return False
-    if address.is_multicast and address.version == 6:
-        raise InvalidUrl(f"{url}: groups of IPv6 are not served: take one of IPv4, as 239.1.2.3")
-    return address.is_multicast
-
-
-def joined(group: tuple[str, int], options: DialOptions) -> socket.socket:
-    """A socket that gets what is sent to ``group``.  Raises OSError."""
-    with contextlib.ExitStack() as undo:
-        sock = _options.made(socket.AF_INET, options)
-        undo.callback(sock.close)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setsockopt(socket.IPPROTO_IP, IP_MULTICAST_ALL, 0)
-        sock.bind(group)
-        member = socket.inet_aton(group[0]) + socket.inet_aton(options.interface or "0.0.0.0")
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
-        undo.pop_all()
-        return sock
-
-
-def dial(url: Url, options: DialOptions, timeout_ns: int) -> GroupChannel:
-    """Find the caster of the group that ``url`` names, and set up a session with it.
+def dial(url: Url, group: Group, options: DialOptions, timeout_ns: int) -> GroupChannel:
+    """Find the caster of the group, which ``url`` names, and set up a session with it.
 
     Raises:
         InvalidUrl: the URL makes no sense, or there is no such interface.
@@ -89,16 +59,13 @@ def dial(url: Url, options: DialOptions, timeout_ns: int) -> GroupChannel:
     spec = options.check(url)
     refuse_path(url)
     _channel.LINGERING.reap()
-    group = (url.host, DEFAULT_PORT if url.port is None else url.port)
-    if options.interface:
-        _options.interface_of(url, options)
     deadline = None if timeout_ns < 0 else time.monotonic_ns() + timeout_ns
     try:
         sock = joined(group, options)
     except OSError as error:
         raise InvalidUrl(
             f"{url}: cannot join the group: {error}; interface=... names the interface by one of its "
-            "addresses, `ip addr` lists them"
+            "addresses or, for IPv6, by its name: `ip addr` lists them"
         ) from error
     with sock:
         caster = _await_beacon(sock, deadline)
@@ -108,7 +75,7 @@ def dial(url: Url, options: DialOptions, timeout_ns: int) -> GroupChannel:
             "--transport` with this URL), and that interface=... names the interface it comes by"
         )
     try:
-        sock = _options.connected(socket.AF_INET, caster, options)
+        sock = _options.connected(group.family, caster, options)
     except OSError as error:
         raise ConnectFailed(f"{url}: {host_port(caster)} cannot be reached: {error}") from error
     left = -1 if deadline is None else max(0, deadline - time.monotonic_ns())
@@ -118,7 +85,7 @@ def dial(url: Url, options: DialOptions, timeout_ns: int) -> GroupChannel:
     return GroupChannel(found, group, options)
 
 
-def _await_beacon(sock: socket.socket, deadline: int | None) -> tuple[str, int] | None:
+def _await_beacon(sock: socket.socket, deadline: int | None) -> Any:
     """Where the first sound beacon comes from; None: none came in time."""
     header, beacon = ffi.new("hu_header *"), ffi.new("hu_beacon *")
     entries = ffi.new("hu_beacon_entry[]", lib.HU_BEACON_STREAMS)
@@ -138,15 +105,14 @@ def _await_beacon(sock: socket.socket, deadline: int | None) -> tuple[str, int] 
             continue
         body = data[lib.HU_HEADER :]
         if lib.hu_beacon_decode(header, body, len(body), beacon, entries) == 0:
-            host, port = address[:2]
-            return host, port
+            return address
 
 
 class GroupChannel:
     """See :class:`hermes.transport.Channel` and :class:`hermes.transport.ReadingChannel`.  Any thread
     may call; one at a time reads."""
 
-    def __init__(self, unicast: UdpChannel, group: tuple[str, int], options: DialOptions) -> None:
+    def __init__(self, unicast: UdpChannel, group: Group, options: DialOptions) -> None:
         self._unicast = unicast
         self._group = group
         self._options = options
@@ -365,7 +331,7 @@ class GroupChannel:
         try:
             sock = joined(self._group, self._options)
         except OSError as error:
-            self._error = f"cannot join the group {host_port(self._group)}: {error}"
+            self._error = f"cannot join the group {host_port(self._group.name)}: {error}"
             return False
         seed = int.from_bytes(os.urandom(7))
         if lib.hu_channel_join(handle, sock.fileno(), seed) < 0:

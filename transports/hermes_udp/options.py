@@ -6,7 +6,6 @@ Knows sockets, but moves no bytes.
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import os
 import socket
 from typing import Annotated, Any, Literal
@@ -69,8 +68,8 @@ class DialOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
     """Number from which the choice of those follows."""
     interface: str = ""
-    """Multicast: address of the interface, as in `127.0.0.1`; empty: the one that the system's routes
-    name."""
+    """Multicast: the interface, by its address as in `127.0.0.1`, or for a group of IPv6 by its name or
+    number as in `lo`; empty: the one that the system's routes name."""
 
     def check(self, url: Url, *, mtu_min: int = lib.HU_DATAGRAM_MIN) -> Interception | None:
         """What cannot be said in types; the parsed ``intercept``, if it is set.
@@ -124,37 +123,6 @@ class ListenOptions(DialOptions, frozen=True, forbid_unknown_fields=True):
     so it is what the slowest receiver and the network take (125 MB is 1 Gbit)."""
     ttl: Annotated[int, msgspec.Meta(ge=1, le=255)] = 1
     """Multicast: routers that may pass it on, and one; 1: it stays in the local network."""
-
-
-def interface_of(url: Url, options: DialOptions) -> str:
-    """The address that ``interface`` is.
-
-    Raises:
-        InvalidUrl: it is none of IPv4.
-    """
-    try:
-        return str(ipaddress.IPv4Address(options.interface))
-    except ValueError as error:
-        raise InvalidUrl(
-            f"{url}: interface={options.interface} is no IPv4 address of an interface, as 127.0.0.1 "
-            "is one; `ip addr` lists them"
-        ) from error
-
-
-def casting(url: Url, interface: str, options: ListenOptions) -> socket.socket:
-    """The socket of a listener that casts by an interface.
-
-    Raises:
-        InvalidUrl: there is no such interface.
-    """
-    with contextlib.ExitStack() as undo:
-        sock = bound(url, socket.AF_INET, (interface, 0), options)
-        undo.callback(sock.close)
-        member = socket.inet_aton(interface)
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, member)
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, options.ttl)
-        undo.pop_all()
-        return sock
 
 
 def bound(url: Url, family: int, address: Any, options: ListenOptions) -> socket.socket:
