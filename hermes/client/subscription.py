@@ -65,8 +65,7 @@ class Subscription(Closable):
         try:
             return self._ready.popleft()
         except IndexError:
-            self._fill(FOR_EVER if timeout is None else timeout)
-            return self._ready.popleft()
+            return self._next(FOR_EVER if timeout is None else timeout)
 
     def __iter__(self) -> Iterator[Message]:
         """The messages, for ever, until :meth:`close`."""
@@ -84,12 +83,11 @@ class Subscription(Closable):
                 message = pop()
             except IndexError:
                 try:
-                    self._fill(limit)
+                    message = self._next(limit)
                 except Closed:
                     if self._closed:
                         return
                     raise
-                continue
             yield message
 
     def batches(self, timeout: float | None = None) -> Iterator[Batch]:
@@ -116,12 +114,16 @@ class Subscription(Closable):
 
         What :meth:`commit` stores; as ``start`` of another subscription it goes on from here.
         """
-        found = dict(self._feed.done)
-        if self._segment is not None:
-            found[self._segment.stream] = (
-                self._ready[0].sequence - 1 if self._ready else self._segment.through
-            )
-        return found
+        while True:
+            segment, found = self._segment, dict(self._feed.done)
+            if segment is None:
+                return found
+            try:
+                found[segment.stream] = self._ready[0].sequence - 1
+            except IndexError:
+                found[segment.stream] = segment.through
+            if segment is self._segment:  # else another thread has gone on meanwhile
+                return found
 
     def commit(
         self, positions: dict[str, int] | None = None, *, timeout: float | None = None
@@ -162,19 +164,31 @@ class Subscription(Closable):
         if self._closed:
             raise Closed("the subscription is closed")
 
-    def _fill(self, timeout: float) -> None:
-        """Have messages ready."""
-        client = self._client
+    def _next(self, timeout: float) -> Message:
+        """The next message, from the connection.
+
+        Taken with the lock held: what is ready may be gone once it is let go.
+        """
+        client, ready = self._client, self._ready
         deadline = None if timeout < 0 else client.deadline(timeout)
         client.lock(deadline)
         try:
             feed = self._feed
-            if not (self._ready or feed.queue or feed.dropped or self._closed):
+            if not (ready or feed.queue or feed.dropped or self._closed):
                 self._finish_segment()  # lets its memory go
                 left = SLICE_NS if timeout < 0 else min(int(timeout * NS_PER_S), SLICE_NS)
                 client.receive_for(self._take, left)
-            while not self._ready:  # another thread may have been faster
+            while True:
+                if (
+                    ready
+                ):  # another thread may have been faster, and may be so now: it needs no lock
+                    try:
+                        return ready.popleft()
+                    except IndexError:
+                        continue
                 segment = self._next_segment(deadline)
+                if segment is None:
+                    continue
                 found = self._reader.messages(
                     segment.buffer,
                     segment.start,
@@ -185,7 +199,8 @@ class Subscription(Closable):
                 )
                 if isinstance(found, int):
                     self._unsound(found, segment)
-                self._ready.extend(found)
+                ready.extend(found)
+                self._segment = segment
         finally:
             client.unlock()
 
@@ -204,8 +219,8 @@ class Subscription(Closable):
         if found is None:
             return
         messages, start, stop, stream, after, through = found
-        self._segment = Segment(inbox.buffer, start, stop, stream, after, through)
         self._ready.extend(messages)
+        self._segment = Segment(inbox.buffer, start, stop, stream, after, through)
         inbox.start = stop
 
     def _finish_segment(self) -> None:
@@ -218,24 +233,31 @@ class Subscription(Closable):
         client = self._client
         deadline = None if timeout < 0 else client.deadline(timeout)
         with client.locked(deadline):
-            segment = self._rest() or self._next_segment(deadline)
+            segment = None
+            while segment is None:
+                segment = self._rest() or self._next_segment(deadline)
             start, stop = segment.start, segment.stop
             index = self._reader.index(segment.buffer, start, stop, segment.after, segment.through)
             if isinstance(index, int):
                 self._unsound(index, segment)
+            self._segment = segment
             frames = memoryview(segment.buffer).toreadonly()[start:stop]
             return Batch(
                 frames, index, segment.stream, segment.after, segment.through, self._reader
             )
 
-    def _next_segment(self, deadline: int | None) -> Segment:
-        """The next batch with messages; what was before it is done.  The lock is held."""
+    def _next_segment(self, deadline: int | None) -> Segment | None:
+        """The next batch with messages; what was before it is done.  The lock is held.
+
+        None: there are messages ready, which another thread has read meanwhile.  Whoever hands a
+        batch out makes it ``_segment`` once its messages are ready: positions are read without the
+        lock, and never say more than is handed out.
+        """
         feed, client = self._feed, self._client
-        while True:
+        while not self._ready:
             self._finish_segment()
             item = feed.take()
             if isinstance(item, Segment):
-                self._segment = item
                 client.freed()
                 return item
             if item is not None:
@@ -246,12 +268,13 @@ class Subscription(Closable):
                 raise feed.failure.with_traceback(None)
             elif not client.wait(self._something, deadline):
                 raise Timeout(f"no message for {self.pattern!r} came in time")
+        return None
 
     def _something(self) -> bool:
         feed = self._feed
         if feed.dropped and not feed.queue:
             self._client.recall(feed)
-        return bool(feed.queue) or feed.failure is not None or self._closed
+        return bool(feed.queue or self._ready) or feed.failure is not None or self._closed
 
     def _gap(self, gap: Gap) -> None:
         if self._on_gap == "skip":
@@ -268,12 +291,20 @@ class Subscription(Closable):
 
     def _rest(self) -> Segment | None:
         """What :meth:`receive` has left of a batch, so that nothing is skipped."""
-        if not self._ready:
+        ready, segment, first = self._ready, self._segment, None
+        if not ready:
             return None
-        segment = self._segment
         assert segment is not None
-        handed = self._ready[0].sequence - 1
-        self._ready.clear()
+        self._segment = None  # what is taken here is not handed out yet
+        while ready:  # from behind: another thread may be taking from the front, without the lock
+            try:
+                first = ready.pop()
+            except IndexError:
+                break
+        if first is None:
+            self._segment = segment
+            return None
+        handed = first.sequence - 1
         index = self._reader.index(
             segment.buffer, segment.start, segment.stop, segment.after, segment.through
         )
@@ -281,10 +312,7 @@ class Subscription(Closable):
         sequences, offsets = memoryview(index).cast("Q"), memoryview(index).cast("I")
         number = next(i for i in range(len(index) // SLICE_SIZE) if sequences[i * 4] > handed)
         start = segment.start + offsets[number * 8 + 4]
-        self._segment = Segment(
-            segment.buffer, start, segment.stop, segment.stream, handed, segment.through
-        )
-        return self._segment
+        return Segment(segment.buffer, start, segment.stop, segment.stream, handed, segment.through)
 
     def _unsound(self, code: int, segment: Segment) -> NoReturn:
         try:

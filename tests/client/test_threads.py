@@ -1,0 +1,134 @@
+"""What threads share: one subscription, one publisher, one client, with the interleavings that hurt."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+import hermes
+from hermes.errors import Timeout
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for ``condition``, ten seconds at most."""
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_a_message_is_kept_for_whoever_waited_for_it(
+    client: hermes.Client, other: hermes.Client, monkeypatch: pytest.MonkeyPatch
+):
+    """A thread that consumes right when another one lets the lock go does not take its message."""
+    subscription = client.subscribe("md.a")
+    publisher = other.publisher("md.a")
+    publisher.send(b"1")
+    unlock, taken = client.unlock, []
+
+    def consume_between() -> None:
+        monkeypatch.setattr(client, "unlock", unlock)
+        unlock()
+        publisher.send(b"2")
+        taken.append(subscription.receive(10).payload)
+
+    monkeypatch.setattr(client, "unlock", consume_between)
+
+    assert subscription.receive(10).payload == b"1"
+    assert taken == [b"2"]
+
+
+def test_what_one_thread_has_read_wakes_another(client: hermes.Client, other: hermes.Client):
+    """Of two threads that wait on one subscription one reads; a batch it reads is for both."""
+    subscription = client.subscribe("md.a")
+    found: list[bytes] = []
+
+    def consume() -> None:
+        found.append(subscription.receive(10).payload)
+
+    reader, sleeper = threading.Thread(target=consume), threading.Thread(target=consume)
+    reader.start()
+    until(lambda: client._pumping)
+    sleeper.start()
+    until(lambda: client._sleepers == 1)
+
+    with other.publisher("md.a") as publisher:
+        publisher.send_many([b"1", b"2"])
+    reader.join(10)
+    sleeper.join(5)
+
+    assert sorted(found) == [b"1", b"2"]
+    assert subscription.positions == {"default": 2}
+    sleeper.join(10)
+
+
+def test_a_batch_takes_what_other_threads_have_left(
+    client: hermes.Client, other: hermes.Client, monkeypatch: pytest.MonkeyPatch
+):
+    """Messages that are taken one by one while the rest of their batch is handed out are in one of
+    the two only."""
+    with other.publisher("md.a") as publisher:
+        publisher.send_many([b"%d" % i for i in range(10)])
+    subscription = client.subscribe("md.a", start="earliest")
+    single = [subscription.receive(10).payload]
+    rest = subscription._rest
+
+    class Raced(type(subscription._ready)):  # type: ignore[misc]
+        """A thread takes the first whenever the last is taken."""
+
+        def pop(self) -> object:
+            if len(self) > 1 and len(single) < 4:
+                single.append(self.popleft().payload)
+            return super().pop()
+
+        def clear(self) -> None:
+            single.append(self.popleft().payload)
+            super().clear()
+
+    monkeypatch.setattr(subscription, "_ready", Raced(subscription._ready))
+
+    batch = next(subscription.batches(10))
+
+    together = [bytes(payload) for payload in batch.payloads()]
+    assert single + together == [b"%d" % i for i in range(10)]
+    assert rest() is None
+    assert subscription.positions == {"default": 10}
+
+
+def test_a_subscription_is_consumed_by_several_threads(client: hermes.Client, other: hermes.Client):
+    """Threads that take messages and batches of one subscription get each message once."""
+    count = 3000
+    subscription = client.subscribe("md.a")
+    publisher = other.publisher("md.a")
+    found: list[bytes] = []
+    problems: list[BaseException] = []
+
+    def singly() -> None:
+        while len(found) < count:
+            found.append(subscription.receive(0.5).payload)
+
+    def by_batch() -> None:
+        for batch in subscription.batches(0.5):
+            found.extend(bytes(payload) for payload in batch.payloads())
+
+    def run(consume: Callable[[], None]) -> None:
+        try:
+            consume()
+        except Timeout:
+            pass
+        except BaseException as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=run, args=(way,)) for way in (singly, singly, by_batch)]
+    for thread in threads:
+        thread.start()
+    for i in range(0, count, 10):
+        publisher.send_many([b"%d" % k for k in range(i, i + 10)])
+    for thread in threads:
+        thread.join(60)
+
+    assert problems == []
+    assert sorted(found, key=int) == [b"%d" % i for i in range(count)]
