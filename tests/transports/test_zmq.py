@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hermes
+from hermes.broker.connection import Connection as BrokerConnection
 from hermes.errors import ConnectFailed, HermesError, InvalidUrl
 from hermes.native.decoder import decode
 from hermes.native.properties import decode_properties, encode_properties
@@ -26,6 +27,7 @@ from hermes.url import parse_url
 zmq = pytest.importorskip("zmq")
 pytest.importorskip("zmq.auth")
 
+from hermes_zmq import doors  # noqa: E402
 from hermes_zmq import pump as pumps  # noqa: E402
 from hermes_zmq.commands import keys  # noqa: E402
 from hermes_zmq.curve import read_users  # noqa: E402
@@ -298,6 +300,60 @@ def test_a_blocked_door_holds_nobody_else(programs: Programs) -> None:
 
     assert found_quick == [b"%d" % number for number in range(count)]
     assert found == [b"%d" % number for number in range(count)]
+
+
+class Refusing:
+    """Ends the connection that brings a marked message, as often as it is told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+        self.times = times
+        real = BrokerConnection.data_received
+
+        def data_received(connection: BrokerConnection, data: memoryview) -> None:
+            if b"precious" in bytes(data) and self.times:
+                self.times -= 1
+                connection.refuse("storage_failed", "the disk is gone")
+            else:
+                real(connection, data)
+
+        monkeypatch.setattr(BrokerConnection, "data_received", data_received)
+        monkeypatch.setattr(doors, "KNOCK_MIN_NS", 1_000_000)
+
+
+def test_what_was_not_acknowledged_is_offered_again(
+    programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A feed door whose connection the broker ends hands over what it held on the next one: once,
+    and before what comes later."""
+    sent = [b"precious %d" % i for i in range(5)] + [b"later %d" % i for i in range(3)]
+    refusing = Refusing(monkeypatch, times=2)
+
+    with serving(programs) as broker, hermes.connect(broker.urls[1]) as client:
+        everything = client.subscribe("jobs.>", start="earliest")
+        push = programs.socket(zmq.PUSH, "push")
+        for payload in sent:
+            push.send_multipart([b"jobs.a", payload])
+        got = [everything.receive(TIMEOUT_MS / 1000).payload for _ in sent]
+        counters = programs.counters
+
+    assert got == sent
+    assert refusing.times == 0
+    assert counters["push_messages"] == len(sent)
+    assert counters["push_turned_away"] == 2
+
+
+def test_what_a_stopping_broker_does_not_take_is_told(
+    programs: Programs, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """What a feed door still holds when the broker stops is logged, with its number."""
+    refusing = Refusing(monkeypatch, times=1_000_000)
+
+    with serving(programs):
+        push = programs.socket(zmq.PUSH, "push")
+        push.send_multipart([b"jobs.a", b"precious"])
+        programs.until(lambda: refusing.times < 1_000_000)
+
+    assert "1 messages may be lost" in caplog.text
 
 
 def _numbered(socket: Any, count: int) -> list[bytes]:

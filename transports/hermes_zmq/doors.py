@@ -192,7 +192,7 @@ class FeedDoor(Door):
         """Receive a batch, feed it, and see to it that it was taken."""
         if not self.awake:
             return 0
-        if self._acked < self._sequence or self.due_ns or not self._open():
+        if self.due_ns or not self._open() or self._acked < self._sequence:
             self.awake = bool(events(self.socket) & zmq.POLLIN)  # has the descriptor fall silent
             return 0
         result = self._pump.receive(PUBLISHER, self._sequence, time.time_ns())
@@ -225,12 +225,19 @@ class FeedDoor(Door):
         """Give up the connection, then the socket."""
         if self._wire is not None:
             self._wire.close()
+        lost, self._acked = self._sequence - self._acked, self._sequence
+        if lost:
+            LOG.error(
+                "%s: %d messages may be lost: the broker took them in no more", self.name, lost
+            )
         super().close()
 
     def _open(self) -> bool:
+        """Whether there is a connection; makes one for what has come, or was held when the one
+        before ended."""
         if self._wire is not None:
             return not self._wire.over
-        if not events(self.socket) & zmq.POLLIN:
+        if self._acked == self._sequence and not events(self.socket) & zmq.POLLIN:
             return False
         house = self.house
         try:
@@ -251,9 +258,12 @@ class FeedDoor(Door):
                 split=house.options.split, topic=work, message_max=welcome.limits.message_max
             )
             self._pump = pumps.make_pump(self.socket, mapping)
-        self._wire.say(m.Open(PUBLISHER, self._publisher_id))
-        self._answers()
-        return not self._wire.over
+        if self._acked < self._sequence:
+            self._offer_again()
+        else:
+            self._wire.say(m.Open(PUBLISHER, self._publisher_id))
+            self._answers()
+        return self._wire is not None and not self._wire.over
 
     def _feed(self, batch: memoryview) -> None:
         assert self._wire is not None
@@ -277,8 +287,7 @@ class FeedDoor(Door):
         assert self._wire is not None
         if error.fatal or error.sequence is None:
             self._wire.close()
-            self._wire = None
-            self._acked = self._sequence  # nobody will say more about it
+            self._wire = None  # what was not acknowledged is offered to the next
             self.turned_away(f"the broker ended the connection: {error.message} [{error.code}]")
             return
         self._acked = error.sequence - 1
@@ -324,11 +333,12 @@ class FeedDoor(Door):
     def _finish(self) -> None:
         """The broker says Close: what has arrived goes into the log first, then so do we."""
         assert self._wire is not None
-        while self._acked == self._sequence or self.stopping:
+        while self._acked == self._sequence:  # if not: the publisher is refused
             result = self._pump.receive(PUBLISHER, self._sequence, time.time_ns())
             if not result.size:
                 break
             self._sequence += result.messages
+            self._acked = self._sequence
             self.counts["messages"] += result.messages
             self._wire.connection.data_received(self._pump.view[: result.size])
         self._wire.say(m.Close())
