@@ -7,13 +7,13 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hermes.plugins import default_plugins
 from hermes.testing.contract import BaseContract, Subject
+from hermes.testing.resources import own_time_ns
 from hermes.url import parse_url
 
 TRIES = 3
@@ -23,20 +23,20 @@ PROBE_MAX_S = 1.0
 IMPORT_DEADLINE_S = 60
 
 IMPORT = """
-import importlib, json, sys, time
+import importlib, json, sys
 import hermes.hookspecs, hermes.plugins, hermes.streamsockets
 from hermes.testing.peers import load
-from hermes.testing.resources import Held
+from hermes.testing.resources import Held, own_time_ns
 kit, name, file = sys.argv[1:]
 if file:
     importlib.import_module(f"hermes.testing.{kit}")
 before = Held.now()
-begun = time.perf_counter()
+begun = own_time_ns()
 if file:
     load(name, file)
 else:
     importlib.import_module(name)
-seconds = time.perf_counter() - begun
+seconds = (own_time_ns() - begun) / 1e9
 after = Held.now()
 print(json.dumps([seconds, after.descriptors - before.descriptors, after.threads - before.threads]))
 """
@@ -59,11 +59,12 @@ class BaseRegistration(BaseContract[Subject]):
     def test_the_probe_is_fast_and_finds_no_obstacle(self) -> None:
         """None, well within a second: the kit runs where the plugin works."""
         made: Any = self.make()
-        begun = time.monotonic()
+        begun = own_time_ns()
         obstacle = made.probe()
 
+        took = (own_time_ns() - begun) / 1e9
         assert obstacle is None, f"probe() says that it cannot work here: {obstacle}"
-        assert time.monotonic() - begun < PROBE_MAX_S, "probe() is to be fast and touch no network"
+        assert took < PROBE_MAX_S, "probe() is to be fast and touch no network"
 
     def test_the_import_has_no_side_effects(self, tmp_path: Path) -> None:
         """Importing it opens no descriptor, starts no thread and writes no file."""

@@ -17,7 +17,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,14 +29,13 @@ import pluggy
 from hermes import hookspecs, storage, transport
 from hermes.optiondocs import describe_options
 from hermes.plugins import listing
+from hermes.testing.resources import own_time_ns
 from hermes.url import SCHEME
 
 IMPORT_MAX_NS = 100_000_000
 """What importing the announcing module may take: somebody waits for a shell's prompt meanwhile."""
 PROBE_MAX_NS = 100_000_000
 """What asking whether it can work here may take."""
-SCHEDSTAT = Path("/proc/thread-self/schedstat")
-"""Nanoseconds this thread has run, and those it was ready to and did not."""
 END = '"end"'
 """The last line of a complete report."""
 INTERNAL = ("hermes.broker", "hermes.plugins", "hermes.cli", "hermes.bench", "hermes.testing")
@@ -145,17 +143,6 @@ def check_import(target: Target) -> Any:
     elif not effects:
         yield Finding("import", "ok", f"takes {took / 1e6:.0f} ms and has no side effects")
     return module
-
-
-def own_time_ns() -> int:
-    """A clock for this thread that stands while others have the processor it could use: a busy
-    machine is no fault of the plugin's, sleeping is."""
-    now = time.monotonic_ns()
-    try:
-        waited = SCHEDSTAT.read_text(encoding="ascii").split()[1]
-    except (OSError, IndexError):  # the kernel does not count it
-        return now
-    return now - int(waited)
 
 
 class Surroundings:
