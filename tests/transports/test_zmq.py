@@ -33,9 +33,11 @@ from hermes_zmq.commands import keys  # noqa: E402
 from hermes_zmq.curve import read_users  # noqa: E402
 from hermes_zmq.router import END, PARTS_MAX  # noqa: E402
 
-TIMEOUT_MS = 10_000
+TIMEOUT_MS = 60_000
+"""For anything a test waits for: generous, because the machine may be busy."""
 SHORT_MS = 300
 RAW = "_zmq.raw"
+PROBE, LAST_PROBE = b"probe", b"the last probe"
 LISTENER = "zmq+tcp://127.0.0.1:0"
 
 
@@ -80,16 +82,17 @@ class Programs:
             time.sleep(0.005)
 
     def pair(self, prefix: bytes = b"", **options: Any) -> tuple[Any, Any]:
-        """A PUB and a SUB with a way between them that has been tried."""
+        """A PUB and a SUB with a way between them that has been tried, and is empty."""
         publisher = self.socket(zmq.PUB, "pub", **options)
         subscriber = self.socket(zmq.SUB, "sub", prefix=prefix, **options)
-        probe = [prefix or b"probe", b"probe"]
+        topic = prefix or b"probe"
         deadline = time.monotonic() + TIMEOUT_MS / 1000
         while not subscriber.poll(10):
-            publisher.send_multipart(probe)
+            publisher.send_multipart([topic, PROBE])
             assert time.monotonic() < deadline, "nothing comes through"
-        while subscriber.poll(100):
-            subscriber.recv_multipart()
+        publisher.send_multipart([topic, LAST_PROBE])
+        while subscriber.recv_multipart()[-1] != LAST_PROBE:
+            pass
         return publisher, subscriber
 
 
@@ -204,7 +207,7 @@ def test_frame_for_frame_through_a_broker(
             assert subscriber.recv_multipart() == parts
         source.send_multipart([b"job", b"1"])
         while (item := worker.recv_multipart()) != [b"job", b"1"]:
-            assert item[-1:] == [b"probe"] or item in [parts for parts, _, _ in MAPPED]
+            assert item[-1] in (PROBE, LAST_PROBE) or item in [parts for parts, _, _ in MAPPED]
 
 
 PREFIXES = [
@@ -295,7 +298,7 @@ def test_a_blocked_door_holds_nobody_else(programs: Programs) -> None:
                 for number in range(count):
                     out.send(b"%d" % number + bytes(500))
             found_quick = _numbered(quick, count)
-        assert programs.counters["sub_blocks"] > 0
+        programs.until(lambda: programs.counters["sub_blocks"] > 0)
         found = _numbered(slow, count)
 
     assert found_quick == [b"%d" % number for number in range(count)]
@@ -393,16 +396,16 @@ def test_an_idle_listener_sleeps(programs: Programs) -> None:
     assert used < 0.2
 
 
-def test_no_wake_is_missed(programs: Programs) -> None:
-    """Single messages, each sent when the last has come back: none waits for a timer."""
+def test_no_wake_is_missed(programs: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Single messages, each sent when the last has come back: none waits for a timer, because the
+    broker has none that would come before the receiver's patience ends."""
+    for name in ("PROGRESS_NS", "TRIM_NS", "GREETING_NS"):
+        monkeypatch.setattr(f"hermes.broker.kernel.{name}", 10 * TIMEOUT_MS * 1_000_000)
     with serving(programs):
         publisher, subscriber = programs.pair()
-        start = time.monotonic()
         for number in range(2000):
             publisher.send_multipart([b"n", b"%d" % number])
             assert subscriber.recv_multipart()[1] == b"%d" % number
-
-    assert time.monotonic() - start < TIMEOUT_MS / 1000
 
 
 # Who means no good.
