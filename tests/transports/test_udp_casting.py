@@ -21,7 +21,8 @@ from hermes_udp.engine import UdpTransport
 from hermes_udp.native import lib
 from tests.transports.udp_wire import beacon_of, opened
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
+"""For anything a test waits for: generous, because the machine may be busy."""
 GROUP = f"239.254.{os.getpid() >> 8 & 0xFF}.{os.getpid() & 0xFF}"
 """A group of this process's own: tests that run beside this one are not to be heard."""
 LOOPBACK = "interface=127.0.0.1"
@@ -157,7 +158,7 @@ def test_beacons_tell_of_the_broker() -> None:
 def test_a_slow_rate_holds_up_nobody_else() -> None:
     """While the group gets what `rate` lets through, sessions get everything at once."""
     with (
-        casting("&rate=1MB&mtu=1400") as (_, client, _listener),
+        casting("&rate=200kB&mtu=1400") as (_, client, _listener),
         client.subscribe(">") as subscription,
         client.publisher("a") as publisher,
     ):
@@ -165,14 +166,16 @@ def test_a_slow_rate_holds_up_nobody_else() -> None:
         publisher.send_many([bytes(1000)] * 2000)
         for _number in range(2000):
             subscription.receive(DEADLINE_S)
-        took = time.monotonic() - begun
         at_once = client.stats()["listeners"][0]
-        while client.stats()["listeners"][0]["group_bytes"] < 2_000_000:
-            assert time.monotonic() < begun + DEADLINE_S
+        took = time.monotonic() - begun
+        later = at_once
+        while later["group_bytes"] < at_once["group_bytes"] + 300_000:
+            assert time.monotonic() < begun + DEADLINE_S, "the cast has come to a halt"
+            later = client.stats()["listeners"][0]
         cast = time.monotonic() - begun
 
-    assert cast > 1.8
-    assert took < cast / 2
+    assert at_once["group_bytes"] < 1_000_000, f"sessions had everything after {took:.1f} s only"
+    assert later["group_bytes"] < 200_000 * cast * 1.1 + 4 * lib.HU_CAST_BURST  # some are ahead
     assert at_once["group_full"] > 0
     assert at_once["group_gaps"] == 0
 
