@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -40,6 +41,10 @@ class Program:
     def line(self) -> str:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
+
+    def has_spoken(self) -> bool:
+        """Whether there is a line, or the end."""
+        return bool(select.select([self.process.stdout], [], [], 0)[0])
 
     def ready(self) -> Program:
         assert self.line() == "ready"
@@ -158,19 +163,26 @@ def test_asyncio_and_workers(estate: Estate) -> None:
     subscriber = estate.python("asub", estate.doors["sub"], 2000)
     publisher = estate.python("pub", estate.doors["pub"], 2000, 0).ready()
     subscriber.ready()
-    workers = [estate.python("pull", estate.doors["pull"]).ready() for _ in range(2)]
+    workers = [estate.python("pull", estate.doors["pull"]) for _ in range(2)]
     source = estate.python("push", estate.doors["push"], 1000).ready()
 
-    publisher.go()
-    source.go()
-    assert source.result() == {"sent": 1000}
-    assert subscriber.result() == {"received": 2000}
-    with hermes.connect(estate.tcp) as client, client.publisher("jobs") as stopper:
-        deadline = time.monotonic() + DEADLINE_S
-        while any(worker.process.poll() is None for worker in workers):
-            stopper.send(b"stop")  # the workers take turns: whoever is left gets one of them
-            time.sleep(0.02)
-            assert time.monotonic() < deadline
+    with hermes.connect(estate.tcp) as client, client.publisher("jobs") as foreman:
+
+        def until(item: bytes, condition: Callable[[], bool]) -> None:
+            deadline = time.monotonic() + DEADLINE_S
+            while not condition():
+                foreman.send(item)  # the workers take turns: whoever is left gets one of them
+                time.sleep(0.02)
+                assert time.monotonic() < deadline
+
+        until(b"probe", lambda: all(worker.has_spoken() for worker in workers))
+        for worker in workers:
+            worker.ready()
+        publisher.go()
+        source.go()
+        assert source.result() == {"sent": 1000}
+        assert subscriber.result() == {"received": 2000}
+        until(b"stop", lambda: all(worker.process.poll() is not None for worker in workers))
     items = [worker.result()["items"] for worker in workers]
 
     assert sorted(items[0] + items[1]) == list(range(1000))

@@ -113,13 +113,17 @@ def push(address: str, count: int) -> None:
 
 
 def pull(address: str) -> None:
-    """Items until one says stop."""
+    """Items until one says stop; ready once it has had one that is no work."""
     with zmq.Context() as context, context.socket(zmq.PULL) as socket:
         socket.connect(address)
-        print("ready", flush=True)
         items = []
+        ready = False
         while (item := socket.recv()) != b"stop":
-            items.append(int(item))
+            if item != b"probe":
+                items.append(int(item))
+            elif not ready:
+                ready = True
+                print("ready", flush=True)
     report(items=items)
 
 
