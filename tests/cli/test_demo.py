@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from hermes.cli.demo import Burst, Result, bars, read_histogram
+from tests.cli.conftest import DEADLINE_S
 
 Hermes = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
@@ -127,7 +128,7 @@ def test_an_interrupted_demo_leaves_nothing_behind(
     broker = json.loads(ready.read_text())["pid"]
 
     demo.send_signal(signal.SIGINT)
-    _, errors = demo.communicate(timeout=30)
+    _, errors = demo.communicate(timeout=DEADLINE_S)
 
     assert demo.returncode == 130
     assert b"Traceback" not in errors

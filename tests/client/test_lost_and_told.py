@@ -259,9 +259,9 @@ def test_trying_again_and_again_has_a_bound(wire: Wire, monkeypatch: pytest.Monk
 
     monkeypatch.setitem(connection._HANDLERS, m.Query, fail)
     with (
-        hermes.connect(wire.url, reconnect=0.3) as client,
+        hermes.connect(wire.url, reconnect=1) as client,
         pytest.raises(
             ConnectionLost, match=r"attempts in .* did not bring it back; .*RuntimeError"
         ),
     ):
-        client.stats(timeout=10)
+        client.stats(timeout=60)

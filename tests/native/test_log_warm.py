@@ -46,8 +46,8 @@ def test_who_writes_slowly_is_not_disturbed(tmp_path: Path) -> None:
         Log.open(slow, segment_bytes=SEGMENT_BYTES) as slowly,
         Log.open(fast, segment_bytes=SEGMENT_BYTES) as quickly,
     ):
-        write(slowly, mib_per_s=2)
         write(quickly, mib_per_s=10_000)
+        write(slowly, mib_per_s=2)
 
         deadline = time.monotonic() + DEADLINE_S
         while resident(fast) < SEGMENT_BYTES - MIB and time.monotonic() < deadline:
