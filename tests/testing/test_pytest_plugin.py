@@ -77,16 +77,16 @@ class TestMarked:
 
 
 def test_it_is_ready_in_under_50_ms() -> None:
-    """From nothing to a connected client: the best of some tries, because the machine may be
-    busy; what is imported once is not counted."""
+    """From nothing to a connected client: tried until it is seen, because the machine may be busy;
+    what is imported once is not counted."""
     took = []
-    for _ in range(TRIES):
+    while len(took) < TRIES and min(took, default=READY_MAX_S) >= READY_MAX_S:
         begun = time.perf_counter()
         with Broker(listeners=["inproc:"], storage="memory:", idle="block") as broker:
             hermes.connect(broker.url).close()
             took.append(time.perf_counter() - begun)
 
-    assert min(took) < READY_MAX_S
+    assert took[-1] < READY_MAX_S, sorted(took)
 
 
 def test_both_are_closed_after_the_test(tmp_path: Path) -> None:
