@@ -18,7 +18,7 @@ from pathlib import Path
 
 import hermes
 
-DEADLINE_S = 100
+DEADLINE_S = 240
 COMMANDS = {
     "hermes": 'exec "{python}" -m hermes "$@"',
     "pytest": 'exec "{python}" -m pytest -q -p no:cacheprovider "$@"',

@@ -20,7 +20,7 @@ from hermes.bench.measuring import Length
 from hermes.bench.own import contestants
 from hermes.bench.stage import Failed, Process, Stage, hear_all
 from hermes.cli.bench_options import complaints
-from tests.bench.conftest import command, processes_with, wait_for
+from tests.bench.conftest import DEADLINE_S, command, processes_with, wait_for
 
 if TYPE_CHECKING:
     from tests.bench.conftest import Bench
@@ -217,7 +217,7 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
     wait_for(lambda: len(processes_with(str(tmp_path))) >= 2, "the broker")
 
     running.send_signal(signal.SIGINT)
-    _, said = running.communicate(timeout=30)
+    _, said = running.communicate(timeout=DEADLINE_S)
 
     assert running.returncode == 130, said
     wait_for(lambda: processes_with(str(tmp_path)) == [], "the end of the broker")

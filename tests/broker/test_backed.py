@@ -20,7 +20,7 @@ from tests.broker.shelf import ShelfStorage
 Serve = Callable[..., Broker]
 Connect = Callable[..., Any]
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 IMPATIENT = {"stop": "100ms"}
 """For a broker whose clients do not read what they are owed at its end."""
 

@@ -20,7 +20,7 @@ from hermes.wire import messages as m
 
 Serve = Callable[..., Broker]
 Connect = Callable[..., Any]
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 
 class Options(msgspec.Struct, forbid_unknown_fields=True):

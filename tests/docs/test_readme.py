@@ -16,7 +16,7 @@ from tests.serving import serving
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 DEFAULT_URL = "tcp://127.0.0.1:7601"
-DEADLINE_S = 30
+DEADLINE_S = 90
 
 
 @pytest.fixture

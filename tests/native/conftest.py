@@ -50,7 +50,9 @@ HEADERS = (INCLUDE, SOURCES, *PLUGINS.values())
 
 WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror")
 COMMON = ("-std=c11", "-D_GNU_SOURCE", "-O1", "-g", "-fno-omit-frame-pointer", "-pthread")
-RUN_TIMEOUT_S = 60.0
+RUN_TIMEOUT_S = 240.0
+HANG_TIMEOUT_S = 60.0
+"""After which a program that is expected to fail has done so by hanging."""
 
 Sanitizer = Literal["thread", "address,undefined", "fuzzer", "none"]
 FUZZER = "fuzzer,address,undefined"
@@ -70,7 +72,7 @@ class RunC(Protocol):
         sanitizer: Sanitizer = ...,
         defines: tuple[str, ...] = ...,
         expect_failure: bool = ...,
-        timeout_s: float = ...,
+        timeout_s: float | None = ...,
     ) -> str: ...
 
 
@@ -197,10 +199,11 @@ def run_c(compile_c: CompileC) -> RunC:
         sanitizer: Sanitizer = "address,undefined",
         defines: tuple[str, ...] = (),
         expect_failure: bool = False,
-        timeout_s: float = RUN_TIMEOUT_S,
+        timeout_s: float | None = None,
     ) -> str:
         program = compile_c(source, sanitizer=sanitizer, defines=defines)
         command = [*_prefix(sanitizer), str(program), *map(str, arguments)]
+        timeout_s = timeout_s or (HANG_TIMEOUT_S if expect_failure else RUN_TIMEOUT_S)
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, timeout=timeout_s, check=False

@@ -23,7 +23,7 @@ from hermes.native import Encoder, Hole, Log, LogEvent, Run, decode
 
 SEGMENT_BYTES = 16384
 PUBLISHER = b"p" * 16
-EVENT_TIMEOUT_S = 10.0
+EVENT_TIMEOUT_S = 60.0
 
 
 def frames(count: int, size: int = 1000, first: int = 1) -> bytes:

@@ -25,7 +25,7 @@ def test_the_source_distribution_is_complete(tmp_path: Path) -> None:
         cwd=ROOT,
         check=True,
         capture_output=True,
-        timeout=100,
+        timeout=240,
     )
     (archive,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(archive) as packed:

@@ -10,7 +10,7 @@ import pytest
 from hermes.testing.kernel import EchoKernel
 from hermes.transport import Agent
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from typing import Any
 import hermes
 from hermes.errors import Timeout
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 def channel_of(client: hermes.Client) -> Any:

@@ -29,7 +29,7 @@ spec.loader.exec_module(ring)
 # What a sanitizer writes at the end of the process must not be caught.
 sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "--capture=sys", *sys.argv[2:]]))
 """
-TIMEOUT_S = 300
+TIMEOUT_S = 280
 BUFFERS = 32768
 LIST_BYTES = 16 * BUFFERS
 """What the kernel is told of so many buffers."""

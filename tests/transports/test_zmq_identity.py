@@ -14,7 +14,7 @@ from hermes.transport import Agent
 from hermes.url import parse_url
 from hermes_zmq.engine import ZmqTransport
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
 """ZMTP 3.0 without keys."""
 
