@@ -158,7 +158,7 @@ def test_beacons_tell_of_the_broker() -> None:
 def test_a_slow_rate_holds_up_nobody_else() -> None:
     """While the group gets what `rate` lets through, sessions get everything at once."""
     with (
-        casting("&rate=200kB&mtu=1400") as (_, client, _listener),
+        casting("&rate=200kB&mtu=1400", limits={"stop": "100ms"}) as (_, client, _listener),
         client.subscribe(">") as subscription,
         client.publisher("a") as publisher,
     ):
@@ -237,7 +237,7 @@ def end_cast(broker: hermes.Broker) -> None:
 
 def test_an_orderly_end_casts_what_is_left() -> None:
     """What was published before the broker stops is cast before it is gone."""
-    with casting(limits={"stop": "300ms"}) as (broker, client, listener):
+    with casting(limits={"stop": "1s"}) as (broker, client, listener):
         publish(client, "a", b"last words")
         broker.close()
         listener.hear(lambda: b"last words" in listener.stream)
