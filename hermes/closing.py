@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import threading
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
@@ -26,3 +30,25 @@ class Closable(ABC):
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """In the main thread, keep SIGINT and SIGTERM until the end of the block.
+
+    For a few statements that make something and note that it has to be ended: a signal between the
+    two would leave it behind.  What is started meanwhile has the system's own handlers.
+    """
+    came: list[int] = []
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if callable(signal.getsignal(number)):  # neither ignored nor the system's own
+                handlers[number] = signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for late in came:
+            signal.raise_signal(late)

@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from hermes.closing import Closable
+from hermes.closing import Closable, undisturbed
 from hermes.errors import HermesError
 
-READY_S = 20.0
+READY_S = 60.0
 """How long a process may take to start, or to prepare for a pass."""
 MERCY_S = 2.0
 """How long a process may take to end when it is asked to."""
@@ -241,8 +241,9 @@ class Stage(Closable):
         self.processes: list[Process] = []
 
     def __enter__(self) -> Self:
-        self.place = Path(tempfile.mkdtemp(prefix="hermes-bench-", dir=self._directory))
-        self._undo.callback(shutil.rmtree, self.place, ignore_errors=True)
+        with undisturbed():
+            self.place = Path(tempfile.mkdtemp(prefix="hermes-bench-", dir=self._directory))
+            self._undo.callback(shutil.rmtree, self.place, ignore_errors=True)
         return self
 
     def close(self) -> None:
@@ -259,17 +260,18 @@ class Stage(Closable):
     ) -> Process:
         """Start a program; ``core``: the n-th of those to pin to, if processes are pinned at all."""
         cores = self._cores
-        process = Process(
-            name,
-            [*map(str, command)],
-            stderr=self.place / f"stderr-{self._started}",
-            core=None if core is None or not cores else cores[core % len(cores)],
-            environment=environment,
-            mercy_s=mercy_s,
-        )
+        with undisturbed():
+            process = Process(
+                name,
+                [*map(str, command)],
+                stderr=self.place / f"stderr-{self._started}",
+                core=None if core is None or not cores else cores[core % len(cores)],
+                environment=environment,
+                mercy_s=mercy_s,
+            )
+            self._undo.callback(process.close)
         self._started += 1
         self.processes.append(process)
-        self._undo.callback(process.close)
         return process
 
     def at_end(self, call: Callable[[], object]) -> None:

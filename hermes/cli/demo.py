@@ -24,6 +24,7 @@ import click
 from hermes.cli.command import Command
 from hermes.cli.exits import ExitCode
 from hermes.cli.options import Bytes, json_option
+from hermes.closing import undisturbed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -322,15 +323,15 @@ class Child:
 def run(plan: Plan, progress: Any) -> Result:
     """Start everything, wait for the end, stop everything."""
     import tempfile
-    from contextlib import ExitStack
 
-    with ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         # Removed last, when nothing runs any more.
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hermes-demo-")))
         progress.show("starting a broker ...")
         ready = place / "ready.json"
         storage = f"mmap:{place / 'data'}"
-        broker = Child(
+        broker = begin(
+            stack,
             "broker",
             [
                 "broker",
@@ -341,23 +342,22 @@ def run(plan: Plan, progress: Any) -> Result:
                 f"--ready-file={ready}",
             ],
         )
-        stack.callback(broker.end)
         url = await_ready(broker, ready)
 
         progress.show("starting a subscriber and an injector ...")
         latencies = place / "latencies"
         idle_s = IDLE_S + 1 / plan.rate
-        subscriber = Child(
+        subscriber = begin(
+            stack,
             "subscriber",
             ["subscriber", url, *map(str, (plan.messages, idle_s, plan.burst, latencies))],
         )
-        stack.callback(subscriber.end)
         subscriber.report()  # it is subscribed: what is sent from now on reaches it
-        injector = Child(
+        injector = begin(
+            stack,
             "injector",
             ["injector", url, *map(str, (plan.messages, plan.rate, plan.size, plan.burst))],
         )
-        stack.callback(injector.end)
         start_ns = int(injector.report()["start_ns"])
 
         last = follow(plan, subscriber, [broker, injector], start_ns, progress)
@@ -376,6 +376,14 @@ def run(plan: Plan, progress: Any) -> Result:
             burst=run_burst(subscriber, injector) if plan.burst else None,
             histogram=read_histogram(latencies),
         )
+
+
+def begin(stack: contextlib.ExitStack, name: str, arguments: list[str]) -> Child:
+    """Start a process that ends with ``stack``, whenever Ctrl-C is pressed."""
+    with undisturbed():
+        child = Child(name, arguments)
+        stack.callback(child.end)
+    return child
 
 
 def run_burst(subscriber: Child, injector: Child) -> Burst:
