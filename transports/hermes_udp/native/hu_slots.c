@@ -139,6 +139,9 @@ uint32_t hu_slot_admit(hu_endpoint *endpoint, uint64_t id, const hu_peer *peer,
     endpoint->slots[number].heap_at = endpoint->heap_count;
     endpoint->heap[endpoint->heap_count++] = number;
     endpoint->count++;
+    /* Not only by flushing: a full socket may keep that waiting for longer than the peer is silent.
+     */
+    hu_slot_due(endpoint, number, hu_session_deadline(session, endpoint->now_ns));
     hu_slot_soil(endpoint, number);
     return number;
 }
