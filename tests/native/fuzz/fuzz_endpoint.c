@@ -3,24 +3,33 @@
  * What reads and writes datagrams is ours: nothing reaches a socket.  The input is a list of events
  * of four bytes and what follows:
  *
- *     what (u8 % 8)  0..4 a datagram, 5 bytes are pushed to a session, 6 a session is dropped,
- *                    7 writing fails from now on, with an error chosen by `how`
+ *     what (u8 % 11) 0..4 a datagram, 5 bytes are pushed to a session, 6 a session is dropped,
+ *                    7 writing fails from now on, with an error chosen by `how`,
+ *                    8 casting begins (repairs go to all, or to who called: `how` & 1), or ends,
+ *                    9 a batch is cast, 10 so many times 1 ms pass
  *     who  (u8)      which of the addresses it comes from, or which session it concerns
- *     size (u16)     of the datagram, whose bytes follow, or of what is pushed
+ *     size (u16)     of the datagram, whose bytes follow, or of what is pushed or cast
  *     how  (u8)      for a datagram: bits of what is set right in it (below); its bytes follow
  *
  * Of an input of odd length a quarter of the answers is lost.  A guess would find neither the id of
- * a session, nor a cookie, nor a checksum, so these are filled in as `how` says.  Beside what the
- * sanitizers see, these must hold:
+ * a session, nor a cookie, nor a checksum, nor what was cast, so these are filled in as `how` says.
+ * The clock is ours.  Beside what the sanitizers see, these must hold:
  *   - what is answered to a datagram past the sessions is no larger than it;
  *   - a session is made only for who brings back a cookie that was sent to its address;
- *   - there are never more than allowed, and nothing happens to one because of another address.
+ *   - there are never more than allowed, and nothing happens to one because of another address;
+ *   - what is cast leaves once, in order, to the group, with the bytes that were cast; repeats of
+ * it go to all or to peers with a session, as was chosen; nothing else is of the group's stream;
+ *   - no more of it leaves than its rate allows, whatever is called for.
  */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "hu_endpoint.h"
+
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "fuzz_driver.h"
 
@@ -30,8 +39,17 @@
 #define EVENTS     64 /* of an input: the rest is left */
 #define SIZE_MAX_  2048
 #define WINDOW     4096
+#define CAST       9u
+#define CAST_RATE  10000000u
+#define CAST_MAX   262144u /* bytes of an input's batches: more is not cast */
+#define CAST_BATCH 56u     /* bytes of an empty one */
+#define GROUP_PORT 99
+#define HISTORY    65536u
+#define LIVENESS   10000 /* ms */
+#define BEGIN_NS   1000000000u
+#define NS_PER_MS  1000000u
 
-enum { RAW = 1, LIVE = 2, GONE = 4, NONCE = 8, COOKIE = 16, RUN = 32 };
+enum { RAW = 1, LIVE = 2, GONE = 4, NONCE = 8, COOKIE = 16, RUN = 32, CALL = 64 };
 
 typedef struct {
     in_port_t port;
@@ -51,10 +69,27 @@ static uint8_t incoming[SIZE_MAX_];
 static uint64_t incoming_size; /* 0: nothing comes */
 static uint16_t incoming_segment;
 static in_port_t incoming_port;
+static hu_caster *caster; /* NULL: nothing is cast */
+static struct {
+    uint8_t bytes[CAST_MAX];
+    uint64_t end;
+    uint64_t left;     /* has left, or was lost on purpose */
+    uint64_t carried;  /* bytes of datagrams, */
+    uint64_t begun_ns; /* since */
+    int unicast;
+} cast;
+static uint64_t now_ns; /* 0: the system's clock */
 
 static void must(int holds) {
     if (!holds)
         abort();
+}
+
+int clock_gettime(clockid_t clock, struct timespec *time) {
+    if (clock != CLOCK_MONOTONIC || now_ns == 0)
+        return (int)syscall(SYS_clock_gettime, clock, time);
+    *time = (struct timespec){(time_t)(now_ns / 1000000000u), (long)(now_ns % 1000000000u)};
+    return 0;
 }
 
 ssize_t recvmsg(int fd, struct msghdr *message, int flags) {
@@ -87,10 +122,36 @@ int recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags,
     return size < 0 ? -1 : 1;
 }
 
+/* A datagram of the group's stream. */
+static void look_at_cast(const hu_header *header, const uint8_t *body, uint64_t size,
+                         in_port_t to) {
+    static hu_beacon beacon;
+    static hu_beacon_entry entries[HU_BEACON_STREAMS];
+    int repeat = (header->flags & HU_REPEAT) != 0;
+    must(caster != NULL && header->session == CAST);
+    must(to == GROUP_PORT || (repeat && cast.unicast && to >= 1 && to <= PEERS));
+    cast.carried += write_error == 0 ? HU_HEADER + size : 0;
+    if (header->type == HU_BEACON) {
+        must(hu_beacon_decode(header, body, size, &beacon, entries) == 0);
+        return;
+    }
+    uint64_t end = header->position + size;
+    must(header->type == HU_DATA && size > 0 && end <= hu_caster_sent(caster));
+    must(memcmp(body, cast.bytes + header->position, size) == 0);
+    must(header->position >= (repeat ? 0 : cast.left));
+    if (!repeat && write_error == 0)
+        cast.left = end;
+}
+
 /* A datagram of the listener's: it must be sound, and may be a challenge. */
 static void look_at(const uint8_t *data, uint64_t size, in_port_t to) {
     hu_header header;
     must(hu_header_decode(data, size, &header) == 0);
+    if (header.stream == HU_GROUP_STREAM) {
+        look_at_cast(&header, data + HU_HEADER, size - HU_HEADER, to);
+        return;
+    }
+    must(to != GROUP_PORT);
     if (header.type == HU_CHALLENGE) {
         challenge *next = &challenges[challenge_count++ % CHALLENGES];
         next->port = to;
@@ -193,6 +254,10 @@ static int proves(void) {
     return 0;
 }
 
+static void check_rate(void) {
+    must(cast.carried <= (now_ns - cast.begun_ns) * CAST_RATE / 1000000000u + 3 * HU_CAST_BURST);
+}
+
 /* What happened before is out of the way afterwards. */
 static void settle(hu_endpoint *endpoint) {
     static hu_event events[HU_EVENTS_MAX];
@@ -203,6 +268,8 @@ static void settle(hu_endpoint *endpoint) {
             handle(endpoint, &events[i]);
         hu_endpoint_flush(endpoint);
     } while (count > 0 || hu_endpoint_deadline(endpoint) == 0);
+    if (caster != NULL)
+        check_rate();
 }
 
 static void deliver(hu_endpoint *endpoint) {
@@ -242,6 +309,20 @@ static void put_cookie(uint8_t *data) {
     hu_setup_encode(data + HU_HEADER, &setup);
 }
 
+/* A call for some of what was cast. */
+static void put_call(uint8_t *data, uint64_t size) {
+    data[3] = HU_STATUS;
+    data[46] = HU_GROUP_STREAM;
+    data[47] = 0;
+    uint64_t sent = caster == NULL ? 0 : hu_caster_sent(caster);
+    for (uint64_t at = HU_HEADER; sent > 0 && size - at >= HU_RANGE; at += HU_RANGE) {
+        uint64_t position;
+        memcpy(&position, data + at, sizeof position);
+        position %= sent;
+        memcpy(data + at, &position, sizeof position);
+    }
+}
+
 /* Makes one datagram out of anything. */
 static void mend(hu_endpoint *endpoint, uint8_t *data, uint64_t size, int how, uint8_t who) {
     if (size < HU_HEADER || (how & RAW) != 0)
@@ -251,6 +332,8 @@ static void mend(hu_endpoint *endpoint, uint8_t *data, uint64_t size, int how, u
     put_id(endpoint, data, how, who);
     if ((how & COOKIE) != 0 && size >= HU_HEADER + HU_SETUP)
         put_cookie(data);
+    if (how & CALL)
+        put_call(data, size);
     hu_seal(data, size);
 }
 
@@ -279,10 +362,46 @@ static void push(hu_endpoint *endpoint, uint32_t which, uint64_t size, int finis
     live[which].finished = finishes;
 }
 
+static void stop_casting(hu_endpoint *endpoint) {
+    hu_endpoint_cast(endpoint, NULL, NULL);
+    hu_caster_free(caster);
+    caster = NULL;
+}
+
+static void begin_casting(hu_endpoint *endpoint, int unicast) {
+    hu_caster_options options = {.id = CAST,
+                                 .rate = CAST_RATE,
+                                 .history = HISTORY,
+                                 .datagram = 1408,
+                                 .unicast = (uint32_t)unicast,
+                                 .pattern_size = 1,
+                                 .pattern = {'>'}};
+    uint8_t group[HU_TAP_PREFIX] = {AF_INET, 0, GROUP_PORT & 0xFF, GROUP_PORT >> 8};
+    cast.end = cast.left = cast.carried = 0;
+    cast.begun_ns = now_ns;
+    cast.unicast = unicast;
+    caster = hu_caster_new(&options, now_ns);
+    must(caster != NULL);
+    hu_caster_name(caster, 0, (const uint8_t *)"default", 7);
+    hu_endpoint_cast(endpoint, caster, group);
+}
+
+static void cast_batch(uint64_t sequence, uint64_t size) {
+    uint32_t control, frames = (uint32_t)size / 8 * 8;
+    uint8_t *at = cast.bytes + cast.end;
+    size = CAST_BATCH + frames;
+    if (size > CAST_MAX - cast.end || size > hu_caster_room(caster))
+        return;
+    hu_core->batch_encode(at, 1, 0, sequence, sequence + 1, frames, 1);
+    memset(at + CAST_BATCH, (int)sequence, frames);
+    must(hu_caster_feed(caster, at, size, &control) == (int64_t)size && control == 0);
+    cast.end += size;
+}
+
 /* One event; returns its bytes. */
 static size_t step(hu_endpoint *endpoint, const uint8_t *data, size_t left) {
     static const int errors[] = {0, EAGAIN, EMSGSIZE, ECONNREFUSED, ENETUNREACH, EIO};
-    uint8_t what = data[0] % 8, who = data[1], how = data[4];
+    uint8_t what = data[0] % 11, who = data[1], how = data[4];
     uint64_t size = ((uint64_t)data[2] | (uint64_t)data[3] << 8) % SIZE_MAX_;
     settle(endpoint);
     if (what < 5) {
@@ -290,11 +409,19 @@ static size_t step(hu_endpoint *endpoint, const uint8_t *data, size_t left) {
         take_datagram(endpoint, data + 5, size, how, who);
         return 5 + size;
     }
-    if (what == 7)
+    if (what == 8 && caster != NULL)
+        stop_casting(endpoint);
+    else if (what == 8)
+        begin_casting(endpoint, how & 1);
+    else if (what == 9 && caster != NULL)
+        cast_batch(delivered, size);
+    else if (what == 10)
+        now_ns += size * NS_PER_MS;
+    else if (what == 7)
         write_error = errors[how % (sizeof errors / sizeof *errors)];
     else if (live_count > 0 && what == 5)
         push(endpoint, who % live_count, size, how & 1);
-    else if (live_count > 0)
+    else if (live_count > 0 && what == 6)
         drop(endpoint, live[who % live_count].slot, how % 4);
     return 5;
 }
@@ -310,12 +437,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
                           .listens = 1,
                           .sessions_max = SESSIONS,
                           .datagram = 1408,
-                          .liveness_ms = HU_LIVENESS_MAX,
+                          .liveness_ms = LIVENESS,
                           .window = WINDOW,
                           .copy_size = WINDOW,
                           .drop = size % 2 == 0 ? 0 : 1u << 30};
     hu_endpoint *endpoint;
     hu_endpoint_counters counters;
+    now_ns = BEGIN_NS;
     must(hu_endpoint_new(&options, &endpoint) == 0);
     challenge_count = live_count = 0;
     gone = incoming_size = delivered = 0;
@@ -323,9 +451,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     for (size_t at = 0, count = 0; size - at >= 5 && count < EVENTS; count++)
         at += step(endpoint, data + at, size - at);
     settle(endpoint);
+    if (caster != NULL)
+        stop_casting(endpoint);
     hu_endpoint_count(endpoint, &counters);
     must(counters.datagrams_in + counters.malformed >=
          delivered); /* it is us that they come from */
     hu_endpoint_free(endpoint);
+    now_ns = 0;
     return 0;
 }

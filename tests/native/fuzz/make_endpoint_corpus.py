@@ -11,7 +11,7 @@ from pathlib import Path
 from hermes_udp.native import ffi, lib
 
 PLACE = Path(__file__).parent / "corpus" / "endpoint"
-RAW, LIVE, GONE, NONCE, COOKIE, RUN = (1 << bit for bit in range(6))
+RAW, LIVE, GONE, NONCE, COOKIE, RUN, CALL = (1 << bit for bit in range(7))
 EAGAIN, EMSGSIZE, ECONNREFUSED, EIO = 1, 2, 3, 5
 
 
@@ -57,11 +57,25 @@ def status(who: int, *ranges: tuple[int, int], how: int = LIVE, **fields: int) -
     return datagram(who, lib.HU_STATUS, body, how, **fields)
 
 
+def call(who: int, *ranges: tuple[int, int], how: int = LIVE) -> bytes:
+    return status(who, *ranges, how=how | CALL)
+
+
 def reset(who: int, how: int = LIVE) -> bytes:
     return datagram(who, lib.HU_RESET, how=how, window=lib.HU_BYE)
 
 
-PUSH, DROP, FAIL = 5, 6, 7
+PUSH, DROP, FAIL, CASTING, BATCH, PASS = range(5, 11)
+TO_ALL, TO_CALLER = 0, 1
+
+
+def cast(*sizes: int, repair: int = TO_ALL) -> bytes:
+    """Casting begins, and batches leave."""
+    return event(CASTING, 0, 0, repair) + b"".join(
+        event(BATCH, 0, size, 0) + event(PASS, 0, 1, 0) for size in sizes
+    )
+
+
 SEEDS: dict[str, bytes] = {
     "set_up": session(0) + data(0, 0, 100) + status(0, flags=lib.HU_FIN, position=100),
     "twice": session(0) + confirm(0) + reset(0) + confirm(0) + status(0, how=GONE),
@@ -93,6 +107,51 @@ SEEDS: dict[str, bytes] = {
     "gone": session(0) + event(FAIL, 0, 0, ECONNREFUSED) + event(PUSH, 0, 20, 0) + status(0),
     "run": session(0) + event(0, 0, 96, LIVE | RUN, bytes(range(96))),
     "unknown": status(0, how=0, session=77) + data(1, 0, 0, stream=1) + event(1, 1, 3, RAW, b"HU!"),
+    "cast": session(0) + cast(0, 2000, 40, 1900) + event(PASS, 0, 100, 0) + event(CASTING, 0, 0, 0),
+    "called": session(0)
+    + cast(2000, 2000)
+    + event(PASS, 0, 60, 0)
+    + call(0, (0, 900), (1400, 1))
+    + event(PASS, 0, 60, 0)
+    + call(0, (0, 900), (1, 4000)),
+    "called_by_two": session(0)
+    + session(1)
+    + cast(2000, 30, repair=TO_CALLER)
+    + call(0, (0, 500))
+    + call(1, (0, 500), (1500, 20))
+    + event(DROP, 1, 0, 1)
+    + event(PASS, 0, 60, 0)
+    + call(1, (0, 500), how=GONE)
+    + call(0, (0, 1)),
+    "called_by_strangers": session(0) + cast(2000) + call(1, (0, 500)) + call(2, (0, 9), how=0),
+    "called_for_nonsense": session(0)
+    + cast(50)
+    + status(0, (1 << 63, 0), (2**64 - 1, 2**32 - 1), (9, 9), stream=1)
+    + status(0, (7, 0), stream=1, position=5, received=99),
+    "cast_failing": session(0)
+    + cast()
+    + event(FAIL, 0, 0, EMSGSIZE)
+    + event(BATCH, 0, 2000, 0)
+    + event(PASS, 0, 1, 0)
+    + event(FAIL, 0, 0, EAGAIN)
+    + event(BATCH, 0, 2000, 0)
+    + call(0, (0, 2000))
+    + event(FAIL, 0, 0, 4)
+    + event(PASS, 0, 1, 0)
+    + event(FAIL, 0, 0, 0),
+    "silent": session(0)
+    + event(PUSH, 0, 90, 0)
+    + event(PASS, 0, 2047, 0) * 6
+    + event(PASS, 0, 9, 0),
+    "silent_and_full": cast()
+    + event(FAIL, 0, 0, EAGAIN)
+    + event(BATCH, 0, 2000, 0)
+    + session(0)
+    + event(PASS, 0, 2047, 0) * 6
+    + event(FAIL, 0, 0, 0)
+    + event(PASS, 0, 1, 0)
+    + request(1),
+    "late_cookie": request(0) + event(PASS, 0, 1999, 0) * 6 + confirm(0),
     "grouped": session(0) + status(0, (0, 9), stream=1) + datagram(0, 8, bytes(64), LIVE, stream=1),
 }
 
