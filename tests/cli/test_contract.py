@@ -401,20 +401,27 @@ def test_queries_answer_in_json(hermes: Hermes, broker: RunningBroker, command: 
     assert table.stdout
 
 
-def test_listeners_are_shown_without_what_they_counted_0_of(
-    hermes: Hermes, make_broker: MakeBroker
-) -> None:
-    """The table has the connections and whatever is not 0, and says how much it leaves out."""
+def test_counters_are_shown_without_what_is_0(hermes: Hermes, make_broker: MakeBroker) -> None:
+    """The tables have the connections and whatever is not 0, and say how much they leave out; --all
+    leaves out nothing."""
     broker = make_broker("--transport", "udp://127.0.0.1:0")
 
     table = hermes("stats", url=broker.url).stdout.decode()
-    counters = json.loads(hermes("stats", "--json", url=broker.url).stdout)["listeners"][0]
+    whole = hermes("stats", "--all", url=broker.url).stdout.decode()
+    answer = json.loads(hermes("stats", "--json", url=broker.url).stdout)
+    (counters,) = answer["listeners"]
 
     assert re.search(r"^connections +1$", table, re.M)
     assert re.search(r"^connections lost +0$", table, re.M)
     assert counters["turned_away"] == 0
     assert "turned away" not in table
-    assert re.search(r"^and \d+ counters at 0: --json has all$", table, re.M)
+    assert re.search(r"^and \d+ counters at 0: --all shows them$", table, re.M)
+    assert "violations" not in table
+    assert "recycled" not in table
+    assert re.search(r"^uptime +\d", table, re.M)
+    for name in (*counters, *answer["streams"]["default"], "violations"):
+        assert name == "url" or re.search(rf"^{name.replace('_', ' ')} ", whole, re.M), name
+    assert "at 0" not in whole
 
 
 def test_config_file_and_flags_fill_the_same_configuration(
