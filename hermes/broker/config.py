@@ -8,6 +8,7 @@ starts.
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 import typing
 from pathlib import Path
@@ -17,6 +18,7 @@ import msgspec
 
 from hermes import units
 from hermes.errors import InvalidConfig
+from hermes.native.patterns import check_pattern
 from hermes.units import ByteSize, Duration
 
 Idle = Literal["block", "adaptive", "spin"]
@@ -29,6 +31,8 @@ STREAMS_MAX = 64
 GIB = 2**30
 MIB = 2**20
 NS_PER_S = 1_000_000_000
+COMPLAINT = re.compile(r"(?P<problem>.+) - at `\$\.?(?P<key>[^`]+)`\Z", re.DOTALL)
+"""A message of msgspec's about the value of a key."""
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 StreamName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
@@ -171,7 +175,13 @@ def from_values(values: dict[str, Any], *, source: str = "the configuration") ->
     try:
         return msgspec.convert(values, Config, dec_hook=_decode)
     except msgspec.ValidationError as error:
-        raise InvalidConfig(f"{source}: {error}") from error
+        raise InvalidConfig(f"{source}: {_blame(str(error))}") from error
+
+
+def _blame(text: str) -> str:
+    """What msgspec says of a value, behind the key that it is the value of."""
+    match = COMPLAINT.match(text)
+    return text if match is None else f"{match['key']}: {match['problem']}"
 
 
 def to_values(config: Config) -> dict[str, Any]:
@@ -210,6 +220,8 @@ def _check_streams(streams: list[StreamConfig]) -> None:
             raise ValueError(
                 f"the stream {stream.name!r} has no patterns: nothing would ever go there"
             )
+        for pattern in stream.patterns:
+            check_pattern(pattern)
         if stream.patterns and stream.name == DEFAULT_STREAM:
             raise ValueError("the stream 'default' takes no patterns: it gets what no other claims")
         seen.add(stream.name)

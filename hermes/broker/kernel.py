@@ -7,6 +7,7 @@ loop.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from hermes.broker.publishers import Acknowledging, Publisher
     from hermes.broker.subscriptions import Subscription
 
+LOG = logging.getLogger("hermes.broker")
+
 SCRATCH_SIZE = 1048576
 """Bytes read at a time, by all connections in turn: large enough that the system call's price is
 small, small enough to stay in the cache."""
@@ -51,6 +54,13 @@ TRIM_NS = NS_PER_S
 for."""
 FAREWELLS_MAX = 64
 """Connections over the limit that are there at a time to be told so; further ones just end."""
+STORAGE_TROUBLE = {
+    "storage_full": "it is full: make room on its disk, or keep less (retention)",
+    "storage_failed": "an I/O error: look at its disk, then start the broker again",
+}
+"""Refusals that whoever runs the broker has to do something about, and what."""
+TELL_NS = 60 * NS_PER_S
+"""How often that is said at most: every client may be refused, again and again."""
 GREETING_NS = NS_PER_S // 4
 """How often connections that have not said Hello are looked at."""
 
@@ -110,6 +120,7 @@ class Kernel:
         self.unfinished = False
         self.syncing = False
         self.refusals = 0
+        self._told_ns = -TELL_NS
         self.denials = 0
         self.violations = 0
         self.failures = 0
@@ -395,6 +406,15 @@ class Kernel:
             for connection in choked.values():
                 connection.paused = False
                 connection.mark()
+
+    def tell_of_refusal(self, code: str) -> None:
+        """Tell whoever runs the broker, once in a while, that messages are refused for its storage's
+        sake; the clients have been told, each of its own."""
+        now_ns = time.monotonic_ns()
+        if code not in STORAGE_TROUBLE or now_ns < self._told_ns + TELL_NS:
+            return
+        self._told_ns = now_ns
+        LOG.error("%s refuses messages: %s", self.storage.url, STORAGE_TROUBLE[code])
 
     def _sync_failed(self, place: Place) -> None:
         """No durable acknowledgement can come any more from this stream: say so instead of staying

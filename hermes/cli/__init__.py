@@ -7,6 +7,10 @@ from __future__ import annotations
 
 def main() -> None:
     """Run the command that ``sys.argv`` names, and exit with its code."""
-    from hermes.cli.app import app
-
-    app(prog_name="hermes")
+    try:
+        from hermes.cli.app import app
+        from hermes.cli.exits import reported
+    except KeyboardInterrupt:  # nothing is there yet that could say more
+        raise SystemExit(130) from None
+    with reported(as_json=False):
+        app(prog_name="hermes")

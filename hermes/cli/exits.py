@@ -6,6 +6,7 @@ not our fault.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -32,6 +33,9 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
     PIPE_CLOSED = 141
 
+
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What a write is refused with when a disk, a share of it, or a file is full."""
 
 MEANINGS: dict[ExitCode, str] = {
     ExitCode.OK: "done",
@@ -76,7 +80,12 @@ def explain(error: HermesError) -> str:
     from hermes import errors
 
     text = str(error)
-    if isinstance(error, errors.ConnectFailed) and "hermes serve" not in text:
+    if isinstance(error, errors.ConnectFailed) and "inproc://" in text:
+        text += (
+            "\nA command is a process of its own, which no inproc broker is in: take one of the "
+            "broker's other listeners, as in --url tcp://HOST:PORT."
+        )
+    elif isinstance(error, errors.ConnectFailed) and "hermes serve" not in text:
         text += (
             "\nIs a broker running?  Start one with: hermes serve"
             "\nTo reach one elsewhere: --url tcp://HOST:PORT, or set HERMES_URL."
@@ -91,9 +100,24 @@ def explain(error: HermesError) -> str:
             "\nThis broker asks who you are: --url tcp://USER:TOKEN@HOST:PORT, or set HERMES_URL, "
             "which no other user sees."
         )
+    elif isinstance(error, errors.StorageFull):
+        text += (
+            "\nIt is the broker's: make room on the disk of its data directory, or let it keep less: "
+            "hermes serve --retention SIZE"
+        )
     elif isinstance(error, errors.DirectoryLocked) and "--storage" not in text:
         text += "\nStop that broker, or give this one its own place: --storage mmap:DIR"
     return text
+
+
+def explain_fault(error: OSError) -> str:
+    """What the system says, and of what: without a file's name it is nearly always the output."""
+    if error.filename is None and error.errno in NO_SPACE:
+        return (
+            f"the output could not be written: {error.strerror}; if it goes to a file, make room "
+            "on its disk, or write to another"
+        )
+    return str(error)
 
 
 def complain(text: str, *, kind: str, code: int, as_json: bool) -> None:
@@ -135,7 +159,9 @@ def reported(*, as_json: bool) -> Iterator[None]:
         code = ExitCode.PIPE_CLOSED
     except OSError as error:
         code = ExitCode.FAILED
-        complain(str(error), kind=type(error).__name__, code=code, as_json=as_json)
+        complain(explain_fault(error), kind=type(error).__name__, code=code, as_json=as_json)
+        if error.errno in NO_SPACE:
+            discard_output()  # or the interpreter complains of the same when it ends
     else:
         return
     raise SystemExit(int(code))

@@ -285,6 +285,9 @@ class Run:
 
     def publish(self, batches: Iterator[Batch]) -> None:
         """Send everything, then wait until it is acknowledged."""
+        from hermes.cli.figures import plural
+        from hermes.errors import HermesError
+
         try:
             for joined, lengths in batches:
                 if self._rate is None:
@@ -299,6 +302,14 @@ class Run:
                 f"hermes: interrupted after {self._messages:,} messages were sent; "
                 f"{self._publisher.acked:,} of them are acknowledged\n"
             )
+            raise
+        except HermesError:
+            self._progress.close()
+            if not self._as_json:
+                sys.stderr.write(
+                    f"hermes: it ends here: the first {plural(self._publisher.acked, 'message')} "
+                    "are acknowledged, what comes behind them may be lost\n"
+                )
             raise
         finally:
             self._progress.close()

@@ -379,8 +379,9 @@ class Publisher:
             done = client.wait(on_the_wire, deadline, writing=True)
             if not done:
                 raise Timeout(
-                    f"message {sequence} was taken but is not on the wire yet, it will be sent: do "
-                    f"not send it again; {self._queued()}; {client.obstacle()}"
+                    f"message {sequence} was taken but is not on the wire yet, it will be sent as "
+                    "soon as that is possible, if the client is not closed: do not send it again; "
+                    f"{self._queued()}; {client.obstacle()}"
                 )
         if line.failure is not None:
             raise line.lost()

@@ -116,5 +116,7 @@ class MemoryBackend:
             )
         limit = url.options(Options).limit
         if limit < LIMIT_MIN:
-            raise InvalidUrl(f"{url}: the limit is {limit} bytes, expected at least {LIMIT_MIN}")
+            raise InvalidUrl(
+                f"{url}: limit={limit} is too little: {ByteSize(LIMIT_MIN)} is the least"
+            )
         return MemoryStorage(limit)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -73,6 +74,8 @@ class RunningBroker:
 
     place: Path
     flags: tuple[str, ...] = ()
+    file_bytes_max: int | None = None
+    """No file of it may grow over this, as if the disk were full."""
     process: subprocess.Popen[bytes] | None = None
     ready: dict[str, Any] = field(default_factory=dict)
 
@@ -108,6 +111,9 @@ class RunningBroker:
                 stdout=out,
                 stderr=err,
             )
+            if self.file_bytes_max is not None:
+                limits = (self.file_bytes_max, self.file_bytes_max)
+                resource.prlimit(process.pid, resource.RLIMIT_FSIZE, limits)
         wait_for(lambda: ready.exists() or process.poll() is not None, "the ready file")
         assert process.poll() is None, self.complaint()
         self.ready = json.loads(ready.read_text())
@@ -157,10 +163,10 @@ def make_broker(tmp_path: Path) -> Iterator[Callable[..., RunningBroker]]:
     """Start brokers with the flags a test wants; all of them are ended."""
     made: list[RunningBroker] = []
 
-    def make(*flags: str) -> RunningBroker:
+    def make(*flags: str, file_bytes_max: int | None = None) -> RunningBroker:
         place = tmp_path / f"broker-{len(made)}"
         place.mkdir()
-        broker = RunningBroker(place, flags)
+        broker = RunningBroker(place, flags, file_bytes_max)
         made.append(broker)
         broker.start()
         return broker

@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,7 +83,8 @@ def test_errors_are_json_if_asked(hermes: Hermes, nobody: str) -> None:
         (("serve", "--stream", "md"), [b"NAME=PATTERN"]),
         (("serve", "--stream", "md=a", "--stream", "md=b"), [b"twice"]),
         (("serve", "--idle", "lazy"), [b"adaptive"]),
-        (("serve", "--retention", "lots"), [b"'lots'"]),
+        (("serve", "--retention", "lots"), [b"line: retention: 'lots' is not a size"]),
+        (("serve", "--stream", "md=a..b"), [b"'a..b' is not a legal pattern"]),
         (("log", "verify", "/nonexistent"), [b"/nonexistent"]),
         (("log", "vreify", "."), [b"'verify'"]),
         (("demo", "--size", "1"), [b"16 bytes"]),
@@ -101,6 +103,69 @@ def test_usage_errors_name_the_cure(
     for word in words:
         assert word in got.stderr
     assert b"Traceback" not in got.stderr
+
+
+def test_a_command_is_told_that_inproc_is_not_for_it(hermes: Hermes) -> None:
+    """No command can reach an inproc broker, whatever is started."""
+    got = hermes("pub", "a", "x", "--url", "inproc://orders")
+
+    assert got.returncode == 5
+    assert b"--url tcp://HOST:PORT" in got.stderr
+    assert b"Start one with" not in got.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("pub", "--help"), ("version",), ("plugins", "list")]
+)
+def test_output_that_cannot_be_written_is_told(arguments: tuple[str, ...]) -> None:
+    """A full disk under the output: exit code 1 and the cure, also where no command runs yet."""
+    with Path("/dev/full").open("wb") as full:
+        got = subprocess.run(
+            [sys.executable, "-m", "hermes", *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+            timeout=30,
+        )
+
+    assert got.returncode == 1
+    assert b"the output could not be written: No space left on device" in got.stderr
+    assert b"Traceback" not in got.stderr
+    assert b"Exception ignored" not in got.stderr
+
+
+def test_an_interrupt_while_a_command_is_loading_is_quiet() -> None:
+    """Ctrl-C before click has been imported: exit code 130, and not a word."""
+    program = (
+        "import builtins, hermes.cli\n"
+        "before = builtins.__import__\n"
+        "def interrupted(name, *rest):\n"
+        "    if name == 'hermes.cli.app':\n"
+        "        raise KeyboardInterrupt\n"
+        "    return before(name, *rest)\n"
+        "builtins.__import__ = interrupted\n"
+        "hermes.cli.main()\n"
+    )
+    got = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, check=False, timeout=30
+    )
+
+    assert (got.returncode, got.stdout, got.stderr) == (130, b"", b"")
+
+
+def test_a_full_disk_is_told_on_both_sides(
+    hermes: Hermes, make_broker: Callable[..., RunningBroker]
+) -> None:
+    """A broker whose files may not grow: who publishes and who runs it both read what to do."""
+    broker = make_broker("--segment", "1MiB", file_bytes_max=65536)
+
+    got = hermes("pub", "a", "x", url=broker.url)
+
+    assert got.returncode == 7
+    assert b"the first 0 messages are acknowledged" in got.stderr
+    assert b"make room on the disk of its data directory" in got.stderr
+    assert b"--retention" in got.stderr
+    assert "it is full: make room on its disk" in broker.complaint()
 
 
 @pytest.mark.parametrize("arguments", [("pub", "md..a", "x"), ("sub", "md..a")])
