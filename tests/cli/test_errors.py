@@ -134,6 +134,27 @@ def test_output_that_cannot_be_written_is_told(arguments: tuple[str, ...]) -> No
     assert b"Exception ignored" not in got.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments", [("bridge", "zmq", "--sub", "tcp://127.0.0.1:1"), ("keys", "new", "mine")]
+)
+def test_a_command_without_its_library_names_what_to_install(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    """As in a plain ``pip install``, without pyzmq: exit code 8, and no traceback."""
+    program = "import sys, hermes.cli; sys.modules['zmq'] = None; hermes.cli.main()"
+    got = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        capture_output=True,
+        check=False,
+        cwd=tmp_path,
+        timeout=30,
+    )
+
+    assert got.returncode == 8
+    assert b"pip install 'hermes-broker[zmq]'" in got.stderr
+    assert b"Traceback" not in got.stderr
+
+
 def test_an_interrupt_while_a_command_is_loading_is_quiet() -> None:
     """Ctrl-C before click has been imported: exit code 130, and not a word."""
     program = (

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 import hermes
-from hermes.errors import UsageError
+from hermes.errors import PluginFailed, UsageError
 
 SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -74,16 +74,17 @@ def bridge_zmq(
 
     Runs until SIGTERM or SIGINT (Ctrl-C); then everything that has arrived is in the log.
     """
-    import zmq
-
-    from hermes_zmq.bridge import Passed, connected, record, replay
-
     if (feed is None) == (target is None):
         raise click.UsageError(
             "give --sub ENDPOINT to record a feed, or --pub ENDPOINT to feed one"
         )
     if bool(curve) != bool(server):
         raise click.UsageError("--curve and --server go together")
+    _need_pyzmq()
+    import zmq
+
+    from hermes_zmq.bridge import Passed, connected, record, replay
+
     passed = Passed()
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(_stopping())
@@ -131,6 +132,7 @@ def keys_new(name: Path, force: bool, as_json: bool) -> None:
 
     A listener takes the first with ?curve=NAME.key; clients need the second.
     """
+    _need_pyzmq()
     from hermes_zmq.curve import write_keys
 
     try:
@@ -146,6 +148,15 @@ def keys_new(name: Path, force: bool, as_json: bool) -> None:
         return
     click.echo(f"{secret}  keep this to yourself")
     click.echo(f"{public}  for others: {pair.public.decode()}")
+
+
+def _need_pyzmq() -> None:
+    try:
+        import zmq  # noqa: F401
+    except ImportError as error:
+        raise PluginFailed(
+            f"this takes pyzmq, which cannot be used here ({error}): pip install 'hermes-broker[zmq]'"
+        ) from error
 
 
 def _say(as_json: bool, **values: Any) -> None:
