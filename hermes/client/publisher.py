@@ -242,8 +242,7 @@ class Publisher:
     def acked(self) -> int:
         """Sequence up to which everything is acknowledged, as far as is known; 0: none."""
         if not self._closed:
-            self._client.tend()
-            self._line.settle()
+            self._client.tend(self._line)
         return self._outbox.status().acked
 
     @property
@@ -359,14 +358,13 @@ class Publisher:
     def _look_around(self, sequence: int) -> None:
         """Take acknowledgements, if nobody else is at it."""
         self._look = sequence + LOOK_EVERY
-        self._client.tend()
-        self._line.settle()
+        self._client.tend(self._line)
 
     def _see_off(self, sequence: int, timeout: float | None) -> int:
         """The message is in the outbox: wait until it is on the wire, unless it lingers."""
         client, outbox, line = self._client, self._outbox, self._line
         if line.lingers:
-            client.tend()
+            client.tend(line)
             return sequence
         if outbox.status().sent >= sequence:
             return sequence

@@ -90,9 +90,13 @@ class Pump(ABC):
             raise self._failure.with_traceback(None)
 
     def lost(self, lines: list[Line]) -> HermesError | None:
-        """What to tell about ``lines`` now that the connection is given up; None: nothing is missing."""
-        for line in lines:
-            line.settle()
+        """What to tell about ``lines`` now that the connection is given up; None: nothing is missing.
+
+        Takes the lock.
+        """
+        with self.locked(None):
+            for line in lines:
+                line.settle()
         left = sum(line.unacknowledged for line in lines)
         failure = self._failure
         if failure is None or not left:
@@ -157,17 +161,14 @@ class Pump(ABC):
                 return ready()
         return True
 
-    def tend(self) -> None:
-        """Take what has arrived and send what waits, without waiting, if nobody else is at it."""
+    def tend(self, line: Line) -> None:
+        """Take what has arrived, send what waits and settle ``line``, without waiting, if nobody else
+        is at it."""
         if self._lock.acquire(blocking=False):
             try:
-                if self._closed or self._failure is not None:
-                    return
-                if self._link is None:
-                    now = time.monotonic_ns()
-                    self._reconnect(now, 0, now + int(ATTEMPT_S * NS_PER_S))
-                elif not self._pumping:
-                    self.wait(lambda: False, 0, writing=True)
+                if not self._closed and self._failure is None:
+                    self._tend()
+                line.settle()
             finally:
                 self._lock.release()
 
@@ -234,6 +235,13 @@ class Pump(ABC):
             self._until(ready, deadline, what, writing=True)
         finally:
             self._asking -= 1
+
+    def _tend(self) -> None:
+        if self._link is None:
+            now = time.monotonic_ns()
+            self._reconnect(now, 0, now + int(ATTEMPT_S * NS_PER_S))
+        elif not self._pumping:
+            self.wait(lambda: False, 0, writing=True)
 
     def _is_full(self, feed: Feed) -> bool:
         return feed.queued_bytes >= self._queue_bytes

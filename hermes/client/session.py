@@ -145,7 +145,8 @@ class Line:
         """The last sequence the broker has of it, once it said so on this connection."""
 
     def settle(self) -> None:
-        """Free what needs no acknowledgement."""
+        """Free what needs no acknowledgement.  With the client's lock: one thread acknowledges at a
+        time."""
         if self.level == "none" and self.outbox is not None:
             self.outbox.ack(self.outbox.status().sent)
 

@@ -9,7 +9,10 @@ from collections.abc import Callable
 import pytest
 
 import hermes
-from hermes.errors import Timeout
+from hermes.client.publisher import LOOK_EVERY
+from hermes.errors import ConnectionLost, Timeout
+from hermes.native.outbox import Outbox
+from tests.client.conftest import Wire
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -96,6 +99,57 @@ def test_a_batch_takes_what_other_threads_have_left(
     assert single + together == [b"%d" % i for i in range(10)]
     assert rest() is None
     assert subscription.positions == {"default": 10}
+
+
+def test_nothing_is_settled_beside_the_lock(client: hermes.Client, monkeypatch: pytest.MonkeyPatch):
+    """An outbox is told of acknowledgements by one thread at a time: by whoever has the lock."""
+    publisher = client.publisher("md.a", ack="none")
+    beside: list[int] = []
+    ack = Outbox.ack
+
+    def watched(outbox: Outbox, sequence: int) -> bool:
+        if not client._lock.locked() or busy.is_set():
+            beside.append(sequence)
+        return ack(outbox, sequence)
+
+    monkeypatch.setattr(Outbox, "ack", watched)
+    busy = threading.Event()
+    with client.locked(None):  # as a thread that settles has it
+        busy.set()
+        assert publisher.acked == 0
+        for _ in range(LOOK_EVERY + 1):
+            publisher.send(b"x")
+        busy.clear()
+
+    assert publisher.acked == LOOK_EVERY + 1
+    publisher.flush()
+    assert beside == []
+
+
+def test_an_abandoned_publisher_is_settled_under_the_lock(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+):
+    """What is told about a connection that is given up is found out with the lock held too."""
+    client = hermes.connect(wire.url, reconnect=False)
+    publisher, left = client.publisher("md.a", ack="none"), client.publisher("md.b", ack="none")
+    wire.cut()
+    with pytest.raises(ConnectionLost):
+        client.ping()
+    held: list[bool] = []
+    ack = Outbox.ack
+
+    def watched(outbox: Outbox, sequence: int) -> bool:
+        held.append(client._lock.locked())
+        return ack(outbox, sequence)
+
+    monkeypatch.setattr(Outbox, "ack", watched)
+
+    publisher.close()
+    client.close()
+
+    assert left.sent == 0
+    assert held
+    assert all(held)
 
 
 def test_a_subscription_is_consumed_by_several_threads(client: hermes.Client, other: hermes.Client):

@@ -8,7 +8,7 @@
  *     put    the publishing side, by hm_outbox_put*: one thread at a time, guarded (-HM_EBUSY)
  *     sent   whoever writes to the wire: hm_outbox_batch / hm_outbox_sent, or the flusher under its
  *            mutex
- *     acked  whoever reads the acknowledgements: hm_outbox_ack
+ *     acked  whoever reads the acknowledgements: hm_outbox_ack; one thread at a time, not guarded
  *
  * Chunks that are wholly acknowledged go back to the publishing side, last in, first out: memory
  * follows what is unacknowledged, not the capacity, and stays warm in the cache.  After a reconnect
