@@ -340,11 +340,12 @@ class Publisher:
         if result > REFUSED:
             return self._see_off(-result, timeout)
         deadline: int | None = None
+        acked = -1
         while result <= REFUSED:
             code = result - REFUSED
             if code == native.FULL:
                 deadline = deadline or self._client.deadline(timeout)
-                self._wait_for_room(deadline, "the message was not taken")
+                acked = self._wait_for_room(acked, deadline, "the message was not taken")
             elif code == native.BUSY:
                 with self._joined:
                     pass
@@ -385,9 +386,13 @@ class Publisher:
             raise line.lost()
         return sequence
 
-    def _wait_for_room(self, deadline: int | None, what: str) -> None:
+    def _wait_for_room(self, before: int, deadline: int | None, what: str) -> int:
+        """Wait until more than ``before`` is acknowledged; returns how much is then.
+
+        Putting is tried anew then; ``before`` was known before it was last tried in vain.  Read
+        afterwards it might be the last of all acknowledgements, and nothing would follow it.
+        """
         client, outbox, line = self._client, self._outbox, self._line
-        before = outbox.status().acked
 
         def room() -> bool:
             line.settle()
@@ -396,8 +401,10 @@ class Publisher:
         with client.locked(deadline):
             if not client.wait(room, deadline, writing=True):
                 raise Timeout(f"{what}: {self._queued()}; {client.obstacle()}")
+            acked = outbox.status().acked  # with the lock: its room is there too
         if line.failure is not None:
             raise line.lost()
+        return acked
 
     def _explain(self, code: int, size: int) -> None:
         """Raise what a refusal of the outbox means."""
@@ -425,6 +432,7 @@ class Publisher:
         count = len(sizes)
         deadline = self._client.deadline(timeout)
         first = offset = 0
+        acked = -1
         waiting = False
         with self._joined:
             self._usable()
@@ -437,7 +445,8 @@ class Publisher:
                         offset += sum(sizes[first:done])
                     first = done
                 elif taken.count == native.FULL:
-                    self._wait_for_room(deadline, f"{first} of {count} messages were taken")
+                    what = f"{first} of {count} messages were taken"
+                    acked = self._wait_for_room(acked, deadline, what)
                 elif taken.count == native.BUSY:
                     time.sleep(0)  # another thread is in send(), which never waits inside
                 elif taken.count == native.TOO_LARGE:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -150,6 +151,62 @@ def test_an_abandoned_publisher_is_settled_under_the_lock(
     assert left.sent == 0
     assert held
     assert all(held)
+
+
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("call", [1, 2])
+def test_room_that_came_before_anybody_waited_for_it_is_found(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch, call: int, many: bool
+):
+    """A full window that another thread empties right before the publisher begins to wait, or when it
+    has waited once already, is no obstacle."""
+    with hermes.connect(wire.url) as client:
+        publisher = client.publisher("md.a", window=1 << 16)
+        client.ping()
+        wait, calls = publisher._wait_for_room, []
+
+        def emptied_just_before(*arguments: Any) -> Any:
+            calls.append(publisher.sent)
+            if len(calls) == call:
+                wire.let_go()
+                until(lambda: publisher.acked == publisher.sent)
+            return wait(*arguments)
+
+        monkeypatch.setattr(publisher, "_wait_for_room", emptied_just_before)
+        wire.hold("down")
+
+        if many:
+            publisher.send_many([bytes(20_000)] * 4, timeout=2)
+        else:
+            for _ in range(4):
+                publisher.send(bytes(20_000), timeout=2)
+
+        assert calls == [3] * call
+        assert client.streams()[0]["messages"] == 4
+
+
+def test_threads_share_a_publisher_without_acknowledgements(client: hermes.Client):
+    """Threads that look at ``acked`` while another sends: the history is freed once, and wholly."""
+    count = 3000
+    publisher = client.publisher("md.a", ack="none", window=1 << 16)
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            assert publisher.acked <= count
+
+    threads = [threading.Thread(target=look) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for _ in range(count):
+        publisher.send(bytes(2000))
+    done.set()
+    for thread in threads:
+        thread.join(10)
+    publisher.flush()
+
+    assert publisher.acked == publisher.sent == count
+    assert publisher._outbox.queued_bytes == 0
 
 
 def test_a_subscription_is_consumed_by_several_threads(client: hermes.Client, other: hermes.Client):
