@@ -181,6 +181,7 @@ class SocketAgent(ServingAgent[_Link]):
 
     def _begin(self, link: _Link) -> None:
         self._epoll.register(link.fd, _READ)
+        link.connection.lend(link.fd)
         self._read(link, _READ)  # a client speaks first, and often has by now
 
     def _pause_accepting(self) -> None:

@@ -116,6 +116,16 @@ class Connection(Protocol):
         instead of the socket's; ``fd`` is then what it waits on.
         """
 
+    def lend(self, fd: int) -> None:
+        """An offer of transports whose medium is a non-blocking stream socket: output of the common
+        case may go to the socket ``fd`` without them, inside :meth:`Kernel.ready` and in one native
+        call for all connections.
+
+        It holds until :meth:`connection_lost`.  What :meth:`output` has given and was not advanced
+        over keeps the offer from being taken, so nothing overtakes it; what the socket did not take
+        is output as always.
+        """
+
     def eof_received(self) -> None:
         """The peer will send no more; output may still be pulled until :attr:`closing`."""
 

@@ -42,6 +42,8 @@ OWN_BUFFER_MIN = 65536
 """Bytes such a buffer begins with; it doubles as they arrive, whatever length was announced."""
 EXPRESS_BOUND_NS = 1_000_000
 """How long one run of the common case may take: timers and others wait meanwhile."""
+BULKY = 16
+"""Pulls after which a connection whose output was not sent in one go is tried again."""
 ANSWERS_MAX = 4096
 """Frames of answers that wait to be pulled; with more, the peer is not read from until it reads."""
 ANSWERS_LIMIT = 4 * ANSWERS_MAX
@@ -56,8 +58,10 @@ class Connection(Outgoing):
     """One client.  Belongs to the loop's thread."""
 
     __slots__ = (
+        "_bulky",
         "_epoch",
         "_express",
+        "_fd",
         "_have",
         "_info",
         "_needed",
@@ -88,6 +92,8 @@ class Connection(Outgoing):
         self._queue = queue
         # What a log elsewhere has not confirmed is neither acknowledged nor delivered.
         self._express: Express | None = None if kernel.backed else Express(self._ingest)
+        self._fd = -1
+        self._bulky = 0
         self._seats: dict[int, Reader] = {}
         self._epoch = -1
         self._shared = 0
@@ -189,6 +195,11 @@ class Connection(Outgoing):
             return -1 if result.size == READ_SIZE else 1
         return result.rounds
 
+    def lend(self, fd: int) -> None:
+        """Output may go to the socket ``fd`` when the transport asks who is ready."""
+        self._fd = fd
+        self._queue.lent = True
+
     def eof_received(self) -> None:
         """The peer will send no more."""
         if not self._lost:
@@ -247,6 +258,59 @@ class Connection(Outgoing):
             self.mark()
         self.closing = self.closing or self._protocol.state is _CLOSED
         return True
+
+    def hand_out(self) -> tuple[int, int, int, int] | None:
+        """What :class:`hermes.native.express.HandOut` needs to serve it; None: it takes the long
+        way."""
+        express = self._express
+        if express is None or self._fd < 0 or self._out or self._acks or self._answers:
+            return None
+        if self._lost or self.paused or self.closing or not self._active:
+            return None
+        protocol = self._protocol
+        if protocol.state is not _OPEN or protocol.has_output:
+            return None
+        if self._bulky:
+            self._bulky -= 1
+            return None
+        seats = 0
+        for reader in self._active:
+            if reader.progress:
+                return None
+            seats |= 1 << reader.seat
+        return express.address, seats, 0, self._fd
+
+    def handed_out(self, sent: int, deliveries: int) -> None:
+        """All that its readers had is sent."""
+        self._marked = False
+        self.bytes_out += sent
+        self.deliveries += deliveries
+        for reader in self._active:
+            reader.active = False
+        self._active.clear()
+
+    def handed_out_partly(self, sent: int, deliveries: int) -> None:
+        """Go on with what is left."""
+        active = list(self._active)
+        self.handed_out(sent, deliveries)
+        self._bulky = BULKY
+        express = self._express
+        assert express is not None
+        result, (segment, offset, size) = express.left()
+        if result.unsent:
+            self._out = [memoryview(express.unsent(result))]
+            self._out_size = result.unsent
+        if size:
+            frames = self._seats[result.gap_cursor].place.stream.log.view(segment, offset, size)
+            self._out.append(frames)
+            self._out_size += size
+        for reader in active:
+            if result.again >> reader.seat & 1:
+                reader.active = True
+                self._active.append(reader)
+        if result.gap_first:
+            reader = self._seats[result.gap_cursor]
+            self._say_gap(reader, result.gap_first, result.gap_last, result.gap_reason)
 
     def refuse(self, code: str, message: str) -> None:
         """End the connection with an error."""

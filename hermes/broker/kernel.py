@@ -26,6 +26,7 @@ from hermes.broker.subscriptions import RequestRefused
 from hermes.errors import HermesError, Refused, StorageFull
 from hermes.hookspecs import BrokerInfo, Grant, ListenerInfo
 from hermes.native.envelopes import address_of
+from hermes.native.express import HandOut
 from hermes.native.log import LogEvent
 from hermes.storage import Storage
 from hermes.transport import Agent, Peer
@@ -68,10 +69,12 @@ GREETING_NS = NS_PER_S // 4
 class Queue:
     """The connections of one agent that may have output."""
 
-    __slots__ = ("items",)
+    __slots__ = ("items", "lent")
 
     def __init__(self) -> None:
         self.items: list[Connection] = []
+        self.lent = False
+        """Some of the agent's connections have been lent their socket."""
 
 
 class Kernel:
@@ -129,6 +132,7 @@ class Kernel:
         self.connections: dict[int, Connection] = {}
         self.positions = Positions(storage, loop.call, names_max=config.limits.durables)
         self._queues: dict[object, Queue] = {}
+        self._handing_out = HandOut()
         self._again: list[Outgoing] = []
         self._ungreeted: dict[int, Connection] = {}
         self._durables: dict[str, Subscription] = {}
@@ -178,7 +182,30 @@ class Kernel:
             return ()
         items = queue.items
         queue.items = []
-        return items
+        return self._hand_out(items) if queue.lent else items
+
+    def _hand_out(self, items: list[Connection]) -> list[Connection]:
+        """Send what connections have whose socket was lent, all in one call; returns those that
+        need more than that."""
+        rest: list[Connection] = []
+        served: list[Connection] = []
+        wanted: list[tuple[int, int, int, int]] = []
+        for connection in items:
+            want = connection.hand_out()
+            if want is None:
+                rest.append(connection)
+            else:
+                served.append(connection)
+                wanted.append(want)
+        if served:
+            found = self._handing_out.run(wanted, time.time_ns())
+            for connection, (sent, deliveries, special) in zip(served, found, strict=True):
+                if special:
+                    connection.handed_out_partly(sent, deliveries)
+                    rest.append(connection)
+                else:
+                    connection.handed_out(sent, deliveries)
+        return rest
 
     def _collect(self) -> None:
         """Mark the connections whose readers may have something in the streams that moved."""

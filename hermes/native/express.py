@@ -8,6 +8,7 @@ ingest and the cursors.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hermes.native._core import ffi, lib
@@ -27,6 +28,8 @@ WORK: int = lib.HM_EXPRESS_WORK
 
 _LEVELS = {"none": lib.HM_LEVEL_NONE, "appended": lib.HM_LEVEL_APPENDED}
 _RESULT = struct.Struct("=13QIiQIi")
+_HAND_OUT = struct.Struct("=5Q2i")
+_HANDED_OUT = struct.Struct("=24x2Q4xi")
 
 
 class Result(NamedTuple):
@@ -60,8 +63,11 @@ class Express:
         if handle == ffi.NULL:
             raise MemoryError("no memory for a connection")
         self._handle = ffi.gc(handle, lib.hm_express_free)
+        self.address = int(ffi.cast("uintptr_t", handle))
+        """For :class:`HandOut`."""
         self.feed = ffi.new("hm_feed *")
         """What the last run's last read came to."""
+        self._range = ffi.new("hm_range *")
         self._result = ffi.new("hm_express_result *")
         self._result_view = ffi.buffer(self._result)
 
@@ -132,3 +138,39 @@ class Express:
         """The output of the last run that the socket did not take."""
         start = lib.hm_express_output(self._handle) + result.out_size - result.unsent
         return bytes(ffi.buffer(start, result.unsent))
+
+    def left(self) -> tuple[Result, tuple[int, int, int]]:
+        """After a hand-out that was special: what it came to, and (segment, offset, size) of the
+        log memory that comes behind the unsent output; see ``hm_express_left``."""
+        lib.hm_express_left(self._handle, self._result, self._range)
+        found = self._range
+        return (
+            Result._make(_RESULT.unpack_from(self._result_view)),
+            (found.segment, found.offset, found.size),
+        )
+
+
+class HandOut:
+    """Serves many connections in one call: what their cursors have goes to their sockets."""
+
+    def __init__(self) -> None:
+        self._capacity = 0
+        self._reserve(64)
+
+    def run(self, wanted: list[tuple[int, int, int, int]], now_ns: int) -> Iterator[Any]:
+        """(bytes sent, deliveries, whether something special is left) for each of ``wanted``, which
+        has (address of its express, seats, medium, fd)."""
+        count = len(wanted)
+        if count > self._capacity:
+            self._reserve(2 * count)
+        view, offset, pack = self._view, 0, _HAND_OUT.pack_into
+        for express, seats, medium, fd in wanted:
+            pack(view, offset, express, seats, medium, 0, 0, fd, 0)
+            offset += _HAND_OUT.size
+        lib.hm_express_hand_out(self._items, count, now_ns)
+        return _HANDED_OUT.iter_unpack(view[:offset])
+
+    def _reserve(self, capacity: int) -> None:
+        self._items = ffi.new("hm_hand_out[]", capacity)
+        self._view = memoryview(ffi.buffer(self._items))
+        self._capacity = capacity

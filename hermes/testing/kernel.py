@@ -144,6 +144,10 @@ class EchoConnection:
         self._called("express")
         return 0
 
+    def lend(self, fd: int) -> None:
+        """The offer is declined."""
+        self._called("lend")
+
     def eof_received(self) -> None:
         """Close our end once everything is sent."""
         self._called("eof_received")

@@ -57,6 +57,20 @@ typedef struct {
     int32_t why;
 } hm_express_result;
 
+#define HM_HAND_OUT_LIMIT                                                                          \
+    16384 /* bytes of a batch that are copied; and twice that of a connection: more is bulk */
+
+/* One connection of many that are served by one hm_express_hand_out. */
+typedef struct {
+    hm_express *express;
+    uint64_t seats;          /* bit set of the cursors to ask, by number */
+    const hm_medium *medium; /* NULL: the socket itself */
+    uint64_t sent;           /* out: bytes */
+    uint64_t deliveries;     /* out: batches, whether sent or not */
+    int32_t fd;
+    int32_t special; /* out: not 0: look at hm_express_left */
+} hm_hand_out;
+
 /* `ingest` is borrowed.  NULL: no memory. */
 hm_express *hm_express_new(hm_ingest *ingest);
 void hm_express_free(hm_express *express);
@@ -81,6 +95,15 @@ void hm_express_run(hm_express *express, int fd, int epoll_fd, uint8_t *buffer, 
 void hm_express_run_medium(hm_express *express, const hm_medium *medium, int fd, int epoll_fd,
                            uint8_t *buffer, uint64_t shared, uint64_t spin_ns, uint64_t bound_ns,
                            hm_feed *feed, hm_express_result *result);
+
+/* Has each connection's cursors deliver, and sends that, as far as nothing special turns up. */
+void hm_express_hand_out(hm_hand_out *items, uint32_t count, uint64_t now_ns);
+/* What was special: of the result, `unsent`, the gap and `again` count.  `range`: log memory that
+ * comes behind the unsent output, the rest of the batch of cursor `gap_cursor`; its size may be
+ * 0. */
+void hm_express_left(const hm_express *express, hm_express_result *result, hm_range *range);
 /* cdef-end */
+
+_Static_assert(sizeof(hm_hand_out) == 48, "written and read by Python");
 
 #endif

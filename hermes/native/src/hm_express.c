@@ -37,7 +37,9 @@ struct hm_express {
     uint32_t grade_count;
     uint32_t grade_capacity;
     hm_touched touched[HM_EXPRESS_TOUCHED_MAX];
-    uint64_t used; /* bytes of `out` */
+    hm_express_result left; /* of the last hand-out */
+    hm_range range;         /* likewise */
+    uint64_t used;          /* bytes of `out` */
     uint8_t out[OUT_SIZE];
 };
 
@@ -163,18 +165,28 @@ static void put_range(hm_express *express, const seat *place, const hm_range *ra
     hm_segment_release(segment);
 }
 
+/* How much is delivered before somebody else is to do it. */
+typedef struct {
+    uint64_t used;  /* bytes of output: a range that is copied still fits behind them */
+    uint64_t limit; /* bytes of a batch, unless it is one message */
+    uint64_t range; /* bytes of log memory that are copied */
+} measure;
+
+/* Of a run: a range may be as large as a read, and its envelope. */
+static const measure RUN = {OUT_SIZE - 2 * LIMIT, LIMIT - 4096, UINT64_MAX};
+static const measure HAND_OUT = {HM_HAND_OUT_LIMIT, HM_HAND_OUT_LIMIT, HM_HAND_OUT_LIMIT};
+
 /* What one cursor has now.  0: go on; 1: the caller must look at it. */
-static int deliver(hm_express *express, uint32_t number, uint64_t now_ns,
+static int deliver(hm_express *express, uint32_t number, const measure *most, uint64_t now_ns,
                    hm_express_result *result) {
     const seat *place = &express->seats[number];
     for (;;) {
-        uint64_t room = OUT_SIZE - express->used;
-        if (room < 2 * LIMIT) { /* a range may be as large as a read, and its envelope */
+        if (express->used > most->used) {
             result->again |= (uint64_t)1 << number;
             return 1;
         }
         hm_delivery delivery;
-        int code = hm_cursor_next(place->cursor, express->out + express->used, LIMIT, LIMIT - 4096,
+        int code = hm_cursor_next(place->cursor, express->out + express->used, LIMIT, most->limit,
                                   0, now_ns, &delivery);
         if (code < 0 || delivery.kind == HM_DELIVER_AGAIN) {
             result->again |= (uint64_t)1 << number;
@@ -192,6 +204,12 @@ static int deliver(hm_express *express, uint32_t number, uint64_t now_ns,
         }
         express->used += delivery.written;
         result->deliveries++;
+        if (delivery.kind == HM_DELIVER_RANGE && delivery.range.size > most->range) {
+            express->range = delivery.range;
+            result->gap_cursor = number;
+            result->again |= (uint64_t)1 << number;
+            return 1;
+        }
         if (delivery.kind == HM_DELIVER_RANGE)
             put_range(express, place, &delivery.range);
     }
@@ -202,7 +220,7 @@ static int deliver_all(hm_express *express, uint64_t moved, uint64_t now_ns,
     int special = 0;
     for (uint32_t i = 0; i < HM_EXPRESS_CURSORS_MAX && !special; i++)
         if (express->seats[i].cursor != NULL && (moved >> express->seats[i].index & 1) != 0) {
-            special = deliver(express, i, now_ns, result);
+            special = deliver(express, i, &RUN, now_ns, result);
             if (special) /* those behind it have not been asked */
                 for (uint32_t j = i + 1; j < HM_EXPRESS_CURSORS_MAX; j++)
                     if (express->seats[j].cursor != NULL)
@@ -344,4 +362,47 @@ void hm_express_run_medium(hm_express *express, const hm_medium *medium, int fd,
     assert(medium != NULL);
     port place = {medium, fd, epoll_fd};
     run(express, &place, buffer, shared, spin_ns, bound_ns, feed, result);
+}
+
+/* ---- many connections ---- */
+
+static void hand_out(hm_hand_out *item, uint64_t now_ns) {
+    hm_express *express = item->express;
+    hm_express_result *result = &express->left;
+    assert(express != NULL);
+    memset(result, 0, sizeof *result);
+    express->range.size = 0;
+    express->used = 0;
+    uint64_t seats = item->seats;
+    int special = 0;
+    for (uint32_t i = 0; i < HM_EXPRESS_CURSORS_MAX && seats >> i != 0 && !special; i++) {
+        if ((seats >> i & 1) == 0)
+            continue;
+        assert(express->seats[i].cursor != NULL);
+        special = deliver(express, i, &HAND_OUT, now_ns, result);
+        if (special) /* those behind it have not been asked */
+            result->again |= seats >> i << i;
+    }
+    port to = {item->medium, item->fd, -1};
+    if (express->range.size == 0)
+        special |= !send_all(express, &to, result);
+    else
+        result->out_size = result->unsent = express->used;
+    item->sent = result->sent;
+    item->deliveries = result->deliveries;
+    item->special = special;
+}
+
+void hm_express_hand_out(hm_hand_out *items, uint32_t count, uint64_t now_ns) {
+    assert(items != NULL || count == 0);
+    int saved = errno;
+    for (uint32_t i = 0; i < count; i++)
+        hand_out(&items[i], now_ns);
+    errno = saved;
+}
+
+void hm_express_left(const hm_express *express, hm_express_result *result, hm_range *range) {
+    assert(express != NULL);
+    *result = express->left;
+    *range = express->range;
 }

@@ -1,0 +1,137 @@
+"""Output that native code sends to many connections at once is what the long way would have
+sent."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from hermes.broker import Broker
+from hermes.native.express import HandOut
+from hermes.wire import messages as m
+
+Serve = Callable[..., Broker]
+Connect = Callable[..., Any]
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Grows by a flag for each connection that is served: whether something special was left."""
+    flags: list[bool] = []
+    run = HandOut.run
+
+    def noted(self: HandOut, wanted: Any, now_ns: int) -> Any:
+        found = list(run(self, wanted, now_ns))
+        flags.extend(bool(special) for _, _, special in found)
+        return iter(found)
+
+    monkeypatch.setattr(HandOut, "run", noted)
+    return flags
+
+
+def test_each_subscriber_gets_its_own(serve: Serve, connect: Connect, served: list[bool]) -> None:
+    """Subscribers of everything, of one topic and of two patterns get what they want, in order and
+    covered without a hole."""
+    broker = serve()
+    publisher = connect(broker)
+    publisher.open()
+    filters = [(">",), ("t.1",), ("t.*", "t.2"), ("other",)] * 20
+    subscribers = []
+    for wanted in filters:
+        client = connect(broker)
+        for number, pattern in enumerate(wanted, 1):
+            client.subscribe(pattern, number)
+        client.settle()
+        subscribers.append(client)
+    topics = [f"t.{i % 3}" if i % 4 else "other" for i in range(60)]
+    of = {
+        ">": topics,
+        "t.*": [t for t in topics if t != "other"],
+        **{name: [t for t in topics if t == name] for name in ("t.1", "t.2", "other")},
+    }
+
+    for i, topic in enumerate(topics):
+        publisher.acked(publisher.publish(topic, b"%d" % i))
+
+    for client, wanted in zip(subscribers, filters, strict=True):
+        client.received(sum(len(of[pattern]) for pattern in wanted))
+        for number, pattern in enumerate(wanted, 1):
+            mine = [x.topic for x in client.messages if x.subscription == number]
+            assert mine == of[pattern]
+            spans = [(a, t) for s, _, a, t in client.batches if s == number]
+            assert all(before[1] == after[0] for before, after in itertools.pairwise(spans))
+    assert served.count(False) > 1000
+
+
+@pytest.mark.parametrize("size", [10_000, 60_000, 3_000_000])
+def test_large_messages_arrive_whole(
+    serve: Serve, connect: Connect, served: list[bool], size: int
+) -> None:
+    """A message that is too large to be copied is sent from the log, behind what stands before
+    it."""
+    broker = serve()
+    publisher = connect(broker)
+    publisher.open()
+    subscribers = [connect(broker) for _ in range(3)]
+    for client in subscribers:
+        client.subscribe(">")
+        client.settle()
+
+    last = 0
+    for i in range(40):
+        publisher.publish("small", b"%d" % i)
+        last = publisher.publish("large", b"%d" % i + bytes(size))
+    publisher.acked(last)
+
+    for client in subscribers:
+        payloads = [x.payload for x in client.received(80)]
+        assert payloads[::2] == [b"%d" % i for i in range(40)]
+        assert payloads[1::2] == [b"%d" % i + bytes(size) for i in range(40)]
+    assert any(served)
+
+
+def test_subscribers_that_do_not_read_lose_nothing(
+    serve: Serve, connect: Connect, served: list[bool]
+) -> None:
+    """What the sockets do not take is neither lost nor repeated, and comes when there is room."""
+    broker = serve()
+    publisher = connect(broker)
+    publisher.open()
+    subscribers = [connect(broker) for _ in range(3)]
+    for client in subscribers:
+        client.subscribe(">")
+        client.settle()
+
+    for i in range(4000):
+        publisher.acked(publisher.publish("a", b"%d" % i + bytes(1000)))
+
+    for client in subscribers:
+        assert [x.sequence for x in client.received(4000)] == list(range(1, 4001))
+    assert True in served
+    assert False in served
+
+
+def test_ending_while_served(serve: Serve, connect: Connect) -> None:
+    """A subscription that ends between messages gets no more, and others get theirs."""
+    broker = serve()
+    publisher = connect(broker)
+    publisher.open()
+    staying, leaving, gone = (connect(broker) for _ in range(3))
+    for client in (staying, leaving, gone):
+        client.subscribe(">")
+        client.settle()
+    publisher.acked(publisher.publish("a", b"first"))
+    leaving.received(1)
+    gone.received(1)
+    gone.close()
+    leaving.send(leaving.protocol.unsubscribe(1))
+    leaving.expect(m.Unsubscribe)
+
+    publisher.acked(publisher.publish("a", b"second"))
+
+    assert [x.payload for x in staying.received(2)] == [b"first", b"second"]
+    leaving.settle()
+    assert len(leaving.messages) == 1
