@@ -78,7 +78,7 @@ class Broker(Closable):
         self._failure: BaseException | None = None
         self._serving: int | None = None
         self._asked: set[Future[Any]] = set()
-        self._stops = 0
+        self._stopping = self._aborting = False
         self._finished = False
 
     # Opening.
@@ -194,14 +194,19 @@ class Broker(Closable):
         return self
 
     def stop(self) -> None:
-        """Ask it to stop: take no more connections, hand over what is owed, sync and close.  Asked
-        again: at once.
+        """Ask it to stop: take no more connections, hand over what is owed, sync and close.
 
-        Returns at once; may be called from any thread or a signal handler.
+        Returns at once; may be called from any thread or a signal handler.  Idempotent.
         """
-        self._stops += 1
+        self._stopping = True
         if self._loop is not None:
             self._loop.wake()
+
+    def abort(self) -> None:
+        """Ask it to stop without handing over what clients are owed; else as :meth:`stop`, which it
+        cuts short."""
+        self._aborting = True
+        self.stop()
 
     def close(self) -> None:
         """Stop, wait until it has stopped, and raise what went wrong meanwhile.  Idempotent."""
@@ -232,15 +237,15 @@ class Broker(Closable):
         loop.on_wake = self._look_at_stops
         self._serving = threading.get_ident()
         try:
-            if not self._stops:
+            if not self._stopping:
                 loop.run(kernel)
-            if self._stops == 1:
+            if not self._aborting:
                 self._drain(kernel, loop)
         finally:
             self._release()
 
     def _look_at_stops(self) -> None:
-        if self._stops:
+        if self._stopping:
             assert self._loop is not None
             self._loop.stop()
 
@@ -257,7 +262,7 @@ class Broker(Closable):
             else:
                 loop.call_at(time.monotonic_ns() + STOP_POLL_NS, look)
 
-        loop.on_wake = lambda: loop.stop() if self._stops > 1 else None
+        loop.on_wake = lambda: loop.stop() if self._aborting else None
         loop.resume()
         look()
         loop.run(kernel)
@@ -308,7 +313,10 @@ class Broker(Closable):
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
         def on_signal(number: int, frame: FrameType | None) -> None:
-            self.stop()
+            if self._stopping:
+                self.abort()
+            else:
+                self.stop()
 
         before = {
             number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)

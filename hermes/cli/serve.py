@@ -305,7 +305,10 @@ class Signals:
         self.count += 1
         if not self.opened:
             raise KeyboardInterrupt
-        self._broker.stop()
+        if self.count > 1:
+            self._broker.abort()
+        else:
+            self._broker.stop()
 
 
 def describe(broker: Broker) -> dict[str, Any]:

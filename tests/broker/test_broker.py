@@ -26,6 +26,7 @@ from hermes.errors import (
 )
 from hermes.transport import Peer
 from hermes.wire import messages as m
+from tests.broker.rawclient import RawClient
 
 Serve = Callable[..., Broker]
 Connect = Callable[..., Any]
@@ -514,6 +515,49 @@ def test_stop_hands_over_and_says_goodbye(serve: Serve, connect: Connect) -> Non
     assert not closer.is_alive()
     with Broker(listeners=[url], storage="memory:") as again:
         assert again.url == url
+
+
+def owed(broker: Broker, connect: Connect) -> tuple[RawClient, int]:
+    """A client that has read nothing of more than a medium holds; and how many messages that is."""
+    client = connect(broker)
+    client.open()
+    for first in range(1, 32_001, 2000):
+        client.publish("a", *[b"x" * 1000] * 2000, first=first)
+    client.acked(32_000)
+    client.subscribe(">", start="earliest")
+    return client, 32_000
+
+
+def test_stop_then_close_stops_in_order(serve: Serve, connect: Connect) -> None:
+    """Whoever asks a broker to stop, and asks again, and then closes it, waits for it: clients get
+    what they are owed."""
+    broker = serve(listeners=["tcp://127.0.0.1:0"])
+    client, count = owed(broker, connect)
+
+    broker.stop()
+    broker.stop()
+    closer = threading.Thread(target=broker.close)
+    closer.start()
+    client.received(count)
+    client.expect(m.Close)
+    client.send(client.protocol.close())
+    closer.join(10)
+
+    assert not closer.is_alive()
+
+
+def test_abort_cuts_a_stop_short(serve: Serve, connect: Connect) -> None:
+    """An aborted broker does not wait for clients that are owed something, though it was asked to
+    stop before."""
+    broker = serve(listeners=["tcp://127.0.0.1:0"], limits={"stop": "1h"})
+    client, count = owed(broker, connect)
+
+    broker.stop()
+    broker.abort()
+    broker.close()
+    client.until_end()
+
+    assert len(client.messages) < count
 
 
 def test_stop_does_not_wait_for_the_silent(serve: Serve, connect: Connect) -> None:

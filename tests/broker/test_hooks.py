@@ -551,6 +551,6 @@ def test_clients_that_are_left_at_a_forced_end_are_told_of(
     )
     with broker:
         connect(broker)
-        broker._ask(lambda: (broker.stop(), broker.stop()))
+        broker._ask(broker.abort)
 
     assert recorder.names() == ["started", "opened", "closed", "stopped"]
