@@ -25,7 +25,7 @@ typedef struct hu_sender hu_sender;
 #define HU_CALLS_SPAN       10000000  /* ns */
 #define HU_CONGESTION_MIN   65536     /* bytes that may always be on their way, */
 #define HU_CONGESTION_COUNT 16        /* and datagrams: the larger of the two counts */
-#define HU_PROBE_MIN        1000000   /* ns of silence before the last datagram is repeated */
+#define HU_PROBE_MIN        500000    /* ns of silence before the last datagram is repeated */
 #define HU_PROBE_MAX        100000000 /* ns: the pause between probes doubles up to this */
 #define HU_RTT_BEGIN        10000000  /* ns: assumed before one has been measured */
 #define HU_BURST            262144    /* bytes that may leave at once before pacing holds them */
