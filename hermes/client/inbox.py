@@ -6,7 +6,7 @@ when nothing refers to it any more, which CPython's reference count tells.  Know
 
 from __future__ import annotations
 
-import sys
+from sys import getrefcount
 from typing import Any
 
 from hermes.native.envelopes import address_of
@@ -16,7 +16,7 @@ BUFFER = 1 << 20
 SPARES_MAX = 16
 """Retired buffers kept for reuse; more are left to whoever still holds views of them."""
 _LONE = [bytearray()]
-_IN_LIST = sys.getrefcount(_LONE[0])
+_IN_LIST = getrefcount(_LONE[0])
 """What it says of something that only a list holds, asked like this."""
 
 
@@ -51,19 +51,16 @@ class Inbox:
 
     def make_room(self, needed: int) -> None:
         """See to it that ``needed`` bytes (more than are held) from ``start`` on find room."""
-        size = len(self.buffer)
-        held = self.end - self.start
-        if held == 0 and self.start and sys.getrefcount(self.buffer) == self._idle:
+        start = self.start
+        if start == self.end and start and getrefcount(self.buffer) == self._idle:
             self.start = self.end = 0
-            return
-        if needed <= size - self.start:
-            return
-        self._move(held, max(BUFFER, needed))
+        elif needed > len(self.buffer) - start:
+            self._move(self.end - start, max(BUFFER, needed))
 
     def _move(self, held: int, size: int) -> None:
         """What is held goes to the start of this buffer, if nobody looks at it, or of another."""
         start = self.start
-        if size <= len(self.buffer) and sys.getrefcount(self.buffer) == self._idle:
+        if size <= len(self.buffer) and getrefcount(self.buffer) == self._idle:
             self.buffer[:held] = self.buffer[start : start + held]
         else:
             with memoryview(self.buffer)[start : start + held] as rest:
@@ -79,7 +76,7 @@ class Inbox:
         """Count the references that a buffer has when nobody looks at it."""
         self.address = address_of(self.buffer)
         self.start = self.end = 0
-        self._idle = sys.getrefcount(self.buffer)
+        self._idle = getrefcount(self.buffer)
 
     def _retire(self) -> None:
         if len(self.buffer) == BUFFER and len(self._spares) < SPARES_MAX:
@@ -90,6 +87,6 @@ class Inbox:
         if size <= BUFFER:
             spares = self._spares
             for i in range(len(spares)):
-                if sys.getrefcount(spares[i]) == _IN_LIST:
+                if getrefcount(spares[i]) == _IN_LIST:
                     return spares.pop(i)
         return bytearray(max(size, BUFFER))

@@ -8,7 +8,8 @@ from __future__ import annotations
 from hermes.client.inbox import Inbox
 from hermes.client.output import ChannelOutput
 from hermes.errors import ConnectionLost, WouldBlock
-from hermes.native.outbox import EMPTY, Flusher, MediumReader, SocketReader
+from hermes.native.api import Source
+from hermes.native.outbox import EMPTY, Flusher
 from hermes.transport import Channel, ReadingChannel, medium_of
 
 BATCH_MAX = 1 << 20
@@ -22,7 +23,7 @@ class Link:
     """A live connection.  ``users`` counts threads that wait on its medium outside the lock: it is
     closed when the last of them is back."""
 
-    __slots__ = ("_doomed", "_reader", "channel", "inbox", "output", "users")
+    __slots__ = ("_doomed", "_reading", "_source", "channel", "inbox", "output", "users")
 
     def __init__(self, channel: Channel, inbox: Inbox, output: Output) -> None:
         self.channel = channel
@@ -31,15 +32,19 @@ class Link:
         self.users = 0
         self._doomed = False
         fd, medium = channel.stream_fd, medium_of(channel)
-        self._reader: SocketReader | ReadingChannel | None = None
+        self._source: Source | None = None
+        self._reading: ReadingChannel | None = None
         if not isinstance(output, Flusher):
             output.attach_channel(channel, BATCH_MAX)
         elif fd is not None:
-            self._reader = SocketReader(fd)
+            self._source = Source(fd, None)
             output.attach(fd, BATCH_MAX)
         else:
             assert medium is not None
-            self._reader = channel if isinstance(channel, ReadingChannel) else MediumReader(medium)
+            if isinstance(channel, ReadingChannel):
+                self._reading = channel
+            else:
+                self._source = Source(-1, medium)
             output.attach_medium(medium, BATCH_MAX)
 
     def receive(self, spin_ns: int, timeout_ns: int) -> int:
@@ -49,9 +54,15 @@ class Link:
             ConnectionLost: the medium is gone.
         """
         inbox = self.inbox
-        if self._reader is not None:
+        if self._source is not None:
+            try:
+                return self._source.receive(inbox.buffer, inbox.end, spin_ns, timeout_ns)
+            except OSError as error:
+                text = f"the connection broke while receiving: {error.strerror}"
+                raise ConnectionLost(text) from error
+        if self._reading is not None:
             memory = inbox.address  # kept here, should another thread give the inbox a new one
-            return self._reader.receive(memory + inbox.end, inbox.room, spin_ns, timeout_ns)
+            return self._reading.receive(memory + inbox.end, inbox.room, spin_ns, timeout_ns)
         view = memoryview(inbox.buffer)[inbox.end :]
         try:
             return self.channel.receive_into(view)

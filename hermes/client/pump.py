@@ -52,6 +52,8 @@ class Pump(ABC):
         self._closed = True
         self._forked = False
         self._lock = threading.Lock()
+        self.unlock = self._lock.release
+        """Let the lock go that :meth:`lock` took."""
         self._changed = threading.Condition(self._lock)
         self._sleepers = 0
         self._pumping = False
@@ -112,14 +114,10 @@ class Pump(ABC):
         """
         if self._forked:
             self.check()
-        if not self._lock.acquire(blocking=False) and not self._lock.acquire(
+        if not self._lock.acquire(False) and not self._lock.acquire(
             timeout=_seconds_until(deadline)
         ):
             raise Timeout("another thread held the client until the deadline: it is reconnecting")
-
-    def unlock(self) -> None:
-        """Let the lock go."""
-        self._lock.release()
 
     @contextlib.contextmanager
     def locked(self, deadline: int | None) -> Iterator[None]:

@@ -41,20 +41,16 @@ class Gap:
         return f"{self.stream!r} lost {self.first} to {self.last}: {why}"
 
 
-class Segment:
-    """A batch that waits to be consumed: where it stands, and what it covers."""
+class Segment(msgspec.Struct, gc=False):
+    """A batch that waits to be consumed: where it stands, and what it covers (a struct, because it is
+    made in a third of a class's time)."""
 
-    __slots__ = ("after", "buffer", "start", "stop", "stream", "through")
-
-    def __init__(
-        self, buffer: bytearray, start: int, stop: int, stream: str, after: int, through: int
-    ) -> None:
-        self.buffer = buffer
-        self.start = start
-        self.stop = stop
-        self.stream = stream
-        self.after = after
-        self.through = through
+    buffer: bytearray
+    start: int
+    stop: int
+    stream: str
+    after: int
+    through: int
 
 
 class Feed:

@@ -62,10 +62,13 @@ class Subscription(Closable):
             MalformedInput: what came is not what was published; the connection is closed.
             ConnectionLost: the connection broke and did not come back.
         """
-        try:
-            return self._ready.popleft()
-        except IndexError:
-            return self._next(FOR_EVER if timeout is None else timeout)
+        ready = self._ready
+        while ready:
+            try:
+                return ready.popleft()
+            except IndexError:  # another thread was faster
+                pass
+        return self._next(FOR_EVER if timeout is None else timeout)
 
     def __iter__(self) -> Iterator[Message]:
         """The messages, for ever, until :meth:`close`."""
@@ -76,12 +79,15 @@ class Subscription(Closable):
 
         Raises: as :meth:`receive`.
         """
-        pop = self._ready.popleft
+        ready = self._ready
         limit = FOR_EVER if timeout is None else timeout
         while not self._closed:
-            try:
-                message = pop()
-            except IndexError:
+            if ready:  # looked at first, because an exception costs more than a look
+                try:
+                    message = ready.popleft()
+                except IndexError:  # another thread was faster
+                    continue
+            else:
                 try:
                     message = self._next(limit)
                 except Closed:
@@ -179,12 +185,10 @@ class Subscription(Closable):
                 left = SLICE_NS if timeout < 0 else min(int(timeout * NS_PER_S), SLICE_NS)
                 client.receive_for(self._take, left)
             while True:
-                if (
-                    ready
-                ):  # another thread may have been faster, and may be so now: it needs no lock
+                if ready:
                     try:
                         return ready.popleft()
-                    except IndexError:
+                    except IndexError:  # another thread was faster: that needs no lock
                         continue
                 segment = self._next_segment(deadline)
                 if segment is None:

@@ -1,4 +1,5 @@
-"""What exists per message as a Python object.  The GIL is held throughout every call."""
+"""What exists per message as a Python object.  The GIL is held throughout every call but
+:meth:`Source.receive`."""
 
 from typing import final
 
@@ -54,6 +55,25 @@ class Sender:
         Returns its sequence; negated, if the caller has to see to it that the flusher is drained;
         ``REFUSED`` minus the core's number (``HM_EFULL``, ...) if nothing was taken.
         ``topic`` is not checked for being legal.
+        """
+
+@final
+class Source:
+    """Where a connection is read from: a stream socket, or the ``hm_medium`` at an address."""
+
+    def __new__(cls, fd: int, medium_address: int | None, /) -> Source:
+        """One of the two: ``fd`` is -1 where it is a medium, which stays there as long as anybody
+        may be in a call."""
+
+    def receive(self, buffer: bytearray, start: int, spin_ns: int, timeout_ns: int, /) -> int:
+        """Fill ``buffer`` from ``start`` on: how many bytes, 0 at the end, -HM_EEMPTY if none came.
+
+        Tries for ``spin_ns``, then sleeps until something is there or ``timeout_ns`` (negative:
+        none) have passed since the call; without the GIL.
+
+        Raises:
+            OSError: the medium failed.
+            ValueError: ``start`` is not within the buffer.
         """
 
 @final

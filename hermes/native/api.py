@@ -31,4 +31,5 @@ Message = _fast.Message
 envelope = _fast.envelope
 Reader = _fast.Reader
 Sender = _fast.Sender
+Source = _fast.Source
 REFUSED = _fast.REFUSED

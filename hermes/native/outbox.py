@@ -10,9 +10,9 @@ import os
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from hermes.errors import ConnectionLost, InvalidConfig, SystemFault
+from hermes.errors import InvalidConfig, SystemFault
 from hermes.native._core import ffi, lib
 from hermes.native._errors import check
 from hermes.native.api import Sender
@@ -272,37 +272,3 @@ class Flusher:
 def lengths_of(payloads: Sequence[Bytes]) -> array[int]:
     """The lengths of ``payloads`` as :meth:`Outbox.send_many` wants them."""
     return array("I", map(len, payloads))
-
-
-class SocketReader:
-    """Reads a socket into a buffer, waiting in native code: one call per readiness."""
-
-    __slots__ = ("_error", "_receive", "_source")
-
-    def __init__(self, fd: int) -> None:
-        self._source: Any = fd
-        self._error = ffi.new("int *")
-        self._receive = lib.hm_socket_receive
-
-    def receive(self, address: Any, capacity: int, spin_ns: int, timeout_ns: int) -> int:
-        """Fill ``capacity`` bytes at ``address``: how many, 0 at the end, -HM_EEMPTY if none came.
-
-        Raises:
-            ConnectionLost: the socket failed.
-        """
-        error = self._error
-        count: int = self._receive(self._source, address, capacity, spin_ns, timeout_ns, error)
-        if count == SYSTEM:
-            raise ConnectionLost(f"the connection broke while receiving: {os.strerror(error[0])}")
-        return count
-
-
-class MediumReader(SocketReader):
-    """Likewise for the ``hm_medium`` at an address."""
-
-    __slots__ = ()
-
-    def __init__(self, address: int) -> None:
-        super().__init__(-1)
-        self._source = ffi.cast("hm_medium *", address)
-        self._receive = lib.hm_medium_receive

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import socket
 import struct
 import sys
+import threading
+import time
 
 import pytest
 from hermes.native._core import lib
 
 from hermes.native import _fast
-from hermes.native.api import API_VERSION, REFUSED, Message, Reader, api_address
-from hermes.native.outbox import Outbox
+from hermes.native.api import API_VERSION, REFUSED, Message, Reader, Source, api_address
+from hermes.native.outbox import EMPTY, Outbox
 from hermes.wire import messages as m
 from hermes.wire.codec import ControlEncoder
 
@@ -289,3 +293,53 @@ def test_the_table_is_of_the_version_the_headers_say():
     """api_address() names a table whose version is HM_API_VERSION."""
     assert API_VERSION == lib.HM_API_VERSION
     assert api_address() != 0
+
+
+def test_a_source_reads_behind_what_is_held_and_says_how_it_went():
+    """Bytes go to the place asked for; nothing, the end and a failure are told apart."""
+    ours, theirs = socket.socketpair()
+    buffer = bytearray(b"12345678")
+    with ours, theirs:
+        source = Source(ours.fileno(), None)
+
+        assert source.receive(buffer, 2, 0, 0) == EMPTY
+        theirs.send(b"abc")
+        assert source.receive(buffer, 2, 0, -1) == 3
+        assert buffer == b"12abc678"
+        theirs.close()
+        assert source.receive(buffer, 0, 0, -1) == 0
+        with pytest.raises(OSError, match="Bad file descriptor") as caught:
+            Source(1_000_000, None).receive(buffer, 0, 0, 0)
+        assert caught.value.errno == errno.EBADF
+
+
+@pytest.mark.parametrize("start", [-1, 8, 9])
+def test_a_source_is_not_told_to_read_beside_its_buffer(start: int):
+    """A place outside the buffer, its end included, is refused."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs, pytest.raises(ValueError, match="no room"):
+        Source(ours.fileno(), None).receive(bytearray(8), start, 0, 0)
+
+
+def test_a_source_is_one_thing():
+    """Neither a descriptor nor a medium, or both, is a mistake."""
+    for fd, medium in ((-1, None), (3, 4096)):
+        with pytest.raises(ValueError, match="a descriptor or a medium"):
+            Source(fd, medium)
+
+
+@pytest.mark.parametrize("spin_ns", [0, 10_000_000_000])
+def test_others_run_while_a_source_waits(spin_ns: int):
+    """Whoever waits for input, asleep or spinning, has let the GIL go: what it waits for may come
+    from a thread of the same process."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        thread = threading.Thread(target=theirs.send, args=(b"x",))
+        begun = time.monotonic()
+        thread.start()
+
+        size = Source(ours.fileno(), None).receive(bytearray(8), 0, spin_ns, 10_000_000_000)
+
+        thread.join()
+    assert size == 1
+    assert time.monotonic() - begun < 5

@@ -1,7 +1,8 @@
 /* fast.h -- what the files of hermes.native._fast share.
  *
  * The module holds what exists per message as a Python object.  Everything here runs with the GIL
- * held from beginning to end: giving it up costs 80 ns alone and up to 5 ms beside a busy thread.
+ * held from beginning to end, but for waiting: giving it up costs 80 ns alone and up to 5 ms beside
+ * a busy thread.
  * It is built on the limited API (one binary for all versions from 3.11 on), and reaches the core
  * only through its table of functions.
  */
@@ -22,6 +23,7 @@ extern const hm_api *fast_core;
 /* Adds types and constants to the module: 0, or -1 with an exception set. */
 int fast_add_sender(PyObject *module);
 int fast_add_reader(PyObject *module);
+int fast_add_source(PyObject *module);
 
 /* Where a Sender puts its messages; NULL with an exception set: it is no Sender. */
 hm_outbox *fast_outbox_of(PyObject *sender);

@@ -56,6 +56,10 @@ struct hm_api {
     int (*outbox_ack)(hm_outbox *outbox, uint64_t sequence);
     int (*ack_parse)(const uint8_t *payload, uint32_t size, uint32_t *publisher,
                      uint64_t *sequence);
+    int64_t (*socket_receive)(int fd, uint8_t *buffer, uint64_t capacity, uint64_t spin_ns,
+                              int64_t timeout_ns, int *error);
+    int64_t (*medium_receive)(const hm_medium *medium, uint8_t *buffer, uint64_t capacity,
+                              uint64_t spin_ns, int64_t timeout_ns, int *error);
 };
 
 #endif

@@ -19,6 +19,8 @@ static const hm_api api = {
     .outbox_send = hm_outbox_send,
     .outbox_ack = hm_outbox_ack,
     .ack_parse = hm_ack_parse,
+    .socket_receive = hm_socket_receive,
+    .medium_receive = hm_medium_receive,
 };
 
 const hm_api *hm_api_get(void) {
