@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -436,6 +437,79 @@ def test_many_small_repairs_take_turns_too() -> None:
 
     order = [one.is_repeat for one in data(cast.sent)]
     assert order[:40] == [True] * 40
+
+
+@pytest.mark.parametrize("unicast", [0, 1])
+def test_callers_share_what_is_repeated(unicast: int) -> None:
+    """However much one calls for, and in however many ranges, each has as many bytes in turn."""
+    cast = Cast(unicast=unicast)
+    for through in (1, 2):
+        cast.cast(batch(through, 300_000))
+    cast.run(10 * MS)
+    cast.sent.clear()
+
+    cast.call((0, 200_000), caller=1)
+    for start in range(400_000, 500_000, 64 * PAYLOAD):  # as single datagrams, a hole between them
+        cast.call(*((start + at * PAYLOAD, 600) for at in range(64)), caller=2)
+    cast.call((200_000, 200_000), caller=3)
+    cast.run(20 * MS)
+
+    repeats = [one for one in data(cast.sent) if one.is_repeat]
+    shares = [0, 0, 0]
+    for one in repeats[: 6 * TRAIN]:
+        shares[0 if one.position < 200_000 else 2 if one.position < 400_000 else 1] += one.size
+    assert max(shares) - min(shares) <= TRAIN * PAYLOAD
+
+
+def test_what_another_has_called_for_is_not_waited_for() -> None:
+    """Who lacks one datagram in the middle of what a greedy one calls for has it in his own turn,
+    once, and the greedy one has all the rest."""
+    cast = Cast()
+    for through in (1, 2):
+        cast.cast(batch(through, 300_000))
+    cast.run(10 * MS)
+    cast.sent.clear()
+
+    cast.call((0, 600_000), caller=1)
+    cast.call((300_000, 1_000), caller=2)
+    cast.run(20 * MS)
+
+    places = [(one.position, one.size) for one in data(cast.sent)]
+    assert (300_000, 1_000) in places[: TRAIN + 1]
+    covered = sorted(places)
+    assert covered[0][0] == 0
+    assert all(a + size == b for (a, size), (b, _) in itertools.pairwise(covered))
+    assert sum(covered[-1]) == 600_000
+
+
+def test_whoever_has_most_gives_way() -> None:
+    """Where one has filled the list, others find room on it, and only his ranges are spared."""
+    cast = full()
+    most = lib.HU_CAST_REPAIRS
+    for i in range(0, most, 64):
+        cast.call(*((4 * at, 1) for at in range(i, i + 64)), caller=1)
+
+    cast.call(*((100_000 + 4 * at, 1) for at in range(10)), caller=2)
+    cast.call(*((110_000 + 4 * at, 1) for at in range(10)), caller=3)
+    cast.run(3 * MS)
+
+    repeated = {position for position, _ in cast.repeats()}
+    assert {100_000 + 4 * at for at in range(10)} <= repeated
+    assert {110_000 + 4 * at for at in range(10)} <= repeated
+    assert cast.counts()["calls_spared"] == 20
+    assert len(repeated) == most
+
+
+def test_more_callers_than_are_told_apart() -> None:
+    """Those beyond share a place: everybody has what he called for all the same."""
+    cast = full()
+    many = 3 * lib.HU_CAST_CALLERS
+
+    for caller in range(many):
+        cast.call((8 * caller, 4), caller=1000 + caller)
+    cast.run(3 * MS)
+
+    assert sorted(cast.repeats()) == [(8 * caller, 4) for caller in range(many)]
 
 
 # Repairs to one receiver.

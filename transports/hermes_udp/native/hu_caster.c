@@ -13,7 +13,15 @@ typedef struct {
     uint64_t start;
     uint64_t end;
     uint64_t sent_ns; /* 0: it waits */
+    uint32_t caller;  /* whose turn it waits for */
 } repair;
+
+/* Who calls; of more than there is room for, some share one. */
+typedef struct {
+    uint64_t id;
+    uint64_t ranges; /* that wait for its turns, */
+    uint64_t bytes;  /* and how much they are */
+} share;
 
 /* What stands in the stream before a border. */
 typedef struct {
@@ -42,8 +50,11 @@ struct hu_caster {
     repair repairs[HU_CAST_REPAIRS]; /* by target and position, disjoint */
     uint32_t repair_count;
     uint32_t waiting; /* of them */
-    uint32_t cursor;  /* whose turn it is */
-    int64_t credit;   /* bytes that may be repeated before new ones have their turn */
+    uint32_t cursor;  /* where to go on among them */
+    share callers[HU_CAST_CALLERS];
+    uint32_t turn;     /* whose turn it is */
+    int64_t turn_left; /* bytes of it */
+    int64_t credit;    /* bytes that may be repeated before new ones have their turn */
 
     int64_t tokens; /* bytes that may leave now */
     uint64_t tokens_ns;
@@ -91,6 +102,7 @@ hu_caster *hu_caster_new(const hu_caster_options *options, uint64_t now_ns) {
     caster->tokens = caster->credit = HU_CAST_BURST;
     caster->tokens_ns = caster->fed_ns = caster->beacon_ns = now_ns;
     caster->pause_ns = HU_BEACON_MIN;
+    caster->turn = HU_CAST_CALLERS - 1; /* the first place is next */
     caster->beacon =
         (hu_beacon){.history = history, .pattern_size = (uint8_t)options->pattern_size};
     memcpy(caster->beacon.pattern, options->pattern, options->pattern_size);
@@ -246,9 +258,26 @@ static uint32_t find(const hu_caster *caster, uint64_t target, uint64_t position
     return low;
 }
 
+/* A range begins to wait, with `sign` 1, or waits no more, with -1. */
+static void count(hu_caster *caster, const repair *r, int sign) {
+    if (r->sent_ns != 0)
+        return;
+    share *c = &caster->callers[r->caller];
+    caster->waiting += (uint32_t)sign;
+    c->ranges += (uint64_t)(int64_t)sign;
+    c->bytes += sign > 0 ? r->end - r->start : r->start - r->end;
+}
+
+static void resize(hu_caster *caster, repair *r, uint64_t start, uint64_t end) {
+    count(caster, r, -1);
+    r->start = start;
+    r->end = end;
+    count(caster, r, 1);
+}
+
 static void delete_at(hu_caster *caster, uint32_t at) {
     repair *gone = &caster->repairs[at];
-    caster->waiting -= gone->sent_ns == 0;
+    count(caster, gone, -1);
     caster->repair_count--;
     memmove(gone, gone + 1, (caster->repair_count - at) * sizeof *gone);
 }
@@ -262,7 +291,7 @@ static int insert_at(hu_caster *caster, uint32_t at, repair fresh) {
     memmove(place + 1, place, (caster->repair_count - at) * sizeof *place);
     *place = fresh;
     caster->repair_count++;
-    caster->waiting += fresh.sent_ns == 0;
+    count(caster, place, 1);
     return 1;
 }
 
@@ -283,34 +312,88 @@ static void expire(hu_caster *caster, uint32_t at, uint64_t target, uint64_t end
     caster->repair_count -= i - kept;
 }
 
-static int waits_at(const hu_caster *caster, uint32_t at, uint64_t target) {
+/* ---- callers ---- */
+
+/* Its place: one that nothing waits for may be given to another. */
+static uint32_t place_of(hu_caster *caster, uint64_t id) {
+    uint32_t idle = HU_CAST_CALLERS;
+    for (uint32_t i = 0; i < HU_CAST_CALLERS; i++) {
+        if (caster->callers[i].id == id)
+            return i;
+        if (caster->callers[i].ranges == 0 && idle == HU_CAST_CALLERS)
+            idle = i;
+    }
+    if (idle == HU_CAST_CALLERS)
+        return (uint32_t)(id % HU_CAST_CALLERS);
+    caster->callers[idle].id = id;
+    return idle;
+}
+
+/* Gives up a range of whoever has most waiting; 0: nobody has more than `who` would. */
+static int make_room(hu_caster *caster, uint32_t who) {
+    uint32_t greediest = who;
+    for (uint32_t i = 0; i < HU_CAST_CALLERS; i++)
+        if (caster->callers[i].ranges > caster->callers[greediest].ranges)
+            greediest = i;
+    if (caster->callers[greediest].ranges <= caster->callers[who].ranges + 1)
+        return 0;
+    uint32_t at = caster->repair_count - 1;
+    while (caster->repairs[at].sent_ns != 0 || caster->repairs[at].caller != greediest)
+        at--;
+    delete_at(caster, at);
+    caster->counters.calls_spared++;
+    return 1;
+}
+
+/* What of [start, end) waits as number `at` waits for a turn of `who` from now on, if it comes sooner.
+ */
+static void claim(hu_caster *caster, uint32_t at, uint64_t start, uint64_t end, uint32_t who) {
+    repair whole = caster->repairs[at], part = whole;
+    part.start = most(start, whole.start);
+    part.end = least(end, whole.end);
+    part.caller = who;
+    uint32_t more = (uint32_t)(whole.start < part.start) + (uint32_t)(part.end < whole.end);
+    if (whole.sent_ns != 0 || caster->repair_count + more > HU_CAST_REPAIRS ||
+        caster->callers[whole.caller].bytes <= caster->callers[who].bytes + part.end - part.start)
+        return;
+    delete_at(caster, at);
+    if (part.end < whole.end)
+        insert_at(caster, at, (repair){whole.target, part.end, whole.end, 0, whole.caller});
+    insert_at(caster, at, part);
+    if (whole.start < part.start)
+        insert_at(caster, at, (repair){whole.target, whole.start, part.start, 0, whole.caller});
+}
+
+static int waits_at(const hu_caster *caster, uint32_t at, uint64_t target, uint32_t who) {
     return at < caster->repair_count && caster->repairs[at].target == target &&
-           caster->repairs[at].sent_ns == 0;
+           caster->repairs[at].sent_ns == 0 && caster->repairs[at].caller == who;
 }
 
 /* Has [start, end), which lies between number `at` - 1 and number `at`, wait: joined to neighbours
  * that do.  0: there is no room. */
-static int enqueue(hu_caster *caster, uint32_t at, uint64_t target, uint64_t start, uint64_t end) {
+static int enqueue(hu_caster *caster, uint32_t at, uint64_t target, uint64_t start, uint64_t end,
+                   uint32_t who) {
     repair *list = caster->repairs;
-    int before = at > 0 && waits_at(caster, at - 1, target) && list[at - 1].end == start;
-    int behind = waits_at(caster, at, target) && list[at].start == end;
+    int before = at > 0 && waits_at(caster, at - 1, target, who) && list[at - 1].end == start;
+    int behind = waits_at(caster, at, target, who) && list[at].start == end;
     if (before && behind) {
-        list[at - 1].end = list[at].end;
+        uint64_t last = list[at].end;
         delete_at(caster, at);
+        resize(caster, &list[at - 1], list[at - 1].start, last);
     } else if (before) {
-        list[at - 1].end = end;
+        resize(caster, &list[at - 1], list[at - 1].start, end);
     } else if (behind) {
-        list[at].start = start;
+        resize(caster, &list[at], start, list[at].end);
     } else {
-        return insert_at(caster, at, (repair){target, start, end, 0});
+        return insert_at(caster, at, (repair){target, start, end, 0, who});
     }
     return 1;
 }
 
 /* Has those parts of a range wait that neither do nor were repeated within the hold-off.  0: there
  * is no room for them, or no step is left. */
-static int call(hu_caster *caster, uint64_t target, const hu_range *range, uint64_t hold_ns,
-                uint64_t now_ns, uint32_t *steps) {
+static int call(hu_caster *caster, uint64_t target, uint32_t who, const hu_range *range,
+                uint64_t hold_ns, uint64_t now_ns, uint32_t *steps) {
     uint64_t start = most(range->position, hu_caster_oldest(caster));
     uint64_t end = least(range->position + range->size, caster->sent);
     if (range->position + range->size < range->position || start >= end) {
@@ -330,11 +413,16 @@ static int call(hu_caster *caster, uint64_t target, const hu_range *range, uint6
         int met = at < caster->repair_count && next->target == target && next->start < end;
         uint64_t until = met ? next->start : end, on = met ? next->end : end;
         if (until > start) {
-            if (!enqueue(caster, at, target, start, until))
-                return 0;
+            if (!enqueue(caster, at, target, start, until, who)) {
+                if (!make_room(caster, who))
+                    return 0;
+                continue;
+            }
             taken = 1;
+        } else {
+            claim(caster, at, start, end, who);
         }
-        start = on;
+        start = until > start ? until : on;
     }
     caster->counters.calls_held += !taken;
     return 1;
@@ -345,13 +433,13 @@ void hu_caster_status(hu_caster *caster, uint64_t caller, const uint8_t *ranges,
     uint64_t target = caster->options.unicast ? caller : HU_CAST_ALL;
     uint64_t hold_ns = least(most(rtt_ns, HU_CAST_HOLD), HU_CAST_HOLD_MAX);
     uint64_t whole = least(size / HU_RANGE, RANGES_MAX);
-    uint32_t steps = HU_CAST_STEPS;
+    uint32_t steps = HU_CAST_STEPS, who = place_of(caster, caller);
     caster->counters.nacks += whole > 0;
     caster->counters.calls += whole;
     for (uint64_t i = 0; i < whole; i++) {
         hu_range range;
         hu_range_decode(ranges + i * HU_RANGE, &range);
-        if (!call(caster, target, &range, hold_ns, now_ns, &steps)) {
+        if (!call(caster, target, who, &range, hold_ns, now_ns, &steps)) {
             caster->counters.calls_spared += whole - i; /* they are called for again */
             break;
         }
@@ -361,10 +449,10 @@ void hu_caster_status(hu_caster *caster, uint64_t caller, const uint8_t *ranges,
 /* The first `size` bytes of number `at` are being repeated; returns who is next. */
 static uint32_t repeat_at(hu_caster *caster, uint32_t at, uint64_t size, uint64_t now_ns) {
     repair *r = &caster->repairs[at];
-    repair done = {r->target, r->start, r->start + size, now_ns};
+    repair done = {r->target, r->start, r->start + size, now_ns, r->caller};
     uint32_t behind = at; /* the rest waits until the others have had their turn */
     if (done.end < r->end) {
-        r->start = done.end;
+        resize(caster, r, done.end, r->end);
         behind++;
     } else {
         delete_at(caster, at);
@@ -372,35 +460,45 @@ static uint32_t repeat_at(hu_caster *caster, uint32_t at, uint64_t size, uint64_
     return behind + (uint32_t)insert_at(caster, at, done); /* no room: it may be repeated twice */
 }
 
+/* The number of the range whose turn it is; something waits. */
+static uint32_t next_in_turn(hu_caster *caster, uint64_t size_max) {
+    while (caster->turn_left <= 0 || caster->callers[caster->turn].ranges == 0) {
+        caster->turn = (caster->turn + 1) % HU_CAST_CALLERS;
+        caster->turn_left = (int64_t)size_max;
+    }
+    for (;; caster->cursor++) {
+        if (caster->cursor >= caster->repair_count)
+            caster->cursor = 0;
+        const repair *r = &caster->repairs[caster->cursor];
+        if (r->sent_ns == 0 && r->caller == caster->turn)
+            return caster->cursor;
+    }
+}
+
 /* The next to repeat: what of it is kept, `size_max` bytes at most; size 0: there is none. */
 static void next_repeat(hu_caster *caster, uint64_t size_max, uint64_t now_ns, hu_span *span) {
     uint64_t oldest = hu_caster_oldest(caster);
     while (caster->waiting > 0) {
-        if (caster->cursor >= caster->repair_count)
-            caster->cursor = 0;
-        uint32_t at = caster->cursor;
+        uint32_t at = next_in_turn(caster, size_max);
         repair *r = &caster->repairs[at];
-        if (r->sent_ns != 0) {
-            caster->cursor++;
-            continue;
-        }
         if (r->end <= oldest) {
             delete_at(caster, at);
             caster->counters.calls_late++;
             continue;
         }
-        r->start = most(r->start, oldest);
+        resize(caster, r, most(r->start, oldest), r->end);
         uint64_t size = least(r->end - r->start, size_max);
         *span = (hu_span){r->start, size, 1, 0};
         caster->train_target = r->target;
         caster->credit = bounded(caster->credit - (int64_t)size);
+        caster->turn_left -= (int64_t)size;
         caster->cursor = repeat_at(caster, at, size, now_ns);
         return;
     }
 }
 
 static void unrepeat(hu_caster *caster, uint64_t position, uint64_t end) {
-    uint32_t at = find(caster, caster->train_target, position);
+    uint32_t at = find(caster, caster->train_target, position), who = caster->turn;
     repair *r = &caster->repairs[at];
     if (at < caster->repair_count && r->target == caster->train_target && r->sent_ns != 0 &&
         r->start <= position && r->end == end) {
@@ -410,7 +508,8 @@ static void unrepeat(hu_caster *caster, uint64_t position, uint64_t end) {
         else
             at++;
     }
-    enqueue(caster, at, caster->train_target, position, end); /* no room: it is called for again */
+    /* No room: it is called for again. */
+    enqueue(caster, at, caster->train_target, position, end, who);
 }
 
 /* ---- sending ---- */

@@ -16,7 +16,8 @@
  * What waits, or was repeated within the caller's round trip, is not taken a second time, whoever
  * calls: one loss that a thousand receivers share costs one repeat.  Repeats count against `rate`
  * like everything else and take turns with what is new, so calls for no end of ranges cost the
- * others half of it at most.
+ * others half of it at most.  Of that half, each caller has a train in turn, and where the list is
+ * full, whoever has most on it gives way.
  *
  * Beacons say where the stream stands: 1, 2, 4, ... ms after the last bytes, so that who missed
  * these learns of them soon, and every HU_BEACON_MAX whatever happens.
@@ -39,6 +40,7 @@ typedef struct hu_caster hu_caster;
 #define HU_CAST_BURST    65536     /* bytes that may leave at once before `rate` holds them */
 #define HU_CAST_AHEAD    1048576   /* bytes taken before they have left; or an eighth of history */
 #define HU_CAST_REPAIRS  512       /* ranges that wait or were repeated; more are called again */
+#define HU_CAST_CALLERS  64        /* told apart while they wait for repairs; more share places */
 #define HU_CAST_STEPS    1024      /* of them looked at for one status, whatever it calls for */
 #define HU_CAST_BORDERS  256       /* borders remembered, evenly spread over the history */
 #define HU_CAST_RATE_MIN 65536     /* bytes a second */
