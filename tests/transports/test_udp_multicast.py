@@ -146,6 +146,22 @@ def test_many_receivers_under_loss_get_all_of_it(repair: str) -> None:
     print({key: value for key, value in caster.items() if key.startswith("group_")})
 
 
+def test_another_caster_in_the_group_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever comes back to a group and finds another broker there is told of both; the same one is
+    no news."""
+    with casting() as (first, url):
+        for _ in range(2):
+            hermes.connect(url, timeout=DEADLINE_S).close()
+        before = first.listeners[0].doors["unicast"].removeprefix("udp://")
+        assert not [one for one in caplog.records if one.name == "hermes.udp"]
+    with hermes.Broker(listeners=[url], storage="memory:") as second:
+        hermes.connect(url, timeout=DEADLINE_S).close()
+        now = second.listeners[0].doors["unicast"].removeprefix("udp://")
+
+    (record,) = [one for one in caplog.records if one.name == "hermes.udp"]
+    assert f"{now} casts to the group now, and {before} did before" in record.message
+
+
 def interface_of_ipv6() -> str:
     """One by which a datagram to a group of IPv6 comes back; skips, with the reasons, without."""
     problems = []

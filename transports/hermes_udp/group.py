@@ -9,6 +9,7 @@ joined for as long as there may be such.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import socket
@@ -44,7 +45,12 @@ HELD_SHARE = 2
 """While it serves none, the group is held until this part of its window is full."""
 NEVER = 1 << 62
 """A time that does not come."""
+CASTERS_MAX = 64
+"""Groups of which it is known who cast to them last."""
+LOG = logging.getLogger("hermes.udp")
 
+_casters: dict[Group, Any] = {}
+"""Whose beacon was believed last, in this process."""
 _STOPS = frozenset({lib.HU_SELECT_MORE, lib.HU_SELECT_FULL})
 """What ends a walk without anything to be done about it."""
 
@@ -74,6 +80,7 @@ def dial(url: Url, group: Group, options: DialOptions, timeout_ns: int) -> Group
             f"{url}: no beacon came from the group: check that a broker casts to it (`hermes serve "
             "--transport` with this URL), and that interface=... names the interface it comes by"
         )
+    _compare(url, group, caster)
     try:
         sock = _options.connected(group.family, caster, options)
     except OSError as error:
@@ -83,6 +90,22 @@ def dial(url: Url, group: Group, options: DialOptions, timeout_ns: int) -> Group
     if not isinstance(found, UdpChannel):
         raise ConnectFailed(f"{url}, cast from {host_port(caster)}: {found}")
     return GroupChannel(found, group, options)
+
+
+def _compare(url: Url, group: Group, caster: Any) -> None:
+    """Tell of it if another casts to the group than before: its log may be another one, too."""
+    before = _casters.pop(group, caster)
+    if before != caster:
+        LOG.warning(
+            "%s: %s casts to the group now, and %s did before: the broker was restarted, or two cast "
+            "to one group, which would each need a group of its own",
+            url,
+            host_port(caster),
+            host_port(before),
+        )
+    while len(_casters) >= CASTERS_MAX:
+        del _casters[next(iter(_casters))]
+    _casters[group] = caster
 
 
 def _await_beacon(sock: socket.socket, deadline: int | None) -> Any:
