@@ -240,7 +240,11 @@ class Publisher:
 
     @property
     def acked(self) -> int:
-        """Sequence up to which everything is acknowledged, as far as is known; 0: none."""
+        """Sequence up to which everything is acknowledged, as far as is known; 0: none.
+
+        Takes what has arrived, but does not wait for more.  While the connection is broken it may try
+        to connect again, for a quarter of a second.
+        """
         if not self._closed:
             self._client.tend(self._line)
         return self._outbox.status().acked
@@ -365,7 +369,7 @@ class Publisher:
         """The message is in the outbox: wait until it is on the wire, unless it lingers."""
         client, outbox, line = self._client, self._outbox, self._line
         if line.lingers:
-            client.tend(line)
+            client.tend(line, client.deadline(timeout))
             return sequence
         if outbox.status().sent >= sequence:
             return sequence

@@ -27,6 +27,8 @@ SLICE_NS = 200_000_000
 """How long a thread waits at a time: how late it may notice that another closed or reconnected."""
 ATTEMPT_S = 5.0
 """Seconds one attempt may take: a broker that is up answers sooner."""
+GLANCE_S = 0.25
+"""Seconds of an attempt that nobody has said to wait for: a broker on another continent answers in it."""
 NS_PER_S = 1_000_000_000
 
 _pumps: weakref.WeakSet[Pump] = weakref.WeakSet()
@@ -159,13 +161,17 @@ class Pump(ABC):
                 return ready()
         return True
 
-    def tend(self, line: Line) -> None:
+    def tend(self, line: Line, deadline: int | None = None) -> None:
         """Take what has arrived, send what waits and settle ``line``, without waiting, if nobody else
-        is at it."""
+        is at it.
+
+        Where the connection is broken, and it is time to, one attempt is made to connect again: until
+        ``deadline`` at most, by default for GLANCE_S.
+        """
         if self._lock.acquire(blocking=False):
             try:
                 if not self._closed and self._failure is None:
-                    self._tend()
+                    self._tend(deadline)
                 line.settle()
             finally:
                 self._lock.release()
@@ -234,10 +240,10 @@ class Pump(ABC):
         finally:
             self._asking -= 1
 
-    def _tend(self) -> None:
+    def _tend(self, deadline: int | None) -> None:
         if self._link is None:
             now = time.monotonic_ns()
-            self._reconnect(now, 0, now + int(ATTEMPT_S * NS_PER_S))
+            self._reconnect(now, 0, deadline or now + int(GLANCE_S * NS_PER_S))
         elif not self._pumping:
             self.wait(lambda: False, 0, writing=True)
 

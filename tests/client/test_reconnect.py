@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import hermes
+from hermes.client.pump import GLANCE_S
 from hermes.errors import (
     ConnectFailed,
     ConnectionLost,
@@ -20,6 +21,7 @@ from hermes.errors import (
     Timeout,
 )
 from hermes.native import Log
+from hermes.transport import Channel
 from tests.client.conftest import Wire
 
 
@@ -434,3 +436,35 @@ def test_a_commit_survives_a_broken_connection(wire: Wire):
         client.ping()
 
         assert client.subscribe("md.a", durable="app").receive(5).payload == b"1"
+
+
+@pytest.mark.parametrize(("timeout", "bound"), [(0.1, 0.1), (None, 3), ("acked", GLANCE_S)])
+def test_nobody_waits_longer_than_he_said_for_an_attempt(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch, timeout: float | str | None, bound: float
+):
+    """A lingering send() tries to connect again within its own timeout, or the client's; ``acked``
+    within a moment."""
+    with hermes.connect(wire.url, timeout=3) as client:
+        publisher = client.publisher("md.a", linger=0.001)
+        wire.refusing = True
+        wire.cut()
+        with pytest.raises(Timeout):
+            client.ping(timeout=0.2)  # by now the loss is known
+        dial, limits = client._dial, []
+
+        def watched(limit: int) -> Channel:
+            limits.append((limit - time.monotonic_ns()) / 1e9)
+            return dial(limit)
+
+        monkeypatch.setattr(client, "_dial", watched)
+        monkeypatch.setattr(client, "_next_ns", 0)  # it is time to try
+
+        if isinstance(timeout, str):
+            assert publisher.acked == 0
+        else:
+            assert publisher.send(b"x", timeout=timeout) == 1
+
+        assert len(limits) == 1
+        assert limits[0] <= bound
+        wire.refusing = False
+        publisher.flush(10)
