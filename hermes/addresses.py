@@ -11,12 +11,15 @@ import ipaddress
 import socket
 from typing import Any
 
-from hermes.errors import AddressInUse, InvalidUrl
+from hermes.errors import AddressInUse, ConnectFailed, InvalidUrl, SystemFault
 from hermes.url import Url
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 7601
 NO_SUCH_ADDRESS = frozenset({errno.EADDRNOTAVAIL, errno.ENODEV})
+
+NO_ANSWER = frozenset({socket.EAI_AGAIN, socket.EAI_FAIL})
+"""What looking up a name fails with when that says nothing of the name."""
 
 
 def addresses(
@@ -26,6 +29,7 @@ def addresses(
 
     Raises:
         InvalidUrl: it has a path, its host is unknown here, or it is a multicast group.
+        ConnectFailed, SystemFault: as :func:`resolve`.
     """
     refuse_path(url)
     port = default_port if url.port is None else url.port
@@ -46,11 +50,18 @@ def resolve(
 
     Raises:
         InvalidUrl: the name does not resolve.
+        ConnectFailed: nobody says right now whether it does; ``passive``: a plain SystemFault.
     """
     flags = socket.AI_PASSIVE if passive else 0
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
     except OSError as error:
+        if error.errno in NO_ANSWER:
+            kind = SystemFault if passive else ConnectFailed
+            raise kind(
+                f"{url}: the host {host!r} cannot be looked up now ({error}); try again when the "
+                "name server answers, or give an address"
+            ) from error
         raise InvalidUrl(
             f"{url}: the host {host!r} is unknown here ({error}); check its spelling"
         ) from error

@@ -17,7 +17,7 @@ from hermes.client.link import Link, Output
 from hermes.client.output import ChannelOutput
 from hermes.client.pump import ATTEMPT_S, NS_PER_S, SLICE_NS, Pump
 from hermes.client.session import Line, Session
-from hermes.errors import ConnectFailed, ConnectionLost, HermesError, Refused, Timeout
+from hermes.errors import ConnectFailed, ConnectionLost, HermesError, InvalidUrl, Refused, Timeout
 from hermes.native.outbox import Flusher, Outbox
 from hermes.transport import Channel, medium_of, refuse_listen_options
 from hermes.url import Url
@@ -193,8 +193,10 @@ class Reconnecting(Pump):
         self._attempts += 1
         try:
             self._establish(self._dial(limit), limit)
-        except (ConnectFailed, ConnectionLost, Timeout) as error:
-            self._failed_attempt(error)
+        except (ConnectFailed, ConnectionLost, InvalidUrl, Timeout) as error:
+            self._failed_attempt(
+                error
+            )  # the URL was good before: its name is not known for a while
         except HermesError as error:
             self._give_up(error)
             raise

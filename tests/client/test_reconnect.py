@@ -16,8 +16,10 @@ from hermes.errors import (
     ConnectFailed,
     ConnectionLost,
     HermesError,
+    InvalidUrl,
     MalformedInput,
     Refused,
+    SystemFault,
     Timeout,
 )
 from hermes.native import Log
@@ -468,3 +470,44 @@ def test_nobody_waits_longer_than_he_said_for_an_attempt(
         assert limits[0] <= bound
         wire.refusing = False
         publisher.flush(10)
+
+
+@pytest.mark.parametrize("code", [socket.EAI_AGAIN, socket.EAI_NONAME])
+def test_a_name_that_is_not_found_for_a_while_is_looked_up_again(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch, code: int
+):
+    """A name server that is away while a client reconnects is another attempt that failed."""
+    with hermes.connect(wire.url, timeout=20) as client:
+        lookups: list[object] = []
+
+        def away(*arguments: object, **options: object) -> None:
+            lookups.append(arguments)
+            raise socket.gaierror(code, "no")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(socket, "getaddrinfo", away)
+            wire.cut()
+            with pytest.raises(Timeout):
+                client.ping(timeout=0.3)
+
+        assert lookups
+        assert client.ping() > 0
+        assert wire.connections == 2
+
+
+def test_no_answer_about_a_name_is_no_mistake_of_whoever_gave_it(monkeypatch: pytest.MonkeyPatch):
+    """A name server that does not answer is not blamed on the URL, a name it does not know is."""
+    failure = socket.gaierror(socket.EAI_AGAIN, "no answer")
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+
+    with pytest.raises(ConnectFailed, match=r"'broker' cannot be looked up now .*no answer"):
+        hermes.connect("tcp://broker:7601")
+    with pytest.raises(SystemFault, match="cannot be looked up now"):
+        hermes.Broker(listeners=["tcp://broker:7601"], storage="memory:").start()
+    failure = socket.gaierror(socket.EAI_NONAME, "unknown")
+    with pytest.raises(InvalidUrl, match="check its spelling"):
+        hermes.connect("tcp://broker:7601")

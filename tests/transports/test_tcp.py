@@ -83,8 +83,14 @@ def test_url_with_a_path_is_refused(kernel: Any) -> None:
         listen("tcp://127.0.0.1:0/data", kernel)
 
 
-def test_unknown_host_is_refused(kernel: Any) -> None:
+def test_unknown_host_is_refused(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A host that does not resolve is a wrong URL, and says so."""
+
+    def unknown(*arguments: object, **options: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "unknown")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+
     with pytest.raises(InvalidUrl, match="unknown here"):
         listen("tcp://no-such-host.invalid:0", kernel)
 
