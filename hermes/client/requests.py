@@ -178,18 +178,24 @@ class Requests(Reconnecting):
 
     def _round_trip(self, ready: Callable[[], bool], deadline: int | None, what: str) -> None:
         """Wait until the broker has answered everything sent so far, or ``ready``."""
-        self._until(self._greeted_there, deadline, what)
-        token = secrets.randbits(62)
-        session, protocol = self._session, self._session.protocol
-        self._say(protocol.ping(token))
+        session = self._session
+        while True:
+            self._until(self._greeted_there, deadline, what)
+            token, protocol = secrets.randbits(62), session.protocol
+            session.pings.add(token)
+            self._say(protocol.ping(token))
 
-        def answered() -> bool:
-            return token in session.pongs or ready() or session.protocol is not protocol
+            def answered(token: int = token, protocol: object = protocol) -> bool:
+                other = session.protocol is not protocol
+                return token not in session.pings or ready() or other
 
-        self._answer_to(answered, deadline, what)
-        session.pongs.discard(token)
-        if session.protocol is not protocol:  # reconnected: what was asked is asked again by itself
-            self._round_trip(ready, deadline, what)
+            try:
+                self._answer_to(answered, deadline, what)
+            finally:
+                session.pings.discard(token)
+            if session.protocol is protocol:
+                return
+            # Reconnected: what was asked is asked again by itself.
 
     def _forget_feed(self, feed: Feed) -> None:
         self._session.feeds.pop(feed.id, None)

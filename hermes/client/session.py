@@ -209,7 +209,8 @@ class Session:
         self.senders: dict[int, Sender] = {}
         """Of the lines whose messages are done with once they are appended."""
         self.answers: dict[int, Answer] = {}
-        self.pongs: set[int] = set()
+        self.pings: set[int] = set()
+        """Tokens of the pings that somebody awaits the answers to."""
         self.failure: HermesError | None = None
         """Why the broker ended the connection, if it did."""
         self.failure_passes = False
@@ -242,7 +243,6 @@ class Session:
         self.failure, self.failure_passes, self.closed = None, False, False
         for line in self.lines.values():
             line.opened = None
-        self.pongs.clear()
         for subscription in resume.subscriptions:
             self._take_back(subscription)
         hello = self.protocol.hello(client=client, identity=identity, credentials=credentials)
@@ -355,7 +355,7 @@ class Session:
             feed.commits += 1
 
     def _on_pong(self, pong: m.Pong) -> None:
-        self.pongs.add(pong.token)
+        self.pings.discard(pong.token)  # one that nobody awaits any more is none of them
 
     def _on_info(self, info: m.Info) -> None:
         answer = self.answers.get(info.query)

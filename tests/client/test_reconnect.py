@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
+from copy import copy
 from pathlib import Path
 
 import pytest
@@ -511,3 +513,41 @@ def test_no_answer_about_a_name_is_no_mistake_of_whoever_gave_it(monkeypatch: py
     failure = socket.gaierror(socket.EAI_NONAME, "unknown")
     with pytest.raises(InvalidUrl, match="check its spelling"):
         hermes.connect("tcp://broker:7601")
+
+
+def test_answers_that_nobody_awaits_any_more_are_forgotten(wire: Wire):
+    """Pings that timed out leave nothing behind, whether their answers come later or never."""
+    with hermes.connect(wire.url, timeout=20) as client:
+        wire.hold("down")
+        for _ in range(100):
+            with pytest.raises(Timeout):
+                client.ping(timeout=0)
+        wire.let_go()
+
+        assert client.ping() > 0
+
+        assert client._session.pings == set()
+
+
+def test_a_broker_that_comes_and_goes_is_asked_until_it_answers(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+):
+    """However often the connection breaks before the answer, the question is asked again."""
+    breaks = sys.getrecursionlimit()
+    with hermes.connect(wire.url, timeout=None) as client:
+        session, answer_to = client._session, client._answer_to
+        questions: list[str] = []
+
+        def broken(ready: Callable[[], bool], deadline: int | None, what: str) -> None:
+            questions.append(what)
+            if len(questions) < breaks:
+                session.protocol = copy(session.protocol)  # as a new connection has one of its own
+                assert ready()
+            else:
+                answer_to(ready, deadline, what)
+
+        monkeypatch.setattr(client, "_answer_to", broken)
+
+        assert client.ping() > 0
+
+        assert len(questions) == breaks
