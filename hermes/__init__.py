@@ -21,7 +21,10 @@ Names are looked up when they are first used, so that ``import hermes`` costs no
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing takes longer to import than all of this
+    from typing import Any
 
 _HOMES = {
     "Batch": "hermes.client",

@@ -63,6 +63,20 @@ def test_importing_hermes_loads_nothing():
     assert done.stdout.strip() == "[]"
 
 
+def test_importing_hermes_does_not_wait_for_typing() -> None:
+    """What takes longer than the rest together is left to whoever needs it."""
+    code = "import sys, hermes; print('typing' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": str(Path(hermes.__file__).parents[1])},
+    )
+
+    assert done.stdout.strip() == "False"
+
+
 def test_the_headers_are_where_get_include_says():
     """A plugin finds the table of functions among the headers."""
     assert (Path(hermes.get_include()) / "hm_api.h").is_file()
