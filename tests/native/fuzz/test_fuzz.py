@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 TARGETS = sorted(path.stem.removeprefix("fuzz_") for path in HERE.glob("fuzz_*.c"))
 ROUNDS = 300_000
-FEWER_ROUNDS = {"udp": 10_000, "endpoint": 10_000, "group": 5_000, "caster": 5_000}
+FEWER_ROUNDS = {"udp": 10_000, "endpoint": 10_000, "dial": 10_000, "group": 5_000, "caster": 5_000}
 """Mutations where one of them is a whole session's life."""
 LIBFUZZER_S = 4
 
