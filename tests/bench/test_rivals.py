@@ -14,7 +14,7 @@ from hermes.bench.contestant import Contestant, Job
 from hermes.cli import bench_rivals
 
 ROOT = Path(__file__).parents[2]
-DEADLINE_S = 100
+DEADLINE_S = 250
 
 
 @pytest.fixture

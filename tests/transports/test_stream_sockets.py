@@ -121,9 +121,12 @@ def test_connections_over_the_limit_are_closed(kernel: Any, drive: Drive) -> Non
             channel.close()
 
 
-def test_running_out_of_descriptors_pauses_accepting(kernel: Any, drive: Drive) -> None:
+def test_running_out_of_descriptors_pauses_accepting(
+    kernel: Any, drive: Drive, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without descriptors the agent stops accepting, sleeps instead of spinning, and goes on when
     there are some."""
+    monkeypatch.setattr("hermes.serving.ACCEPT_RETRY_NS", 1_000_000_000)  # not while we look
     got = bytearray()
     url = parse_url("tcp://127.0.0.1:0")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
