@@ -279,8 +279,11 @@ class Kernel:
         if holder is not None and not holder.connection.has_owner_of(connection):
             raise RequestRefused("not_allowed", f"the durable name {name!r} is another identity's")
         if not self.positions.has_room(name):
-            text = f"there are {self.config.limits.durables} durable names already"
-            raise RequestRefused("not_allowed", text)
+            most = self.config.limits.durables
+            raise RequestRefused(
+                "too_many_durables",
+                f"the broker keeps the positions of {most} durable names, as many as it may",
+            )
         return self.positions.get(name)
 
     def claim_durable(self, name: str, subscription: Subscription) -> None:
@@ -290,6 +293,7 @@ class Kernel:
         """
         older = self._durables.get(name)
         self._durables[name] = subscription
+        self.positions.reserve(name)
         if older is not None:
             older.connection.durable_taken(older, subscription)
 
@@ -298,6 +302,7 @@ class Kernel:
         name = subscription.durable
         if name is not None and self._durables.get(name) is subscription:
             del self._durables[name]
+            self.positions.release(name)
 
     def may_claim_publisher(self, identity: bytes, connection: Connection) -> bool:
         """Whether nobody else's connection has this publisher id open."""

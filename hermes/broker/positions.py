@@ -1,23 +1,32 @@
 """Durable positions: how far each named subscription has come, kept in the storage.
 
 Commits are collected and written by a helper thread, many at a time: the loop never waits for a
-disk.  Knows no connection; who committed is told through a callback, on the loop's thread.
+disk, nor for the names that have not changed to be encoded.  Knows no connection; who committed is
+told through a callback, on the loop's thread.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
+from queue import SimpleQueue
 
 import msgspec
 
-from hermes.errors import HermesError, StorageDamaged
+from hermes.errors import HermesError, StorageDamaged, StorageFailed
 from hermes.storage import Storage
+
+LOG = logging.getLogger("hermes.broker")
 
 STATE = "positions"
 """Under this name the storage keeps them."""
+PARTS = 256
+"""Parts of the encoded state: of 65,536 names, a commit has 256 encoded again."""
 
 Done = Callable[[HermesError | None], None]
+_Names = dict[str, dict[str, int]]
 
 
 class Positions:
@@ -29,10 +38,14 @@ class Positions:
         self._storage = storage
         self._call = call
         self._names_max = names_max
-        self._stored = self._load()
+        self._stored = self._load()  # what is in it by stream is replaced, never changed
+        self._reserved: set[str] = set()  # in use, and nothing committed yet
+        self._changed: _Names = {}
         self._waiting: list[Done] = []
         self._writing = False
         self._thread: threading.Thread | None = None
+        self._tasks: SimpleQueue[tuple[_Names, list[Done]] | None] = SimpleQueue()
+        self._image = _Image(self._stored)  # the writer's, while it writes
         self.saves = 0
         """Writes finished."""
 
@@ -40,13 +53,23 @@ class Positions:
         """What ``name`` has committed, stream by stream; None if nothing."""
         return self._stored.get(name)
 
-    def names(self) -> list[str]:
-        """Every name that has committed something."""
-        return sorted(self._stored)
+    def __len__(self) -> int:
+        """How many names have committed something."""
+        return len(self._stored)
 
     def has_room(self, name: str) -> bool:
-        """Whether ``name`` may commit."""
-        return name in self._stored or len(self._stored) < self._names_max
+        """Whether ``name`` may be used: it has committed something, or may still."""
+        known = name in self._stored or name in self._reserved
+        return known or len(self._stored) + len(self._reserved) < self._names_max
+
+    def reserve(self, name: str) -> None:
+        """``name`` is in use: keep a place for what it commits."""
+        if name not in self._stored:
+            self._reserved.add(name)
+
+    def release(self, name: str) -> None:
+        """``name`` is in use no more."""
+        self._reserved.discard(name)
 
     def commit(self, name: str, positions: dict[str, int], done: Done) -> None:
         """Remember ``positions``; ``done`` is called when they are stored, or with what prevented
@@ -55,9 +78,10 @@ class Positions:
         Positions only move forwards: what is committed late, of an older connection, does not
         rewind a name.
         """
-        held = self._stored.setdefault(name, {})
-        for stream, sequence in positions.items():
-            held[stream] = max(sequence, held.get(stream, 0))
+        held = self._stored.get(name, {})
+        later = {of: max(sequence, held.get(of, 0)) for of, sequence in positions.items()}
+        self._stored[name] = self._changed[name] = {**held, **later}
+        self._reserved.discard(name)
         self._waiting.append(done)
         if not self._writing:
             self._begin()
@@ -66,49 +90,89 @@ class Positions:
         """Wait for the write under way and write what is left.  The callbacks that remain are not
         called."""
         if self._thread is not None:
+            self._tasks.put(None)
             self._thread.join()
             self._thread = None
         if self._waiting:
             self._waiting.clear()
-            self._storage.save_state(STATE, msgspec.msgpack.encode(self._stored))
+            self._storage.save_state(STATE, self._image.changed(self._changed))
 
     def _begin(self) -> None:
-        state = msgspec.msgpack.encode(self._stored)
-        covered, self._waiting = self._waiting, []
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="hermes-positions", daemon=True)
+            self._thread.start()
         self._writing = True
-        self._thread = threading.Thread(
-            target=self._write, args=(state, covered), name="hermes-positions", daemon=True
-        )
-        self._thread.start()
+        self._tasks.put((self._changed, self._waiting))
+        self._changed, self._waiting = {}, []
 
-    def _write(self, state: bytes, covered: list[Done]) -> None:
-        problem: HermesError | None = None
+    def _work(self) -> None:
+        """In the helper thread: write until there is no more to come."""
+        while (task := self._tasks.get()) is not None:
+            changed, covered = task
+            self._call(partial(self._ended, covered, self._write(changed)))
+
+    def _write(self, changed: _Names) -> HermesError | None:
+        """What prevented it."""
         try:
-            self._storage.save_state(STATE, state)
+            self._storage.save_state(STATE, self._image.changed(changed))
         except HermesError as error:
-            problem = error
-        self._call(lambda: self._ended(covered, problem))
+            return error
+        except Exception as error:  # a plugin's: whoever waits is to know
+            LOG.exception("the storage failed to save the durable positions")
+            return StorageFailed(
+                f"the durable positions could not be stored ({type(error).__name__}: {error}): see "
+                "the broker's log"
+            )
+        return None
 
     def _ended(self, covered: list[Done], problem: HermesError | None) -> None:
         self._writing = False
         self.saves += problem is None
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
         for done in covered:
             done(problem)
-        if self._waiting:
+        if self._waiting and not self._writing:
             self._begin()
 
-    def _load(self) -> dict[str, dict[str, int]]:
+    def _load(self) -> _Names:
         state = self._storage.load_state(STATE)
         if state is None:
             return {}
         try:
-            return msgspec.msgpack.decode(state, type=dict[str, dict[str, int]])
+            return msgspec.msgpack.decode(state, type=_Names)
         except msgspec.DecodeError as error:
             raise StorageDamaged(
                 f"the durable positions in {self._storage.url} cannot be read ({error}): move the "
                 "file of that name "
                 f"away; subscriptions then begin as if they had committed nothing"
             ) from error
+
+
+class _Image:
+    """All positions as they are stored, one MessagePack map, in parts that are kept encoded: a save
+    takes the interpreter, and with it the loop, for no longer than copying the whole takes."""
+
+    def __init__(self, names: _Names) -> None:
+        self._parts: list[_Names] = [{} for _ in range(PARTS)]
+        self._encoded = [b""] * PARTS
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._apply(names)
+
+    def changed(self, names: _Names) -> bytes:
+        """The whole, after a change."""
+        self._apply(names)
+        count = sum(map(len, self._parts))
+        return b"".join([b"\xdf", count.to_bytes(4, "big"), *self._encoded])  # map 32
+
+    def _apply(self, names: _Names) -> None:
+        touched = set()
+        for name, positions in names.items():
+            number = hash(name) % PARTS
+            self._parts[number][name] = positions
+            touched.add(number)
+        for number in touched:
+            self._encoded[number] = b"".join(self._entries(self._parts[number]))
+
+    def _entries(self, part: _Names) -> Iterable[bytes]:
+        for name, positions in part.items():
+            yield self._encode(name)
+            yield self._encode(positions)

@@ -91,7 +91,7 @@ def counters(kernel: Kernel) -> dict[str, Any]:
         "violations": kernel.violations,
         "failures": kernel.failures,
         "plugins": {"active": kernel.hooks.names, "failures": kernel.hooks.failures},
-        "durable_names": len(kernel.positions.names()),
+        "durable_names": len(kernel.positions),
         "position_saves": kernel.positions.saves,
         "unpinned_bytes": kernel.copied_bytes,
         "listeners": [{"url": agent.url, **agent.counters()} for agent in kernel.agents],

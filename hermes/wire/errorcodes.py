@@ -209,6 +209,13 @@ ERROR_CODES: dict[str, ErrorCode] = {
         ends_subscription=True,
         raises=errors.Refused,
     ),
+    "too_many_durables": ErrorCode(
+        "the broker keeps the positions of as many durable names as it may",
+        "use a name that is kept already, or raise the broker's limit",
+        fatal=False,
+        ends_subscription=True,
+        raises=errors.Refused,
+    ),
     "commit_refused": ErrorCode(
         "positions cannot be stored: the subscription has no durable name, a stream is unknown, or "
         "a position lies ahead of its stream",

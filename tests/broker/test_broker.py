@@ -384,6 +384,29 @@ def test_a_subscription_that_fails_takes_no_name(serve: Serve, connect: Connect)
     assert first.payloads(1) == [b"x"]
 
 
+def test_durable_names_are_bounded(serve: Serve, connect: Connect) -> None:
+    """With as many durable names as there may be, in use or kept, a further one is refused; one
+    that is kept is not, and one that was never committed makes room when it ends."""
+    client = connect(serve(limits={"durables": 2}))
+
+    client.subscribe(">", 1, durable="kept")
+    client.send(client.protocol.commit(1, {"default": 0}))
+    client.expect(m.Commit)
+    client.send(client.protocol.unsubscribe(1))
+    client.subscribe(">", 2, durable="unused")
+    client.subscribe(">", 3, durable="refused")
+    refused = client.expect(m.Error)
+    client.subscribe(">", 4, durable="kept")
+    client.send(client.protocol.unsubscribe(2))
+    client.subscribe(">", 5, durable="next")
+    client.send(client.protocol.commit(5, {"default": 0}))
+    client.expect(m.Commit, lambda commit: commit.subscription == 5)
+
+    assert (refused.code, refused.subscription) == ("too_many_durables", 3)
+    assert "2" in refused.message
+    assert len([event for event in client.events if isinstance(event, m.Error)]) == 1
+
+
 @pytest.mark.parametrize("positions", [{"default": 5}, {"nowhere": 1}])
 def test_impossible_commit_is_refused(
     serve: Serve, connect: Connect, positions: dict[str, int]

@@ -1,0 +1,147 @@
+"""Durable positions: what is stored, when it is told, and what it costs the loop."""
+
+from __future__ import annotations
+
+import logging
+import queue
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from hermes.broker import positions as module
+from hermes.broker.positions import STATE, Positions
+from hermes.errors import HermesError, StorageFailed, StorageFull
+
+DEADLINE_S = 10.0
+
+
+class Shelf:
+    """A storage that keeps states in memory, and fails when it is told to."""
+
+    url = "shelf:"
+
+    def __init__(self) -> None:
+        self.states: dict[str, bytes] = {}
+        self.problem: Exception | None = None
+
+    def load_state(self, name: str) -> bytes | None:
+        return self.states.get(name)
+
+    def save_state(self, name: str, state: bytes) -> None:
+        if self.problem is not None:
+            raise self.problem
+        self.states[name] = state
+
+
+class Loop:
+    """Calls what it is asked to when the test says so."""
+
+    def __init__(self) -> None:
+        self.calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self.answers: list[HermesError | None] = []
+
+    def until(self, answers: int) -> None:
+        """Run until so many commits are answered."""
+        while len(self.answers) < answers:
+            self.calls.get(timeout=DEADLINE_S)()
+
+
+@pytest.fixture
+def shelf() -> Shelf:
+    """An empty one."""
+    return Shelf()
+
+
+@pytest.fixture
+def loop() -> Loop:
+    """One that has nothing to do."""
+    return Loop()
+
+
+@pytest.fixture
+def positions(shelf: Any, loop: Loop) -> Iterator[Positions]:
+    """Positions on the shelf."""
+    made = Positions(shelf, loop.calls.put, names_max=100_000)
+    yield made
+    shelf.problem = None
+    made.close()
+
+
+def test_what_is_stored_is_what_was_committed(
+    positions: Positions, shelf: Shelf, loop: Loop
+) -> None:
+    """Any number of names, committed one after another, are stored as one map, and come back."""
+    expected = {}
+    for number in range(1000):
+        name = f"name {number % 700}"
+        expected[name] = {**expected.get(name, {}), f"stream {number % 3}": number}
+        positions.commit(name, {f"stream {number % 3}": number}, loop.answers.append)
+    loop.until(1000)
+    again: Any = shelf
+    other = Positions(again, loop.calls.put, names_max=1)
+
+    assert set(loop.answers) == {None}
+    assert msgspec.msgpack.decode(shelf.states[STATE]) == expected
+    assert {name: other.get(name) for name in expected} == expected
+    assert len(other) == 700
+
+
+def test_a_name_does_not_go_back(positions: Positions, shelf: Shelf, loop: Loop) -> None:
+    """A smaller position of a stream leaves the greater one."""
+    positions.commit("job", {"a": 5, "b": 1}, loop.answers.append)
+    positions.commit("job", {"a": 3, "b": 2}, loop.answers.append)
+    loop.until(2)
+
+    assert msgspec.msgpack.decode(shelf.states[STATE]) == {"job": {"a": 5, "b": 2}}
+
+
+@pytest.mark.parametrize(
+    ("problem", "told"),
+    [(StorageFull("no room"), StorageFull), (OSError(28, "No space left"), StorageFailed)],
+)
+def test_whatever_a_storage_raises_is_told(
+    positions: Positions,
+    shelf: Shelf,
+    loop: Loop,
+    problem: Exception,
+    told: type[HermesError],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A commit that a storage, or a bug in it, prevents is answered; the next has another try."""
+    shelf.problem = problem
+    positions.commit("job", {"a": 1}, loop.answers.append)
+    loop.until(1)
+    shelf.problem = None
+    positions.commit("other", {"a": 1}, loop.answers.append)
+    loop.until(2)
+
+    assert type(loop.answers[0]) is told
+    assert loop.answers[1] is None
+    assert msgspec.msgpack.decode(shelf.states[STATE]) == {"job": {"a": 1}, "other": {"a": 1}}
+    logged = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert bool(logged) is not isinstance(problem, HermesError)
+
+
+def test_a_commit_encodes_its_share(
+    positions: Positions, loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of many names that are kept, one commit has no more than a few percent encoded, and none of
+    them on the loop."""
+    for number in range(10_000):
+        positions.commit(f"name {number}", {"a": number}, loop.answers.append)
+    loop.until(10_000)
+    encoded: list[int] = []
+    real = module._Image._entries
+
+    def entries(image: Any, part: Any) -> Any:
+        encoded.append(len(part))
+        return real(image, part)
+
+    monkeypatch.setattr(module._Image, "_entries", entries)
+
+    positions.commit("name 5", {"a": 20_000}, loop.answers.append)
+    loop.until(10_001)
+
+    assert 0 < sum(encoded) < 500
