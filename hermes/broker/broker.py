@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import signal
 import threading
 import time
@@ -29,6 +30,8 @@ from hermes.plugins import Plugins, default_plugins
 from hermes.storage import Progress
 from hermes.transport import refuse_dial_options
 from hermes.url import parse_url
+
+LOG = logging.getLogger("hermes.broker")
 
 T = TypeVar("T")
 
@@ -75,7 +78,9 @@ class Broker(Closable):
         self._hooks: Hooks | None = None
         self._undo = ExitStack()
         self._thread: threading.Thread | None = None
+        self._at = ""
         self._failure: BaseException | None = None
+        self._untold: BaseException | None = None
         self._serving: int | None = None
         self._asked: set[Future[Any]] = set()
         self._stopping = self._aborting = False
@@ -127,6 +132,7 @@ class Broker(Closable):
             kernel.express_spin_ns = loop.spin_ns
         hooks.started(kernel.describe())
         self._kernel, self._loop = kernel, loop
+        self._at = ", ".join(self.urls)
 
     # What is there.
 
@@ -147,6 +153,12 @@ class Broker(Closable):
     def url(self) -> str:
         """Where its first listener is."""
         return self.urls[0]
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended a broker that was started, if it was not asked to end; :meth:`close` raises
+        it."""
+        return self._failure
 
     @property
     def storage_url(self) -> str:
@@ -216,7 +228,7 @@ class Broker(Closable):
             thread.join()
         elif not self._finished:
             self._release()
-        failure, self._failure = self._failure, None
+        failure, self._untold = self._untold, None
         if failure is not None:
             raise failure
 
@@ -228,8 +240,9 @@ class Broker(Closable):
     def _serve_guarded(self) -> None:
         try:
             self._serve()
-        except BaseException as error:  # it is close() that raises it, in the thread that asks
-            self._failure = error
+        except BaseException as error:  # close() raises it, in the thread that asks
+            LOG.exception("the broker at %s has failed, and serves no more", self._at)
+            self._failure = self._untold = error
 
     def _serve(self) -> None:
         kernel, loop = self._opened(), self._loop

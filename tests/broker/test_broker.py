@@ -15,6 +15,7 @@ import pytest
 import hermes
 from hermes.broker import Broker
 from hermes.broker import kernel as kernel_module
+from hermes.broker.queries import PAGE
 from hermes.errors import (
     AddressInUse,
     Closed,
@@ -478,6 +479,47 @@ def test_queries(serve: Serve, connect: Connect) -> None:
     assert stats["clients"][0]["messages_in"] == 3
     assert config["streams"][0]["name"] == "md"
     assert client.query("nonsense").code == "unknown_query"
+
+
+def test_a_query_for_topics_is_answered_in_small_steps(serve: Serve, connect: Connect) -> None:
+    """However little a query finds, the broker looks at a page of topics at a time and serves others
+    in between."""
+    client = connect(serve())
+    client.open()
+    count = 4 * PAGE
+    for number in range(count):
+        client.publish(f"t.{number}", b"")
+    client.acked(count)
+
+    nothing = client.query("topics", pattern="nothing.>")
+    everything = client.query("topics")
+
+    assert len(nothing) >= 4
+    assert not any(nothing)
+    assert sorted(len(page) for page in everything) == [0, PAGE, PAGE, PAGE, PAGE]
+
+
+def test_a_started_broker_that_fails_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    """What ends a broker's own thread is logged at once, can be asked for, and is raised by close()
+    once."""
+    broker = Broker(listeners=["inproc:"], storage="memory:").start()
+    assert broker.failure is None
+    assert broker._loop is not None
+    assert broker._thread is not None
+    problem = RuntimeError("a bug")
+
+    def fail() -> None:
+        raise problem
+
+    broker._loop.call(fail)
+    broker._thread.join(10)
+
+    assert broker.failure is problem
+    assert "serves no more" in caplog.text
+    assert "RuntimeError: a bug" in caplog.text
+    with pytest.raises(RuntimeError):
+        broker.close()
+    broker.close()
 
 
 def test_goodbye_hands_over_what_is_owed(serve: Serve, connect: Connect) -> None:
