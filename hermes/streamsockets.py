@@ -67,7 +67,7 @@ class Acceptor(Protocol):
 class _Link(Link):
     """A connection, with the socket's bound methods and what is owed."""
 
-    __slots__ = ("events", "receive", "send", "small", "stalled")
+    __slots__ = ("events", "owed", "receive", "send", "small", "stalled")
 
     def __init__(self, sock: socket.socket, connection: Connection) -> None:
         super().__init__(sock, connection)
@@ -76,6 +76,7 @@ class _Link(Link):
         self.small = True  # it does not send in bulk
         self.events = _READ
         self.stalled = False  # the medium was full: output waits for EPOLLOUT
+        self.owed = False  # it has had its share of this pass
 
 
 class SocketAgent(ServingAgent[_Link]):
@@ -153,6 +154,7 @@ class SocketAgent(ServingAgent[_Link]):
         if self._owed:
             owed, self._owed = self._owed, []
             for link in owed:
+                link.owed = False
                 self._write(link)
             work += len(owed)
         for connection in self._ready(self):
@@ -202,7 +204,7 @@ class SocketAgent(ServingAgent[_Link]):
 
     def _express(self, link: _Link) -> bool:
         """Have everything done in one call; False: nothing was."""
-        if link.stalled or link.until_ns or link.ended or link.events != _READ:
+        if link.stalled or link.owed or link.until_ns or link.ended or link.events != _READ:
             return False
         done = link.express(link.fd, self._epoll_fd)
         link.small = done >= 0
@@ -256,7 +258,7 @@ class SocketAgent(ServingAgent[_Link]):
     def _write(self, link: _Link) -> None:
         """Hand over what the connection has, until it has no more, the medium is full or its share
         is used up."""
-        if link.stalled or link.until_ns or link.gone:
+        if link.stalled or link.owed or link.until_ns or link.gone:
             return
         connection = link.connection
         for _ in range(WRITES_PER_PASS):
@@ -283,6 +285,7 @@ class SocketAgent(ServingAgent[_Link]):
                 self._note_stall(link)
                 self._watch(link)
                 return
+        link.owed = True
         self._owed.append(link)
 
     def _settle(self, link: _Link) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import resource
 import socket
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
@@ -18,7 +20,7 @@ import pytest
 from hermes import serving
 from hermes.errors import ConnectionLost, WouldBlock
 from hermes.plugins import default_plugins
-from hermes.streamsockets import SocketAgent, SocketChannel
+from hermes.streamsockets import WRITES_PER_PASS, SocketAgent, SocketChannel
 from hermes.transport import Peer
 from hermes.url import parse_url
 from tests.transports.uring import needs_uring
@@ -70,6 +72,42 @@ def test_half_close_still_gets_the_answer(agent: SocketAgent, kernel: Any, drive
     assert got == b"x" * 100_000
     assert kernel.connections[0].ended
     assert kernel.connections[0].lost == [None]
+
+
+@pytest.mark.parametrize("listener", ["tcp://127.0.0.1:0", "inproc:", "udp://127.0.0.1:0"])
+def test_a_pass_gives_a_connection_its_share_once(listener: str, kernel: Any, drive: Drive) -> None:
+    """A connection that has more with every output, and says so, is sent to no more often in the
+    tenth pass than in the first: the others have their turn."""
+    url = parse_url(listener)
+    transport = default_plugins().transport(url.scheme)
+    with (
+        closing(transport.listen(url, kernel)) as agent,
+        ThreadPoolExecutor(1) as dialing,
+    ):
+        dialed = dialing.submit(transport.dial, parse_url(agent.url), 5_000_000_000)
+        drive(agent, lambda: dialed.done() and kernel.connections)
+        (connection,) = kernel.connections
+        connection.source = itertools.repeat(b"x" * 10)
+        kernel.view_max = 10
+        pulls = 0
+        real = connection.output
+
+        def output(limit: int) -> list[memoryview]:
+            nonlocal pulls
+            pulls += 1
+            connection.mark()
+            return real(10)
+
+        connection.output = output
+        connection.mark()
+        shares = []
+        for _ in range(10):
+            pulls = 0
+            agent.poll(0)
+            shares.append(pulls)
+        dialed.result().close()
+
+    assert shares == [WRITES_PER_PASS] * 10
 
 
 def test_many_small_views_stall_as_one_does(agent: SocketAgent, kernel: Any, drive: Drive) -> None:

@@ -55,6 +55,7 @@ class _Link:
         "bulky",
         "connection",
         "ended",
+        "owed",
         "peer",
         "slot",
         "small",
@@ -70,6 +71,7 @@ class _Link:
         self.small = True  # it does not send in bulk
         self.bulky = 0  # reads until that is tried again
         self.stalled = False  # no room: output waits for acknowledgements
+        self.owed = False  # it has had its share of this pass
         self.unread = False  # input stands there that the connection did not want yet
         self.ended = False  # the peer has sent its last byte, and the connection knows
         self.until_ns = 0  # not 0: the connection is over, its last output is repeated until then
@@ -179,6 +181,7 @@ class UdpAgent:
         if self._owed:
             owed, self._owed = self._owed, []
             for link in owed:
+                link.owed = False
                 self._write(link)
             work += len(owed)
         for connection in self._kernel.ready(self):
@@ -376,7 +379,7 @@ class UdpAgent:
     def _write(self, link: _Link) -> None:
         """Hand over what the connection has, until it has no more, the window is full or its share
         is used up."""
-        if link.until_ns:
+        if link.until_ns or link.owed:
             return
         endpoint, slot, connection = self._endpoint, link.slot, link.connection
         for _ in range(WRITES_PER_PASS):
@@ -400,6 +403,7 @@ class UdpAgent:
             if not taken:
                 link.stalled = True
                 return
+        link.owed = True
         self._owed.append(link)
 
     # Ending.
