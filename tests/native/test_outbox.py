@@ -289,6 +289,28 @@ def test_a_lingering_message_goes_out_by_itself_in_time(
     assert 0.045 < min(waits) < 0.5
 
 
+def test_the_shortest_linger_leaves_with_its_outbox(
+    pair: tuple[socket.socket, socket.socket], flusher: Flusher
+):
+    """A linger counts for others as long as its outbox is there: then they linger as they were told."""
+    ours, theirs = pair
+    patient, hasty = Outbox(id=1), Outbox(id=2)
+    flusher.attach(ours.fileno(), 1 << 20)
+    flusher.add(patient, 60_000_000_000)
+    flusher.add(hasty, 1000)
+    theirs.settimeout(60)
+    hasty.sender(b"md.a").send(b"now")
+    assert [m.payload for m in receive_messages(theirs, 1)] == [b"now"]
+
+    flusher.remove(hasty)
+    patient.sender(b"md.a").send(b"much later")
+
+    with pytest.raises(TimeoutError):
+        receive_messages(theirs, 1, timeout=0.2)
+    assert flusher.drain() == 1
+    assert [m.payload for m in receive_messages(theirs, 1)] == [b"much later"]
+
+
 def test_much_of_a_lingering_outbox_goes_out_at_once(
     pair: tuple[socket.socket, socket.socket], flusher: Flusher
 ):

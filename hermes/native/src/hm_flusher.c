@@ -406,6 +406,17 @@ void hm_flusher_detach(hm_flusher *flusher) {
     }
 }
 
+/* The thread looks at it when it next begins to wait: a longer one need not wake it. */
+static void find_shortest_linger(hm_flusher *flusher) {
+    uint64_t shortest = HM_LINGER_MAX;
+    for (uint32_t i = 0; i < flusher->count; i++) {
+        uint64_t linger = flusher->outboxes[i]->linger_ns;
+        if (linger > 0 && linger < shortest)
+            shortest = linger;
+    }
+    atomic_store_explicit(&flusher->linger_ns, shortest, memory_order_relaxed);
+}
+
 int hm_flusher_add(hm_flusher *flusher, hm_outbox *outbox, uint64_t linger_ns) {
     if (linger_ns > HM_LINGER_MAX)
         return -HM_EINVAL;
@@ -416,12 +427,10 @@ int hm_flusher_add(hm_flusher *flusher, hm_outbox *outbox, uint64_t linger_ns) {
     else if (linger_ns > 0 && !flusher->threaded)
         status = start_thread(flusher);
     if (status == 0) {
-        if (linger_ns > 0 &&
-            linger_ns < atomic_load_explicit(&flusher->linger_ns, memory_order_relaxed))
-            atomic_store_explicit(&flusher->linger_ns, linger_ns, memory_order_relaxed);
         outbox->linger_ns = linger_ns;
         outbox->paused = !attached(flusher);
         flusher->outboxes[flusher->count++] = outbox;
+        find_shortest_linger(flusher);
         /* release: pairs with the acquire in `after_put`. */
         atomic_store_explicit(&outbox->flusher, flusher, memory_order_release);
     }
@@ -460,6 +469,7 @@ int hm_flusher_remove(hm_flusher *flusher, hm_outbox *outbox) {
         if (flusher->owner == outbox)
             adopt_batch(flusher);
         flusher->outboxes[i] = flusher->outboxes[--flusher->count];
+        find_shortest_linger(flusher);
         atomic_store_explicit(&outbox->flusher, NULL, memory_order_release);
         status = 0;
         break;
