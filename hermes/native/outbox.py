@@ -32,6 +32,8 @@ SYSTEM: int = -lib.HM_ESYS
 EMPTY: int = -lib.HM_EEMPTY
 NO_TOPIC: int = -lib.HM_ETOPIC
 
+_COUNTS = ffi.typeof("uint64_t[3]")
+
 Bytes = bytes | bytearray | memoryview
 
 
@@ -56,7 +58,7 @@ class Taken:
 class Outbox:
     """A publisher's frames, kept until acknowledged."""
 
-    __slots__ = ("__weakref__", "_counts", "handle")
+    __slots__ = ("__weakref__", "capacity", "handle")
 
     def __init__(self, *, capacity: int = CAPACITY, id: int, first_sequence: int = 1) -> None:
         if capacity < CAPACITY_MIN:
@@ -65,7 +67,8 @@ class Outbox:
         if handle == ffi.NULL:
             raise MemoryError(f"no memory for an outbox of {capacity} bytes")
         self.handle = ffi.gc(handle, lib.hm_outbox_free, size=capacity)
-        self._counts = ffi.new("uint64_t[3]")
+        self.capacity = capacity
+        """Bytes of frames it holds."""
 
     def limit(self, message_max: int) -> None:
         """Refuse payloads over ``message_max`` bytes from now on."""
@@ -175,7 +178,7 @@ class Outbox:
 
     def status(self) -> Status:
         """The last sequences put, sent and acknowledged."""
-        counts = self._counts
+        counts = ffi.new(_COUNTS)  # of this call: another thread may be in one too
         lib.hm_outbox_status(self.handle, counts, counts + 1, counts + 2)
         return Status(counts[0], counts[1], counts[2])
 

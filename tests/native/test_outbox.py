@@ -289,6 +289,31 @@ def test_a_lingering_message_goes_out_by_itself_in_time(
     assert 0.045 < min(waits) < 0.5
 
 
+def test_the_status_is_of_its_own_call(monkeypatch: pytest.MonkeyPatch):
+    """A thread that reads the status at the same time leaves another's answer as it was."""
+    outbox = Outbox(id=1)
+    outbox.put(b"md.a", b"x")
+    lib = native.lib
+
+    class Raced:
+        """The status, read by another thread too, which was told before and looks later."""
+
+        def hm_outbox_status(self, handle: object, put: object, sent: object, acked: object):  # type: ignore[no-untyped-def]
+            lib.hm_outbox_status(handle, put, sent, acked)
+            monkeypatch.setattr(native, "lib", Late())
+            assert outbox.status() == (0, 0, 0)
+
+    class Late:
+        """What stood there before the message."""
+
+        def hm_outbox_status(self, _handle: object, put: list[int], *others: list[int]) -> None:
+            put[0] = others[0][0] = others[1][0] = 0
+
+    monkeypatch.setattr(native, "lib", Raced())
+
+    assert outbox.status() == (1, 0, 0)
+
+
 def test_the_shortest_linger_leaves_with_its_outbox(
     pair: tuple[socket.socket, socket.socket], flusher: Flusher
 ):
