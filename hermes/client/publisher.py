@@ -27,7 +27,8 @@ from hermes.errors import (
 from hermes.native import outbox as native
 from hermes.native._errors import check
 from hermes.native.api import REFUSED
-from hermes.native.decoder import decode
+from hermes.native.decoder import FrameIndex, decode
+from hermes.native.frames import MessageType
 from hermes.native.outbox import Outbox, lengths_of
 from hermes.native.patterns import check_topic
 
@@ -144,12 +145,15 @@ class Publisher:
         Each keeps its topic, properties and timestamp: for programs that pass messages on.
 
         Raises:
-            MalformedInput: they are not whole, sound frames; nothing was sent.
+            MalformedInput: they are not whole, sound frames of messages; nothing was sent.
             And as :meth:`send`; :exc:`Timeout` says how many were taken.
         """
         index = decode(frames, message_max=FRAMES_MAX)
         if index.consumed != memoryview(frames).nbytes:
             raise MalformedInput("the last frame is not whole", code="bad_length")
+        if index.type.tobytes().count(MessageType.MESSAGE) != index.count:
+            raise MalformedInput("frames of messages are wanted, and no others", code="bad_type")
+        self._check_sizes(index)
         offsets = index.frame_offset
 
         def put(first: int, _offset: int) -> native.Taken:
@@ -430,6 +434,16 @@ class Publisher:
             f"a message of {size} bytes is over the {limit} that this broker accepts: split it, or "
             "raise the broker's limit"
         )
+
+    def _check_sizes(self, index: FrameIndex) -> None:
+        """Raise if a message of these frames can never be sent."""
+        limit, window = self._client.limits["message_max"], self._outbox.capacity
+        if index.consumed <= min(limit, window):
+            return
+        ends = [*index.frame_offset[1:], index.consumed]
+        for start, end, size in zip(index.frame_offset, ends, index.length, strict=True):
+            if size > limit or end - start > window:
+                raise self._too_large(size)
 
     def _put_all(self, put: Any, sizes: Any, timeout: float | None) -> int:
         """Call ``put(first, offset)`` until every message is taken, then see them off."""

@@ -17,11 +17,15 @@ from hermes.errors import (
     Closed,
     Forked,
     InvalidTopic,
+    MalformedInput,
     MessageTooLarge,
     Refused,
     Timeout,
     UsageError,
 )
+from hermes.native import Encoder
+from hermes.wire.codec import encode_control
+from hermes.wire.messages import Ping
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +36,14 @@ np = pytest.importorskip("numpy")
 def payloads(subscription: hermes.Subscription, count: int) -> list[bytes]:
     """The payloads of the next ``count`` messages."""
     return [subscription.receive(5).payload for _ in range(count)]
+
+
+def frames(*payloads: bytes) -> bytes:
+    """Messages of one topic, as frames."""
+    encoder = Encoder()
+    for payload in payloads:
+        encoder.encode(payload, topic="md.a", sequence=1, timestamp_ns=1)
+    return bytes(encoder.view)
 
 
 def test_what_is_published_after_subscribe_returns_is_seen(client: hermes.Client):
@@ -314,8 +326,29 @@ def test_too_large_a_message_is_refused_before_anything_is_sent(
         with pytest.raises(MessageTooLarge, match="1001"):
             publisher.send_rows(np.zeros((2, 1001), dtype=np.uint8))
 
+        with pytest.raises(MessageTooLarge, match="1001 bytes is over the 1000"):
+            publisher.send_frames(frames(b"x", b"x" * 1001))
+
         assert publisher.sent == 0
         assert publisher.send(b"x" * 1000) == 1
+
+
+def test_frames_are_passed_on_wholly_or_not_at_all(client: hermes.Client):
+    """Frames of which one cannot be sent are refused together: those before it are not sent."""
+    subscription = client.subscribe("md.a")
+    publisher = client.publisher(window=1 << 16)
+    small, large = frames(b"1", b"2"), frames(b"3", bytes(70_000))
+
+    with pytest.raises(MessageTooLarge, match="70000 bytes does not fit this publisher's window"):
+        publisher.send_frames(large)
+    with pytest.raises(MalformedInput, match="frames of messages"):
+        publisher.send_frames(small + encode_control(Ping(1)))
+    with pytest.raises(MalformedInput, match="not whole"):
+        publisher.send_frames(large[:-8])
+
+    assert publisher.sent == 0
+    assert publisher.send_frames(small * 2000) == 4000
+    assert payloads(subscription, 4000) == [b"1", b"2"] * 2000
 
 
 def test_the_largest_message_passes(client: hermes.Client):
