@@ -9,11 +9,9 @@ from typing import Literal, cast
 from hermes.errors import UsageError
 from hermes.wire.messages import SEQUENCE_MAX, Start
 
-StartPoint = (
-    Literal["latest", "earliest", "last"] | int | float | datetime | Mapping[str, int] | Start
-)
-"""A word; a sequence (int); a time (float: seconds since 1970, or datetime); stream name to the
-last sequence already had; or the protocol's own form."""
+StartPoint = Literal["latest", "earliest", "last"] | int | datetime | Mapping[str, int] | Start
+"""A word; a sequence (int); a time (datetime); stream name to the last sequence already had; or the
+protocol's own form.  No float: one that was meant for a sequence would be a time in 1970."""
 
 Word = Literal["latest", "earliest", "last"]
 WORDS = ("latest", "earliest", "last")
@@ -47,11 +45,9 @@ def start_of(point: StartPoint, durable: str | None) -> Start:
             raise UsageError(_forms(point))
         case int() if 0 <= point <= SEQUENCE_MAX:
             return Start(at="sequence", sequence=point)
-        case float() if 0 <= point < TIME_MAX_S:
-            return Start(at="time", time_ns=int(point * NS_PER_S))
         case datetime() if 0 <= point.timestamp() < TIME_MAX_S:
             return Start(at="time", time_ns=_time_ns(point))
-        case float() | datetime():
+        case datetime():
             raise UsageError(f"{point} is no time to start at: expected one from 1970 to 2262")
         case Mapping():
             return Start(at="positions", positions=dict(point))
@@ -67,5 +63,6 @@ def _time_ns(moment: datetime) -> int:
 def _forms(point: object) -> str:
     return (
         f"{point!r} is no place to start: expected one of {', '.join(WORDS)}, a sequence (int), a "
-        "time (datetime, or float seconds since 1970) or a dict of stream name to position"
+        "time (datetime; seconds since 1970 are datetime.fromtimestamp(SECONDS)) or a dict of stream "
+        "name to position"
     )

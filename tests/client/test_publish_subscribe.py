@@ -202,7 +202,6 @@ def test_positions_follow_the_consumer(client: hermes.Client):
         ("earliest", [b"a1", b"b1", b"a2"]),
         ("last", [b"b1", b"a2"]),
         (2, [b"b1", b"a2"]),
-        (0.0, [b"a1", b"b1", b"a2"]),
         (datetime(2000, 1, 1, tzinfo=UTC), [b"a1", b"b1", b"a2"]),
         ({"default": 2}, [b"a2"]),
         (hermes.Start(at="sequence", sequence=3), [b"a2"]),

@@ -19,7 +19,6 @@ from hermes.wire.messages import Start
         ("last", Start(at="last")),
         (0, Start(at="sequence", sequence=0)),
         (7, Start(at="sequence", sequence=7)),
-        (1.5, Start(at="time", time_ns=1_500_000_000)),
         (
             datetime(2026, 1, 31, 9, 30, 0, 123456, tzinfo=UTC),
             Start(at="time", time_ns=1_769_851_800_123_456_000),
@@ -33,7 +32,9 @@ def test_forms(point, expected):  # type: ignore[no-untyped-def]
     assert start_of(point, None) == expected
 
 
-@pytest.mark.parametrize("point", ["Earliest", "", True, -1, 2**63, None, [1], 1j])
+@pytest.mark.parametrize(
+    "point", ["Earliest", "", True, -1, 2**63, 5.0, 10 / 2, 1e9, None, [1], 1j]
+)
 def test_nonsense(point):  # type: ignore[no-untyped-def]
     """Anything else is an error that lists the forms."""
     with pytest.raises(UsageError, match="expected one of latest, earliest, last"):
@@ -43,9 +44,6 @@ def test_nonsense(point):  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize(
     "point",
     [
-        -0.5,
-        1e30,
-        float("nan"),
         datetime(1969, 12, 31, tzinfo=UTC),
         datetime(5138, 11, 16, tzinfo=UTC),
     ],
