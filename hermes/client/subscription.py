@@ -136,11 +136,13 @@ class Subscription(Closable):
     ) -> None:
         """Store how far this durable subscription is, by default everything handed out so far.
 
-        The position is stored when this returns.
+        When this returns the broker has stored these positions, or later ones: a position only moves
+        forwards, and one that is behind what is stored changes nothing.  What lies before it is read
+        again by a subscription without the durable name, from a ``start`` of its own.
 
         Raises:
             UsageError: the subscription has no durable name.
-            Refused: the broker cannot store it.
+            Refused: the broker cannot store them.
         """
         client = self._client
         self._usable()

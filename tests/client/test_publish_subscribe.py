@@ -237,6 +237,24 @@ def test_a_durable_subscription_goes_on_where_it_was_committed(
         assert payloads(subscription, 6) == [b"%d" % i for i in range(4, 10)]
 
 
+def test_a_committed_position_only_moves_forwards(client: hermes.Client, other: hermes.Client):
+    """A commit behind what is stored is confirmed and changes nothing; what lies before
+    it is read again without the name."""
+    client.publisher("md.a").send_many([b"%d" % i for i in range(10)])
+    with client.subscribe("md.a", start="earliest", durable="app") as subscription:
+        payloads(subscription, 4)
+        subscription.commit({"default": 8})
+
+        subscription.commit({"default": 3})
+        subscription.commit()
+    client.ping()
+
+    with other.subscribe("md.a", durable="app") as subscription:
+        assert payloads(subscription, 2) == [b"8", b"9"]
+    with other.subscribe("md.a", start={"default": 3}) as subscription:
+        assert payloads(subscription, 1) == [b"3"]
+
+
 def test_only_durable_subscriptions_commit(client: hermes.Client):
     """commit() without a durable name says what is missing."""
     with pytest.raises(UsageError, match="durable=NAME"):
