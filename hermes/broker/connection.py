@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from hermes.broker.output import Outgoing
 from hermes.broker.publishers import Publisher, publisher_level
-from hermes.broker.queries import INSPECTIONS
+from hermes.broker.queries import FORGET, INSPECTIONS
 from hermes.broker.subscriptions import RequestRefused, Subscription
 from hermes.errors import HermesError, InvalidTopic, Refused, SystemFault
 from hermes.hookspecs import ConnectionInfo, Denial, Grant
@@ -637,6 +637,27 @@ class Connection(Outgoing):
                 )
         return None
 
+    def _forget(self, request: m.Query) -> None:
+        """Forget a durable name that nobody uses; answered when that is stored."""
+        number, name = request.query, request.arguments.get("durable", "")
+        holder = self._kernel.holder(name)
+        if holder is not None:
+            text = f"a client ({holder}) commits as {name!r}: end its subscription first"
+            self._protocol.error("durable_in_use", text, query=number)
+            return
+
+        def done(error: HermesError | None) -> None:
+            if self._lost or self._protocol.state is not _OPEN:
+                return
+            if error is None:
+                self._protocol.info(number, True)
+            else:
+                self._protocol.error("storage_failed", str(error), query=number, fatal=False)
+            self.mark()
+
+        if not self._kernel.positions.forget(name, done):
+            self._protocol.info(number, False)
+
     def _on_query(self, request: m.Query) -> None:
         pages = self._kernel.answer(request.what, request.arguments, self.grant)
         if self.grant is not None and not self.grant.inspect and request.what in INSPECTIONS:
@@ -645,6 +666,8 @@ class Connection(Outgoing):
                 f"{self.grant.identity!r} may not ask for {request.what!r}",
                 query=request.query,
             )
+        elif request.what == FORGET:
+            self._forget(request)
         elif pages is None:
             self._protocol.error(
                 "unknown_query",

@@ -286,6 +286,11 @@ class Kernel:
             )
         return self.positions.get(name)
 
+    def holder(self, name: str) -> str | None:
+        """The address of whoever commits under a durable name now."""
+        subscription = self._durables.get(name)
+        return None if subscription is None else subscription.connection.peer.address
+
     def claim_durable(self, name: str, subscription: Subscription) -> None:
         """``subscription`` commits under the name from now on; whoever did before ends.
 

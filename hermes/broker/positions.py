@@ -27,6 +27,8 @@ PARTS = 256
 
 Done = Callable[[HermesError | None], None]
 _Names = dict[str, dict[str, int]]
+_Changes = dict[str, dict[str, int] | None]
+"""None: the name is forgotten."""
 
 
 class Positions:
@@ -40,11 +42,11 @@ class Positions:
         self._names_max = names_max
         self._stored = self._load()  # what is in it by stream is replaced, never changed
         self._reserved: set[str] = set()  # in use, and nothing committed yet
-        self._changed: _Names = {}
+        self._changed: _Changes = {}
         self._waiting: list[Done] = []
         self._writing = False
         self._thread: threading.Thread | None = None
-        self._tasks: SimpleQueue[tuple[_Names, list[Done]] | None] = SimpleQueue()
+        self._tasks: SimpleQueue[tuple[_Changes, list[Done]] | None] = SimpleQueue()
         self._image = _Image(self._stored)  # the writer's, while it writes
         self.saves = 0
         """Writes finished."""
@@ -82,9 +84,20 @@ class Positions:
         later = {of: max(sequence, held.get(of, 0)) for of, sequence in positions.items()}
         self._stored[name] = self._changed[name] = {**held, **later}
         self._reserved.discard(name)
-        self._waiting.append(done)
-        if not self._writing:
-            self._begin()
+        self._store(done)
+
+    def names(self) -> list[str]:
+        """Every name that has committed something."""
+        return sorted(self._stored)
+
+    def forget(self, name: str, done: Done) -> bool:
+        """Have nothing of ``name``; ``done`` as for :meth:`commit`.  False: there is nothing."""
+        if name not in self._stored:
+            return False
+        del self._stored[name]
+        self._changed[name] = None
+        self._store(done)
+        return True
 
     def close(self) -> None:
         """Wait for the write under way and write what is left.  The callbacks that remain are not
@@ -96,6 +109,11 @@ class Positions:
         if self._waiting:
             self._waiting.clear()
             self._storage.save_state(STATE, self._image.changed(self._changed))
+
+    def _store(self, done: Done) -> None:
+        self._waiting.append(done)
+        if not self._writing:
+            self._begin()
 
     def _begin(self) -> None:
         if self._thread is None:
@@ -111,7 +129,7 @@ class Positions:
             changed, covered = task
             self._call(partial(self._ended, covered, self._write(changed)))
 
-    def _write(self, changed: _Names) -> HermesError | None:
+    def _write(self, changed: _Changes) -> HermesError | None:
         """What prevented it."""
         try:
             self._storage.save_state(STATE, self._image.changed(changed))
@@ -155,19 +173,22 @@ class _Image:
         self._parts: list[_Names] = [{} for _ in range(PARTS)]
         self._encoded = [b""] * PARTS
         self._encode = msgspec.msgpack.Encoder().encode
-        self._apply(names)
+        self._apply({**names})
 
-    def changed(self, names: _Names) -> bytes:
+    def changed(self, names: _Changes) -> bytes:
         """The whole, after a change."""
         self._apply(names)
         count = sum(map(len, self._parts))
         return b"".join([b"\xdf", count.to_bytes(4, "big"), *self._encoded])  # map 32
 
-    def _apply(self, names: _Names) -> None:
+    def _apply(self, names: _Changes) -> None:
         touched = set()
         for name, positions in names.items():
             number = hash(name) % PARTS
-            self._parts[number][name] = positions
+            if positions is None:
+                self._parts[number].pop(name, None)
+            else:
+                self._parts[number][name] = positions
             touched.add(number)
         for number in touched:
             self._encoded[number] = b"".join(self._entries(self._parts[number]))

@@ -1,5 +1,5 @@
-"""What a broker tells about itself: the answers to ``streams``, ``topics``, ``stats`` and
-``config``.
+"""What a broker tells about itself: the answers to ``streams``, ``topics``, ``stats``, ``durables``
+and ``config``.
 
 An answer comes in pages that are made when the client takes them, so that a million topics cost no
 more than one page.
@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from hermes.broker.streams import Place
     from hermes.hookspecs import Grant
 
-QUESTIONS = ("config", "stats", "streams", "topics")
-INSPECTIONS = ("config", "stats")
-"""Those that tell of other clients or of the machine: a grant has to allow them."""
+FORGET = "forget"
+"""The one that asks for something to be done: a durable name to be forgotten."""
+QUESTIONS = ("config", "durables", FORGET, "stats", "streams", "topics")
+INSPECTIONS = ("config", "durables", FORGET, "stats")
+"""Those that concern other clients or the machine: a grant has to allow them."""
 PAGE = 256
 """Topics looked at for a page: each takes microseconds, in which the loop serves nobody else.  With
 the longest names they stay under the limit of a control frame."""
@@ -44,6 +46,8 @@ def pages(
         return iter([([describe(place) for place in kernel.streams], False)])
     if what == "topics":
         return _topics(kernel, arguments, grant)
+    if what == "durables":
+        return _durables(kernel)
     if what == "stats":
         return _stats(kernel)
     if what == "config":
@@ -142,6 +146,21 @@ def _stats(kernel: Kernel) -> Iterator[Page]:
         more = first + CONNECTIONS_PAGE < len(numbers)
         yield {**described, "clients": page}, more
         described = {}
+
+
+def _durables(kernel: Kernel) -> Iterator[Page]:
+    """The durable names that have committed something, page by page."""
+    names = kernel.positions.names()
+    for first in range(0, len(names), PAGE):
+        yield (
+            [
+                {"name": name, "positions": positions, "in_use": kernel.holder(name) is not None}
+                for name in names[first : first + PAGE]
+                if (positions := kernel.positions.get(name)) is not None
+            ],
+            True,
+        )
+    yield [], False
 
 
 def _topics(kernel: Kernel, arguments: dict[str, str], grant: Grant | None) -> Iterator[Page]:

@@ -27,6 +27,7 @@ COMMANDS: dict[str, str] = {
     "streams": "List the broker's streams.",
     "topics": "List the broker's topics.",
     "stats": "Show the broker's counters.",
+    "durables": "List and forget durable names.",
     "log": "Look into a data directory: inspect, verify, dump.",
     "plugins": "List, examine, write and test plugins.",
     "tune": "Find what costs latency on this machine; change it, and back.",

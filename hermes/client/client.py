@@ -171,7 +171,8 @@ class Client(Requests):
         return Subscription(self, feed, on_gap)
 
     def query(self, what: str, *, timeout: float | None = None, **arguments: str) -> Any:
-        """Ask the broker about itself: ``streams``, ``topics``, ``stats`` or ``config``.
+        """Ask the broker about itself: ``streams``, ``topics``, ``stats``, ``durables`` or
+        ``config``.
 
         Raises:
             Refused: it does not answer that.
@@ -202,6 +203,20 @@ class Client(Requests):
         arguments = {"pattern": pattern, "stream": stream}
         given = {name: value for name, value in arguments.items() if value is not None}
         found: list[dict[str, Any]] = self.query("topics", timeout=timeout, **given)
+        return found
+
+    def durables(self, *, timeout: float | None = None) -> list[dict[str, Any]]:
+        """The durable names under which the broker keeps positions."""
+        found: list[dict[str, Any]] = self.query("durables", timeout=timeout)
+        return found
+
+    def forget_durable(self, name: str, *, timeout: float | None = None) -> bool:
+        """Have the broker forget a durable name and its positions; False if it keeps none of it.
+
+        Raises:
+            Refused: a subscription commits under it (``durable_in_use``).
+        """
+        found: bool = self.query("forget", timeout=timeout, durable=name)
         return found
 
     def stats(self, *, timeout: float | None = None) -> dict[str, Any]:

@@ -211,7 +211,7 @@ ERROR_CODES: dict[str, ErrorCode] = {
     ),
     "too_many_durables": ErrorCode(
         "the broker keeps the positions of as many durable names as it may",
-        "use a name that is kept already, or raise the broker's limit",
+        "forget names that nobody needs, or raise the broker's limit",
         fatal=False,
         ends_subscription=True,
         raises=errors.Refused,

@@ -174,7 +174,7 @@ class Query(msgspec.Struct, omit_defaults=True):
 
     query: Id
     what: Name
-    """``streams``, ``topics``, ``stats`` or ``config``."""
+    """``streams``, ``topics``, ``stats``, ``durables`` or ``config``; ``forget`` is a request."""
     arguments: dict[str, str] = {}
 
 

@@ -385,6 +385,33 @@ def test_a_subscription_that_fails_takes_no_name(serve: Serve, connect: Connect)
     assert first.payloads(1) == [b"x"]
 
 
+def test_durable_names_are_listed_and_forgotten(serve: Serve, connect: Connect) -> None:
+    """A durable name that nobody uses can be forgotten, and is new then; one in use is refused, and
+    one that is not kept is told apart."""
+    broker = serve()
+    client, other = connect(broker), connect(broker)
+    client.open()
+    client.acked(client.publish("a", b"x", b"y"))
+    client.subscribe(">", durable="job", start="earliest")
+    client.send(client.protocol.commit(1, {"default": 2}))
+    client.expect(m.Commit)
+
+    used = [name for page in other.query("durables") for name in page]
+    refused = other.query("forget", durable="job")
+    client.send(client.protocol.unsubscribe(1))
+    client.expect(m.Unsubscribe)
+    answers = [other.query("forget", durable="job"), other.query("forget", durable="job")]
+    left = [name for page in other.query("durables") for name in page]
+    start = m.Start(at="durable", otherwise="earliest")
+    other.subscribe(">", durable="job", start=start)
+
+    assert used == [{"name": "job", "positions": {"default": 2}, "in_use": True}]
+    assert (refused.code, refused.fatal) == ("durable_in_use", False)
+    assert answers == [[True], [False]]
+    assert left == []
+    assert other.payloads(2) == [b"x", b"y"]
+
+
 def test_durable_names_are_bounded(serve: Serve, connect: Connect) -> None:
     """With as many durable names as there may be, in use or kept, a further one is refused; one
     that is kept is not, and one that was never committed makes room when it ends."""

@@ -407,7 +407,8 @@ def test_publishing_outside_the_grant_is_refused_and_the_rest_goes_on(
 def test_a_grant_without_patterns_allows_nothing(
     guarded: Callable[..., Broker], connect: Connect
 ) -> None:
-    """What is not granted is refused: publishing, subscribing, counters and configuration."""
+    """What is not granted is refused: publishing, subscribing, counters, configuration and durable
+    names."""
     client = greet(connect, guarded(lambda *_: Grant("nobody")))
     client.open()
 
@@ -419,6 +420,8 @@ def test_a_grant_without_patterns_allows_nothing(
     assert {(error.publisher, error.subscription) for error in refused} == {(1, None), (None, 1)}
     assert client.query("stats").code == "not_allowed"
     assert client.query("config").code == "not_allowed"
+    assert client.query("durables").code == "not_allowed"
+    assert client.query("forget", durable="job").code == "not_allowed"
     assert client.query("topics") == [[]]
 
 

@@ -88,6 +88,21 @@ def test_what_is_stored_is_what_was_committed(
     assert len(other) == 700
 
 
+def test_a_forgotten_name_is_not_stored(positions: Positions, shelf: Shelf, loop: Loop) -> None:
+    """What is forgotten is gone from the storage when that is told, and can be committed again."""
+    positions.commit("job", {"a": 5}, loop.answers.append)
+    positions.commit("other", {"a": 6}, loop.answers.append)
+    assert positions.forget("job", loop.answers.append)
+    assert not positions.forget("job", loop.answers.append)
+    loop.until(3)
+    forgotten = msgspec.msgpack.decode(shelf.states[STATE])
+    positions.commit("job", {"a": 1}, loop.answers.append)
+    loop.until(4)
+
+    assert forgotten == {"other": {"a": 6}}
+    assert msgspec.msgpack.decode(shelf.states[STATE]) == {"job": {"a": 1}, "other": {"a": 6}}
+
+
 def test_a_name_does_not_go_back(positions: Positions, shelf: Shelf, loop: Loop) -> None:
     """A smaller position of a stream leaves the greater one."""
     positions.commit("job", {"a": 5, "b": 1}, loop.answers.append)

@@ -401,6 +401,26 @@ def test_queries_answer_in_json(hermes: Hermes, broker: RunningBroker, command: 
     assert table.stdout
 
 
+def test_durable_names_are_listed_and_forgotten(hermes: Hermes, broker: RunningBroker) -> None:
+    """`durables` lists a name that `sub --durable` has left, `forget` takes it away, and says so if
+    there is none."""
+    hermes("pub", "md.a", "x", url=broker.url)
+    hermes("sub", ">", "--durable", "job", "--from", "earliest", "--count", "1", url=broker.url)
+
+    listed = hermes("durables", "--json", url=broker.url)
+    table = hermes("durables", "list", url=broker.url)
+    forgotten = hermes("durables", "forget", "job", url=broker.url)
+    again = hermes("durables", "forget", "job", url=broker.url)
+
+    assert json.loads(listed.stdout) == [
+        {"name": "job", "positions": {"default": 1}, "in_use": False}
+    ]
+    assert b"default 1" in table.stdout
+    assert (forgotten.returncode, forgotten.stdout) == (0, b"forgot job\n")
+    assert again.returncode == 6
+    assert json.loads(hermes("durables", "--json", url=broker.url).stdout) == []
+
+
 def test_counters_are_shown_without_what_is_0(hermes: Hermes, make_broker: MakeBroker) -> None:
     """The tables have the connections and whatever is not 0, and say how much they leave out; --all
     leaves out nothing."""

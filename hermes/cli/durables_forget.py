@@ -1,0 +1,40 @@
+"""``hermes durables forget``: have the broker forget a durable name."""
+
+from __future__ import annotations
+
+import click
+
+from hermes.cli.command import Command
+from hermes.cli.options import client_options, json_option
+from hermes.cli.query import EXITS
+
+
+@click.command(
+    "forget",
+    cls=Command,
+    short_help="Have the broker forget a durable name.",
+    examples=[("A program that is gone for good", "hermes durables forget billing")],
+    exits=EXITS,
+)
+@click.argument("name")
+@client_options
+@json_option
+def command(name: str, url: str, timeout_ns: int, as_json: bool) -> None:
+    """Have the broker forget NAME and its positions: whoever subscribes under it then begins as if
+    it were new.  Refused while a subscription uses it.
+    """
+    import hermes
+    from hermes.errors import Refused
+
+    with hermes.connect(url, timeout=timeout_ns / 1e9, name="hermes durables") as client:
+        if not client.forget_durable(name):
+            raise Refused(
+                f"the broker keeps no durable name {name!r}: see `hermes durables list`",
+                code="unknown_durable",
+            )
+    if as_json:
+        from hermes.cli.output import print_json
+
+        print_json({"forgotten": name})
+    else:
+        click.echo(f"forgot {name}")
