@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
 from hermes.broker.backed import Backed
-from hermes.broker.config import DEFAULT_STREAM, STREAMS_MAX, Config, StreamConfig
+from hermes.broker.config import STREAMS_MAX, Config, StreamConfig
 from hermes.errors import InvalidConfig, InvalidTopic, Refused
 from hermes.native.log import Log
-from hermes.native.patterns import match, overlap
+from hermes.native.patterns import covers, match, overlap
 from hermes.native.stream import Cursor, Router, Start, Stream
 from hermes.storage import LogSettings, Progress, Storage
 
@@ -325,20 +325,3 @@ def message_max(config: Config) -> int:
             f"a segment of {segment} holds no message: 64KiB is the least that makes sense"
         )
     return min(int(config.limits.message), room, MESSAGE_MAX)
-
-
-def covers(claim: bytes, pattern: bytes) -> bool:
-    """Whether every topic that ``pattern`` wants is claimed by ``claim``; both are legal
-    patterns."""
-    claimed, wanted = claim.split(b"."), pattern.split(b".")
-    for i, token in enumerate(claimed):
-        if i >= len(wanted):
-            return False
-        if token == b">":
-            return True
-        if wanted[i] == b">" or (token not in (b"*", wanted[i])):
-            return False
-    return len(claimed) == len(wanted)
-
-
-__all__ = ["DEFAULT_STREAM", "Place", "Streams", "covers", "message_max", "settings_for"]

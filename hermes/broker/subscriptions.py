@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hermes.broker.streams import Place, Streams, covers
+from hermes.broker.streams import Place, Streams
 from hermes.native.stream import Start
 from hermes.wire import messages as m
 
@@ -166,6 +166,3 @@ def _refuse_ahead(place: Place, position: int) -> None:
             f"the stream {place.name!r} ends at sequence {last}, before {position}: it was begun "
             "anew",
         )
-
-
-__all__ = ["Reader", "RequestRefused", "Subscription", "covers"]

@@ -23,7 +23,6 @@ from hermes.native.log import SEGMENT_HEADER, watched
 SEGMENT_NAME = re.compile(r"[0-9]{20}\.log")
 DEPTH_MAX = 4
 """Levels below a data directory that are searched for logs."""
-INDEX_RECORD = 64
 
 VerifyProgress = Callable[[int, int], None]
 """Called with (bytes verified, bytes in all)."""

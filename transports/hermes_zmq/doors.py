@@ -49,8 +49,6 @@ LOG_NS = 10_000_000_000
 """A door says the same thing once in this time; what it leaves out is in the counters."""
 REFUSES_ONE = ("topic_refused", "too_many_topics", "not_allowed")
 """Errors that are about one message: the others are taken."""
-SUBSCRIBED, UNSUBSCRIBED = 1, 0
-"""First byte of what an XPUB socket receives."""
 
 
 @dataclass(frozen=True, slots=True)
