@@ -6,16 +6,12 @@ calls :meth:`Broker.run`.
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import logging
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack
-from types import FrameType
 from typing import Any, NamedTuple, Self, TypeVar
 
 from hermes.broker import queries
@@ -23,6 +19,7 @@ from hermes.broker.config import Config, from_values
 from hermes.broker.hooks import Hooks
 from hermes.broker.kernel import Kernel
 from hermes.broker.loop import Loop
+from hermes.broker.signals import Signals, quiet_collector
 from hermes.broker.streams import Streams
 from hermes.closing import Closable
 from hermes.errors import Closed, HermesError
@@ -190,9 +187,11 @@ class Broker(Closable):
         With ``signals`` it must be called in the main thread.
         """
         self.open()
-        with self._signals() if signals else contextlib.nullcontext():
-            if signals:
-                _quiet_collector()
+        if not signals:
+            self._serve()
+            return
+        with Signals(self, opened=True).handled():
+            quiet_collector()
             self._serve()
 
     def start(self) -> Self:
@@ -322,26 +321,3 @@ class Broker(Closable):
             raise Closed("the broker has been stopped") from None
         finally:
             self._asked.discard(future)
-
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        def on_signal(number: int, frame: FrameType | None) -> None:
-            if self._stopping:
-                self.abort()
-            else:
-                self.stop()
-
-        before = {
-            number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)
-        }
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-def _quiet_collector() -> None:
-    """What is there at the start stays: the collector need not look at it again and again."""
-    gc.collect()
-    gc.freeze()

@@ -5,12 +5,10 @@ configuration.
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import os
-import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -22,8 +20,6 @@ from hermes.cli.exits import ExitCode
 from hermes.cli.options import intercept_option, intercepted, json_option, no_plugin_option
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from hermes.broker.broker import Broker
     from hermes.broker.config import Config
 
@@ -246,6 +242,7 @@ def write_ready(path: Path, ready: dict[str, Any]) -> None:
 def serve(config: Config, ready_file: Path | None, *, as_json: bool) -> None:
     """Open the broker, say where it is, and run it until a signal stops it."""
     from hermes.broker.broker import Broker
+    from hermes.broker.signals import Signals, quiet_collector
     from hermes.cli.figures import format_bytes
     from hermes.cli.output import Progress
 
@@ -260,7 +257,7 @@ def serve(config: Config, ready_file: Path | None, *, as_json: bool) -> None:
             )
 
         broker = Broker(config, progress=verifying)
-        signals = Signals(broker)
+        signals = Signals(broker, opened=False)
         with signals.handled():
             try:
                 broker.open()
@@ -270,8 +267,7 @@ def serve(config: Config, ready_file: Path | None, *, as_json: bool) -> None:
                 if ready_file is not None:
                     write_ready(ready_file, ready)
                 signals.opened = True
-                gc.collect()
-                gc.freeze()  # what is there at the start stays: no need to look at it again
+                quiet_collector()
                 broker.run(signals=False)
             finally:
                 broker.close()
@@ -279,36 +275,6 @@ def serve(config: Config, ready_file: Path | None, *, as_json: bool) -> None:
                     forget_ready(ready_file)
     if signals.count > 1:
         raise SystemExit(int(ExitCode.INTERRUPTED))
-
-
-class Signals:
-    """SIGTERM and SIGINT: while opening they end the command, then they stop the broker."""
-
-    def __init__(self, broker: Broker) -> None:
-        self._broker = broker
-        self.opened = False
-        """Clients may be connected: stop in order."""
-        self.count = 0
-
-    @contextlib.contextmanager
-    def handled(self) -> Iterator[None]:
-        """Handle them inside; as before afterwards."""
-        numbers = (signal.SIGTERM, signal.SIGINT)
-        before = {number: signal.signal(number, self._on_signal) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.count += 1
-        if not self.opened:
-            raise KeyboardInterrupt
-        if self.count > 1:
-            self._broker.abort()
-        else:
-            self._broker.stop()
 
 
 def describe(broker: Broker) -> dict[str, Any]:
