@@ -21,7 +21,7 @@ from hermes.broker.connection import Connection
 from hermes.broker.hooks import Hooks
 from hermes.broker.loop import Loop
 from hermes.broker.positions import Positions
-from hermes.broker.streams import Place, Streams, message_max
+from hermes.broker.streams import ServedStream, Streams, message_max
 from hermes.broker.subscriptions import RequestRefused
 from hermes.errors import HermesError, Refused, StorageFull
 from hermes.hookspecs import BrokerInfo, Grant, ListenerInfo
@@ -226,7 +226,7 @@ class Kernel:
             for connection in again:
                 connection.mark()
 
-    def _activate_followers(self, place: Place) -> None:
+    def _activate_followers(self, place: ServedStream) -> None:
         for reader in place.everything:
             if not reader.active:
                 reader.connection.activate(reader)
@@ -333,7 +333,7 @@ class Kernel:
 
     def want_stored(
         self, streams: int, connection: Acknowledging, *, durable: bool
-    ) -> list[tuple[Place, int]]:
+    ) -> list[tuple[ServedStream, int]]:
         """Have the streams of a bit set stored, or synced, after this pass; returns what must have
         been reached then."""
         targets = []
@@ -394,7 +394,7 @@ class Kernel:
             if fd >= 0:
                 self.loop.watch(fd, partial(self._log_event, place))
 
-    def _begin_sync(self, place: Place) -> None:
+    def _begin_sync(self, place: ServedStream) -> None:
         place.sync_wanted = False
         try:
             place.log.sync_begin()
@@ -405,7 +405,7 @@ class Kernel:
         if place.log.fileno() < 0:
             self._log_event(place)
 
-    def _log_event(self, place: Place) -> None:
+    def _log_event(self, place: ServedStream) -> None:
         events = place.log.events()
         status = place.log.status()
         if place.backed is None or LogEvent.SYNC in events:
@@ -431,7 +431,7 @@ class Kernel:
             if connection.synced():
                 del self._awaiting[connection.number]
 
-    def _stored(self, place: Place, backed: Backed) -> None:
+    def _stored(self, place: ServedStream, backed: Backed) -> None:
         """Follow what a log elsewhere has by now: deliver, acknowledge, read on."""
         if backed.collect():
             self._activate_followers(place)
@@ -453,7 +453,7 @@ class Kernel:
         self._told_ns = now_ns
         LOG.error("%s refuses messages: %s", self.storage.url, STORAGE_TROUBLE[code])
 
-    def _sync_failed(self, place: Place) -> None:
+    def _sync_failed(self, place: ServedStream) -> None:
         """No durable acknowledgement can come any more from this stream: say so instead of staying
         silent."""
         for connection in list(self._awaiting.values()):

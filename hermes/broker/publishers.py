@@ -17,7 +17,7 @@ from hermes.wire.server import ServerProtocol, ServerState
 if TYPE_CHECKING:
     from hermes.broker.connection import Connection
     from hermes.broker.kernel import Kernel
-    from hermes.broker.streams import Place
+    from hermes.broker.streams import ServedStream
 
 _OPEN = ServerState.OPEN
 
@@ -36,7 +36,7 @@ class Publisher:
         self.durable = level == "durable"
         self.through = 0
         """Acknowledge up to here as ``level`` says, with the next output; 0: nothing to say."""
-        self.pending: list[tuple[int, list[tuple[Place, int]]]] = []
+        self.pending: list[tuple[int, list[tuple[ServedStream, int]]]] = []
         """(through, what must be synced or stored: stream and sequence), oldest first; at most
         two."""
 
@@ -137,7 +137,7 @@ class Acknowledging(ABC):
             self._after_events()
         return not waits
 
-    def sync_failed(self, place: Place) -> None:
+    def sync_failed(self, place: ServedStream) -> None:
         """What was appended to ``place`` is not on disk and may never be: end the connections that
         wait for it."""
         waiting = any(

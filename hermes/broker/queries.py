@@ -21,7 +21,7 @@ from hermes.url import without_password
 
 if TYPE_CHECKING:
     from hermes.broker.kernel import Kernel
-    from hermes.broker.streams import Place
+    from hermes.broker.streams import ServedStream
     from hermes.hookspecs import Grant
 
 FORGET = "forget"
@@ -55,7 +55,7 @@ def pages(
     return None
 
 
-def describe(place: Place) -> dict[str, Any]:
+def describe(place: ServedStream) -> dict[str, Any]:
     """One stream: what it holds, what it claims, how much it keeps."""
     status, counts = place.log.status(), place.stream.status()
     return {
@@ -116,7 +116,7 @@ def _configuration(kernel: Kernel) -> dict[str, Any]:
     }
 
 
-def _stream_counters(place: Place) -> dict[str, int]:
+def _stream_counters(place: ServedStream) -> dict[str, int]:
     status, counts = place.log.status(), place.stream.status()
     return {
         **counts._asdict(),

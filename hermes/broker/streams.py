@@ -33,7 +33,7 @@ TOPICS_PAGE = 4096
 """Topics read from a table at a time."""
 
 
-class Place:
+class ServedStream:
     """One stream: its log, its topics, what it claims and who follows it."""
 
     def __init__(
@@ -148,8 +148,8 @@ class Streams:
 
     def __init__(self, config: Config, storage: Storage, progress: Progress | None) -> None:
         self.router = Router()
-        self._places: list[Place] = []
-        self._names: dict[str, Place] = {}
+        self._places: list[ServedStream] = []
+        self._names: dict[str, ServedStream] = {}
         try:
             for stream in self._wanted(config, storage):
                 self._open(stream, config, storage, progress)
@@ -161,20 +161,20 @@ class Streams:
             self.close()
             raise
 
-    def __iter__(self) -> Iterator[Place]:
+    def __iter__(self) -> Iterator[ServedStream]:
         return iter(self._places)
 
     def __len__(self) -> int:
         return len(self._places)
 
-    def __getitem__(self, index: int) -> Place:
+    def __getitem__(self, index: int) -> ServedStream:
         return self._places[index]
 
-    def by_name(self, name: str) -> Place | None:
+    def by_name(self, name: str) -> ServedStream | None:
         """The stream of that name, if there is one."""
         return self._names.get(name)
 
-    def met_by(self, pattern: bytes, *, prefix: bool) -> list[Place]:
+    def met_by(self, pattern: bytes, *, prefix: bool) -> list[ServedStream]:
         """The streams in which the filter can meet a message, now or later, by index.
 
         Raises:
@@ -243,7 +243,7 @@ class Streams:
         except BaseException:
             (backed or log).close()
             raise
-        place = Place(
+        place = ServedStream(
             len(self._places),
             stream,
             log=cast("Log", log) if backed is None else backed,
@@ -272,7 +272,7 @@ class Streams:
                 except Refused as error:
                     raise InvalidConfig(self._overlap(place, pattern)) from error
 
-    def _overlap(self, place: Place, pattern: str) -> str:
+    def _overlap(self, place: ServedStream, pattern: str) -> str:
         others = [
             f"{claim.decode()!r} of stream {other.name!r}"
             for other in self._places
@@ -285,7 +285,7 @@ class Streams:
             f"a topic goes to one stream; narrow one of the patterns"
         )
 
-    def _misplaced(self, place: Place) -> list[bytes] | None:
+    def _misplaced(self, place: ServedStream) -> list[bytes] | None:
         found: list[bytes] = []
         first = 0
         while topics := place.stream.topics(first, TOPICS_PAGE):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hermes.broker.streams import Place, Streams
+from hermes.broker.streams import ServedStream, Streams
 from hermes.native.stream import Start
 from hermes.wire import messages as m
 
@@ -43,7 +43,9 @@ class Reader:
         "subscription",
     )
 
-    def __init__(self, subscription: Subscription, place: Place, start: Start, value: int) -> None:
+    def __init__(
+        self, subscription: Subscription, place: ServedStream, start: Start, value: int
+    ) -> None:
         self.subscription = subscription
         self.connection = subscription.connection
         self.place = place
@@ -119,7 +121,7 @@ class Subscription:
 
 
 def _starts(
-    start: m.Start, places: list[Place], streams: Streams, stored: dict[str, int]
+    start: m.Start, places: list[ServedStream], streams: Streams, stored: dict[str, int]
 ) -> list[tuple[Start, int]]:
     """Where to begin in each of ``places``."""
     simple = _SIMPLE.get(start.at)
@@ -139,7 +141,7 @@ def _starts(
     ]
 
 
-def _bare_sequence(sequence: int, places: list[Place]) -> int:
+def _bare_sequence(sequence: int, places: list[ServedStream]) -> int:
     if len(places) != 1:
         names = ", ".join(place.name for place in places)
         raise RequestRefused(
@@ -151,14 +153,16 @@ def _bare_sequence(sequence: int, places: list[Place]) -> int:
     return max(1, sequence)
 
 
-def _from_position(place: Place, position: int | None, otherwise: Start) -> tuple[Start, int]:
+def _from_position(
+    place: ServedStream, position: int | None, otherwise: Start
+) -> tuple[Start, int]:
     if position is None:
         return otherwise, 0
     _refuse_ahead(place, position)
     return Start.SEQUENCE, position + 1
 
 
-def _refuse_ahead(place: Place, position: int) -> None:
+def _refuse_ahead(place: ServedStream, position: int) -> None:
     last = place.last_sequence
     if position > last:
         raise RequestRefused(

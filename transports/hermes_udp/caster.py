@@ -48,7 +48,7 @@ RETRY_NS = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class CastPlace:
     """Where a URL wants to cast: checked, nothing opened."""
 
     url: str
@@ -71,7 +71,7 @@ class Place:
         return f"{found}?interface={socket.if_indextoname(index) if index else self.source[0]}"
 
 
-def place_of(url: Url, group: Group, options: ListenOptions) -> Place:
+def place_of(url: Url, group: Group, options: ListenOptions) -> CastPlace:
     """What the URL of a multicast listener asks for.
 
     Raises:
@@ -95,13 +95,13 @@ def place_of(url: Url, group: Group, options: ListenOptions) -> Place:
             "this by adding insecure=yes"
         )
     credentials = {} if url.password is None else {"password": url.password}
-    return Place(str(url), group, source, options, url.username, credentials)
+    return CastPlace(str(url), group, source, options, url.username, credentials)
 
 
 class Cast:
     """One life of a caster: a connection of the kernel's, and the stream made of its output."""
 
-    def __init__(self, kernel: Kernel, place: Place, owner: object) -> None:
+    def __init__(self, kernel: Kernel, place: CastPlace, owner: object) -> None:
         """Connects and subscribes; ``owner`` is who the kernel tells of output.
 
         Raises:
@@ -267,7 +267,7 @@ class MulticastAgent(UdpAgent):
     """Serves the sessions of subscribers, and casts to their group; see
     :class:`hermes.transport.Agent` for the contract."""
 
-    def __init__(self, sock: socket.socket, *, place: Place, **options: Any) -> None:
+    def __init__(self, sock: socket.socket, *, place: CastPlace, **options: Any) -> None:
         self._cast: Cast | None = None
         self._owner = object()  # of every cast's connection: sessions are the agent's own
         self._where = place

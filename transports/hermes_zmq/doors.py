@@ -23,7 +23,7 @@ from hermes.native.frames import BATCH_HEADER_SIZE, encode_batch
 from hermes.transport import Kernel, Peer
 from hermes.wire import messages as m
 from hermes_zmq import pump as pumps
-from hermes_zmq.options import ListenOptions, Place
+from hermes_zmq.options import DoorPlace, ListenOptions
 from hermes_zmq.sockets import Monitor, Socket, events
 
 LOG = logging.getLogger("hermes.zmq")
@@ -68,7 +68,7 @@ class House:
 class Door:
     """What every door has: a socket, its monitor, timers and counters."""
 
-    def __init__(self, house: House, place: Place, socket: Socket, address: str) -> None:
+    def __init__(self, house: House, place: DoorPlace, socket: Socket, address: str) -> None:
         self.house = house
         self.place = place
         self.socket = socket
@@ -174,7 +174,7 @@ class Door:
 class FeedDoor(Door):
     """For PUB (an XSUB socket) or PUSH (a PULL socket): what arrives is published."""
 
-    def __init__(self, house: House, place: Place, socket: Socket, address: str) -> None:
+    def __init__(self, house: House, place: DoorPlace, socket: Socket, address: str) -> None:
         super().__init__(house, place, socket, address)
         if place.role == "pub":
             socket.send(b"\x01")  # everything
@@ -346,7 +346,7 @@ class FeedDoor(Door):
 class ServeDoor(Door):
     """For SUB (an XPUB socket) or PULL (a PUSH socket): gets what the door subscribes to."""
 
-    def __init__(self, house: House, place: Place, socket: Socket, address: str) -> None:
+    def __init__(self, house: House, place: DoorPlace, socket: Socket, address: str) -> None:
         super().__init__(house, place, socket, address)
         options = house.options
         self._for_all = place.role == "sub"

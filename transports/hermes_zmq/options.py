@@ -90,7 +90,7 @@ class ListenOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class DoorPlace:
     """One door to open: its role, its name in the ready file, and where it binds."""
 
     role: str
@@ -98,7 +98,7 @@ class Place:
     endpoint: str
 
 
-def places(url: Url, options: ListenOptions) -> list[Place]:
+def places(url: Url, options: ListenOptions) -> list[DoorPlace]:
     """The doors that ``url`` asks for, in the order of :data:`ROLES`.
 
     Raises:
@@ -114,7 +114,7 @@ def places(url: Url, options: ListenOptions) -> list[Place]:
     for role in ROLES:
         if role in wanted:
             for number, endpoint in enumerate(_endpoints(url, options, role), 1):
-                found.append(Place(role, role if number == 1 else f"{role}{number}", endpoint))
+                found.append(DoorPlace(role, role if number == 1 else f"{role}{number}", endpoint))
     return found
 
 

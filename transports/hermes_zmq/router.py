@@ -18,7 +18,7 @@ import zmq
 from hermes.errors import ConnectionLost, Refused
 from hermes.transport import Connection, Peer
 from hermes_zmq.doors import Door, House
-from hermes_zmq.options import Place
+from hermes_zmq.options import DoorPlace
 from hermes_zmq.sockets import Socket, events
 
 CHUNK = 256 * 1024
@@ -69,7 +69,7 @@ class Link:
 class RouterDoor(Door):
     """Serves every Hermes client of one ROUTER socket."""
 
-    def __init__(self, house: House, place: Place, socket: Socket, address: str) -> None:
+    def __init__(self, house: House, place: DoorPlace, socket: Socket, address: str) -> None:
         super().__init__(house, place, socket, address)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # full is an answer, not a reason to drop
         self.counts = dict.fromkeys(
