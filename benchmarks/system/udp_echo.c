@@ -27,7 +27,7 @@
 #define NEVER        UINT64_MAX
 #define BUFFER_BYTES 4194304     /* of the sockets: what comes while a core is held up fits */
 #define PATIENCE_NS  1000000000u /* after the last was sent: what is not back then is lost */
-#define DOZE_NS 5000000u /* without a datagram: no pass is under way */
+#define DOZE_NS      5000000u    /* without a datagram: no pass is under way */
 
 static void fail(const char *what) {
     perror(what);
