@@ -382,14 +382,13 @@ class Publisher:
         def on_the_wire() -> bool:
             return line.failure is not None or outbox.status().sent >= sequence
 
-        with client.locked(deadline):
-            done = client.wait(on_the_wire, deadline, writing=True)
-            if not done:
-                raise Timeout(
-                    f"message {sequence} was taken but is not on the wire yet, it will be sent as "
-                    "soon as that is possible, if the client is not closed: do not send it again; "
-                    f"{self._queued()}; {client.obstacle()}"
-                )
+        what = (
+            f"message {sequence} was taken but is not on the wire yet, it will be sent as soon as "
+            "that is possible, if the client is not closed: do not send it again; "
+        )
+        with client.locked(deadline, what):
+            if not client.wait(on_the_wire, deadline, writing=True):
+                raise Timeout(f"{what}{self._queued()}; {client.obstacle()}")
         if line.failure is not None:
             raise line.lost()
         return sequence
@@ -406,7 +405,7 @@ class Publisher:
             line.settle()
             return line.failure is not None or outbox.status().acked > before
 
-        with client.locked(deadline):
+        with client.locked(deadline, f"{what}: "):
             if not client.wait(room, deadline, writing=True):
                 raise Timeout(f"{what}: {self._queued()}; {client.obstacle()}")
             acked = outbox.status().acked  # with the lock: its room is there too

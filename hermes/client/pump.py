@@ -107,8 +107,8 @@ class Pump(ABC):
             return None
         return type(failure)(f"{failure}; {left} messages are unacknowledged")
 
-    def lock(self, deadline: int | None) -> None:
-        """Take the lock.
+    def lock(self, deadline: int | None, what: str = "") -> None:
+        """Take the lock; ``what`` goes before what is told when that takes too long.
 
         Raises:
             Timeout: another thread had it until the deadline.
@@ -119,12 +119,15 @@ class Pump(ABC):
         if not self._lock.acquire(False) and not self._lock.acquire(
             timeout=_seconds_until(deadline)
         ):
-            raise Timeout("another thread held the client until the deadline: it is reconnecting")
+            raise Timeout(
+                f"{what}other threads held the client until the deadline: one is reconnecting, or they "
+                "are busy"
+            )
 
     @contextlib.contextmanager
-    def locked(self, deadline: int | None) -> Iterator[None]:
+    def locked(self, deadline: int | None, what: str = "") -> Iterator[None]:
         """The lock, for as long as the caller may wait."""
-        self.lock(deadline)
+        self.lock(deadline, what)
         try:
             yield
         finally:

@@ -153,6 +153,28 @@ def test_an_abandoned_publisher_is_settled_under_the_lock(
     assert all(held)
 
 
+def test_a_timeout_over_the_lock_says_whether_the_message_was_taken(wire: Wire):
+    """send() that gives up because other threads have the client says what became of its message."""
+    with hermes.connect(wire.url, timeout=20) as client:
+        publisher = client.publisher("md.a", window=1 << 16)
+        client.ping()
+        wire.refusing = True
+        wire.cut()
+        with pytest.raises(Timeout):
+            client.ping(timeout=0.2)  # by now the loss is known
+        with client.locked(None):
+            with pytest.raises(Timeout, match=r"message 1 was taken .* other threads held"):
+                publisher.send(bytes(60_000), timeout=0.01)
+            with pytest.raises(Timeout, match="the message was not taken: other threads held"):
+                publisher.send(bytes(60_000), timeout=0.01)
+            with pytest.raises(Timeout, match="0 of 2 messages were taken: other threads held"):
+                publisher.send_many([bytes(60_000)] * 2, timeout=0.01)
+        wire.refusing = False
+        publisher.flush()
+
+        assert publisher.acked == 1
+
+
 @pytest.mark.parametrize("many", [False, True])
 @pytest.mark.parametrize("call", [1, 2])
 def test_room_that_came_before_anybody_waited_for_it_is_found(
