@@ -50,12 +50,12 @@ def test_what_is_published_comes_back_by_reference(kernel: Kernel) -> None:
     writer = Wire(kernel, object(), HERE, None, client="writer")
     reader.say(m.Subscribe(1, ">"))
     began = reader.connection.output(1 << 20)
-    offset = 0
     messages = []
-    for view in began[:2]:
-        message, offset = reader.control(view, 0)
+    offset = 0
+    for _ in range(2):  # an empty batch at the position is behind them
+        message, size = reader.control(began[0], offset)
         messages.append(message)
-        assert offset == len(view)
+        offset += size
     reader.done(sum(map(len, began)))
     writer.say(m.Open(1, bytes(16)))
     writer.answers()
