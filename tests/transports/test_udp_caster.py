@@ -219,6 +219,76 @@ def test_the_rate_is_met_however_often_it_is_asked() -> None:
     assert cast.now_ns - START_NS == pytest.approx(due_ns, rel=0.01)
 
 
+def carried(cast: Cast, for_ns: int, lag: int = 0) -> int:
+    """Bytes a second that leave while there is always more; with ``lag``, someone lacks what is so
+    far back."""
+    begun, since, through = len(cast.sent), cast.now_ns, cast.now_ns
+    while cast.now_ns < since + for_ns:
+        if lag:
+            cast.call((lib.hu_caster_sent(cast.native) - lag, PAYLOAD))
+        while lib.hu_caster_room(cast.native) > 20_000:
+            through += 1
+            cast.feed(batch(through, 20_000))
+        cast.run(100 * US)
+    left = sum(one.size + lib.HU_HEADER for one in cast.sent[begun:])
+    return left * 1_000 * MS // (cast.now_ns - since)
+
+
+def test_who_falls_behind_slows_the_group() -> None:
+    """Once in a while the pace halves, down to the least; it grows again when nobody is behind."""
+    cast = Cast(rate=100_000_000, rate_min=20_000_000)
+    assert carried(cast, 20 * MS) == pytest.approx(100_000_000, rel=0.05)
+
+    first = carried(cast, lib.HU_CAST_SLOW, lag=HISTORY // lib.HU_CAST_LATE)
+    carried(cast, lib.HU_CAST_SLOW, lag=HISTORY // lib.HU_CAST_LATE)
+    least = carried(cast, 100 * MS, lag=HISTORY // lib.HU_CAST_LATE)
+    slowed = cast.counts()["slowed"]
+    growing = carried(cast, 10 * lib.HU_CAST_SLOW)
+    carried(cast, 10 * lib.HU_CAST_SLOW)
+    again = carried(cast, 20 * MS)
+
+    assert first == pytest.approx(50_000_000, rel=0.15)
+    assert least == pytest.approx(20_000_000, rel=0.05)
+    assert slowed == 3
+    assert growing == pytest.approx(sum(20e6 * 1.125**n for n in range(10)) / 10, rel=0.05)
+    assert again == pytest.approx(100_000_000, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("rate_min", "lag"), [(0, HISTORY // 2), (20_000_000, HISTORY // lib.HU_CAST_LATE - PAYLOAD)]
+)
+def test_who_is_near_or_may_not_slow_nobody(rate_min: int, lag: int) -> None:
+    """Loss that is repaired in time costs the repeats only, and so does all if the owner says so."""
+    cast = Cast(rate=100_000_000, rate_min=rate_min)
+    carried(cast, 20 * MS)
+
+    found = carried(cast, 50 * MS, lag=lag)
+
+    assert found == pytest.approx(100_000_000, rel=0.05)
+    assert cast.counts()["slowed"] == 0
+
+
+def test_what_is_gone_slows_nobody() -> None:
+    """Who calls for what is not kept any more cannot be helped by going slower."""
+    cast = Cast(rate=100_000_000, rate_min=20_000_000)
+    carried(cast, 20 * MS)
+
+    cast.call((0, PAYLOAD), (1 << 60, PAYLOAD))
+
+    assert cast.counts()["slowed"] == 0
+
+
+@pytest.mark.parametrize(("rtt_ns", "slowed"), [(0, 1), (10 * MS, 0)])
+def test_who_is_far_away_is_not_late_for_it(rtt_ns: int, slowed: int) -> None:
+    """What is lost is missed a round trip later: what left in two of them is not far back."""
+    cast = Cast(rate=1_000_000_000, rate_min=1_000_000, history=1 << 28)
+    carried(cast, 30 * MS)
+
+    cast.call((lib.hu_caster_sent(cast.native) - 15_000_000, PAYLOAD), rtt_ns=rtt_ns)
+
+    assert cast.counts()["slowed"] == slowed
+
+
 # Repairs.
 
 
@@ -796,7 +866,7 @@ steps = st.lists(
 @given(steps=steps, unicast=st.integers(0, 1))
 def test_any_order_of_things(steps: list[tuple[object, ...]], unicast: int) -> None:
     """Whatever happens: what is sent is the stream, beacons are sound, and the rate is kept."""
-    cast = Cast(history=lib.HU_HISTORY_MIN, unicast=unicast, rate=RATE // 10)
+    cast = Cast(history=lib.HU_HISTORY_MIN, unicast=unicast, rate=RATE // 10, rate_min=RATE // 99)
     through, left = 0, b""
     for kind, *values in steps:
         first = values[0]

@@ -262,7 +262,15 @@ def test_an_interface_that_others_reach_is_refused(authenticates: bool) -> None:
 
 @pytest.mark.parametrize(
     "option",
-    ["interface=127.0.0.1", "pattern=a", "repair=unicast", "history=32MiB", "rate=1MB", "ttl=2"],
+    [
+        "interface=127.0.0.1",
+        "pattern=a",
+        "repair=unicast",
+        "history=32MiB",
+        "rate=1MB",
+        "rate_min=1MB",
+        "ttl=2",
+    ],
 )
 def test_options_of_a_group_on_an_ordinary_address(option: str) -> None:
     """An option that means nothing there is refused, by its name."""
@@ -276,6 +284,8 @@ def test_options_of_a_group_on_an_ordinary_address(option: str) -> None:
         ("pattern=a..b", "pattern|topic"),
         ("rate=1KiB", "rate is between"),
         ("rate=13GB", "rate is between"),
+        ("rate_min=1KiB", "rate_min is between"),
+        ("rate=1MB&rate_min=2MB", "rate_min is between"),
         ("history=1KiB", "history is between"),
         ("history=2GiB", "history is between"),
         ("mtu=100", "mtu is between 512 and 65507 here, or 0"),

@@ -85,6 +85,8 @@ def place_of(url: Url, group: Group, options: ListenOptions) -> CastPlace:
     smallest, largest = int(lib.HU_CAST_RATE_MIN), int(lib.HU_CAST_RATE_MAX)
     if not smallest <= options.rate <= largest:
         raise InvalidUrl(f"{url}: rate is between 64KiB and 12.5GB (bytes a second)")
+    if options.rate_min and not smallest <= options.rate_min <= options.rate:
+        raise InvalidUrl(f"{url}: rate_min is between 64KiB and rate, or 0: never slower than rate")
     if not lib.HU_HISTORY_MIN <= options.history <= lib.HU_HISTORY_MAX:
         raise InvalidUrl(f"{url}: history is between 64KiB and 1GiB")
     source = _groups.source_of(group, url)
@@ -164,6 +166,7 @@ class Cast:
         native = ffi.new("hu_caster_options *")
         native.id = int.from_bytes(os.urandom(8)) | 1
         native.rate = options.rate
+        native.rate_min = options.rate_min
         native.history = history
         native.datagram = options.mtu or (
             _options.LOOPBACK_DATAGRAM if is_loopback(self._place.source) else _options.DATAGRAM

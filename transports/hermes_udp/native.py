@@ -98,6 +98,7 @@ CASTER = (
     "calls_late",
     "calls_spared",
     "full",
+    "slowed",
     "nameless",
 )
 

@@ -42,7 +42,7 @@ IP_PMTUDISC_PROBE = 3
 IP_MTU_DISCOVER = 10
 IPV6_MTU_DISCOVER = 23
 SCALE = 1 << 32
-MULTICAST_ONLY = ("interface", "pattern", "repair", "history", "rate", "ttl")
+MULTICAST_ONLY = ("interface", "pattern", "repair", "history", "rate", "rate_min", "ttl")
 """Options that make no sense where there is no group."""
 
 
@@ -121,6 +121,9 @@ class ListenOptions(DialOptions, frozen=True, forbid_unknown_fields=True):
     rate: ByteSize = ByteSize(125_000_000)
     """Multicast: bytes of datagrams a second, at most; nobody tells the caster that he cannot follow,
     so it is what the slowest receiver and the network take (125 MB is 1 Gbit)."""
+    rate_min: ByteSize = ByteSize(0)
+    """Multicast: bytes a second down to which the group is slowed while a receiver calls for what is an
+    eighth of the history back; 0: it is not, and who falls too far behind is cut off alone."""
     ttl: Annotated[int, msgspec.Meta(ge=1, le=255)] = 1
     """Multicast: routers that may pass it on, and one; 1: it stays in the local network."""
 

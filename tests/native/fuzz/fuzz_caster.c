@@ -163,6 +163,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     must(fed != NULL && train != NULL);
     hu_caster_options options = {.id = 9,
                                  .rate = RATE,
+                                 .rate_min = size % 3 == 0 ? RATE / 8 : 0,
                                  .history = HISTORY,
                                  .datagram = DATAGRAM,
                                  .unicast = size % 2,

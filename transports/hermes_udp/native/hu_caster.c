@@ -56,6 +56,10 @@ struct hu_caster {
     int64_t turn_left; /* bytes of it */
     int64_t credit;    /* bytes that may be repeated before new ones have their turn */
 
+    uint64_t pace;    /* bytes a second, now */
+    uint64_t pace_ns; /* when it last grew, or had reason not to */
+    uint64_t slowed_ns;
+
     int64_t tokens; /* bytes that may leave now */
     uint64_t tokens_ns;
     uint64_t fed_ns;    /* when new bytes were sent last */
@@ -88,6 +92,8 @@ hu_caster *hu_caster_new(const hu_caster_options *options, uint64_t now_ns) {
     assert(history >= HU_HISTORY_MIN && history <= HU_HISTORY_MAX);
     assert((history & (history - 1)) == 0 && options->id != 0);
     assert(options->rate >= HU_CAST_RATE_MIN && options->rate <= HU_CAST_RATE_MAX);
+    assert(options->rate_min == 0 ||
+           (options->rate_min >= HU_CAST_RATE_MIN && options->rate_min <= options->rate));
     assert(options->datagram >= 2 * HU_DATAGRAM_MIN && options->datagram <= HU_DATAGRAM_MAX);
     assert(options->pattern_size > 0 && options->pattern_size <= HU_NAME_MAX);
     hu_caster *caster = calloc(1, sizeof *caster);
@@ -98,6 +104,9 @@ hu_caster *hu_caster_new(const hu_caster_options *options, uint64_t now_ns) {
         return NULL;
     }
     caster->options = *options;
+    if (options->rate_min == 0)
+        caster->options.rate_min = options->rate;
+    caster->pace = options->rate;
     caster->ring = ring;
     caster->tokens = caster->credit = HU_CAST_BURST;
     caster->tokens_ns = caster->fed_ns = caster->beacon_ns = now_ns;
@@ -428,6 +437,31 @@ static int call(hu_caster *caster, uint64_t target, uint32_t who, const hu_range
     return 1;
 }
 
+/* As fast as has become right since the pace changed. */
+static void speed_up(hu_caster *caster, uint64_t now_ns) {
+    while (caster->pace < caster->options.rate && now_ns - caster->pace_ns >= HU_CAST_SLOW) {
+        caster->pace = least(caster->pace + caster->pace / HU_CAST_GROW, caster->options.rate);
+        caster->pace_ns += HU_CAST_SLOW;
+    }
+}
+
+/* Someone lacks what stands at `position`: if that is far back, it goes slower for a while. */
+static void slow_down(hu_caster *caster, uint64_t position, uint64_t rtt_ns, uint64_t now_ns) {
+    uint64_t trips = 2 * (caster->pace * rtt_ns / NS_PER_S);
+    uint64_t lag = least(caster->options.history / HU_CAST_LATE, most(HU_CAST_LAG, trips));
+    if (position >= caster->sent || position < hu_caster_oldest(caster) ||
+        caster->sent - position < lag)
+        return;
+    speed_up(caster, now_ns);
+    caster->pace_ns = now_ns;
+    if (caster->pace == caster->options.rate_min ||
+        now_ns - caster->slowed_ns < most(rtt_ns, HU_CAST_SLOW))
+        return;
+    caster->pace = most(caster->pace / 2, caster->options.rate_min);
+    caster->slowed_ns = now_ns;
+    caster->counters.slowed++;
+}
+
 void hu_caster_status(hu_caster *caster, uint64_t caller, const uint8_t *ranges, uint64_t size,
                       uint64_t rtt_ns, uint64_t now_ns) {
     uint64_t target = caster->options.unicast ? caller : HU_CAST_ALL;
@@ -439,6 +473,7 @@ void hu_caster_status(hu_caster *caster, uint64_t caller, const uint8_t *ranges,
     for (uint64_t i = 0; i < whole; i++) {
         hu_range range;
         hu_range_decode(ranges + i * HU_RANGE, &range);
+        slow_down(caster, range.position, hold_ns, now_ns);
         if (!call(caster, target, who, &range, hold_ns, now_ns, &steps)) {
             caster->counters.calls_spared += whole - i; /* they are called for again */
             break;
@@ -515,7 +550,8 @@ static void unrepeat(hu_caster *caster, uint64_t position, uint64_t end) {
 /* ---- sending ---- */
 
 static void refill(hu_caster *caster, uint64_t now_ns) {
-    uint64_t rate = caster->options.rate, passed = now_ns - caster->tokens_ns;
+    speed_up(caster, now_ns);
+    uint64_t rate = caster->pace, passed = now_ns - caster->tokens_ns;
     uint64_t missing = (uint64_t)(HU_CAST_BURST - caster->tokens);
     if (passed >= missing * NS_PER_S / rate + 1) {
         caster->tokens = HU_CAST_BURST;
@@ -528,7 +564,7 @@ static void refill(hu_caster *caster, uint64_t now_ns) {
 }
 
 static uint64_t refilled_ns(const hu_caster *caster) {
-    uint64_t rate = caster->options.rate;
+    uint64_t rate = caster->pace;
     if (caster->tokens > 0)
         return 0;
     return caster->tokens_ns + ((uint64_t)(1 - caster->tokens) * NS_PER_S + rate - 1) / rate;

@@ -19,6 +19,9 @@
  * others half of it at most.  Of that half, each caller has a train in turn, and where the list is
  * full, whoever has most on it gives way.
  *
+ * With `rate_min`, a caller who lacks something far back slows all down: the pace halves, once in a
+ * HU_CAST_SLOW, and grows by an eighth in each in which nobody does so.
+ *
  * Beacons say where the stream stands: 1, 2, 4, ... ms after the last bytes, so that who missed
  * these learns of them soon, and every HU_BEACON_MAX whatever happens.
  *
@@ -39,17 +42,22 @@ typedef struct hu_caster hu_caster;
 #define HU_CAST_HOLD_MAX 50000000  /* ns: likewise, for callers who are far away */
 #define HU_CAST_BURST    65536     /* bytes that may leave at once before `rate` holds them */
 #define HU_CAST_AHEAD    1048576   /* bytes taken before they have left; or an eighth of history */
-#define HU_CAST_REPAIRS  512       /* ranges that wait or were repeated; more are called again */
-#define HU_CAST_CALLERS  64        /* told apart while they wait for repairs; more share places */
-#define HU_CAST_STEPS    1024      /* of them looked at for one status, whatever it calls for */
-#define HU_CAST_BORDERS  256       /* borders remembered, evenly spread over the history */
-#define HU_CAST_RATE_MIN 65536     /* bytes a second */
+#define HU_CAST_SLOW     10000000  /* ns in which the pace halves once, or grows once */
+#define HU_CAST_GROW     8         /* part of the pace by which it grows */
+#define HU_CAST_LAG  8388608 /* bytes: who lacks what is so far back is late; or two round trips, */
+#define HU_CAST_LATE 8       /* or this part of the history if that is less */
+#define HU_CAST_REPAIRS  512 /* ranges that wait or were repeated; more are called again */
+#define HU_CAST_CALLERS  64  /* told apart while they wait for repairs; more share places */
+#define HU_CAST_STEPS    1024        /* of them looked at for one status, whatever it calls for */
+#define HU_CAST_BORDERS  256         /* borders remembered, evenly spread over the history */
+#define HU_CAST_RATE_MIN 65536       /* bytes a second */
 #define HU_CAST_RATE_MAX 12500000000 /* bytes a second: 100 Gbit/s */
 #define HU_CAST_ALL      0           /* the target that is the group */
 
 typedef struct {
     uint64_t id;       /* of the cast, random */
-    uint64_t rate;     /* bytes of datagrams a second */
+    uint64_t rate;     /* bytes of datagrams a second, at most */
+    uint64_t rate_min; /* down to which who falls behind slows it; 0: nobody does */
     uint32_t history;  /* bytes, a power of two */
     uint32_t datagram; /* bytes of the largest */
     uint32_t unicast;  /* 1: repeats go to who called for them, 0: to all */
@@ -70,6 +78,7 @@ typedef struct {
     uint64_t calls_late;   /* ranges that are not kept any more, or were never sent */
     uint64_t calls_spared; /* ranges for which there was no room, and those behind one */
     uint64_t full;         /* times nothing more was taken, because of `rate` */
+    uint64_t slowed;       /* times the pace was halved for who fell behind */
     uint64_t nameless;     /* streams for which beacons have no room */
 } hu_caster_counters;
 
