@@ -194,9 +194,8 @@ class Reconnecting(Pump):
         try:
             self._establish(self._dial(limit), limit)
         except (ConnectFailed, ConnectionLost, InvalidUrl, Timeout) as error:
-            self._failed_attempt(
-                error
-            )  # the URL was good before: its name is not known for a while
+            # An invalid URL too: it was good before, its name is not known for a while.
+            self._failed_attempt(error)
         except HermesError as error:
             self._give_up(error)
             raise

@@ -99,6 +99,19 @@ def test_random_bytes(broker: Any, bystander: RawClient) -> None:
         strike(broker, prefix + chance.randbytes(chance.randrange(1, 3000)))
 
 
+@pytest.mark.parametrize("first", [2**63 - 1, 2**63, 2**64 - 2])
+def test_sequences_that_are_none(
+    broker: Any, bystander: RawClient, connect: Connect, first: int
+) -> None:
+    """Numbers beyond 2^63 - 1 are a bad sequence: the first, and the one behind the last legal."""
+    client = connect(broker)
+    batches = [client.batch("a.b", [b"x"], first=number) for number in (first, first + 1)]
+
+    answer = strike(broker, HELLO + OPEN + b"".join(batches))
+
+    assert b"bad_sequence" in answer
+
+
 def test_mutated_conversation(broker: Any, bystander: RawClient, connect: Connect) -> None:
     """A sound conversation with one byte changed is taken, or refused, but harms nobody."""
     seed = random.randrange(2**32)

@@ -198,7 +198,7 @@ class UdpAgent:
         return work
 
     def stop_accepting(self) -> None:
-        """Make no sessions any more; those there are keep being served."""
+        """Make no sessions any more; those that are there are served on."""
         lib.hu_endpoint_stop(self._endpoint)
 
     def counters(self) -> dict[str, int]:

@@ -48,11 +48,39 @@ NEVER = 1 << 62
 CASTERS_MAX = 64
 """Groups of which it is known who cast to them last."""
 LOG = logging.getLogger("hermes.udp")
-
-_casters: dict[Group, Any] = {}
-"""Whose beacon was believed last, in this process."""
 _STOPS = frozenset({lib.HU_SELECT_MORE, lib.HU_SELECT_FULL})
 """What ends a walk without anything to be done about it."""
+
+
+class Casters:
+    """Whose beacons were believed last: a group that is cast to by another may have another log.
+
+    Any thread may use it.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[Group, Any] = {}
+        self._lock = threading.Lock()
+
+    def compare(self, url: Url, group: Group, caster: Any) -> None:
+        """Tell of it if another casts to the group than before."""
+        with self._lock:
+            before = self._last.pop(group, caster)
+            while len(self._last) >= CASTERS_MAX:
+                del self._last[next(iter(self._last))]
+            self._last[group] = caster
+        if before != caster:
+            LOG.warning(
+                "%s: %s casts to the group now, and %s did before: the broker was restarted, or two "
+                "cast to one group, which would each need a group of its own",
+                url,
+                host_port(caster),
+                host_port(before),
+            )
+
+
+_casters = Casters()
+"""This process's: a transport is made anew for each connection."""
 
 
 def dial(url: Url, group: Group, options: DialOptions, timeout_ns: int) -> GroupChannel:
@@ -80,7 +108,7 @@ def dial(url: Url, group: Group, options: DialOptions, timeout_ns: int) -> Group
             f"{url}: no beacon came from the group: check that a broker casts to it (`hermes serve "
             "--transport` with this URL), and that interface=... names the interface it comes by"
         )
-    _compare(url, group, caster)
+    _casters.compare(url, group, caster)
     try:
         sock = _options.connected(group.family, caster, options)
     except OSError as error:
@@ -90,22 +118,6 @@ def dial(url: Url, group: Group, options: DialOptions, timeout_ns: int) -> Group
     if not isinstance(found, UdpChannel):
         raise ConnectFailed(f"{url}, cast from {host_port(caster)}: {found}")
     return GroupChannel(found, group, options)
-
-
-def _compare(url: Url, group: Group, caster: Any) -> None:
-    """Tell of it if another casts to the group than before: its log may be another one, too."""
-    before = _casters.pop(group, caster)
-    if before != caster:
-        LOG.warning(
-            "%s: %s casts to the group now, and %s did before: the broker was restarted, or two cast "
-            "to one group, which would each need a group of its own",
-            url,
-            host_port(caster),
-            host_port(before),
-        )
-    while len(_casters) >= CASTERS_MAX:
-        del _casters[next(iter(_casters))]
-    _casters[group] = caster
 
 
 def _await_beacon(sock: socket.socket, deadline: int | None) -> Any:

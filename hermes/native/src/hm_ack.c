@@ -3,13 +3,14 @@
 #include <assert.h>
 #include <string.h>
 
+#include "hm_frame.h"
+
 /* MessagePack: a map of two, short texts, and unsigned numbers, big-endian. */
-#define MAP_OF_2     0x82
-#define FIXTEXT      0xa0u
-#define FIXINT_MAX   0x7f
-#define UINT8        0xcc /* followed by UINT16, UINT32, UINT64: 1 << (tag - UINT8) bytes each */
-#define UINT64       0xcf
-#define SEQUENCE_MAX INT64_MAX
+#define MAP_OF_2   0x82
+#define FIXTEXT    0xa0u
+#define FIXINT_MAX 0x7f
+#define UINT8      0xcc /* followed by UINT16, UINT32, UINT64: 1 << (tag - UINT8) bytes each */
+#define UINT64     0xcf
 
 static uint8_t *put_text(uint8_t *at, const char *text) {
     size_t size = strlen(text);
@@ -26,7 +27,7 @@ static uint8_t *put_uint(uint8_t *at, uint64_t value) {
 }
 
 uint32_t hm_ack_encode(uint8_t *out, uint32_t publisher, uint64_t sequence) {
-    assert(sequence <= SEQUENCE_MAX);
+    assert(sequence <= HM_SEQUENCE_MAX);
     uint8_t *end = out;
     *end++ = MAP_OF_2;
     end = put_uint(put_text(end, "publisher"), publisher);
@@ -77,5 +78,5 @@ int hm_ack_parse(const uint8_t *payload, uint32_t size, uint32_t *publisher, uin
     skip_text(&left, "sequence");
     *sequence = take_uint(&left);
     *publisher = (uint32_t)id;
-    return left.at == left.end && id <= UINT32_MAX && *sequence <= SEQUENCE_MAX;
+    return left.at == left.end && id <= UINT32_MAX && *sequence <= HM_SEQUENCE_MAX;
 }

@@ -365,8 +365,8 @@ static int begin_batch(take *t, const uint8_t *frame) {
     if (batch.frames_size > (uint64_t)in->message_max + HM_BATCH_SLACK)
         return malformed(t, -HM_ELENGTH);
     uint64_t count = batch.through - batch.after;
-    if (batch.through < batch.after || (count == 0) != (batch.frames_size == 0) ||
-        count > batch.frames_size / HM_FRAME_HEADER)
+    if (batch.through < batch.after || batch.through > HM_SEQUENCE_MAX ||
+        (count == 0) != (batch.frames_size == 0) || count > batch.frames_size / HM_FRAME_HEADER)
         return malformed(t, -HM_ESEQUENCE);
     publisher *who = batch.stream == 0 ? publisher_find(in, batch.id) : NULL;
     if (who == NULL)
