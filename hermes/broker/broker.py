@@ -158,6 +158,11 @@ class Broker(Closable):
         return self._failure
 
     @property
+    def stopping(self) -> bool:
+        """Whether it was asked to stop."""
+        return self._stopping
+
+    @property
     def storage_url(self) -> str:
         """Where it keeps its streams."""
         return self._opened().storage.url
@@ -181,8 +186,8 @@ class Broker(Closable):
     # Running.
 
     def run(self, *, signals: bool = True) -> None:
-        """Serve until :meth:`stop`, or with ``signals`` until SIGTERM or SIGINT; a second signal
-        forces the end.
+        """Serve until :meth:`stop`, or with ``signals`` until SIGTERM or SIGINT; a signal while it
+        stops forces the end.
 
         With ``signals`` it must be called in the main thread.
         """

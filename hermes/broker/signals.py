@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 class Signals:
-    """SIGTERM and SIGINT: the first stops a broker, the second has it end at once; while it is not
-    ``opened`` they interrupt whoever opens it."""
+    """SIGTERM and SIGINT: the first stops a broker, the second has it end at once, as the first does
+    if it was asked to stop before; while it is not ``opened`` they interrupt whoever opens it."""
 
     def __init__(self, broker: Broker, *, opened: bool) -> None:
         self._broker = broker
@@ -41,7 +41,7 @@ class Signals:
         self.count += 1
         if not self.opened:
             raise KeyboardInterrupt
-        if self.count > 1:
+        if self.count > 1 or self._broker.stopping:
             self._broker.abort()
         else:
             self._broker.stop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ import hermes
 from hermes.broker import Broker
 from hermes.broker import kernel as kernel_module
 from hermes.broker.queries import PAGE
+from hermes.broker.signals import Signals
 from hermes.errors import (
     AddressInUse,
     Closed,
@@ -649,6 +651,26 @@ def test_abort_cuts_a_stop_short(serve: Serve, connect: Connect) -> None:
     broker.close()
     client.until_end()
 
+    assert len(client.messages) < count
+
+
+def test_a_signal_cuts_a_stop_short(serve: Serve, connect: Connect) -> None:
+    """The first signal ends a broker at once that was asked to stop before."""
+    broker = serve(listeners=["tcp://127.0.0.1:0"], limits={"stop": "1h"})
+    client, count = owed(broker, connect)
+    closer = threading.Thread(target=broker.close)
+
+    with Signals(broker, opened=True).handled():
+        broker.stop()
+        signal.raise_signal(signal.SIGINT)
+    closer.start()
+    closer.join(10)
+    ended = not closer.is_alive()
+    broker.abort()
+    closer.join()
+    client.until_end()
+
+    assert ended
     assert len(client.messages) < count
 
 
