@@ -118,7 +118,8 @@ class Subscription(Closable):
     def positions(self) -> dict[str, int]:
         """Stream name to the last sequence that was handed out or was not wanted.
 
-        What :meth:`commit` stores; as ``start`` of another subscription it goes on from here.
+        What :meth:`commit` stores; as ``start`` of another subscription it goes on from here.  While
+        other threads consume, it may be behind what they have just been given, never ahead.
         """
         while True:
             segment, found = self._segment, dict(self._feed.done)
