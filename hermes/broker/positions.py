@@ -45,6 +45,7 @@ class Positions:
         self._changed: _Changes = {}
         self._waiting: list[Done] = []
         self._writing = False
+        self._dirty = False  # the last write failed: the storage has less than we do, or more
         self._thread: threading.Thread | None = None
         self._tasks: SimpleQueue[tuple[_Changes, list[Done]] | None] = SimpleQueue()
         self._image = _Image(self._stored)  # the writer's, while it writes
@@ -91,24 +92,29 @@ class Positions:
         return sorted(self._stored)
 
     def forget(self, name: str, done: Done) -> bool:
-        """Have nothing of ``name``; ``done`` as for :meth:`commit`.  False: there is nothing."""
-        if name not in self._stored:
+        """Have nothing of ``name``; ``done`` as for :meth:`commit`.  False: there is nothing.
+
+        After a write that failed the storage may still have what we do not: it is stored again.
+        """
+        if name in self._stored:
+            del self._stored[name]
+            self._changed[name] = None
+        elif not self._dirty:
             return False
-        del self._stored[name]
-        self._changed[name] = None
         self._store(done)
         return True
 
     def close(self) -> None:
-        """Wait for the write under way and write what is left.  The callbacks that remain are not
-        called."""
+        """Wait for the write under way and write what is left, or what could not be written.  The
+        callbacks that remain are not called."""
         if self._thread is not None:
             self._tasks.put(None)
             self._thread.join()
             self._thread = None
-        if self._waiting:
+        if self._waiting or self._dirty:
             self._waiting.clear()
             self._storage.save_state(STATE, self._image.changed(self._changed))
+            self._dirty = False
 
     def _store(self, done: Done) -> None:
         self._waiting.append(done)
@@ -127,7 +133,9 @@ class Positions:
         """In the helper thread: write until there is no more to come."""
         while (task := self._tasks.get()) is not None:
             changed, covered = task
-            self._call(partial(self._ended, covered, self._write(changed)))
+            problem = self._write(changed)
+            self._dirty = problem is not None  # here: close() waits for this thread, not for calls
+            self._call(partial(self._ended, covered, problem))
 
     def _write(self, changed: _Changes) -> HermesError | None:
         """What prevented it."""

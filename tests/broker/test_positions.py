@@ -103,6 +103,47 @@ def test_a_forgotten_name_is_not_stored(positions: Positions, shelf: Shelf, loop
     assert msgspec.msgpack.decode(shelf.states[STATE]) == {"job": {"a": 1}, "other": {"a": 6}}
 
 
+def test_what_could_not_be_forgotten_can_be_again(
+    positions: Positions, shelf: Shelf, loop: Loop
+) -> None:
+    """A name that a failing storage has kept is forgotten when that is asked again, and answered as
+    the first time; afterwards there is nothing."""
+    positions.commit("job", {"a": 5}, loop.answers.append)
+    loop.until(1)
+    shelf.problem = StorageFull("no room")
+    assert positions.forget("job", loop.answers.append)
+    loop.until(2)
+    shelf.problem = None
+
+    assert positions.forget("job", loop.answers.append)
+    loop.until(3)
+
+    assert [type(answer) for answer in loop.answers] == [type(None), StorageFull, type(None)]
+    assert msgspec.msgpack.decode(shelf.states[STATE]) == {}
+    assert not positions.forget("job", loop.answers.append)
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["told", "under-way"])
+def test_what_could_not_be_written_is_written_at_the_end(
+    positions: Positions, shelf: Shelf, loop: Loop, told: bool
+) -> None:
+    """Closing has another try at what a write failed to store, whether or not the loop has heard of
+    it."""
+    positions.commit("job", {"a": 5}, loop.answers.append)
+    positions.commit("other", {"a": 1}, loop.answers.append)
+    loop.until(2)
+    shelf.problem = StorageFull("no room")
+    positions.forget("job", loop.answers.append)
+    answered = loop.calls.get(timeout=DEADLINE_S)
+    if told:
+        answered()
+    shelf.problem = None
+
+    positions.close()
+
+    assert msgspec.msgpack.decode(shelf.states[STATE]) == {"other": {"a": 1}}
+
+
 def test_a_name_does_not_go_back(positions: Positions, shelf: Shelf, loop: Loop) -> None:
     """A smaller position of a stream leaves the greater one."""
     positions.commit("job", {"a": 5, "b": 1}, loop.answers.append)
