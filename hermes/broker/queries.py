@@ -13,11 +13,14 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from hermes.broker.config import to_values
 from hermes.errors import InvalidTopic
 from hermes.hookspecs import EVERYTHING
 from hermes.native.patterns import check_pattern, match
 from hermes.url import without_password
+from hermes.wire.codec import CONTROL_MAX
 
 if TYPE_CHECKING:
     from hermes.broker.kernel import Kernel
@@ -30,8 +33,11 @@ QUESTIONS = ("config", "durables", FORGET, "stats", "streams", "topics")
 INSPECTIONS = ("config", "durables", FORGET, "stats")
 """Those that concern other clients or the machine: a grant has to allow them."""
 PAGE = 256
-"""Topics looked at for a page: each takes microseconds, in which the loop serves nobody else.  With
-the longest names they stay under the limit of a control frame."""
+"""Topics or durable names looked at for a page: each takes microseconds, in which the loop serves
+nobody else.  Topics with the longest names stay under the limit of a control frame."""
+PAGE_BYTES = CONTROL_MAX // 4
+"""Encoded bytes after which a page of durable names ends: how long one is depends on how many
+streams it has positions in, of which 64 with the longest names take 5 KiB."""
 CONNECTIONS_PAGE = 512
 """Connections described on a page, and in all unless ``connections=all`` was asked."""
 
@@ -150,17 +156,20 @@ def _stats(kernel: Kernel) -> Iterator[Page]:
 
 def _durables(kernel: Kernel) -> Iterator[Page]:
     """The durable names that have committed something, page by page."""
-    names = kernel.positions.names()
-    for first in range(0, len(names), PAGE):
-        yield (
-            [
-                {"name": name, "positions": positions, "in_use": kernel.holder(name) is not None}
-                for name in names[first : first + PAGE]
-                if (positions := kernel.positions.get(name)) is not None
-            ],
-            True,
-        )
-    yield [], False
+    page: list[msgspec.Raw] = []
+    seen = size = 0
+    for name in kernel.positions.names():
+        positions = kernel.positions.get(name)
+        if positions is not None:  # not forgotten since
+            in_use = kernel.holder(name) is not None
+            described = {"name": name, "positions": positions, "in_use": in_use}
+            page.append(msgspec.Raw(msgspec.msgpack.encode(described)))
+            size += len(page[-1])
+        seen += 1
+        if seen == PAGE or size >= PAGE_BYTES:
+            yield page, True
+            page, seen, size = [], 0, 0
+    yield page, False
 
 
 def _topics(kernel: Kernel, arguments: dict[str, str], grant: Grant | None) -> Iterator[Page]:

@@ -11,11 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import hermes
 from hermes.broker import Broker
 from hermes.broker import kernel as kernel_module
+from hermes.broker.config import STREAMS_MAX
+from hermes.broker.positions import STATE
 from hermes.broker.queries import PAGE
 from hermes.broker.signals import Signals
 from hermes.errors import (
@@ -27,8 +30,11 @@ from hermes.errors import (
     PluginNotFound,
     Refused,
 )
+from hermes.plugins import default_plugins
 from hermes.transport import Peer
+from hermes.url import parse_url
 from hermes.wire import messages as m
+from hermes.wire.messages import NAME_MAX
 from tests.broker.rawclient import RawClient
 
 Serve = Callable[..., Broker]
@@ -412,6 +418,28 @@ def test_durable_names_are_listed_and_forgotten(serve: Serve, connect: Connect) 
     assert answers == [[True], [False]]
     assert left == []
     assert other.payloads(2) == [b"x", b"y"]
+
+
+def test_the_longest_durable_names_are_listed(
+    serve: Serve, connect: Connect, tmp_path: Path
+) -> None:
+    """Names as long as they may be, with positions in as many streams as there may be, come in pages
+    that each fit a frame; short ones in pages of a bounded number."""
+    url = f"mmap:{tmp_path}"
+    positions = {f"{number:02}".ljust(64, "s"): 2**63 - 1 for number in range(STREAMS_MAX)}
+    names = {f"{number:03}".ljust(NAME_MAX, "\N{SNOWMAN}"): positions for number in range(PAGE)}
+    short: dict[str, dict[str, int]] = {f"short {number:03}": {} for number in range(PAGE + 10)}
+    storage = default_plugins().storage("mmap").open(parse_url(url))
+    storage.save_state(STATE, msgspec.msgpack.encode(names | short))
+    storage.close()
+    client = connect(serve(storage=url))
+
+    pages = client.query("durables")
+
+    listed = [row for page in pages for row in page]
+    assert {row["name"]: row["positions"] for row in listed} == names | short
+    assert len(listed) == len(names | short)
+    assert max(map(len, pages)) <= PAGE
 
 
 def test_durable_names_are_bounded(serve: Serve, connect: Connect) -> None:
