@@ -107,7 +107,10 @@ class Grant:
     subscribe: tuple[str, ...] = ()
     """Patterns it may subscribe to, or to parts of."""
     inspect: bool = False
-    """Whether it may ask for the broker's counters and configuration, which name other clients."""
+    """Whether it may ask for the broker's counters, configuration and durable names, which concern
+    other clients."""
+    forget: bool = False
+    """Whether it may have durable names forgotten, with their positions, whoever's they are."""
 
     def __post_init__(self) -> None:
         from hermes.native.patterns import check_pattern  # deferred: needs the native core

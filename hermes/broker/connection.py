@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from hermes.broker.output import Outgoing
 from hermes.broker.publishers import Publisher, publisher_level
-from hermes.broker.queries import FORGET, INSPECTIONS
+from hermes.broker.queries import FORGET, may_ask
 from hermes.broker.subscriptions import RequestRefused, Subscription
 from hermes.errors import HermesError, InvalidTopic, Refused, SystemFault
 from hermes.hookspecs import ConnectionInfo, Denial, Grant
@@ -660,7 +660,7 @@ class Connection(Outgoing):
 
     def _on_query(self, request: m.Query) -> None:
         pages = self._kernel.answer(request.what, request.arguments, self.grant)
-        if self.grant is not None and not self.grant.inspect and request.what in INSPECTIONS:
+        if self.grant is not None and not may_ask(self.grant, request.what):
             self._protocol.error(
                 "not_allowed",
                 f"{self.grant.identity!r} may not ask for {request.what!r}",

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 FORGET = "forget"
 """The one that asks for something to be done: a durable name to be forgotten."""
 QUESTIONS = ("config", "durables", FORGET, "stats", "streams", "topics")
-INSPECTIONS = ("config", "durables", FORGET, "stats")
-"""Those that concern other clients or the machine: a grant has to allow them."""
+INSPECTIONS = ("config", "durables", "stats")
+"""Those that concern other clients or the machine: a grant has to allow them with ``inspect``."""
 PAGE = 256
 """Topics or durable names looked at for a page: each takes microseconds, in which the loop serves
 nobody else.  Topics with the longest names stay under the limit of a control frame."""
@@ -42,6 +42,11 @@ CONNECTIONS_PAGE = 512
 """Connections described on a page, and in all unless ``connections=all`` was asked."""
 
 Page = tuple[object, bool]
+
+
+def may_ask(grant: Grant, what: str) -> bool:
+    """Whether a peer with ``grant`` may ask that."""
+    return grant.forget if what == FORGET else grant.inspect or what not in INSPECTIONS
 
 
 def pages(

@@ -214,7 +214,8 @@ class Client(Requests):
         """Have the broker forget a durable name and its positions; False if it keeps none of it.
 
         Raises:
-            Refused: a subscription commits under it (``durable_in_use``).
+            Refused: a subscription commits under it (``durable_in_use``), or the broker does not
+                let this identity (``not_allowed``).
         """
         found: bool = self.query("forget", timeout=timeout, durable=name)
         return found

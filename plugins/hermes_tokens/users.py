@@ -54,7 +54,9 @@ class Entry(msgspec.Struct, forbid_unknown_fields=True):
     subscribe: tuple[str, ...] = ()
     """Patterns the user may subscribe to."""
     inspect: bool = False
-    """Whether the user may see the broker's counters and configuration."""
+    """Whether the user may see the broker's counters, configuration and durable names."""
+    forget: bool = False
+    """Whether the user may have durable names forgotten."""
 
 
 class Document(msgspec.Struct, forbid_unknown_fields=True):
@@ -72,7 +74,7 @@ class User:
         self.digest = _digest_of(entry)
         """SHA-256 of the token; None: there is none."""
         self.proven = entry.proven
-        self.grant = Grant(name, entry.publish, entry.subscribe, entry.inspect)
+        self.grant = Grant(name, entry.publish, entry.subscribe, entry.inspect, entry.forget)
 
 
 class Users:

@@ -425,6 +425,37 @@ def test_a_grant_without_patterns_allows_nothing(
     assert client.query("topics") == [[]]
 
 
+def test_who_may_look_may_not_forget(guarded: Callable[..., Broker], connect: Connect) -> None:
+    """Listing durable names and having them forgotten are two rights; neither brings the other."""
+    grants = {
+        "alice": Grant("alice", publish=(">",), subscribe=(">",)),
+        "monitor": Grant("monitor", inspect=True),
+        "admin": Grant("admin", forget=True),
+    }
+    broker = guarded(lambda identity, _: grants[identity])
+    alice, monitor, admin = (greet(connect, broker, identity=name) for name in grants)
+    alice.open()
+    alice.acked(alice.publish("a", b"x"))
+    alice.subscribe(">", durable="job", start="earliest")
+    alice.send(alice.protocol.commit(1, {"default": 1}))
+    alice.expect(m.Commit)
+    alice.send(alice.protocol.unsubscribe(1))
+    alice.expect(m.Unsubscribe)
+
+    refused = [
+        alice.query("forget", durable="job"),
+        monitor.query("forget", durable="job"),
+        admin.query("durables"),
+    ]
+    kept = [row["name"] for page in monitor.query("durables") for row in page]
+    forgotten = admin.query("forget", durable="job")
+
+    assert [error.code for error in refused] == ["not_allowed"] * 3
+    assert kept == ["job"]
+    assert forgotten == [True]
+    assert not any(monitor.query("durables"))
+
+
 @pytest.mark.parametrize(
     ("filter", "kind", "allowed"),
     [

@@ -38,6 +38,7 @@ inspect = true
 [users.bob]
 token_sha256 = "{hashlib.sha256(BOB.encode()).hexdigest()}"
 subscribe = ["md.*"]
+forget = true
 
 [users.carol]
 proven = true
@@ -93,6 +94,10 @@ def test_users_do_what_they_may(serve: Broker) -> None:
             bob.subscribe("md.>")
         with pytest.raises(Refused, match="not_allowed"):
             bob.stats()
+        assert alice.durables() == []
+        assert not bob.forget_durable("job")
+        with pytest.raises(Refused, match="'alice' may not ask for 'forget'"):
+            alice.forget_durable("job")
         with pytest.raises(Refused, match="not_allowed"):
             publish(bob, "md.a")
 
