@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,37 @@ def test_every_public_name_is_there():
     for name in hermes.__all__:
         assert getattr(hermes, name) is not None
         assert name in dir(hermes)
+
+
+CLIENT = """
+    publisher subscribe query streams topics durables forget_durable stats ping limits
+    url timeout connected closed close
+"""
+PUBLISHER = """
+    send send_many send_frames send_rows flush resend sent acked ack publisher_id closed close
+"""
+SUBSCRIPTION = "receive messages batches positions commit pattern close"
+
+
+def test_users_are_shown_what_is_theirs() -> None:
+    """A client and what is made from it have the names that users call, each explained, and no
+    others."""
+    with (
+        hermes.Broker(listeners=["inproc://names"], storage="memory:") as broker,
+        hermes.connect(broker.url) as client,
+        client.publisher("a") as publisher,
+        client.subscribe("a") as subscription,
+    ):
+        shown = [_shown(thing) for thing in (client, publisher, subscription)]
+
+    assert shown == [set(names.split()) for names in (CLIENT, PUBLISHER, SUBSCRIPTION)]
+    for kind in (hermes.Client, hermes.Publisher, hermes.Subscription):
+        for name in _shown(kind):
+            assert inspect.getdoc(getattr(kind, name)), f"{kind.__name__}.{name} is not explained"
+
+
+def _shown(thing: object) -> set[str]:
+    return {name for name in dir(thing) if not name.startswith("_")}
 
 
 def test_the_stub_has_the_same_names():

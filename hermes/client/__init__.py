@@ -1,7 +1,7 @@
 """The client: publishers, subscriptions, and the connection they share.
 
-:mod:`~hermes.client.session` is its core and does no I/O; :mod:`~hermes.client.client` is the
-synchronous shell around it.
+:mod:`~hermes.client.session` is its core and does no I/O; :mod:`~hermes.client.connection` is the
+synchronous shell around it, and :mod:`~hermes.client.client` what users call.
 """
 
 from __future__ import annotations

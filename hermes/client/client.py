@@ -1,9 +1,9 @@
-"""The synchronous client, as users call it.
+"""The synchronous client, as users call it, and nothing more.
 
-Below it, each on the one before: :mod:`~hermes.client.pump` moves bytes,
-:mod:`~hermes.client.reconnecting` has a connection come back, :mod:`~hermes.client.requests` opens
-and ends what publishers and subscriptions are made of.  Sending a single message takes no lock at
-all: see :mod:`hermes.client.publisher`.
+What it shares with its publishers and subscriptions is a :mod:`~hermes.client.connection`: that has
+bytes moved (:mod:`~hermes.client.pump`) and comes back when it is lost.  What is asked for over it is
+in :mod:`~hermes.client.requests`.  Sending a single message takes no lock at all: see
+:mod:`hermes.client.publisher`.
 """
 
 from __future__ import annotations
@@ -11,25 +11,20 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-import warnings
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
+from hermes.client import requests
+from hermes.client.connection import Connection
 from hermes.client.publisher import Publisher
 from hermes.client.pump import NS_PER_S
-from hermes.client.requests import Requests
-from hermes.client.session import Feed
 from hermes.client.starts import StartPoint, start_of
 from hermes.client.subscription import OnGap, Subscription
-from hermes.errors import (
-    HermesError,
-    Timeout,
-    UsageError,
-)
+from hermes.errors import HermesError, Timeout, UsageError
 from hermes.native.outbox import CAPACITY, CAPACITY_MIN
 from hermes.native.patterns import check_pattern, check_topic
-from hermes.url import parse_url
+from hermes.url import Url, parse_url
 from hermes.wire.messages import AckLevel
 
 DEFAULT_URL = "tcp://127.0.0.1:7601"
@@ -71,25 +66,28 @@ def connect(
     """
     bound = RECONNECT_S if reconnect is True else float(reconnect)
     return Client(
-        parse_url(url or os.environ.get("HERMES_URL") or DEFAULT_URL),
-        timeout=timeout,
-        name=name,
-        reconnect_s=bound,
-        spin_ns=int(spin * NS_PER_S),
-        queue_bytes=queue_bytes,
-        identity=identity,
-        credentials=credentials,
+        Connection(
+            parse_url(url or os.environ.get("HERMES_URL") or DEFAULT_URL),
+            timeout=timeout,
+            name=name,
+            reconnect_s=bound,
+            spin_ns=int(spin * NS_PER_S),
+            queue_bytes=queue_bytes,
+            identity=identity,
+            credentials=credentials,
+        )
     )
 
 
-class Client(Requests):
+class Client:
     """A connection to a broker, shared by its publishers and subscriptions; see :func:`connect`.
 
     Any thread may use it, and everything made from it.  A forked child may not: it gets
     :exc:`Forked`.
     """
 
-    # ---- what a user calls ----
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
 
     def publisher(
         self,
@@ -114,7 +112,8 @@ class Client(Requests):
             InvalidTopic: the topic is not legal.
             Refused: the broker cannot give this acknowledgement, or not one publisher more.
         """
-        self.check()
+        connection = self._connection
+        connection.check()
         name = None if topic is None else _encoded_topic(topic)
         linger_ns = 0 if linger is None else round(linger * NS_PER_S)
         if linger_ns < 0:
@@ -123,11 +122,10 @@ class Client(Requests):
             raise UsageError(f"window has {CAPACITY_MIN} bytes at least, not {window}")
         if publisher_id is not None and len(publisher_id) != 16:
             raise UsageError(f"publisher_id has 16 bytes, not {len(publisher_id)}")
-        deadline = self.deadline(timeout)
-        with self.locked(deadline):
-            self._until(self._greeted_there, deadline, "opening a publisher")
-            line = self._open_line(ack, publisher_id, linger_ns, window, deadline)
-        return Publisher(self, line, name, ack)
+        deadline = connection.deadline(timeout)
+        with connection.locked(deadline):
+            line = requests.open_line(connection, ack, publisher_id, linger_ns, window, deadline)
+        return Publisher(connection, line, name, ack)
 
     def subscribe(
         self,
@@ -151,24 +149,14 @@ class Client(Requests):
             InvalidTopic: the pattern is not legal.
             Refused: the broker says no; the message says why.
         """
-        self.check()
+        connection = self._connection
+        connection.check()
         check_pattern(pattern)
         point = start_of(start, durable)
-        deadline = self.deadline(timeout)
-        with self.locked(deadline):
-            self._until(self._greeted_there, deadline, "subscribing")
-            protocol = self._session.protocol
-            feed = Feed(protocol.new_id(), pattern, durable)
-            self._session.feeds[feed.id] = feed
-            try:
-                self._say(protocol.subscribe(feed.id, pattern, start=point, durable=durable))
-                self._round_trip(lambda: feed.failure is not None, deadline, f"to {pattern!r}")
-                if feed.failure is not None:
-                    raise feed.failure
-            except BaseException:
-                self.close_feed(feed)
-                raise
-        return Subscription(self, feed, on_gap)
+        deadline = connection.deadline(timeout)
+        with connection.locked(deadline):
+            feed = requests.open_feed(connection, pattern, point, durable, deadline)
+        return Subscription(connection, feed, on_gap)
 
     def query(self, what: str, *, timeout: float | None = None, **arguments: str) -> Any:
         """Ask the broker about itself: ``streams``, ``topics``, ``stats``, ``durables`` or
@@ -177,15 +165,11 @@ class Client(Requests):
         Raises:
             Refused: it does not answer that.
         """
-        self.check()
-        deadline = self.deadline(timeout)
-        with self.locked(deadline):
-            while True:
-                answer = self._ask(what, arguments, deadline)
-                if answer.failure is not None:
-                    raise answer.failure
-                if answer.complete:
-                    return answer.value()
+        connection = self._connection
+        connection.check()
+        deadline = connection.deadline(timeout)
+        with connection.locked(deadline):
+            return requests.query(connection, what, arguments, deadline)
 
     def streams(self, *, timeout: float | None = None) -> list[dict[str, Any]]:
         """The broker's streams."""
@@ -227,28 +211,43 @@ class Client(Requests):
 
     def ping(self, *, timeout: float | None = None) -> float:
         """Wait for the broker to answer; returns how long it took, seconds."""
-        self.check()
-        deadline = self.deadline(timeout)
+        connection = self._connection
+        connection.check()
+        deadline = connection.deadline(timeout)
         begun = time.perf_counter()
-        with self.locked(deadline):
-            self._round_trip(lambda: False, deadline, "a ping")
+        with connection.locked(deadline):
+            requests.round_trip(connection, lambda: False, deadline, "a ping")
         return time.perf_counter() - begun
+
+    @property
+    def url(self) -> Url:
+        """Where the broker is."""
+        return self._connection.url
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds that calls wait for the broker, unless told otherwise; None: for ever."""
+        return self._connection.timeout
+
+    @timeout.setter
+    def timeout(self, seconds: float | None) -> None:
+        self._connection.timeout = seconds
 
     @property
     def limits(self) -> dict[str, int]:
         """What the broker accepts: ``message_max`` and others, by name."""
-        limits = self._session.limits
+        limits = self._connection.session.limits
         return {name: getattr(limits, name) for name in limits.__struct_fields__}
 
     @property
     def connected(self) -> bool:
         """Whether there is a connection right now."""
-        return self._link is not None and not self._closed
+        return self._connection.link is not None and not self._connection.closed
 
     @property
     def closed(self) -> bool:
         """Whether :meth:`close` was called, or the connection is given up."""
-        return self._closed or self._failure is not None
+        return self._connection.over
 
     def close(self, timeout: float | None = None) -> None:
         """End in order: what was published is sent and acknowledged first.  Idempotent.
@@ -257,28 +256,7 @@ class Client(Requests):
             Timeout: that took longer than ``timeout`` seconds (the client's own by default); the
                 client is closed all the same, and the message says what is not acknowledged.
         """
-        if self._closed or self._forked:
-            return
-        deadline = self.deadline(timeout)
-        problem: HermesError | None = None
-        try:
-            with self.locked(deadline):
-                if self._failure is None:
-                    self._until(self._all_settled, deadline, "closing", writing=True)
-        except HermesError as error:
-            left = sum(line.unacknowledged for line in self._session.lines.values())
-            problem = type(error)(f"{error}; {left} messages are unacknowledged") if left else None
-        for line in self._session.lines.values():
-            if line.failure is not None and problem is None:
-                problem = line.lost()
-        if self._failure is not None and problem is None:
-            problem = self.lost(list(self._session.lines.values()))
-        try:
-            self._shake_hands(deadline)
-        finally:
-            self._drop()
-        if problem is not None:
-            raise problem
+        self._connection.close(timeout)
 
     def __enter__(self) -> Self:
         return self
@@ -295,38 +273,9 @@ class Client(Requests):
         with contextlib.suppress(HermesError):  # the error under way says more
             self.close(timeout=0 if issubclass(kind, Timeout) else None)
 
-    def __del__(self) -> None:
-        if not self._closed and not self._forked:
-            text = f"client of {self.url} was not closed"
-            warnings.warn(text, ResourceWarning, stacklevel=2, source=self)
-            self._drop()
-
     def __repr__(self) -> str:
         state = "closed" if self.closed else "connected" if self.connected else "reconnecting"
         return f"<Client of {self.url}, {state}>"
-
-    # ---- closing ----
-
-    def _all_settled(self) -> bool:
-        for line in self._session.lines.values():
-            line.settle()
-            if line.failure is None and line.unacknowledged:
-                return False
-        return True
-
-    def _shake_hands(self, deadline: int | None) -> None:
-        """Close, then read on until the broker's Close."""
-        with contextlib.suppress(HermesError), self.locked(deadline):
-            link, session = self._link, self._session
-            if link is None or self._failure is not None:
-                return
-            for feed in session.feeds.values():  # what still comes is not wanted
-                feed.queue.clear()
-                feed.queued_bytes = 0
-            session.feeds.clear()
-            link.write(session.protocol.close())
-            self._reconnect_ns = 0
-            self.wait(lambda: session.closed, deadline, writing=True)
 
 
 def _encoded_topic(topic: str) -> bytes:

@@ -13,8 +13,11 @@ import time
 from array import array
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
+from hermes.client import requests
+from hermes.client.connection import Connection
+from hermes.client.session import Line
 from hermes.errors import (
     Closed,
     HermesError,
@@ -31,11 +34,7 @@ from hermes.native.decoder import FrameIndex, decode
 from hermes.native.frames import MessageType
 from hermes.native.outbox import Outbox, lengths_of
 from hermes.native.patterns import check_topic
-
-if TYPE_CHECKING:
-    from hermes.client.client import Client
-    from hermes.client.session import Line
-    from hermes.wire.messages import AckLevel
+from hermes.wire.messages import AckLevel
 
 LOOK_EVERY = 256
 """Messages between two looks at what the broker has acknowledged."""
@@ -55,11 +54,13 @@ class Publisher:
     reconnects.
     """
 
-    def __init__(self, client: Client, line: Line, topic: bytes | None, ack: AckLevel) -> None:
+    def __init__(
+        self, connection: Connection, line: Line, topic: bytes | None, ack: AckLevel
+    ) -> None:
         assert line.outbox is not None
         self.ack = ack
         """What is waited for: ``none``, ``appended`` or ``durable``."""
-        self._client = client
+        self._connection = connection
         self._line = line
         self._topic = topic
         self._outbox: Outbox = line.outbox
@@ -205,19 +206,19 @@ class Publisher:
             Refused, StorageFull, StorageFailed: the broker has refused a message; how many are
                 unacknowledged is said.
         """
-        client, outbox, line = self._client, self._outbox, self._line
+        connection, outbox, line = self._connection, self._outbox, self._line
         self._usable()
         target = outbox.status().put
-        deadline = client.deadline(timeout)
+        deadline = connection.deadline(timeout)
 
         def settled() -> bool:
             line.settle()
             return line.failure is not None or outbox.status().acked >= target
 
-        with client.locked(deadline):
-            done = client.wait(settled, deadline, writing=True)
+        with connection.locked(deadline):
+            done = connection.wait(settled, deadline, writing=True)
             if not done:
-                raise Timeout(f"flush took too long: {self._queued()}; {client.obstacle()}")
+                raise Timeout(f"flush took too long: {self._queued()}; {connection.obstacle()}")
         if line.failure is not None:
             raise line.lost()
 
@@ -228,14 +229,14 @@ class Publisher:
         Raises:
             Timeout: the broker did not answer in time.
         """
-        client = self._client
-        client.check()
+        connection = self._connection
+        connection.check()
         if self._closed:
             raise Closed("the publisher is closed")
-        deadline = client.deadline(timeout)
-        with client.locked(deadline):
+        deadline = connection.deadline(timeout)
+        with connection.locked(deadline):
             if self._line.failure is not None:
-                client.reopen_line(self._line, deadline)
+                requests.reopen_line(connection, self._line, deadline)
 
     @property
     def sent(self) -> int:
@@ -250,7 +251,7 @@ class Publisher:
         to connect again, for a quarter of a second.
         """
         if not self._closed:
-            self._client.tend(self._line)
+            self._connection.tend(self._line)
         return self._outbox.status().acked
 
     @property
@@ -270,9 +271,9 @@ class Publisher:
         """
         if self._closed:
             return
-        if self._client.closed:
+        if self._connection.over:
             self._closed = True
-            problem = self._client.abandon_line(self._line)
+            problem = requests.abandon_line(self._connection, self._line)
             if problem is not None:
                 raise problem
             return
@@ -280,8 +281,8 @@ class Publisher:
             self.flush(timeout)
         finally:
             self._closed = True
-            with self._client.locked(None):
-                self._client.close_line(self._line)
+            with self._connection.locked(None):
+                requests.close_line(self._connection, self._line)
 
     def __enter__(self) -> Self:
         return self
@@ -320,7 +321,7 @@ class Publisher:
         return name
 
     def _usable(self) -> None:
-        self._client.check()
+        self._connection.check()
         if self._closed:
             raise Closed("the publisher is closed")
         if self._line.failure is not None:
@@ -352,7 +353,7 @@ class Publisher:
         while result <= REFUSED:
             code = result - REFUSED
             if code == native.FULL:
-                deadline = deadline or self._client.deadline(timeout)
+                deadline = deadline or self._connection.deadline(timeout)
                 acked = self._wait_for_room(acked, deadline, "the message was not taken")
             elif code == native.BUSY:
                 with self._joined:
@@ -367,17 +368,17 @@ class Publisher:
     def _look_around(self, sequence: int) -> None:
         """Take acknowledgements, if nobody else is at it."""
         self._look = sequence + LOOK_EVERY
-        self._client.tend(self._line)
+        self._connection.tend(self._line)
 
     def _see_off(self, sequence: int, timeout: float | None) -> int:
         """The message is in the outbox: wait until it is on the wire, unless it lingers."""
-        client, outbox, line = self._client, self._outbox, self._line
+        connection, outbox, line = self._connection, self._outbox, self._line
         if line.lingers:
-            client.tend(line, client.deadline(timeout))
+            connection.tend(line, connection.deadline(timeout))
             return sequence
         if outbox.status().sent >= sequence:
             return sequence
-        deadline = client.deadline(timeout)
+        deadline = connection.deadline(timeout)
 
         def on_the_wire() -> bool:
             return line.failure is not None or outbox.status().sent >= sequence
@@ -386,9 +387,9 @@ class Publisher:
             f"message {sequence} was taken but is not on the wire yet, it will be sent as soon as "
             "that is possible, if the client is not closed: do not send it again; "
         )
-        with client.locked(deadline, what):
-            if not client.wait(on_the_wire, deadline, writing=True):
-                raise Timeout(f"{what}{self._queued()}; {client.obstacle()}")
+        with connection.locked(deadline, what):
+            if not connection.wait(on_the_wire, deadline, writing=True):
+                raise Timeout(f"{what}{self._queued()}; {connection.obstacle()}")
         if line.failure is not None:
             raise line.lost()
         return sequence
@@ -399,15 +400,15 @@ class Publisher:
         Putting is tried anew then; ``before`` was known before it was last tried in vain.  Read
         afterwards it might be the last of all acknowledgements, and nothing would follow it.
         """
-        client, outbox, line = self._client, self._outbox, self._line
+        connection, outbox, line = self._connection, self._outbox, self._line
 
         def room() -> bool:
             line.settle()
             return line.failure is not None or outbox.status().acked > before
 
-        with client.locked(deadline, f"{what}: "):
-            if not client.wait(room, deadline, writing=True):
-                raise Timeout(f"{what}: {self._queued()}; {client.obstacle()}")
+        with connection.locked(deadline, f"{what}: "):
+            if not connection.wait(room, deadline, writing=True):
+                raise Timeout(f"{what}: {self._queued()}; {connection.obstacle()}")
             acked = outbox.status().acked  # with the lock: its room is there too
         if line.failure is not None:
             raise line.lost()
@@ -424,7 +425,7 @@ class Publisher:
         check(code, "putting a message")
 
     def _too_large(self, size: int) -> MessageTooLarge:
-        limit = self._client.limits["message_max"]
+        limit = self._connection.session.limits.message_max
         if size <= limit:
             return MessageTooLarge(
                 f"a message of {size} bytes does not fit this publisher's window"
@@ -436,7 +437,7 @@ class Publisher:
 
     def _check_sizes(self, index: FrameIndex) -> None:
         """Raise if a message of these frames can never be sent."""
-        limit, window = self._client.limits["message_max"], self._outbox.capacity
+        limit, window = self._connection.session.limits.message_max, self._outbox.capacity
         if index.consumed <= min(limit, window):
             return
         ends = [*index.frame_offset[1:], index.consumed]
@@ -447,7 +448,7 @@ class Publisher:
     def _put_all(self, put: Any, sizes: Any, timeout: float | None) -> int:
         """Call ``put(first, offset)`` until every message is taken, then see them off."""
         count = len(sizes)
-        deadline = self._client.deadline(timeout)
+        deadline = self._connection.deadline(timeout)
         first = offset = 0
         acked = -1
         waiting = False

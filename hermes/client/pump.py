@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 
 from hermes.client.inbox import Inbox
-from hermes.client.link import Link
+from hermes.client.link import Link, Output
 from hermes.client.session import Feed, Line, Session
 from hermes.errors import Closed, ConnectionLost, Forked, HermesError, PeerError, Timeout
 from hermes.native.frames import HEADER_SIZE
@@ -37,30 +37,41 @@ _pumps: weakref.WeakSet[Pump] = weakref.WeakSet()
 class Pump(ABC):
     """One end of a link that may come and go, shared by threads.
 
-    Methods whose name begins with ``_`` want the lock held, unless they say otherwise.
+    Methods want the lock held, those of the first part excepted.
     """
 
-    _session: Session
-    _inbox: Inbox
-
-    def __init__(self, url: Url, *, timeout: float | None, spin_ns: int, queue_bytes: int) -> None:
+    def __init__(
+        self,
+        url: Url,
+        session: Session,
+        output: Output,
+        *,
+        timeout: float | None,
+        spin_ns: int,
+        queue_bytes: int,
+    ) -> None:
         self.url = url
         self.timeout = timeout
         """Seconds that calls wait for the broker; None: for ever."""
+        self.session = session
+        self.output = output
         self._spin_ns = spin_ns
         self._queue_bytes = queue_bytes
-        self._asking = 0
+        self.asking = 0
         """Calls that wait for an answer, which may stand behind what nobody consumes meanwhile."""
-        self._closed = True
-        self._forked = False
+        self.forked = False
         self._lock = threading.Lock()
         self.unlock = self._lock.release
         """Let the lock go that :meth:`lock` took."""
         self._changed = threading.Condition(self._lock)
         self._sleepers = 0
         self._pumping = False
-        self._link: Link | None = None
-        self._failure: HermesError | None = None
+        self._inbox = Inbox()
+        self.link: Link | None = None
+        self.failure: HermesError | None = None
+        """Why there will be no link any more, once it is given up."""
+        self.closed = False
+        """Whether everything was let go of."""
         _pumps.add(self)
 
     @abstractmethod
@@ -68,14 +79,19 @@ class Pump(ABC):
         """Try to connect again, if it is time to; else wait a little."""
 
     @abstractmethod
-    def _lost(self, error: ConnectionLost) -> None:
+    def _broke(self, error: ConnectionLost) -> None:
         """The connection broke."""
 
     @abstractmethod
-    def _give_up(self, error: HermesError) -> None:
+    def give_up(self, error: HermesError) -> None:
         """There will be no connection any more."""
 
-    # ---- for publishers and subscriptions ----
+    # ---- without the lock ----
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing can be done with it any more: closed, or given up."""
+        return self.closed or self.failure is not None
 
     def deadline(self, timeout: float | None) -> int | None:
         """When ``timeout`` seconds from now are over; None: never.  None means the client's own."""
@@ -84,25 +100,22 @@ class Pump(ABC):
 
     def check(self) -> None:
         """Raise unless the client is usable."""
-        if self._forked:
+        if self.forked:
             raise Forked(
                 "this client was made before the fork: connect in the child for one of its own"
             )
-        if self._closed:
+        if self.closed:
             raise Closed("the client is closed")
-        if self._failure is not None:
-            raise self._failure.with_traceback(None)
+        if self.failure is not None:
+            raise self.failure.with_traceback(None)
 
     def lost(self, lines: list[Line]) -> HermesError | None:
-        """What to tell about ``lines`` now that the connection is given up; None: nothing is missing.
-
-        Takes the lock.
-        """
+        """What to tell about ``lines`` now that the connection is given up; None: nothing is missing."""
         with self.locked(None):
             for line in lines:
                 line.settle()
         left = sum(line.unacknowledged for line in lines)
-        failure = self._failure
+        failure = self.failure
         if failure is None or not left:
             return None
         return type(failure)(f"{failure}; {left} messages are unacknowledged")
@@ -114,7 +127,7 @@ class Pump(ABC):
             Timeout: another thread had it until the deadline.
             Forked: this is a child, where it may be held for ever.
         """
-        if self._forked:
+        if self.forked:
             self.check()
         if not self._lock.acquire(False) and not self._lock.acquire(
             timeout=_seconds_until(deadline)
@@ -133,37 +146,6 @@ class Pump(ABC):
         finally:
             self.unlock()
 
-    def wait(
-        self, ready: Callable[[], bool], deadline: int | None, *, writing: bool = False
-    ) -> bool:
-        """Move bytes until ``ready()``; False if the deadline passes first.  The lock is held.
-
-        Raises:
-            Closed, ConnectionLost, PeerError: that will not come to be.
-        """
-        while not ready():
-            self.check()
-            now = time.monotonic_ns()
-            left = SLICE_NS if deadline is None else min(deadline - now, SLICE_NS)
-            if self._link is None:
-                if left <= 0:
-                    return False
-                self._reconnect(now, left, deadline)
-                continue
-            link = self._link
-            try:
-                self._step(link, ready, max(left, 0), writing)
-            except ConnectionLost as error:
-                if self._link is link:  # else another thread found out first
-                    self._lost(error)
-                continue
-            except PeerError as error:
-                self._give_up(error)
-                raise
-            if left <= 0:
-                return ready()
-        return True
-
     def tend(self, line: Line, deadline: int | None = None) -> None:
         """Take what has arrived, send what waits and settle ``line``, without waiting, if nobody else
         is at it.
@@ -173,39 +155,113 @@ class Pump(ABC):
         """
         if self._lock.acquire(blocking=False):
             try:
-                if not self._closed and self._failure is None:
+                if not self.closed and self.failure is None:
                     self._tend(deadline)
                 line.settle()
             finally:
                 self._lock.release()
 
+    def mark_forked(self) -> None:
+        """This is a child of the process that made the client: nothing here works any more."""
+        self.forked = True
+        for line in list(self.session.lines.values()):
+            if line.outbox is not None:
+                line.outbox.close()
+
+    # ---- with the lock ----
+
+    def wait(
+        self, ready: Callable[[], bool], deadline: int | None, *, writing: bool = False
+    ) -> bool:
+        """Move bytes until ``ready()``; False if the deadline passes first.
+
+        Raises:
+            Closed, ConnectionLost, PeerError: that will not come to be.
+        """
+        while not ready():
+            self.check()
+            now = time.monotonic_ns()
+            left = SLICE_NS if deadline is None else min(deadline - now, SLICE_NS)
+            if self.link is None:
+                if left <= 0:
+                    return False
+                self._reconnect(now, left, deadline)
+                continue
+            link = self.link
+            try:
+                self._step(link, ready, max(left, 0), writing)
+            except ConnectionLost as error:
+                if self.link is link:  # else another thread found out first
+                    self._broke(error)
+                continue
+            except PeerError as error:
+                self.give_up(error)
+                raise
+            if left <= 0:
+                return ready()
+        return True
+
+    def until(
+        self,
+        ready: Callable[[], bool],
+        deadline: int | None,
+        what: str,
+        *,
+        writing: bool = False,
+    ) -> None:
+        """As :meth:`wait`, but :exc:`Timeout` says that ``what`` took too long, and why."""
+        if not self.wait(ready, deadline, writing=writing):
+            raise Timeout(f"{what} took too long: {self.obstacle()}")
+
+    def answer_to(self, ready: Callable[[], bool], deadline: int | None, what: str) -> None:
+        """Wait for an answer; full subscriptions do not stop the reading."""
+        self.asking += 1
+        self.freed()
+        try:
+            self.until(ready, deadline, what, writing=True)
+        finally:
+            self.asking -= 1
+
+    def say(self, frame: bytes) -> None:
+        """Send a frame that a new connection would make up for, should this one be broken."""
+        link = self.link
+        assert link is not None
+        try:
+            link.write(frame)
+        except ConnectionLost as error:
+            self._broke(error)
+
+    def greeted(self) -> bool:
+        """Whether there is a connection, and the broker has greeted us on it."""
+        return self.link is not None and self.session.protocol.welcome is not None
+
     def receive_for(self, take: Callable[[Inbox, Session], None], timeout_ns: int) -> None:
         """Read once, offering what comes to ``take`` before it is looked at in general.
 
-        Does nothing if that cannot be done right now: :meth:`wait` knows why.  The lock is held.
+        Does nothing if that cannot be done right now: :meth:`wait` knows why.
         """
-        link = self._link
-        if link is None or self._pumping or self._closed or self._forked or self._full():
+        link = self.link
+        if link is None or self._pumping or self.closed or self.forked or self._full():
             return
         try:
             self._pump(link, timeout_ns, False, take)
         except ConnectionLost as error:
-            if self._link is link:  # else another thread found out first
-                self._lost(error)
+            if self.link is link:  # else another thread found out first
+                self._broke(error)
         except PeerError as error:
-            self._give_up(error)
+            self.give_up(error)
             raise
 
     def obstacle(self) -> str:
         """What may keep the broker from answering, for a message."""
-        full = [feed.pattern for feed in self._session.feeds.values() if self._is_full(feed)]
+        full = [feed.pattern for feed in self.session.feeds.values() if self._is_full(feed)]
         if full:
             names = " and ".join(map(repr, full))
             return (
                 f"nothing is read any more, because subscription {names} has {self._queue_bytes} "
                 "bytes waiting: consume it, or give it a client of its own"
             )
-        if self._link is None:
+        if self.link is None:
             return f"there is no connection to {self.url}: the broker is gone, or restarting"
         return f"the broker at {self.url} has not answered in time"
 
@@ -214,37 +270,10 @@ class Pump(ABC):
         if self._sleepers:
             self._changed.notify_all()
 
-    def mark_forked(self) -> None:
-        """This is a child of the process that made the client: nothing here works any more."""
-        self._forked = True
-        for line in self._session_lines():
-            if line.outbox is not None:
-                line.outbox.close()
-
     # ---- moving bytes ----
 
-    def _until(
-        self,
-        ready: Callable[[], bool],
-        deadline: int | None,
-        what: str,
-        *,
-        writing: bool = False,
-    ) -> None:
-        if not self.wait(ready, deadline, writing=writing):
-            raise Timeout(f"{what} took too long: {self.obstacle()}")
-
-    def _answer_to(self, ready: Callable[[], bool], deadline: int | None, what: str) -> None:
-        """Wait for an answer; full subscriptions do not stop the reading."""
-        self._asking += 1
-        self.freed()
-        try:
-            self._until(ready, deadline, what, writing=True)
-        finally:
-            self._asking -= 1
-
     def _tend(self, deadline: int | None) -> None:
-        if self._link is None:
+        if self.link is None:
             now = time.monotonic_ns()
             self._reconnect(now, 0, deadline or now + int(GLANCE_S * NS_PER_S))
         elif not self._pumping:
@@ -254,10 +283,10 @@ class Pump(ABC):
         return feed.queued_bytes >= self._queue_bytes
 
     def _full(self) -> bool:
-        if self._asking:
+        if self.asking:
             return False
         limit = self._queue_bytes
-        for feed in self._session.feeds.values():  # noqa: SIM110 - a third of what any() costs
+        for feed in self.session.feeds.values():  # noqa: SIM110 - a third of what any() costs
             if feed.queued_bytes >= limit:
                 return True
         return False
@@ -292,7 +321,7 @@ class Pump(ABC):
         take: Callable[[Inbox, Session], None] | None = None,
     ) -> None:
         """Read once, for everybody."""
-        inbox, session = self._inbox, self._session
+        inbox, session = self._inbox, self.session
         inbox.make_room(session.protocol.needed)
         # Not _away(): this is the path of every message, and a context manager costs a microsecond.
         self._pumping = True
@@ -309,7 +338,7 @@ class Pump(ABC):
             self._pumping = False
             if self._sleepers:
                 self._changed.notify_all()
-        if link is not self._link or size < 0:
+        if link is not self.link or size < 0:
             return
         if size == 0:
             raise self._ended()
@@ -339,60 +368,40 @@ class Pump(ABC):
             link.leave()
 
     def _answer(self, link: Link) -> None:
-        output = self._session.protocol.output
+        output = self.session.protocol.output
         frames = b"".join(output)
         output.clear()
         link.write(frames)
 
-    def _say(self, frame: bytes) -> None:
-        """Send a frame that a new connection would make up for, should this one be broken."""
-        link = self._link
-        assert link is not None
-        try:
-            link.write(frame)
-        except ConnectionLost as error:
-            self._lost(error)
-
     def _dismissed(self) -> None:
         """The broker has ended the connection: with an error, or with Close."""
-        session = self._session
+        session = self.session
         if session.failure is not None:
             if not session.failure_passes:
-                self._give_up(session.failure)
+                self.give_up(session.failure)
                 raise session.failure
             raise ConnectionLost(f"the broker ended the connection: {session.failure}")
         if session.protocol.state is ClientState.PEER_CLOSED:
             with contextlib.suppress(ConnectionLost):
-                self._say(session.protocol.close())
+                self.say(session.protocol.close())
             raise ConnectionLost("the broker closed the connection: it is stopping")
 
     def _ended(self) -> ConnectionLost:
-        self._session.protocol.eof()
+        self.session.protocol.eof()
         return ConnectionLost("the broker ended the connection without a word: it was killed?")
 
-    def _greeted_there(self) -> bool:
-        return self._link is not None and self._session.protocol.welcome is not None
-
-    # ---- the end ----
-
     def _drop(self) -> None:
-        """Let go of everything, at once; takes the lock."""
-        self._closed = True
+        """Let go of everything, at once.  Takes the lock."""
+        self.closed = True
         with self._lock:
-            link, self._link = self._link, None
-            for line in self._session_lines():
+            link, self.link = self.link, None
+            for line in list(self.session.lines.values()):
                 if line.outbox is not None:
                     line.outbox.close()
             if link is not None:
                 link.retire()
             self._changed.notify_all()
-        output = getattr(self, "_output", None)
-        if output is not None:
-            output.close()
-
-    def _session_lines(self) -> list[Line]:
-        session = getattr(self, "_session", None)
-        return [] if session is None else list(session.lines.values())
+        self.output.close()
 
 
 def _mark_forked() -> None:

@@ -1,14 +1,16 @@
 """Subscriptions: message by message, or batch by batch.  This is the consumer's side of a queue; the
-client fills it.
+connection fills it.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import Literal, NoReturn
 
+from hermes.client import requests
 from hermes.client.batch import SLICE_SIZE, Batch
+from hermes.client.connection import Connection
 from hermes.client.inbox import Inbox
 from hermes.client.session import Feed, Gap, Segment, Session
 from hermes.closing import Closable
@@ -16,9 +18,6 @@ from hermes.errors import Closed, GapDetected, HermesError, MalformedInput, Time
 from hermes.native import _errors
 from hermes.native.api import Message, Reader
 from hermes.native.outbox import NS_PER_S
-
-if TYPE_CHECKING:
-    from hermes.client.client import Client
 
 OnGap = Literal["raise", "skip"] | Callable[[Gap], object]
 SLICE_NS = 200_000_000
@@ -34,13 +33,13 @@ class Subscription(Closable):
     far less each.  Any thread may consume it; each message is handed out once.
     """
 
-    def __init__(self, client: Client, feed: Feed, on_gap: OnGap) -> None:
+    def __init__(self, connection: Connection, feed: Feed, on_gap: OnGap) -> None:
         if on_gap not in ("raise", "skip") and not callable(on_gap):
             raise UsageError(f"on_gap is 'raise', 'skip' or a function, not {on_gap!r}")
-        self._client = client
+        self._connection = connection
         self._feed = feed
         self._on_gap = on_gap
-        self._reader = Reader(client.limits["message_max"])
+        self._reader = Reader(connection.session.limits.message_max)
         self._direct = self._reader.direct
         self._ready: deque[Message] = deque()  # of the batch being handed out
         self._segment: Segment | None = None
@@ -145,22 +144,22 @@ class Subscription(Closable):
             UsageError: the subscription has no durable name.
             Refused: the broker cannot store them.
         """
-        client = self._client
+        connection = self._connection
         self._usable()
         if self._feed.durable is None:
             raise UsageError("only a durable subscription can commit: subscribe(..., durable=NAME)")
-        deadline = client.deadline(timeout)
-        with client.locked(deadline):
-            client.commit(self._feed, positions or self.positions, deadline)
+        deadline = connection.deadline(timeout)
+        with connection.locked(deadline):
+            requests.commit(connection, self._feed, positions or self.positions, deadline)
 
     def close(self) -> None:
         """End the subscription.  Idempotent."""
         if self._closed:
             return
         self._closed = True
-        if not self._client.closed:
-            with self._client.locked(None):
-                self._client.close_feed(self._feed)
+        if not self._connection.over:
+            with self._connection.locked(None):
+                requests.close_feed(self._connection, self._feed)
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"at {self.positions}"
@@ -169,7 +168,7 @@ class Subscription(Closable):
     # ---- inside ----
 
     def _usable(self) -> None:
-        self._client.check()
+        self._connection.check()
         if self._closed:
             raise Closed("the subscription is closed")
 
@@ -178,15 +177,15 @@ class Subscription(Closable):
 
         Taken with the lock held: what is ready may be gone once it is let go.
         """
-        client, ready = self._client, self._ready
-        deadline = None if timeout < 0 else client.deadline(timeout)
-        client.lock(deadline)
+        connection, ready = self._connection, self._ready
+        deadline = None if timeout < 0 else connection.deadline(timeout)
+        connection.lock(deadline)
         try:
             feed = self._feed
             if not (ready or feed.queue or feed.dropped or self._closed):
                 self._finish_segment()  # lets its memory go
                 left = SLICE_NS if timeout < 0 else min(int(timeout * NS_PER_S), SLICE_NS)
-                client.receive_for(self._take, left)
+                connection.receive_for(self._take, left)
             while True:
                 if ready:
                     try:
@@ -209,7 +208,7 @@ class Subscription(Closable):
                 ready.extend(found)
                 self._segment = segment
         finally:
-            client.unlock()
+            connection.unlock()
 
     def _take(self, inbox: Inbox, session: Session) -> None:
         """The quick way of a batch into our hands: C checks it and makes its messages."""
@@ -237,9 +236,9 @@ class Subscription(Closable):
             self._segment = None
 
     def _next_batch(self, timeout: float) -> Batch:
-        client = self._client
-        deadline = None if timeout < 0 else client.deadline(timeout)
-        with client.locked(deadline):
+        connection = self._connection
+        deadline = None if timeout < 0 else connection.deadline(timeout)
+        with connection.locked(deadline):
             segment = None
             while segment is None:
                 segment = self._rest() or self._next_segment(deadline)
@@ -260,12 +259,12 @@ class Subscription(Closable):
         batch out makes it ``_segment`` once its messages are ready: positions are read without the
         lock, and never say more than is handed out.
         """
-        feed, client = self._feed, self._client
+        feed, connection = self._feed, self._connection
         while not self._ready:
             self._finish_segment()
             item = feed.take()
             if isinstance(item, Segment):
-                client.freed()
+                connection.freed()
                 return item
             if item is not None:
                 self._gap(item)
@@ -273,14 +272,14 @@ class Subscription(Closable):
                 raise Closed("the subscription is closed")
             elif feed.failure is not None:
                 raise feed.failure.with_traceback(None)
-            elif not client.wait(self._something, deadline):
+            elif not connection.wait(self._something, deadline):
                 raise Timeout(f"no message for {self.pattern!r} came in time")
         return None
 
     def _something(self) -> bool:
         feed = self._feed
         if feed.dropped and not feed.queue:
-            self._client.recall(feed)
+            requests.recall(self._connection, feed)
         return bool(feed.queue or self._ready) or feed.failure is not None or self._closed
 
     def _gap(self, gap: Gap) -> None:
@@ -329,7 +328,7 @@ class Subscription(Closable):
                 f"{segment.through} is not what was published; the connection is closed",
             )
         except MalformedInput as error:
-            self._client.fail(error)
+            self._connection.give_up(error)
             raise
         except HermesError as error:  # of codes that say nothing about bytes
             raise MalformedInput(str(error)) from error

@@ -70,10 +70,11 @@ def test_an_id_that_is_taken_while_it_is_opened(
 
     def together(session: Session, ack: m.Ack) -> None:
         answer(session, ack)
-        if session is client._session:
+        if session is client._connection.session:
             session._on_error(m.Error("publisher_taken", "by another", False, ack.publisher))
 
-    monkeypatch.setitem(client._session._handlers, m.Ack, partial(together, client._session))
+    session = client._connection.session
+    monkeypatch.setitem(session._handlers, m.Ack, partial(together, session))
 
     with pytest.raises(Refused, match="by another"):
         client.publisher("a", publisher_id=id)

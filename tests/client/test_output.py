@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
 
 import hermes
-from hermes.client.client import Client
+from hermes.client.connection import dial
 from hermes.errors import UsageError
 from hermes.transport import Channel
+from hermes.url import Url
 from tests.client.conftest import Wire
 
 CHUNK = 1000
@@ -37,8 +38,11 @@ class Narrow:
 @pytest.fixture(autouse=True)
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every client of this file dials narrow channels."""
-    dial: Callable[..., Channel] = Client._dial
-    monkeypatch.setattr(Client, "_dial", lambda self, deadline: Narrow(dial(self, deadline)))
+
+    def dial_narrow(url: Url, deadline: int | None) -> Channel:
+        return Narrow(dial(url, deadline))
+
+    monkeypatch.setattr("hermes.client.connection.dial", dial_narrow)
 
 
 def test_everything_works_without_a_native_socket(broker: hermes.Broker):

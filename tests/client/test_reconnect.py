@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import hermes
+from hermes.client.connection import dial
 from hermes.client.pump import GLANCE_S
 from hermes.errors import (
     ConnectFailed,
@@ -26,6 +27,7 @@ from hermes.errors import (
 )
 from hermes.native import Log
 from hermes.transport import Channel
+from hermes.url import Url
 from tests.client.conftest import Wire
 
 
@@ -454,14 +456,15 @@ def test_nobody_waits_longer_than_he_said_for_an_attempt(
         wire.cut()
         with pytest.raises(Timeout):
             client.ping(timeout=0.2)  # by now the loss is known
-        dial, limits = client._dial, []
+        limits: list[float] = []
 
-        def watched(limit: int) -> Channel:
+        def watched(url: Url, limit: int | None) -> Channel:
+            assert limit is not None
             limits.append((limit - time.monotonic_ns()) / 1e9)
-            return dial(limit)
+            return dial(url, limit)
 
-        monkeypatch.setattr(client, "_dial", watched)
-        monkeypatch.setattr(client, "_next_ns", 0)  # it is time to try
+        monkeypatch.setattr("hermes.client.connection.dial", watched)
+        monkeypatch.setattr(client._connection, "_next_ns", 0)  # it is time to try
 
         if isinstance(timeout, str):
             assert publisher.acked == 0
@@ -526,7 +529,7 @@ def test_answers_that_nobody_awaits_any_more_are_forgotten(wire: Wire):
 
         assert client.ping() > 0
 
-        assert client._session.pings == set()
+        assert client._connection.session.pings == set()
 
 
 def test_a_broker_that_comes_and_goes_is_asked_until_it_answers(
@@ -535,7 +538,8 @@ def test_a_broker_that_comes_and_goes_is_asked_until_it_answers(
     """However often the connection breaks before the answer, the question is asked again."""
     breaks = sys.getrecursionlimit()
     with hermes.connect(wire.url, timeout=None) as client:
-        session, answer_to = client._session, client._answer_to
+        connection = client._connection
+        session, answer_to = connection.session, connection.answer_to
         questions: list[str] = []
 
         def broken(ready: Callable[[], bool], deadline: int | None, what: str) -> None:
@@ -546,7 +550,7 @@ def test_a_broker_that_comes_and_goes_is_asked_until_it_answers(
             else:
                 answer_to(ready, deadline, what)
 
-        monkeypatch.setattr(client, "_answer_to", broken)
+        monkeypatch.setattr(connection, "answer_to", broken)
 
         assert client.ping() > 0
 

@@ -31,15 +31,16 @@ def test_a_message_is_kept_for_whoever_waited_for_it(
     subscription = client.subscribe("md.a")
     publisher = other.publisher("md.a")
     publisher.send(b"1")
-    unlock, taken = client.unlock, []
+    connection = client._connection
+    unlock, taken = connection.unlock, []
 
     def consume_between() -> None:
-        monkeypatch.setattr(client, "unlock", unlock)
+        monkeypatch.setattr(connection, "unlock", unlock)
         unlock()
         publisher.send(b"2")
         taken.append(subscription.receive(10).payload)
 
-    monkeypatch.setattr(client, "unlock", consume_between)
+    monkeypatch.setattr(connection, "unlock", consume_between)
 
     assert subscription.receive(10).payload == b"1"
     assert taken == [b"2"]
@@ -55,9 +56,9 @@ def test_what_one_thread_has_read_wakes_another(client: hermes.Client, other: he
 
     reader, sleeper = threading.Thread(target=consume), threading.Thread(target=consume)
     reader.start()
-    until(lambda: client._pumping)
+    until(lambda: client._connection._pumping)
     sleeper.start()
-    until(lambda: client._sleepers == 1)
+    until(lambda: client._connection._sleepers == 1)
 
     with other.publisher("md.a") as publisher:
         publisher.send_many([b"1", b"2"])
@@ -109,13 +110,13 @@ def test_nothing_is_settled_beside_the_lock(client: hermes.Client, monkeypatch: 
     ack = Outbox.ack
 
     def watched(outbox: Outbox, sequence: int) -> bool:
-        if not client._lock.locked() or busy.is_set():
+        if not client._connection._lock.locked() or busy.is_set():
             beside.append(sequence)
         return ack(outbox, sequence)
 
     monkeypatch.setattr(Outbox, "ack", watched)
     busy = threading.Event()
-    with client.locked(None):  # as a thread that settles has it
+    with client._connection.locked(None):  # as a thread that settles has it
         busy.set()
         assert publisher.acked == 0
         for _ in range(LOOK_EVERY + 1):
@@ -140,7 +141,7 @@ def test_an_abandoned_publisher_is_settled_under_the_lock(
     ack = Outbox.ack
 
     def watched(outbox: Outbox, sequence: int) -> bool:
-        held.append(client._lock.locked())
+        held.append(client._connection._lock.locked())
         return ack(outbox, sequence)
 
     monkeypatch.setattr(Outbox, "ack", watched)
@@ -162,7 +163,7 @@ def test_a_timeout_over_the_lock_says_whether_the_message_was_taken(wire: Wire):
         wire.cut()
         with pytest.raises(Timeout):
             client.ping(timeout=0.2)  # by now the loss is known
-        with client.locked(None):
+        with client._connection.locked(None):
             with pytest.raises(Timeout, match=r"message 1 was taken .* other threads held"):
                 publisher.send(bytes(60_000), timeout=0.01)
             with pytest.raises(Timeout, match="the message was not taken: other threads held"):

@@ -1,18 +1,20 @@
-"""A connection that comes back: greeting the broker, taking a session over, trying again.
+"""A connection that comes back: greeting the broker, taking a session over, trying again, ending.
 
-What is open outlives the connection (:mod:`hermes.client.session`).  Knows nothing of what is asked
-for over it.
+This is what a client, its publishers and its subscriptions share, and what lives as long as one of
+them does.  What is open outlives a link (:mod:`hermes.client.session`).  Knows nothing of what is
+asked for over it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import random
 import time
+import warnings
 from collections.abc import Mapping
 
-from hermes.client.inbox import Inbox
 from hermes.client.link import Link, Output
 from hermes.client.output import ChannelOutput
 from hermes.client.pump import ATTEMPT_S, NS_PER_S, SLICE_NS, Pump
@@ -33,7 +35,7 @@ QUEUES_DROP = 4
 is about 10 MB in the sockets of both ends.  What comes then is dropped, and asked for again."""
 
 
-class Reconnecting(Pump):
+class Connection(Pump):
     """Connects when it is made, and again when that is lost."""
 
     def __init__(
@@ -48,7 +50,20 @@ class Reconnecting(Pump):
         identity: str | None = None,
         credentials: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(url, timeout=timeout, spin_ns=spin_ns, queue_bytes=queue_bytes)
+        self.closed = True  # there is nothing to close yet
+        channel = dial(
+            url, None if timeout is None else time.monotonic_ns() + int(timeout * NS_PER_S)
+        )
+        native = channel.stream_fd is not None or medium_of(channel) is not None
+        output: Output = Flusher() if native else ChannelOutput()
+        super().__init__(
+            url,
+            Session(output, queue_bytes * QUEUES_DROP),
+            output,
+            timeout=timeout,
+            spin_ns=spin_ns,
+            queue_bytes=queue_bytes,
+        )
         self._identity = url.username if identity is None else identity
         password = {} if url.password is None else {"password": url.password}
         self._credentials = {**password, **(credentials or {})}
@@ -56,12 +71,6 @@ class Reconnecting(Pump):
         self._reconnect_ns = int(reconnect_s * NS_PER_S)
         self._lost_ns = self._next_ns = self._since_ns = 0
         self._attempts = 0
-        channel = self._dial(self.deadline(timeout))
-        native = channel.stream_fd is not None or medium_of(channel) is not None
-        self._output: Output = Flusher() if native else ChannelOutput()
-        self._session = Session(self._output, queue_bytes * QUEUES_DROP)
-        self._inbox = Inbox()
-        self._closed = False
         try:
             with self._lock:
                 self._establish(channel, self.deadline(timeout))
@@ -71,62 +80,54 @@ class Reconnecting(Pump):
 
     # ---- connecting ----
 
-    def _dial(self, deadline: int | None) -> Channel:
-        from hermes.plugins import default_plugins
-
-        transport = default_plugins().transport(self.url.scheme)
-        refuse_listen_options(transport, self.url)
-        left = -1 if deadline is None else max(1, deadline - time.monotonic_ns())
-        return transport.dial(self.url, left)
-
     def _establish(self, channel: Channel, deadline: int | None) -> None:
         """Greet the broker on a new channel and take the session over to it.  The lock is held."""
-        session = self._session
+        session = self.session
         frames = session.begin(
             client=_introduction(self._name),
             identity=self._identity,
             credentials=self._credentials,
         )
         self._inbox.clear()
-        link = self._link = Link(channel, self._inbox, self._output)
+        link = self.link = Link(channel, self._inbox, self.output)
         try:
             link.write(b"".join(frames))
-            while not self._greeted():
+            while not self._resumed():
                 left = SLICE_NS if deadline is None else deadline - time.monotonic_ns()
                 if left <= 0:
                     raise Timeout(
                         f"{self.url} accepted the connection but did not answer in time: "
                         "is that a Hermes broker?"
                     )
-                self._step(link, self._greeted, min(left, SLICE_NS), True)
+                self._step(link, self._resumed, min(left, SLICE_NS), True)
             self._resume_lines(link)
             self._since_ns = time.monotonic_ns()
         except BaseException:
-            if self._link is link:  # else another thread found out first
-                self._link = None
+            if self.link is link:  # else another thread found out first
+                self.link = None
                 link.retire()
             raise
         if self._sleepers:
             self._changed.notify_all()
 
-    def _greeted(self) -> bool:
-        session = self._session
+    def _resumed(self) -> bool:
+        session = self.session
         return session.protocol.welcome is not None and all(
             line.opened is not None for line in session.lines.values() if line.failure is None
         )
 
     def _resume_lines(self, link: Link) -> None:
-        for line in self._session.lines.values():
+        for line in self.session.lines.values():
             outbox = line.outbox
             if outbox is None or line.opened is None or line.failure is not None:
                 continue
-            outbox.limit(self._session.limits.message_max)
-            self._check_opened(line, outbox, line.opened)
+            outbox.limit(self.session.limits.message_max)
+            self.check_opened(line, outbox, line.opened)
             if line.failure is None:
                 link.output.resume(outbox)
         link.output.drain()
 
-    def _check_opened(
+    def check_opened(
         self, line: Line, outbox: Outbox, sequence: int, *, taken: bool = False
     ) -> None:
         """The broker's highest number of this publisher must be one of ours; ``taken``: another
@@ -148,15 +149,15 @@ class Reconnecting(Pump):
 
     # ---- again ----
 
-    def _lost(self, error: ConnectionLost) -> None:
+    def _broke(self, error: ConnectionLost) -> None:
         """The connection broke: take it down, and begin to try again unless that is not wanted."""
-        link, self._link = self._link, None
+        link, self.link = self.link, None
         if link is not None:
             link.retire()
-        if self._closed or self._reconnect_ns <= 0:
-            self._give_up(error)
+        if self.closed or self._reconnect_ns <= 0:
+            self.give_up(error)
             raise error
-        for line in self._session.lines.values():
+        for line in self.session.lines.values():
             if line.outbox is not None:
                 line.outbox.rewind()  # what was not acknowledged is not on any wire
         now = time.monotonic_ns()
@@ -168,12 +169,12 @@ class Reconnecting(Pump):
         seconds = self._reconnect_ns / NS_PER_S
         LOG.warning("%s: %s; trying to connect again for %g s", self.url, error, seconds)
 
-    def _give_up(self, error: HermesError) -> None:
-        self._failure = error
-        link, self._link = self._link, None
+    def give_up(self, error: HermesError) -> None:
+        self.failure = error
+        link, self.link = self.link, None
         if link is not None:
             link.retire()
-        for line in self._session.lines.values():
+        for line in self.session.lines.values():
             if line.outbox is not None:
                 line.outbox.close()
         if self._sleepers:
@@ -192,12 +193,12 @@ class Reconnecting(Pump):
         limit = attempt if deadline is None else min(attempt, deadline)
         self._attempts += 1
         try:
-            self._establish(self._dial(limit), limit)
+            self._establish(dial(self.url, limit), limit)
         except (ConnectFailed, ConnectionLost, InvalidUrl, Timeout) as error:
             # An invalid URL too: it was good before, its name is not known for a while.
             self._failed_attempt(error)
         except HermesError as error:
-            self._give_up(error)
+            self.give_up(error)
             raise
         else:
             gone = (time.monotonic_ns() - self._lost_ns) / NS_PER_S
@@ -211,10 +212,78 @@ class Reconnecting(Pump):
                 f"the connection to {self.url} broke and {self._attempts} attempts in "
                 f"{waited:.1f} s did not bring it back; the last one: {error}"
             )
-            self._give_up(lost)
+            self.give_up(lost)
             raise lost from error
         pause = min(BACKOFF_MAX_S, BACKOFF_MIN_S * 2 ** min(self._attempts, 16))
         self._next_ns = now + int(pause * random.uniform(0.5, 1.0) * NS_PER_S)
+
+    # ---- the end ----
+
+    def close(self, timeout: float | None) -> None:
+        """See :meth:`Client.close`.  Takes the lock."""
+        if self.closed or self.forked:
+            return
+        deadline = self.deadline(timeout)
+        problem: HermesError | None = None
+        try:
+            with self.locked(deadline):
+                if self.failure is None:
+                    self.until(self._all_settled, deadline, "closing", writing=True)
+        except HermesError as error:
+            left = sum(line.unacknowledged for line in self.session.lines.values())
+            problem = type(error)(f"{error}; {left} messages are unacknowledged") if left else None
+        for line in self.session.lines.values():
+            if line.failure is not None and problem is None:
+                problem = line.lost()
+        if self.failure is not None and problem is None:
+            problem = self.lost(list(self.session.lines.values()))
+        try:
+            self._shake_hands(deadline)
+        finally:
+            self._drop()
+        if problem is not None:
+            raise problem
+
+    def _all_settled(self) -> bool:
+        for line in self.session.lines.values():
+            line.settle()
+            if line.failure is None and line.unacknowledged:
+                return False
+        return True
+
+    def _shake_hands(self, deadline: int | None) -> None:
+        """Close, then read on until the broker's Close."""
+        with contextlib.suppress(HermesError), self.locked(deadline):
+            link, session = self.link, self.session
+            if link is None or self.failure is not None:
+                return
+            for feed in session.feeds.values():  # what still comes is not wanted
+                feed.queue.clear()
+                feed.queued_bytes = 0
+            session.feeds.clear()
+            link.write(session.protocol.close())
+            self._reconnect_ns = 0
+            self.wait(lambda: session.closed, deadline, writing=True)
+
+    def __del__(self) -> None:
+        if not self.closed and not self.forked:
+            text = f"client of {self.url} was not closed"
+            warnings.warn(text, ResourceWarning, stacklevel=2, source=self)
+            self._drop()
+
+
+def dial(url: Url, deadline: int | None) -> Channel:
+    """A new channel to the broker at ``url``.
+
+    Raises:
+        ConnectFailed: nobody answered there.
+    """
+    from hermes.plugins import default_plugins
+
+    transport = default_plugins().transport(url.scheme)
+    refuse_listen_options(transport, url)
+    left = -1 if deadline is None else max(1, deadline - time.monotonic_ns())
+    return transport.dial(url, left)
 
 
 def _introduction(name: str | None) -> str:
