@@ -15,7 +15,7 @@ TARGETS = sorted(path.stem.removeprefix("fuzz_") for path in HERE.glob("fuzz_*.c
 ROUNDS = 300_000
 FEWER_ROUNDS = {"udp": 10_000, "endpoint": 10_000, "dial": 10_000, "group": 5_000, "caster": 5_000}
 """Mutations where one of them is a whole session's life."""
-LIBFUZZER_S = 4
+LIBFUZZER_S = 1
 
 
 def corpus(target: str) -> list[Path]:
