@@ -32,6 +32,17 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return flags
 
 
+def crowd(serve: Serve, connect: Connect) -> list[Any]:
+    """A publisher, and three who subscribe to everything."""
+    broker = serve()
+    publisher, *subscribers = (connect(broker) for _ in range(4))
+    publisher.open()
+    for client in subscribers:
+        client.subscribe(">")
+        client.settle()
+    return [publisher, *subscribers]
+
+
 def test_each_subscriber_gets_its_own(serve: Serve, connect: Connect, served: list[bool]) -> None:
     """Subscribers of everything, of one topic and of two patterns get what they want, in order and
     covered without a hole."""
@@ -72,13 +83,7 @@ def test_large_messages_arrive_whole(
 ) -> None:
     """A message that is too large to be copied is sent from the log, behind what stands before
     it."""
-    broker = serve()
-    publisher = connect(broker)
-    publisher.open()
-    subscribers = [connect(broker) for _ in range(3)]
-    for client in subscribers:
-        client.subscribe(">")
-        client.settle()
+    publisher, *subscribers = crowd(serve, connect)
 
     last = 0
     for i in range(40):
@@ -97,13 +102,7 @@ def test_subscribers_that_do_not_read_lose_nothing(
     serve: Serve, connect: Connect, served: list[bool]
 ) -> None:
     """What the sockets do not take is neither lost nor repeated, and comes when there is room."""
-    broker = serve()
-    publisher = connect(broker)
-    publisher.open()
-    subscribers = [connect(broker) for _ in range(3)]
-    for client in subscribers:
-        client.subscribe(">")
-        client.settle()
+    publisher, *subscribers = crowd(serve, connect)
 
     for i in range(4000):
         publisher.acked(publisher.publish("a", b"%d" % i + bytes(1000)))
@@ -116,13 +115,7 @@ def test_subscribers_that_do_not_read_lose_nothing(
 
 def test_ending_while_served(serve: Serve, connect: Connect) -> None:
     """A subscription that ends between messages gets no more, and others get theirs."""
-    broker = serve()
-    publisher = connect(broker)
-    publisher.open()
-    staying, leaving, gone = (connect(broker) for _ in range(3))
-    for client in (staying, leaving, gone):
-        client.subscribe(">")
-        client.settle()
+    publisher, staying, leaving, gone = crowd(serve, connect)
     publisher.acked(publisher.publish("a", b"first"))
     leaving.received(1)
     gone.received(1)

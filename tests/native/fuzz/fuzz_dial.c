@@ -18,15 +18,12 @@
  */
 #include <errno.h>
 #include <poll.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <sys/syscall.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "hu_dial.h"
 
+#include "fuzz_clock.h"
 #include "fuzz_driver.h"
 
 #define EVENTS      64 /* of an input: the rest is left */
@@ -52,21 +49,9 @@ static struct {
     in_port_t port;
 } incoming;
 static int asked = -1, asked_too = -1; /* what the kernel can do, and nothing else */
-static uint64_t now_ns, session, sent_now, challenged, accepted;
-
-static void must(int holds) {
-    if (!holds)
-        abort();
-}
+static uint64_t session, sent_now, challenged, accepted;
 
 /* ---- the system ---- */
-
-int clock_gettime(clockid_t clock, struct timespec *time) {
-    if (clock != CLOCK_MONOTONIC || now_ns == 0)
-        return (int)syscall(SYS_clock_gettime, clock, time);
-    *time = (struct timespec){(time_t)(now_ns / 1000000000u), (long)(now_ns % 1000000000u)};
-    return 0;
-}
 
 ssize_t getrandom(void *buffer, size_t size, unsigned flags) {
     (void)flags;

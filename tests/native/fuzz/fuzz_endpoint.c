@@ -18,19 +18,15 @@
  *   - a session is made only for who brings back a cookie that was sent to its address;
  *   - there are never more than allowed, and nothing happens to one because of another address;
  *   - what is cast leaves once, in order, to the group, with the bytes that were cast; repeats of
- * it go to all or to peers with a session, as was chosen; nothing else is of the group's stream;
+ *     it go to all or to peers with a session, as was chosen; nothing else is of the group's stream;
  *   - no more of it leaves than its rate allows, whatever is called for.
  */
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "hu_endpoint.h"
 
-#include <sys/syscall.h>
-#include <time.h>
-#include <unistd.h>
-
+#include "fuzz_clock.h"
 #include "fuzz_driver.h"
 
 #define PEERS      6
@@ -78,19 +74,6 @@ static struct {
     uint64_t begun_ns; /* since */
     int unicast;
 } cast;
-static uint64_t now_ns; /* 0: the system's clock */
-
-static void must(int holds) {
-    if (!holds)
-        abort();
-}
-
-int clock_gettime(clockid_t clock, struct timespec *time) {
-    if (clock != CLOCK_MONOTONIC || now_ns == 0)
-        return (int)syscall(SYS_clock_gettime, clock, time);
-    *time = (struct timespec){(time_t)(now_ns / 1000000000u), (long)(now_ns % 1000000000u)};
-    return 0;
-}
 
 ssize_t recvmsg(int fd, struct msghdr *message, int flags) {
     (void)fd, (void)flags;
