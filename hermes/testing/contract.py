@@ -1,13 +1,16 @@
 """What the groups of every kit share: the subject, and the skips.
 
 A test that needs a capability says so with :func:`needs`; it is skipped where the subject does not
-claim it, and the reason names it.  Nothing else is ever skipped.
+claim it, and the reason names it.  Else a test is skipped only where the system cannot show what it
+looks for: the reason says what is missing.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar, Generic, TypeVar
 
 import pytest
@@ -29,6 +32,25 @@ def needs(*capabilities: str) -> Callable[[Function], Function]:
         return function
 
     return mark
+
+
+@contextmanager
+def raises(kind: type[Exception], sentence: str, *, match: str = "") -> Iterator[None]:
+    """Fail unless the block raises ``kind`` with a text that the regular expression ``match`` finds.
+
+    ``sentence`` is what the contract says; the failure begins with it.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, kind):
+            raise AssertionError(f"{sentence}; raised was {error!r}") from error
+        if not re.search(match, str(error)):
+            raise AssertionError(
+                f"{sentence}, with {match!r} in its text; raised was {error!r}"
+            ) from error
+        return
+    raise AssertionError(f"{sentence}; nothing was raised")
 
 
 class BaseContract(Generic[Subject]):

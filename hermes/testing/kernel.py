@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from hermes.errors import Refused
@@ -81,6 +81,8 @@ class EchoConnection:
         self.released = 0
         self.source: Iterator[bytes] | None = None
         """Where more output comes from when there is none."""
+        self.on_input: Callable[[], None] | None = None
+        """Called after each report of input."""
         self.retired: deque[Block] = deque(maxlen=64)
         """The blocks released last."""
         self._kernel = kernel
@@ -241,6 +243,8 @@ class EchoConnection:
         if self._kernel.echo:
             self.send(data)
         self.paused = self._pending_size > self._kernel.pending_max
+        if self.on_input is not None:
+            self.on_input()
 
     def _refill(self, limit: int) -> None:
         while self.source is not None and self._pending_size < limit:

@@ -5,14 +5,18 @@ See :mod:`hermes.testing.peers`; it prints one line when it is ready.
 
 from __future__ import annotations
 
+import os
 import time
 
+from hermes.errors import ConnectFailed
 from hermes.testing.kernel import EchoKernel
 from hermes.testing.peers import LIFE_S, play, say
 from hermes.transport import Transport
 from hermes.url import Url
 
 DIAL_NS = 30_000_000_000
+NOBODY = 65534
+"""The user without rights that every Linux has."""
 
 
 def dial(transport: Transport, url: Url, argument: str) -> None:
@@ -26,6 +30,21 @@ def dial(transport: Transport, url: Url, argument: str) -> None:
         time.sleep(0.01)
 
 
+def dial_as_nobody(transport: Transport, url: Url, argument: str) -> None:
+    """Connect as another user, if the transport lets it."""
+    os.setgroups([])
+    os.setgid(NOBODY)
+    os.setuid(NOBODY)
+    try:
+        channel = transport.dial(url, DIAL_NS)
+    except ConnectFailed:
+        say("refused")
+        return
+    channel.send([b"hello"])
+    say("connected")
+    time.sleep(LIFE_S)
+
+
 def listen(transport: Transport, url: Url, argument: str) -> None:
     """Listen, echo, and print where."""
     agent = transport.listen(url, EchoKernel())
@@ -36,4 +55,4 @@ def listen(transport: Transport, url: Url, argument: str) -> None:
 
 
 if __name__ == "__main__":
-    play("transport", {"dial": dial, "listen": listen})
+    play("transport", {"dial": dial, "dial_as_nobody": dial_as_nobody, "listen": listen})

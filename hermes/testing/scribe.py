@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from hermes.native import Encoder, Hole, Run, decode
 from hermes.native.log import LogEvent
-from hermes.storage import LogSettings, StreamLog
+from hermes.storage import LogSettings, LogState, StreamLog
 
 SEGMENT = 64 << 10
 """Bytes of a segment: small, so that little data makes many."""
@@ -25,6 +25,8 @@ SETTINGS = LogSettings(
 )
 TICK_NS = 2_000_000
 """Between two appends, in the tests' own time: more than any log joins."""
+EVENTS_MAX = 100
+"""Calls of events() after which a log that nobody appends to has nothing more to report."""
 EPOCH_NS = 1_700_000_000 * 10**9
 """When the tests' own time begins."""
 
@@ -133,6 +135,7 @@ class Scribe:
         assert (state.next_sequence, state.end_position) == (self.next_sequence, self.end), (
             f"status() says {state}, {self.next_sequence} and {self.end} come next"
         )
+        check_synced(state)
 
     def forget(self) -> None:
         """Follow what the log says that retention took; it must be the oldest messages, whole."""
@@ -162,7 +165,9 @@ class Scribe:
     def check(self, limit: int = 10_000) -> None:
         """Everything that must be there is, and nothing else."""
         reading = read_all(self.log, limit)
-        assert not reading.holes, f"sequences are missing: {reading.holes}"
+        assert not reading.holes, (
+            f"StreamLog.read: sequences have no gaps; these are missing: {reading.holes}"
+        )
         expected = {message.sequence: message.frame for message in self.kept}
         assert list(reading.frames) == list(expected), "other sequences are read than were appended"
         wrong = [number for number, frame in expected.items() if reading.frames[number] != frame]
@@ -205,7 +210,23 @@ def wait(log: StreamLog, end: float) -> LogEvent:
     poll.register(log.fileno(), select.POLLIN)
     assert left > 0, "nothing completed in time"
     assert poll.poll(left * 1000), f"fileno() did not become readable within {left:.0f} s"
-    return log.events()
+    happened = log.events()
+    for _ in range(EVENTS_MAX):
+        if not poll.poll(0):
+            return happened
+        happened |= log.events()  # something more may have completed meanwhile
+    raise AssertionError(
+        "StreamLog.events: it makes fileno() unreadable; the descriptor is readable after "
+        f"{EVENTS_MAX} calls, and a broker that waits on it would never sleep"
+    )
+
+
+def check_synced(state: LogState) -> None:
+    """Fail if ``state`` promises more than the log has."""
+    assert state.synced_sequence < state.next_sequence, (
+        f"LogState.synced_sequence: messages up to {state.synced_sequence} are said to survive a loss "
+        f"of power, and {state.next_sequence} is the next that the log will have"
+    )
 
 
 def read_all(log: StreamLog, limit: int = 10_000) -> Reading:

@@ -24,8 +24,9 @@ STATE_SIZE = 100_000
 PUBLISHER = b"kit-publisher-01"
 SIZES = [0, 1, 100, 33, 3000, 500, 12_000]
 """Payloads that are appended, over and over: some rolls of the segment among them."""
-FILE_LIMIT = 32 << 10
-"""Bytes that no file of the limited role may exceed, after a while."""
+FILE_LIMIT = 2 << 10
+"""Bytes that no file of the limited role may exceed, after a while: less than one append, so that a
+storage of one file per append meets the limit too."""
 LIMITED_MESSAGES = 1000
 """Messages of the limited role: 4 MB, of which it may not write all."""
 LIMITED_FROM = 100
@@ -71,6 +72,19 @@ def write(backend: StorageBackend, url: Url, argument: str) -> None:
         say(str(scribe.next_sequence - 1))
 
 
+def save_limited(backend: StorageBackend, url: Url, argument: str) -> None:
+    """Save a state that no file may hold any more; say whether it was refused."""
+    storage = backend.open(url)
+    storage.save_state("positions", state_of(1))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_LIMIT, FILE_LIMIT))
+    try:
+        storage.save_state("positions", state_of(2))
+    except (StorageFull, StorageFailed) as error:
+        say(f"refused {type(error).__name__}: {error}")
+        return
+    say("saved")
+
+
 def limited(backend: StorageBackend, url: Url, argument: str) -> None:
     """Append until a file would grow larger than the process may make one; say how it was refused,
     if what is there can be read all the same."""
@@ -106,4 +120,8 @@ class Peer(peers.Peer):
 
 
 if __name__ == "__main__":
-    peers.play("storage", {"hold": hold, "save": save, "write": write, "limited": limited})
+    peers.play(
+        "storage",
+        {"hold": hold, "save": save, "write": write, "limited": limited}
+        | {"save_limited": save_limited},
+    )

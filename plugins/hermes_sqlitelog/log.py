@@ -116,6 +116,8 @@ class SqliteLog:
         self._id, next_sequence, end_position = self._enter()
         self._state = State(next_sequence, next_sequence, end_position, end_position, 0)
         self._find_start()
+        newest = self._row("first_sequence >= ? ORDER BY first_sequence DESC", 0)
+        self._newest_ns = 0 if newest is None or not self._is_sound(newest) else newest.time_ns
         # What was committed before is synced by the first sync; who asks is not told before.
         self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
@@ -138,7 +140,8 @@ class SqliteLog:
         size = len(frames)
         number, position = state.next_sequence, state.end_position
         who = publisher or NOBODY
-        now_ns = time.time_ns() if now_ns is None else now_ns
+        self._newest_ns = max(self._newest_ns, time.time_ns() if now_ns is None else now_ns)
+        now_ns = self._newest_ns
         columns = (number, count, position, size, now_ns, who, first_sequence)
         tail = (number + count, position + size)
         with transaction(self._database, what) as database:

@@ -4,14 +4,17 @@ the others."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any, ClassVar
 
-from hermes.native.log import Appended, Hole, Place, Run
+from hermes.errors import StorageFailed, StorageFull
+from hermes.native.log import Appended, Hole, LogEvent, Place, Run
 from hermes.storage import LogSettings, Progress
 from hermes.testing.storage import StorageContract
 from hermes.url import Url
 from hermes_sqlitelog.engine import SqliteBackend, SqliteStorage
-from hermes_sqlitelog.log import Row, SqliteLog
+from hermes_sqlitelog.log import Row, SqliteLog, State, row_crc
 
 
 class Backend(SqliteBackend):
@@ -129,6 +132,137 @@ class Eager(SqliteLog):
         self._synced = 1 << 40
 
 
+class Amnesiac(Backend):
+    """Remembers publishers through a trim and through a restart, but not through both."""
+
+    def open(self, url: Url) -> SqliteStorage:
+        """Who has no message left is forgotten."""
+        storage = super().open(url)
+        original = storage.open_stream
+
+        def open_stream(name: str, settings: LogSettings, progress: Progress | None) -> SqliteLog:
+            log = original(name, settings, progress)
+            first = log.status().first_sequence
+            log._database.execute("DELETE FROM publisher WHERE seen_sequence < ?", (first,))
+            return log
+
+        storage.open_stream = open_stream  # type: ignore[method-assign]
+        return storage
+
+
+class Skips(SqliteLog):
+    """A refused append has used its sequences up."""
+
+    def append(self, frames: memoryview, count: int, **more: Any) -> Appended:
+        """The next one begins behind it."""
+        try:
+            return super().append(frames, count, **more)
+        except StorageFull:
+            self._state.next_sequence += count
+            raise
+
+
+class Swallows(SqliteLog):
+    """Says that it has what could not be written."""
+
+    def append(self, frames: memoryview, count: int, **more: Any) -> Appended:
+        """Errors are not anybody's business."""
+        state = self._state
+        where = Appended(state.next_sequence, state.end_position, count)
+        try:
+            return super().append(frames, count, **more)
+        except (StorageFull, StorageFailed):
+            state.next_sequence += count
+            state.end_position += len(frames)
+            return where
+
+
+class Follows(SqliteLog):
+    """Takes every step that the clock makes."""
+
+    def append(self, frames: memoryview, count: int, **more: Any) -> Appended:
+        """At the time that it was given, whatever came before."""
+        where = super().append(frames, count, **more)
+        row = self._row("first_sequence = ?", where.first_sequence)
+        assert row is not None
+        columns = (*row[:4], more["now_ns"], *row[5:7])
+        self._database.execute(
+            "UPDATE batch SET time_ns = ?, crc = ? WHERE stream = ? AND first_sequence = ?",
+            (more["now_ns"], row_crc(self._id, columns), self._id, where.first_sequence),
+        )
+        return where
+
+
+class Restless(SqliteLog):
+    """Its descriptor, once readable, stays so."""
+
+    def events(self) -> LogEvent:
+        """What has ended, and no more."""
+        with self._lock:
+            events, self._events = self._events, LogEvent(0)
+        return events
+
+
+class Careless(SqliteLog):
+    """Syncs nothing, and says that it did."""
+
+    def sync_begin(self) -> None:
+        """Done."""
+        with self._lock:
+            self._synced = self._state.next_sequence - 1
+            self._events |= LogEvent.SYNC
+            os.eventfd_write(self._fd, 1)
+
+
+class Promises(SqliteLog):
+    """Says that a message is safe which it does not have yet."""
+
+    def status(self) -> State:
+        """One ahead."""
+        state = super().status()
+        state.synced_sequence = state.next_sequence
+        return state
+
+
+class Hasty(SqliteLog):
+    """Trims what is a second too young."""
+
+    def trim(self, now_ns: int | None = None) -> int:
+        """A second ahead of its time."""
+        return super().trim(None if now_ns is None else now_ns + 10**9)
+
+
+class Silent(SqliteLog):
+    """Leads who reads what has gone to what there is, without a word."""
+
+    def read(self, position: int, limit: int) -> Run | Hole | None:
+        """From the oldest message at the earliest."""
+        return super().read(max(position, self._state.start_position), limit)
+
+
+class InPlace(Backend):
+    """Writes a state over the one before."""
+
+    def open(self, url: Url) -> SqliteStorage:
+        """Its states are files."""
+        storage = super().open(url)
+        place = Path(url.path).parent
+
+        def save_state(name: str, state: bytes) -> None:
+            try:
+                (place / f"{name}.state").write_bytes(state)
+            except OSError as error:
+                raise StorageFull(f"{name}: {error}") from error
+
+        def load_state(name: str) -> bytes | None:
+            file = place / f"{name}.state"
+            return file.read_bytes() if file.exists() else None
+
+        storage.save_state = save_state  # type: ignore[method-assign]
+        storage.load_state = load_state  # type: ignore[method-assign]
+        return storage
+
+
 class Unlocked(Backend):
     """Lets anybody in."""
 
@@ -151,6 +285,16 @@ CAUGHT_BY = {
     "TestGreedy": "test_age_is_bounded",
     "TestEager": "test_a_sync_covers_what_was_appended_before",
     "TestUnlocked": "test_a_second_owner_is_refused",
+    "TestAmnesiac": "test_a_trim_and_a_restart_forget_no_publisher",
+    "TestSkips": "test_a_refused_append_changes_nothing",
+    "TestSwallows": "test_a_file_that_may_not_grow",
+    "TestFollows": "test_a_clock_that_goes_back",
+    "TestRestless": "test_many_syncs_at_once",
+    "TestCareless": "test_a_sync_reaches_the_disk",
+    "TestPromises": "test_a_message_of_any_size[0]",
+    "TestHasty": "test_age_takes_nothing_too_young",
+    "TestSilent": "test_what_has_gone_is_said_to_be_gone",
+    "TestInPlace": "test_a_save_that_fails_leaves_the_old",
 }
 """Which test of the kit has to fail for which class; of the control none may."""
 
@@ -192,6 +336,44 @@ class TestGreedy(Faulty, log=Greedy): ...
 
 
 class TestEager(Faulty, log=Eager): ...
+
+
+class TestSkips(Faulty, log=Skips): ...
+
+
+class TestSwallows(Faulty, log=Swallows): ...
+
+
+class TestFollows(Faulty, log=Follows): ...
+
+
+class TestRestless(Faulty, log=Restless): ...
+
+
+class TestCareless(Faulty, log=Careless): ...
+
+
+class TestPromises(Faulty, log=Promises): ...
+
+
+class TestHasty(Faulty, log=Hasty): ...
+
+
+class TestSilent(Faulty, log=Silent): ...
+
+
+class TestAmnesiac(Faulty):
+    """The fault is in how a log is opened."""
+
+
+TestAmnesiac.factory = Amnesiac
+
+
+class TestInPlace(Faulty):
+    """The fault is in how a state is saved."""
+
+
+TestInPlace.factory = InPlace
 
 
 class TestUnlocked(Faulty):

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
+from hermes.errors import ConnectionLost
+from hermes.streamsockets import SocketAgent, SocketChannel, dial_first, listen_at
 from hermes.testing.transport.backpressure import BackPressureContract
 from hermes.testing.transport.errors import ErrorsContract
 from hermes.testing.transport.exchange import ExchangeContract
 from hermes.testing.transport.lifecycle import LifecycleContract
-from hermes.transport import Agent, Connection, Kernel, Peer
+from hermes.transport import Agent, Capabilities, Channel, Connection, Kernel, Peer
 from hermes.url import Url
 from hermes_tcp.engine import TcpTransport
 
@@ -166,6 +169,108 @@ class SwallowsAReset(Unchanged):
     kind = Swallower
 
 
+class Resetter(socket.socket):
+    def recv_into(self, *arguments: Any) -> int:
+        count = super().recv_into(*arguments)
+        if not count:
+            raise ConnectionResetError
+        return count
+
+
+class TakesTheEndOfInputForTheEnd(Unchanged):
+    """A client that sends no more has gone."""
+
+    kind = Resetter
+
+
+class Insatiable(SocketAgent):
+    def _read(self, link: Any, what: int) -> None:
+        before = -1
+        while not link.gone and link.connection.received != before:
+            before = link.connection.received
+            super()._read(link, what)
+
+
+class ReadsWithoutBound(TcpTransport):
+    """Goes on reading a connection as long as there is input."""
+
+    def listen(self, url: Url, kernel: Kernel) -> Agent:
+        agent: Any = super().listen(url, kernel)
+        agent.__class__ = Insatiable
+        listening: Agent = agent
+        return listening
+
+
+class DialsWithoutEnd(TcpTransport):
+    """A dial takes as long as it takes."""
+
+    def dial(self, url: Url, timeout_ns: int) -> Channel:
+        return super().dial(url, 3600 * 10**9)
+
+
+class Impatient(SocketChannel):
+    def wait(self, *, readable: bool, writable: bool, timeout_ns: int) -> bool:
+        return super().wait(readable=readable, writable=writable, timeout_ns=0)
+
+
+class Untranslated(SocketChannel):
+    def receive_into(self, buffer: memoryview) -> int:
+        try:
+            return super().receive_into(buffer)
+        except ConnectionLost as error:
+            raise OSError("as the system says it") from error
+
+
+class OtherChannel(TcpTransport):
+    """Clients have a channel of another class."""
+
+    channel: ClassVar[type[SocketChannel]]
+
+    def dial(self, url: Url, timeout_ns: int) -> Channel:
+        dialled: Any = super().dial(url, timeout_ns)
+        dialled.__class__ = self.channel
+        found: Channel = dialled
+        return found
+
+
+class WaitsForNothing(OtherChannel):
+    """A wait that ends at once says that its time has passed."""
+
+    channel = Impatient
+
+
+class LetsErrorsOut(OtherChannel):
+    """What the system raises comes out of a channel as it is."""
+
+    channel = Untranslated
+
+
+class UnixSocket(TcpTransport):
+    """A Unix socket, whose peers have the user that the system says."""
+
+    capabilities = Capabilities(native_fd=True, peer_credentials=True)
+
+    def listen(self, url: Url, kernel: Kernel) -> Agent:
+        sock = socket.socket(socket.AF_UNIX)
+        listen_at(sock, url.path, backlog=100)
+        return SocketAgent(sock, url=str(url), kernel=kernel, describe=self.describe)
+
+    def describe(self, accepted: socket.socket, address: Any) -> Peer:
+        size = struct.calcsize("3i")
+        data = accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+        return Peer("unix", "a process", local=True, identity=str(struct.unpack("3i", data)[1]))
+
+    def dial(self, url: Url, timeout_ns: int) -> Channel:
+        return dial_first([(socket.AF_UNIX, url.path)], url=str(url), timeout_ns=timeout_ns)
+
+
+class TakesItsOwnUser(UnixSocket):
+    """Every peer is who the broker is."""
+
+    def describe(self, accepted: socket.socket, address: Any) -> Peer:
+        return Peer("unix", "a process", local=True, identity=str(os.getuid()))
+
+
 class Mutated:
     """What the suites below share: a fault is to be noticed soon."""
 
@@ -196,6 +301,37 @@ class TestReadsThePaused(Mutated, BackPressureContract):
 
 class TestSwallowsAReset(Mutated, ErrorsContract):
     factory = SwallowsAReset
+
+
+class TestTakesTheEndOfInputForTheEnd(Mutated, LifecycleContract):
+    factory = TakesTheEndOfInputForTheEnd
+
+
+class TestReadsWithoutBound(Mutated, BackPressureContract):
+    factory = ReadsWithoutBound
+
+
+class TestDialsWithoutEnd(Mutated, LifecycleContract):
+    factory = DialsWithoutEnd
+
+
+class TestWaitsForNothing(Mutated, ExchangeContract):
+    factory = WaitsForNothing
+
+
+class TestLetsErrorsOut(Mutated, LifecycleContract):
+    factory = LetsErrorsOut
+
+
+class TestTakesItsOwnUser(Mutated, ErrorsContract):
+    url = "unix:{tmp}/socket"
+    factory = TakesItsOwnUser
+
+
+class TestUnixSocket(Mutated, ErrorsContract):
+    url = "unix:{tmp}/socket"
+    deadline_s = loss_deadline_s = 30.0
+    factory = UnixSocket
 
 
 class TestUnchanged(

@@ -24,7 +24,7 @@ and pytest collects the whole suite from there.  The class may say more:
     What importing the plugin may cost.
 
 What the storage does not claim in its :class:`~hermes.storage.Capabilities` is skipped, and the
-reason names the capability; nothing else is.
+reason names the capability; else only what the system cannot show, and the reason says so.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import pytest
 
 from hermes.errors import UsageError
 from hermes.native import Run
+from hermes.testing.contract import raises
 from hermes.testing.scribe import MESSAGE_MAX, Scribe
 from hermes.testing.storage.contract import Contract
 
@@ -77,7 +78,7 @@ class ExchangeContract(Contract):
         scribe.append([10, 20])
 
         assert scribe.log.read(scribe.end, 1000) is None
-        with pytest.raises(UsageError):
+        with raises(UsageError, "StreamLog.read: a position beyond the end is refused"):
             scribe.log.read(scribe.end + 8, 1000)
 
     def test_a_view_stays(self, scribe: Scribe) -> None:

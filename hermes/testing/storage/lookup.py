@@ -53,6 +53,28 @@ class LookupContract(Contract):
             )
             assert tuple(place) == scribe.at(place.first_sequence), "no message begins there"
 
+    def test_a_clock_that_goes_back(self, scribe: Scribe) -> None:
+        """Append times never go back: after a step of the clock an hour back, no start by time
+        misses a message that was appended then or later."""
+        begun = scribe.time_ns
+        for step_ns in (0, -3600 * 10**9, 3600 * 10**9):
+            scribe.time_ns += step_ns
+            for _ in range(60):
+                scribe.append([800])
+        newest = 0
+        for message in scribe.messages:
+            newest = message.time_ns = max(newest, message.time_ns)
+
+        times = [*range(begun - 3600 * 10**9, begun - 3590 * 10**9, 10**8)]
+        for time_ns in [*times, *range(begun, newest + TICK_NS, TICK_NS)]:
+            wanted = next((m for m in scribe.messages if m.time_ns >= time_ns), None)
+            latest = scribe.next_sequence if wanted is None else wanted.sequence
+            found = scribe.log.locate_time(time_ns).first_sequence
+            assert found <= latest, (
+                "StreamLog: times never go back; with a clock that was set back, "
+                f"locate_time({time_ns}) leads to sequence {found}, behind {latest}"
+            )
+
     def test_times_beyond_everything(self, scribe: Scribe) -> None:
         """Long before the first is the first; long after the last is the end."""
         build(scribe)

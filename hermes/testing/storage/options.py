@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import msgspec
-import pytest
 
 from hermes.errors import InvalidUrl
 from hermes.optiondocs import describe_options
 from hermes.storage import Storage, StorageBackend
+from hermes.testing.contract import raises
 from hermes.testing.storage.contract import Contract, Ground
 from hermes.url import parse_url
 
@@ -21,11 +21,12 @@ class OptionsContract(Contract):
 
     def test_an_unknown_option_is_refused(self, backend: StorageBackend, ground: Ground) -> None:
         """open() raises InvalidUrl, names the closest option there is, and makes nothing."""
-        with pytest.raises(InvalidUrl, match=UNKNOWN):
+        sentence = "StorageBackend.open: an option that does not exist raises InvalidUrl"
+        with raises(InvalidUrl, sentence, match=UNKNOWN):
             backend.open(ground.url(**{UNKNOWN: "1"}))
         for option in msgspec.structs.fields(backend.options):
             wrong = option.encode_name + option.encode_name[-1]
-            with pytest.raises(InvalidUrl, match=f"did you mean '{option.encode_name}'"):
+            with raises(InvalidUrl, sentence, match=f"did you mean '{option.encode_name}'"):
                 backend.open(ground.url(**{wrong: "1"}))
         assert not list(ground.directory.iterdir()), "a refused URL left something behind"
 
@@ -33,7 +34,7 @@ class OptionsContract(Contract):
         """A value that is none of the option's type raises InvalidUrl."""
         for option in describe_options(backend.options):
             if "text" not in option.values:
-                with pytest.raises(InvalidUrl):
+                with raises(InvalidUrl, f"StorageBackend.open: {option.name}=?! is ill typed"):
                     backend.open(ground.url(**{option.name: "?!"}))
 
     def test_every_option_is_documented(self, backend: StorageBackend) -> None:

@@ -62,6 +62,22 @@ class OriginsContract(Contract):
         check(scribe)
 
     @needs("persistent")
+    def test_a_trim_and_a_restart_forget_no_publisher(self, ground: Ground) -> None:
+        """Publishers whose messages have all gone are known after closing and opening."""
+        small = replace(SETTINGS, retention_bytes=200_000)
+        storage = ground.open()
+        scribe = Scribe(ground.log(storage, settings=small), self.deadline_s)
+        build(scribe)
+        while scribe.log.status().first_sequence <= 300:
+            scribe.fill(20, 5000)
+            scribe.log.trim(scribe.time_ns)
+        scribe.log.close()
+        storage.close()
+
+        scribe.log = ground.log(ground.open(), settings=small)
+        check(scribe)
+
+    @needs("persistent")
     def test_a_restart_forgets_no_publisher(self, ground: Ground) -> None:
         """After closing and opening everybody is known as before."""
         storage = ground.open()

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import re
 
-import pytest
-
 from hermes.errors import Closed, DirectoryLocked
 from hermes.storage import Storage, StorageBackend
-from hermes.testing.contract import needs
+from hermes.testing.contract import needs, raises
 from hermes.testing.scribe import SETTINGS, Scribe
 from hermes.testing.storage.contract import Contract, Ground
 from hermes.testing.storagepeer import Peer
+
+OWNED = "StorageBackend.open: a place in use raises DirectoryLocked, which names its process"
 
 
 class PlaceContract(Contract):
@@ -54,9 +54,9 @@ class PlaceContract(Contract):
         storage.close()
         storage.close()
 
-        with pytest.raises(Closed):
+        with raises(Closed, "Storage.open_stream: a storage that was closed opens nothing"):
             storage.open_stream("kit", SETTINGS, None)
-        with pytest.raises(Closed):
+        with raises(Closed, "StreamLog.status: a log that was closed has no bounds"):
             log.status()
 
     @needs("locks")
@@ -66,7 +66,7 @@ class PlaceContract(Contract):
         scribe = Scribe(ground.log(storage), self.deadline_s)
         scribe.fill(3)
 
-        with pytest.raises(DirectoryLocked, match=re.escape(str(os.getpid()))):
+        with raises(DirectoryLocked, OWNED, match=re.escape(str(os.getpid()))):
             backend.open(ground.url())
         scribe.fill(3)
         scribe.check()
@@ -82,7 +82,7 @@ class PlaceContract(Contract):
         up."""
         with Peer(self, ground, "hold") as peer:
             peer.expect("ready")
-            with pytest.raises(DirectoryLocked, match=re.escape(str(peer.pid))):
+            with raises(DirectoryLocked, OWNED, match=re.escape(str(peer.pid))):
                 backend.open(ground.url())
             peer.kill()
 

@@ -46,8 +46,11 @@ class RetentionContract(Contract):
         oldest = scribe.kept[0]
 
         found = scribe.log.read(0, 1000)
-        assert isinstance(found, Hole)
-        assert tuple(found) == (oldest.position, oldest.sequence, True)
+        expected = Hole(oldest.position, oldest.sequence, gone=True)
+        assert found == expected, (
+            f"StreamLog.read: where messages have gone it answers {expected}, which says where to go "
+            f"on; the answer was {found}"
+        )
         assert tuple(scribe.log.locate(1)) == (oldest.position, oldest.sequence)
         assert tuple(scribe.log.locate_time(0)) == (oldest.position, oldest.sequence)
 
@@ -75,6 +78,24 @@ class RetentionContract(Contract):
         assert not scribe.kept, "a quiet stream keeps its old messages for ever"
         scribe.fill(3)
         scribe.check()
+
+    def test_age_takes_nothing_too_young(self, ground: Ground, storage: Storage) -> None:
+        """A message stays until it is older than was asked for, whatever is trimmed when."""
+        settings = replace(SETTINGS, retention_ns=60 * SECOND)
+        scribe = Scribe(ground.log(storage, settings=settings), self.deadline_s)
+        for _ in range(400):
+            scribe.time_ns += SECOND // 20
+            scribe.append([1000])
+
+        for step in range(100):
+            now_ns = scribe.messages[0].time_ns + 60 * SECOND + step * SECOND // 5
+            scribe.log.trim(now_ns)
+            scribe.forget()
+            oldest = next(m for m in scribe.messages if m.time_ns >= now_ns - 60 * SECOND)
+            assert scribe.log.status().first_sequence <= oldest.sequence, (
+                f"LogSettings.retention_ns: message {oldest.sequence} is "
+                f"{(now_ns - oldest.time_ns) / SECOND:.2f} s old and has gone; 60 s were asked for"
+            )
 
     def test_no_retention_keeps_everything(self, scribe: Scribe) -> None:
         """A trim takes nothing that nobody asked it to take."""

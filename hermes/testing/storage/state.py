@@ -62,6 +62,24 @@ class StateContract(Contract):
         assert "positions" not in again.streams(), "state is no stream"
 
     @needs("persistent")
+    def test_a_save_that_fails_leaves_the_old(self, ground: Ground) -> None:
+        """State is replaced as a whole: when the system refuses to write all of the new one, the
+        old one is there."""
+        with Peer(self, ground, "save_limited") as peer:
+            said = peer.line()
+        if said != "saved":  # a storage without files meets no limit
+            assert said.startswith("refused Storage"), (
+                "Storage.save_state: what cannot be written raises StorageFull or StorageFailed; the "
+                f"process said {said!r}"
+            )
+
+        state = ground.open().load_state("positions")
+        assert state == state_of(2 if said == "saved" else 1), (
+            "Storage.save_state: it replaces named state atomically; after a save that was refused "
+            f"{'nothing' if state is None else f'{len(state)} bytes of something else'} is there"
+        )
+
+    @needs("persistent")
     def test_a_kill_leaves_the_old_or_the_new(self, ground: Ground) -> None:
         """Killed while it saves, it leaves one whole state, no older than the last that was
         saved."""

@@ -22,7 +22,7 @@ and pytest collects the whole suite from there.  The class may say more:
     What importing the plugin may cost.
 
 What the transport does not claim in its :class:`~hermes.transport.Capabilities` is skipped, and
-the reason names the capability; nothing else is.  ``docs/testing-plugins.md`` has the groups, and
+the reason names the capability; else only what the system cannot show, and the reason says so.  ``docs/testing-plugins.md`` has the groups, and
 the report that ``--hermes-report FILE`` writes is described in :mod:`hermes.testing.report`.
 """
 

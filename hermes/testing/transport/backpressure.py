@@ -130,6 +130,30 @@ class BackPressureContract(Contract):
             assert moved <= PASS_MAX, f"one poll moved {moved} bytes of one connection"
             client.turn()
 
+    def test_one_poll_reads_a_bounded_share(self, stage: Stage) -> None:
+        """A poll returns although a client's input never ends: each read finds more."""
+        stage.kernel.echo = False
+        client, connection = stage.connect()
+        block, before = bytes(BLOCK), 0
+
+        def send_more() -> None:
+            if connection.received - before <= PASS_MAX:
+                client.channel.send([block])
+
+        connection.on_input = send_more
+        client.send(block)
+        stage.until(lambda: connection.received, "the first input")
+        for _ in range(50):
+            client.channel.send([block])
+            before = connection.received
+            stage.agent.poll(0)
+            moved = connection.received - before
+            assert moved <= PASS_MAX, (
+                f"Agent.poll: one call does a bounded share per connection; it read {moved} bytes "
+                "of one"
+            )
+        connection.on_input = None
+
     def test_a_flood_does_not_drown_the_others(self, stage: Stage) -> None:
         """While one client sends without end, 63 others have their answers before it has sent
         much more."""

@@ -1,15 +1,17 @@
-"""Errors: killed peers and machines that run out of something."""
+"""Errors: killed peers, peers of other users, and machines that run out of something."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from hermes.errors import ConnectFailed, HermesError, SystemFault
-from hermes.testing.contract import needs
+from hermes.testing.contract import needs, raises
 from hermes.testing.kernel import EchoKernel
 from hermes.testing.peers import Peer
 from hermes.testing.resources import Stopwatch, descriptors_left
@@ -89,6 +91,26 @@ class ErrorsContract(Contract):
                 "ConnectionLost"
             )
 
+    @needs("peer_credentials", "processes")
+    def test_a_peer_of_another_user(self, stage: Stage, spawn: Spawn) -> None:
+        """A process of another user is turned away, or the broker is told another identity than
+        that of its own user."""
+        if os.geteuid() != 0:
+            pytest.skip("only root can start a process of another user")
+        _, own = stage.connect()
+        open_to_all(stage.url)
+        child = spawn("dial_as_nobody", stage.url)
+        said = stage.meanwhile(child.line, "a process of another user to dial")
+        if said == "refused":
+            return
+        stage.until(lambda: len(stage.kernel.connections) > 1, "the agent to accept a peer")
+
+        other = stage.kernel.connections[1].peer
+        assert other.identity is None or other.identity != own.peer.identity, (
+            f"Peer.identity: who the transport has proven the peer to be; a process of another user is "
+            f"said to be {other.identity!r}, as one of the broker's own user is"
+        )
+
     def test_a_client_that_goes_without_reading(self, stage: Stage) -> None:
         """A client that closes with unread megabytes on the way is noticed, and told once."""
         stage.kernel.echo = False
@@ -109,7 +131,8 @@ class ErrorsContract(Contract):
     def test_no_descriptor_for_a_client(self, transport: Transport, stage: Stage) -> None:
         """dial() without a free descriptor raises ConnectFailed, and leaves nothing behind."""
         url = stage.url
-        with descriptors_left(0), pytest.raises(ConnectFailed):
+        sentence = "Transport.dial: without a free descriptor it fails"
+        with descriptors_left(0), raises(ConnectFailed, sentence):
             transport.dial(url, SHORT_NS)
 
         stage.exchange(stage.connect()[0], b"afterwards")
@@ -119,7 +142,8 @@ class ErrorsContract(Contract):
     ) -> None:
         """listen() without a free descriptor raises an error of Hermes' that says so."""
         url = free_url()
-        with descriptors_left(0), pytest.raises(HermesError):
+        sentence = "Transport.listen: without a free descriptor it raises one of hermes.errors"
+        with descriptors_left(0), raises(HermesError, sentence):
             transport.listen(url, kernel)
 
     def test_no_descriptor_for_a_new_peer(self, stage: Stage) -> None:
@@ -155,3 +179,11 @@ class ErrorsContract(Contract):
             return []
         stage.clients.append(Client(channel))
         return [stage.clients[-1]]
+
+
+def open_to_all(url: Url) -> None:
+    """Let other users reach a socket that has a path."""
+    place = Path(url.path)
+    if place.is_absolute() and place.exists():
+        place.parent.chmod(0o755)
+        place.chmod(0o666)

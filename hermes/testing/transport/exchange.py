@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 import struct
+import time
 import zlib
 from collections.abc import Iterator
 
 import pytest
 
 from hermes.errors import WouldBlock
+from hermes.testing.contract import raises
 from hermes.testing.transport.contract import Contract
 from hermes.testing.transport.stage import Stage, check_same
 
@@ -23,6 +25,10 @@ RECORD = struct.Struct("<III")
 """Number, length and CRC-32 of what follows."""
 LENGTHS_MAX = 100
 """Bytes of a message, at most: many are small."""
+WAIT_NS = 50_000_000
+"""How long a client waits for input that does not come."""
+CLOCK_SLACK_NS = 1_000_000
+"""So much earlier a wait may end: systems count timeouts in whole milliseconds."""
 SEED = 7
 BULK = 16 << 20
 
@@ -95,7 +101,14 @@ class ExchangeContract(Contract):
         stage.kernel.view_max = 3
         client, _ = stage.connect()
 
-        stage.exchange(client, random.Random(SEED).randbytes(5 * VIEWS))
+        data = random.Random(SEED).randbytes(5 * VIEWS)
+        client.send(data)
+        stage.until(lambda: len(client.data) >= len(data) or client.over, "many views of output")
+        check_same(
+            client.data,
+            data,
+            "Connection.output: any number of views may be returned, more than one system call takes",
+        )
 
     def test_sent_memory_may_be_used_again(self, stage: Stage) -> None:
         """What send() has taken is the channel's: changing the memory afterwards changes nothing
@@ -143,9 +156,15 @@ class ExchangeContract(Contract):
         client, _ = stage.connect()
         stage.settle()
 
-        with pytest.raises(WouldBlock):
+        with raises(WouldBlock, "Channel.receive_into: nothing is there now"):
             client.channel.receive_into(memoryview(bytearray(8)))
-        assert not client.channel.wait(readable=True, writable=False, timeout_ns=1_000_000)
+        begun = time.monotonic_ns()
+        assert not client.channel.wait(readable=True, writable=False, timeout_ns=WAIT_NS)
+        waited = time.monotonic_ns() - begun
+        assert waited >= WAIT_NS - CLOCK_SLACK_NS, (
+            f"Channel.wait: it returns False once timeout_ns has passed; it did after {waited} ns "
+            f"of {WAIT_NS}"
+        )
         assert client.channel.wait(readable=False, writable=True, timeout_ns=0), (
             "Channel.wait: there is room, so it is writable"
         )

@@ -8,14 +8,12 @@ import time
 from collections.abc import Callable
 from typing import ClassVar
 
-import pytest
-
 from hermes.errors import AddressInUse, ConnectFailed, ConnectionLost, HermesError, WouldBlock
-from hermes.testing.contract import needs
+from hermes.testing.contract import needs, raises
 from hermes.testing.kernel import EchoKernel
-from hermes.testing.resources import Held
+from hermes.testing.resources import Held, many_descriptors
 from hermes.testing.transport.contract import Contract
-from hermes.testing.transport.stage import NS_PER_S, Client, Stage
+from hermes.testing.transport.stage import NS_PER_S, Call, Client, Stage
 from hermes.transport import Transport
 from hermes.url import Url, parse_url
 
@@ -27,6 +25,8 @@ DIAL_NS = NS_PER_S
 """How long a dial may take that nobody answers."""
 SLACK_S = 5.0
 """How much later than its deadline a dial may return: the machine may be busy."""
+DIALS_MAX = 5000
+"""Dials that nobody accepts: more than the largest backlog that Linux grants by default (4096)."""
 MEGABYTES = 8 << 20
 """More than a medium holds: some of it is under way when something is closed."""
 
@@ -44,18 +44,42 @@ class LifecycleContract(Contract):
         url = stage.url
         stage.close()
         begun = time.monotonic()
-        with pytest.raises(ConnectFailed):
+        with raises(ConnectFailed, "Transport.dial: where nobody listens it fails"):
             transport.dial(url, DIAL_NS)
 
         took = time.monotonic() - begun
         assert took < DIAL_NS / NS_PER_S + SLACK_S, f"dial() took {took:.1f} s, asked were 1 s"
+
+    def test_a_dial_ends_though_nobody_accepts(self, transport: Transport, stage: Stage) -> None:
+        """dial() ends by its deadline, however many peers wait already to be accepted."""
+        url, channels = stage.url, []
+        patience_s = DIAL_NS / NS_PER_S + SLACK_S
+        try:
+            with many_descriptors():
+                for number in range(DIALS_MAX):
+                    dialling = Call(lambda: transport.dial(url, DIAL_NS))
+                    dialling.join(patience_s)
+                    assert not dialling.is_alive(), (
+                        f"Transport.dial: it waits at most timeout_ns; with {number} peers that "
+                        f"nobody has accepted it has not returned after {patience_s:g} s"
+                    )
+                    channels.append(dialling.result())
+        except ConnectFailed:
+            pass
+        finally:
+            for channel in channels:
+                channel.close()
+
+        stage.settle()
+        come_to_rest(stage)
+        stage.exchange(stage.connect()[0], b"afterwards")
 
     def test_an_address_has_one_listener(
         self, transport: Transport, stage: Stage, kernel: EchoKernel
     ) -> None:
         """A second listen() at the same address raises AddressInUse; the first goes on."""
         client, _ = stage.connect()
-        with pytest.raises(AddressInUse):
+        with raises(AddressInUse, "Transport.listen: an address has one listener"):
             transport.listen(parse_url(stage.agent.url), kernel)
 
         stage.exchange(client, b"still here")
@@ -107,6 +131,29 @@ class LifecycleContract(Contract):
         client, _ = stage.connect()
 
         assert client.channel.stream_fd is None
+
+    @needs("native_fd")
+    def test_a_client_that_sends_no_more_gets_all_output(self, stage: Stage) -> None:
+        """The end of a client's input is not the end of its connection: output goes on until the
+        broker closes."""
+        stage.kernel.echo = False
+        client, connection = stage.connect()
+        client.reading = client.keeping = False
+        client.send(b"the last request")
+        stage.until(lambda: connection.received == 16, "the last request")
+        connection.send(bytes(MEGABYTES))
+        descriptor = client.channel.stream_fd
+        assert descriptor is not None, "Channel.stream_fd: the capability native_fd is claimed"
+        with socket.socket(fileno=os.dup(descriptor)) as same:
+            same.shutdown(socket.SHUT_WR)
+        stage.until(lambda: connection.ended or connection.lost, "eof_received()")
+        client.reading = True
+        stage.until_over(client)
+
+        assert client.received == MEGABYTES, (
+            "Connection.eof_received: the peer sends no more, and output may still be pulled until "
+            f"Connection.closing; {client.received} of {MEGABYTES} bytes arrived"
+        )
 
     # Refusing.
 
@@ -294,8 +341,11 @@ def assert_ends(client: Client, deadline_s: float) -> None:
             continue
         except ConnectionLost:
             return
-        except HermesError as error:
-            raise AssertionError(f"Channel.receive_into raised {error!r}") from error
+        except (OSError, HermesError) as error:
+            raise AssertionError(
+                f"Channel.receive_into raised {error!r}: a channel raises WouldBlock and "
+                "ConnectionLost, and translates what the system raises"
+            ) from error
     raise AssertionError(
         "the broker's end was closed and the channel says nothing: expected the end of input or "
         "ConnectionLost"

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import msgspec
-import pytest
 
 from hermes.errors import InvalidUrl
 from hermes.intercept import EXAMPLES
 from hermes.optiondocs import describe_options
-from hermes.testing.contract import needs
+from hermes.testing.contract import needs, raises
 from hermes.testing.kernel import EchoKernel
 from hermes.testing.transport.contract import Contract
 from hermes.testing.transport.stage import Stage, with_options
@@ -34,22 +33,27 @@ class OptionsContract(Contract):
         self, transport: Transport, free_url: FreeUrl, kernel: EchoKernel
     ) -> None:
         """listen() raises InvalidUrl and names the closest option there is."""
-        with pytest.raises(InvalidUrl, match=UNKNOWN):
+        sentence = "Transport.listen: an option that does not exist raises InvalidUrl"
+        with raises(InvalidUrl, sentence, match=UNKNOWN):
             transport.listen(free_url(**{UNKNOWN: "1"}), kernel)
         for option in msgspec.structs.fields(transport.listen_options):
             wrong = misspelt(option.encode_name)
-            with pytest.raises(InvalidUrl, match=f"did you mean '{option.encode_name}'"):
+            with raises(InvalidUrl, sentence, match=f"did you mean '{option.encode_name}'"):
                 transport.listen(free_url(**{wrong: "1"}), kernel)
 
     def test_an_unknown_option_of_a_client_is_refused(
         self, transport: Transport, free_url: FreeUrl
     ) -> None:
         """dial() raises InvalidUrl, and does not try to connect first."""
-        with pytest.raises(InvalidUrl, match=UNKNOWN):
+        sentence = (
+            "Transport.dial: an option that does not exist raises InvalidUrl, before anything is "
+            "connected to"
+        )
+        with raises(InvalidUrl, sentence, match=UNKNOWN):
             transport.dial(free_url(**{UNKNOWN: "1"}), DIAL_NS)
         for option in msgspec.structs.fields(transport.dial_options):
             wrong = misspelt(option.encode_name)
-            with pytest.raises(InvalidUrl, match=f"did you mean '{option.encode_name}'"):
+            with raises(InvalidUrl, sentence, match=f"did you mean '{option.encode_name}'"):
                 transport.dial(free_url(**{wrong: "1"}), DIAL_NS)
 
     def test_an_ill_typed_option_is_refused(
@@ -58,11 +62,11 @@ class OptionsContract(Contract):
         """A value that is none of the option's type raises InvalidUrl, at both ends."""
         for option in describe_options(transport.listen_options):
             if "text" not in option.values:
-                with pytest.raises(InvalidUrl):
+                with raises(InvalidUrl, f"Transport.listen: {option.name}=?! is ill typed"):
                     transport.listen(free_url(**{option.name: "?!"}), kernel)
         for option in describe_options(transport.dial_options):
             if "text" not in option.values:
-                with pytest.raises(InvalidUrl):
+                with raises(InvalidUrl, f"Transport.dial: {option.name}=?! is ill typed"):
                     transport.dial(free_url(**{option.name: "?!"}), DIAL_NS)
 
     def test_every_option_is_documented(self, transport: Transport) -> None:
@@ -110,7 +114,8 @@ class OptionsContract(Contract):
         spec = ",".join(f"{name}={value}" for name, value in EXAMPLES.items())
         transport.listen(free_url(intercept=spec), kernel).close()
 
-        with pytest.raises(InvalidUrl, match="did you mean 'loss'"):
+        sentence = "intercept: a fault that does not exist raises InvalidUrl"
+        with raises(InvalidUrl, sentence, match="did you mean 'loss'"):
             transport.listen(free_url(intercept="los=1%"), kernel)
-        with pytest.raises(InvalidUrl, match="did you mean 'loss'"):
+        with raises(InvalidUrl, sentence, match="did you mean 'loss'"):
             transport.dial(with_options(free_url(), intercept="los=1%"), DIAL_NS)

@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from types import MappingProxyType
 from typing import Generic, TypeVar
 
-from hermes.errors import ConnectionLost, WouldBlock
+from hermes.errors import ConnectionLost, HermesError, WouldBlock
 from hermes.testing.kernel import POISON, EchoConnection, EchoKernel
 from hermes.transport import Agent, Channel, Transport
 from hermes.url import Url, parse_url
@@ -88,6 +88,11 @@ class Client:
         except ConnectionLost as error:
             self.lost = error
             return True
+        except (OSError, HermesError) as error:
+            raise AssertionError(
+                f"Channel.send or Channel.receive_into raised {error!r}: a channel raises WouldBlock "
+                "and ConnectionLost, and translates what the system raises"
+            ) from error
 
     def _send(self) -> bool:
         moved = False
@@ -199,7 +204,7 @@ class Stage:
         deadline = time.monotonic() + allowed
         while not condition():
             if not self.turn():
-                self.agent.poll(NAP_NS)
+                self._poll(NAP_NS)
             if self.kernel.violations:
                 self.check()
             if time.monotonic() > deadline:
@@ -211,10 +216,19 @@ class Stage:
 
     def turn(self) -> bool:
         """Move everybody once, without waiting; whether anything moved."""
-        moved = self.agent.poll(0) > 0
+        moved = self._poll(0) > 0
         for client in self.clients:
             moved = client.turn() or moved
         return moved
+
+    def _poll(self, timeout_ns: int) -> int:
+        try:
+            return self.agent.poll(timeout_ns)
+        except Exception as error:
+            raise AssertionError(
+                f"Agent.poll raised {error!r}: what one peer does or sends never comes out of poll(); "
+                "it ends that peer's connection"
+            ) from error
 
     def settle(self, *, or_else: Callable[[], object] = lambda: False) -> None:
         """Move everybody until nothing has moved for some turns, or until ``or_else``."""
