@@ -28,6 +28,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import msgspec
 import pluggy
 
+from hermes.errors import UsageError
+
 if TYPE_CHECKING:
     from hermes.storage import StorageBackend
     from hermes.transport import Peer, Transport
@@ -96,6 +98,7 @@ class Grant:
     What is not granted is refused: the defaults allow nothing but to connect.
 
     Raises:
+        UsageError: an argument has the wrong type: a str where a tuple of patterns is meant, say.
         InvalidTopic: one of the patterns is not legal.
     """
 
@@ -115,6 +118,13 @@ class Grant:
     def __post_init__(self) -> None:
         from hermes.native.patterns import check_pattern  # deferred: needs the native core
 
+        if not isinstance(self.identity, str) or not self.identity:
+            raise UsageError(f"Grant: identity is a str that is not empty, not {self.identity!r}")
+        for name in ("publish", "subscribe"):
+            _check_strs("Grant", name, getattr(self, name))
+        for name in ("inspect", "forget"):
+            if not isinstance(getattr(self, name), bool):
+                raise UsageError(f"Grant: {name} is a bool, not {getattr(self, name)!r}")
         for pattern in (*self.publish, *self.subscribe):
             check_pattern(pattern)
 
@@ -125,6 +135,17 @@ class Denial:
 
     reason: str = "identity and credentials were not believed"
     """Told to the peer: say nothing that helps somebody who guesses."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.reason, str):
+            raise UsageError(f"Denial: reason is a str, not {type(self.reason).__name__}")
+
+
+def _check_strs(owner: str, name: str, value: object) -> None:
+    """Raises UsageError unless ``value`` is a tuple or list of str: a bare str would be taken for its
+    characters."""
+    if not isinstance(value, tuple | list) or not all(isinstance(one, str) for one in value):
+        raise UsageError(f"{owner}: {name} is a tuple of str, not {value!r}")
 
 
 class RegisterTransport(Protocol):

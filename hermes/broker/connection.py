@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from hermes.broker.output import Outgoing
+from hermes.broker.owners import durable_key, durable_name
 from hermes.broker.publishers import Publisher, publisher_level
 from hermes.broker.queries import FORGET, may_ask
 from hermes.broker.subscriptions import RequestRefused, Subscription
@@ -48,6 +49,8 @@ ANSWERS_MAX = 4096
 """Frames of answers that wait to be pulled; with more, the peer is not read from until it reads."""
 ANSWERS_LIMIT = 4 * ANSWERS_MAX
 """Frames with which a peer whose transport goes on reading regardless is cut off."""
+OWNERS_SHOWN = 8
+"""Identities named by the refusal to forget a durable name that several have."""
 
 _OPEN = ServerState.OPEN
 _CLOSED = ServerState.CLOSED
@@ -345,12 +348,11 @@ class Connection(Outgoing):
         hello = self._protocol.hello
         return self.peer.identity or (hello.identity if hello else None)
 
-    def has_owner_of(self, other: Connection) -> bool:
-        """Whether ``other`` may take over what this connection has: the same identity, where the
-        broker asks for one."""
-        return self.grant is None or (
-            other.grant is not None and other.grant.identity == self.grant.identity
-        )
+    @property
+    def owner(self) -> str | None:
+        """The identity to which the durable names and publisher ids of this connection belong; None
+        where the broker does not authenticate."""
+        return None if self.grant is None else self.grant.identity
 
     def describe(self) -> dict[str, object]:
         """For ``hermes stats``."""
@@ -535,22 +537,18 @@ class Connection(Outgoing):
                 fatal=True,
             )
             return
-        if not self._kernel.may_claim_publisher(request.publisher_id, self):
-            self._protocol.error(
-                "not_allowed",
-                f"publisher id {request.publisher_id.hex()} is another identity's: take another",
-                publisher=request.publisher,
-                fatal=True,
-            )
-            return
+        publisher = Publisher(self, request.publisher, request.publisher_id, request.ack)
+        stored_id, older = publisher.stored_id, None
         try:
-            self._kernel.recall(request.publisher_id)
+            self._kernel.recall(stored_id)
+            if stored_id != request.publisher_id:  # as brokers that do not authenticate store it
+                older = request.publisher_id
+                self._kernel.recall(older)
         except SystemFault as error:
             text = f"what is stored of publisher {request.publisher} cannot be read: {error}"
             self._protocol.error("storage_failed", text, publisher=request.publisher, fatal=True)
             return
-        last = self._ingest.open(request.publisher, request.publisher_id)
-        publisher = Publisher(self, request.publisher, request.publisher_id, request.ack)
+        last = self._ingest.open(request.publisher, stored_id, older)
         self._publishers[request.publisher] = publisher
         self._kernel.claim_publisher(publisher)
         if self._express is not None:
@@ -575,8 +573,7 @@ class Connection(Outgoing):
         except Refused as error:
             protocol.error("too_many_subscriptions", str(error), subscription=number)
         else:
-            if name is not None:
-                kernel.claim_durable(name, subscription)
+            kernel.claim_durable(subscription)
             self._subscriptions[number] = subscription
             for reader in subscription.readers:
                 place = reader.place
@@ -611,7 +608,6 @@ class Connection(Outgoing):
         if problem:
             self._protocol.error("commit_refused", problem, subscription=number, fatal=False)
             return
-        assert subscription.durable is not None
 
         def done(error: HermesError | None) -> None:
             if self._lost or self._protocol.state is not _OPEN:
@@ -622,7 +618,7 @@ class Connection(Outgoing):
                 self._protocol.error("storage_failed", str(error), subscription=number, fatal=False)
             self.mark()
 
-        kernel.positions.commit(subscription.durable, request.positions, done)
+        kernel.commit(subscription, request.positions, done)
 
     def _commit_problem(self, subscription: Subscription, positions: dict[str, int]) -> str | None:
         if subscription.durable is None:
@@ -631,6 +627,8 @@ class Connection(Outgoing):
             place = self._kernel.streams.by_name(name)
             if place is None:
                 return f"there is no stream {name!r}"
+            if self.grant is not None and all(of.place is not place for of in subscription.readers):
+                return f"the subscription does not read the stream {name!r}"
             if sequence > place.last_sequence:
                 return (
                     f"{sequence} lies ahead of stream {name!r}, which ends at {place.last_sequence}"
@@ -640,7 +638,22 @@ class Connection(Outgoing):
     def _forget(self, request: m.Query) -> None:
         """Forget a durable name that nobody uses; answered when that is stored."""
         number, name = request.query, request.arguments.get("durable", "")
-        holder = self._kernel.holder(name)
+        owner = request.arguments.get("identity")
+        keys = (
+            [durable_key(owner or None, name)]
+            if owner is not None
+            else self._kernel.durable_keys(name)
+        )
+        if len(keys) > 1:
+            owners = ", ".join(repr(durable_name(key).owner or "") for key in keys[:OWNERS_SHOWN])
+            self._protocol.error(
+                "durable_ambiguous",
+                f"{len(keys)} identities have a durable name {name!r}: name one of them ({owners})",
+                query=number,
+            )
+            return
+        key = keys[0] if keys else durable_key(None, name)
+        holder = self._kernel.holder(key)
         if holder is not None:
             text = f"a client ({holder}) commits as {name!r}: end its subscription first"
             self._protocol.error("durable_in_use", text, query=number)
@@ -655,7 +668,7 @@ class Connection(Outgoing):
                 self._protocol.error("storage_failed", str(error), query=number, fatal=False)
             self.mark()
 
-        if not self._kernel.positions.forget(name, done):
+        if not self._kernel.positions.forget(key, done):
             self._protocol.info(number, False)
 
     def _on_query(self, request: m.Query) -> None:

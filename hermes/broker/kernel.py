@@ -20,7 +20,8 @@ from hermes.broker.config import Config
 from hermes.broker.connection import Connection
 from hermes.broker.hooks import Hooks
 from hermes.broker.loop import Loop
-from hermes.broker.positions import Positions
+from hermes.broker.owners import NOBODY, durable_key, durable_name
+from hermes.broker.positions import Done, Positions
 from hermes.broker.streams import ServedStream, Streams, message_max
 from hermes.broker.subscriptions import RequestRefused
 from hermes.errors import HermesError, Refused, StorageFull
@@ -31,7 +32,7 @@ from hermes.native.log import LogEvent
 from hermes.storage import Storage
 from hermes.transport import Agent, Peer
 from hermes.url import parse_url
-from hermes.wire.messages import PUBLISHER_ID_SIZE, Limits
+from hermes.wire.messages import Limits
 
 if TYPE_CHECKING:
     from hermes.broker.output import Outgoing
@@ -45,8 +46,6 @@ SCRATCH_SIZE = 1048576
 small, small enough to stay in the cache."""
 BATCH_SLACK = 1048576
 """Bytes a batch may have beyond the message limit."""
-NOBODY = bytes(PUBLISHER_ID_SIZE)
-"""The publisher id that any number of publishers may have: nothing of theirs is recognised."""
 NS_PER_S = 1_000_000_000
 PROGRESS_NS = NS_PER_S
 """How often a caught-up subscription is told what it has covered without getting a message."""
@@ -267,69 +266,91 @@ class Kernel:
         self.choked.pop(connection.number, None)
 
     def durable_positions(self, name: str, connection: Connection) -> dict[str, int] | None:
-        """What a durable name has committed, for a subscription of ``connection`` that wants it.
+        """What a durable name of the connection's owner has committed.
 
         Raises:
-            RequestRefused: this connection, or another identity, commits under it; or there are as
-            many names as there may be.
+            RequestRefused: this connection commits under it; or there are as many names as there
+            may be.
         """
-        holder = self._durables.get(name)
+        key = durable_key(connection.owner, name)
+        holder = self._durables.get(key)
         if holder is not None and holder.connection is connection:
             raise RequestRefused("durable_in_use", f"this client commits as {name!r} already")
-        if holder is not None and not holder.connection.has_owner_of(connection):
-            raise RequestRefused("not_allowed", f"the durable name {name!r} is another identity's")
-        if not self.positions.has_room(name):
+        if not self.positions.has_room(key):
             most = self.config.limits.durables
             raise RequestRefused(
                 "too_many_durables",
                 f"the broker keeps the positions of {most} durable names, as many as it may",
             )
-        return self.positions.get(name)
+        stored = self.positions.get(key)
+        return self._unowned(key, name) if stored is None else stored
 
-    def holder(self, name: str) -> str | None:
-        """The address of whoever commits under a durable name now."""
-        subscription = self._durables.get(name)
+    def commit(self, subscription: Subscription, positions: dict[str, int], done: Done) -> None:
+        """Store ``positions`` under the subscription's durable name; see
+        :meth:`Positions.commit`."""
+        key, name = subscription.durable_key, subscription.durable
+        assert key is not None
+        assert name is not None
+        if self.positions.get(key) is None:
+            positions = {**(self._unowned(key, name) or {}), **positions}
+        self.positions.commit(key, positions, done)
+
+    def _unowned(self, key: str, name: str) -> dict[str, int] | None:
+        """The positions that an owned name which has committed nothing begins with: what is stored
+        under the name without an owner, by a broker that did not authenticate.  That is read and
+        never changed, so no identity takes it from another."""
+        unowned = durable_key(None, name)
+        return None if unowned == key else self.positions.get(unowned)
+
+    def durable_keys(self, name: str) -> list[str]:
+        """The keys of every owner's durable name ``name`` that is in use or has committed
+        something."""
+        keys = {*self._durables, *self.positions.names()}
+        return sorted(key for key in keys if key.endswith(name) and durable_name(key).name == name)
+
+    def holder(self, key: str) -> str | None:
+        """The address of the client that commits under a durable name now."""
+        subscription = self._durables.get(key)
         return None if subscription is None else subscription.connection.peer.address
 
-    def claim_durable(self, name: str, subscription: Subscription) -> None:
-        """``subscription`` commits under the name from now on; whoever did before ends.
+    def claim_durable(self, subscription: Subscription) -> None:
+        """``subscription`` commits under its durable name from now on; the one that did before
+        ends.
 
         The newer wins: it may be the same program, back before its old connection was found dead.
         """
-        older = self._durables.get(name)
-        self._durables[name] = subscription
-        self.positions.reserve(name)
+        key = subscription.durable_key
+        if key is None:
+            return
+        older = self._durables.get(key)
+        self._durables[key] = subscription
+        self.positions.reserve(key)
         if older is not None:
             older.connection.durable_taken(older, subscription)
 
     def release_durable(self, subscription: Subscription) -> None:
         """Give the name back, if the subscription holds one."""
-        name = subscription.durable
-        if name is not None and self._durables.get(name) is subscription:
-            del self._durables[name]
-            self.positions.release(name)
-
-    def may_claim_publisher(self, identity: bytes, connection: Connection) -> bool:
-        """Whether nobody else's connection has this publisher id open."""
-        older = self._publishers.get(identity)
-        return older is None or older.connection.has_owner_of(connection)
+        key = subscription.durable_key
+        if key is not None and self._durables.get(key) is subscription:
+            del self._durables[key]
+            self.positions.release(key)
 
     def claim_publisher(self, publisher: Publisher) -> None:
-        """``publisher`` was opened: whoever else has its id must not append any more.
+        """``publisher`` was opened: another that has its id must not append any more.
 
         The newer wins: it may be the same program, back before its old connection was found dead.
         """
-        if publisher.identity == NOBODY:
+        if publisher.stored_id == NOBODY:
             return
-        older = self._publishers.get(publisher.identity)
-        self._publishers[publisher.identity] = publisher
+        older = self._publishers.get(publisher.stored_id)
+        self._publishers[publisher.stored_id] = publisher
         if older is not None:
             older.connection.publisher_taken(older, publisher)
 
     def release_publisher(self, publisher: Publisher) -> None:
         """Give its id back, if nobody else has taken it."""
-        if self._publishers.get(publisher.identity) is publisher:
-            del self._publishers[publisher.identity]
+        if self._publishers.get(publisher.stored_id) is publisher:
+            del self._publishers[publisher.stored_id]
 
     def want_stored(
         self, streams: int, connection: Acknowledging, *, durable: bool

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
+from hermes.broker.owners import stored_publisher_id
 from hermes.native.stream import Ingest
 from hermes.transport import Peer
 from hermes.wire import messages as m
@@ -25,13 +26,26 @@ _OPEN = ServerState.OPEN
 class Publisher:
     """One open publisher of a connection: what it was told, what it waits for."""
 
-    __slots__ = ("connection", "durable", "id", "identity", "level", "pending", "through")
+    __slots__ = (
+        "connection",
+        "durable",
+        "id",
+        "level",
+        "pending",
+        "publisher_id",
+        "stored_id",
+        "through",
+    )
 
-    def __init__(self, connection: Connection, id: int, identity: bytes, level: m.AckLevel) -> None:
+    def __init__(
+        self, connection: Connection, id: int, publisher_id: bytes, level: m.AckLevel
+    ) -> None:
         self.connection = connection
         self.id = id
-        self.identity = identity
-        """Its 16 bytes."""
+        self.publisher_id = publisher_id
+        """Its 16 bytes, as the client chose them."""
+        self.stored_id = stored_publisher_id(connection.owner, publisher_id)
+        """The 16 bytes that the logs know it by."""
         self.level = level
         self.durable = level == "durable"
         self.through = 0
@@ -172,7 +186,7 @@ class Acknowledging(ABC):
         )
         self._protocol.error(
             "publisher_taken",
-            f"publisher id {publisher.identity.hex()} was opened {where}: let one program use it "
+            f"publisher id {publisher.publisher_id.hex()} was opened {where}: let one program use it "
             "at a time, or use another id",
             publisher=publisher.id,
             fatal=False,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from hermes.broker.config import to_values
+from hermes.broker.owners import durable_name
 from hermes.errors import InvalidTopic
 from hermes.hookspecs import EVERYTHING
 from hermes.native.patterns import check_pattern, match
@@ -163,11 +164,16 @@ def _durables(kernel: Kernel) -> Iterator[Page]:
     """The durable names that have committed something, page by page."""
     page: list[msgspec.Raw] = []
     seen = size = 0
-    for name in kernel.positions.names():
-        positions = kernel.positions.get(name)
+    for key in kernel.positions.names():
+        positions = kernel.positions.get(key)
         if positions is not None:  # not forgotten since
-            in_use = kernel.holder(name) is not None
-            described = {"name": name, "positions": positions, "in_use": in_use}
+            owner, name = durable_name(key)
+            described = {
+                "name": name,
+                "identity": owner,
+                "positions": positions,
+                "in_use": kernel.holder(key) is not None,
+            }
             page.append(msgspec.Raw(msgspec.msgpack.encode(described)))
             size += len(page[-1])
         seen += 1

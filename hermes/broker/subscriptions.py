@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hermes.broker.owners import durable_key
 from hermes.broker.streams import ServedStream, Streams
 from hermes.native.stream import Start
 from hermes.wire import messages as m
@@ -84,7 +85,7 @@ class Reader:
 class Subscription:
     """What one Subscribe asked for."""
 
-    __slots__ = ("connection", "durable", "filter", "id", "prefix", "readers")
+    __slots__ = ("connection", "durable", "durable_key", "filter", "id", "prefix", "readers")
 
     def __init__(self, connection: Connection, request: m.Subscribe) -> None:
         self.connection = connection
@@ -92,6 +93,10 @@ class Subscription:
         self.filter = request.filter.encode()
         self.prefix = request.kind == "prefix"
         self.durable = request.durable
+        self.durable_key = (
+            None if request.durable is None else durable_key(connection.owner, request.durable)
+        )
+        """The name its positions are stored under."""
         self.readers: list[Reader] = []
 
     def open(self, streams: Streams, start: m.Start, stored: dict[str, int] | None) -> None:

@@ -13,21 +13,30 @@ from hermes.cli.query import EXITS
     "forget",
     cls=Command,
     short_help="Have the broker forget a durable name.",
-    examples=[("A program that is gone for good", "hermes durables forget billing")],
+    examples=[
+        ("A program that is gone for good", "hermes durables forget billing"),
+        ("The name of one identity", "hermes durables forget billing --identity alice"),
+    ],
     exits=EXITS,
 )
 @click.argument("name")
+@click.option(
+    "--identity",
+    metavar="IDENTITY",
+    help="The identity whose name it is, where the broker authenticates its clients; '' for a name "
+    "that belongs to none.  Needed if several have it.",
+)
 @client_options
 @json_option
-def command(name: str, url: str, timeout_ns: int, as_json: bool) -> None:
-    """Have the broker forget NAME and its positions: whoever subscribes under it then begins as if
-    it were new.  Refused while a subscription uses it.
+def command(name: str, identity: str | None, url: str, timeout_ns: int, as_json: bool) -> None:
+    """Have the broker forget NAME and its positions: a program that subscribes under it then begins
+    as if it were new.  Refused while a subscription uses it.
     """
     import hermes
     from hermes.errors import Refused
 
     with hermes.connect(url, timeout=timeout_ns / 1e9, name="hermes durables") as client:
-        if not client.forget_durable(name):
+        if not client.forget_durable(name, identity=identity):
             raise Refused(
                 f"the broker keeps no durable name {name!r}: see `hermes durables list`",
                 code="unknown_durable",

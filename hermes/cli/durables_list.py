@@ -25,8 +25,8 @@ from hermes.cli.query import EXITS, show_rows
 @client_options
 @json_option
 def command(url: str, timeout_ns: int, as_json: bool) -> None:
-    """List the names under which the broker keeps positions: the last sequence committed in each
-    stream, and whether a subscription uses the name now.
+    """List the names under which the broker keeps positions: the identity whose name it is, the
+    last sequence committed in each stream, and whether a subscription uses the name now.
     """
     import hermes
 
@@ -44,5 +44,5 @@ def command(url: str, timeout_ns: int, as_json: bool) -> None:
         }
         for row in rows
     ]
-    columns = {"name": "name", "in use": "in_use", "committed": "positions"}
+    columns = {"name": "name", "identity": "identity", "in use": "in_use", "committed": "positions"}
     show_rows(shown, columns, "The broker keeps no durable names.")

@@ -194,14 +194,20 @@ class Client:
         found: list[dict[str, Any]] = self.query("durables", timeout=timeout)
         return found
 
-    def forget_durable(self, name: str, *, timeout: float | None = None) -> bool:
+    def forget_durable(
+        self, name: str, *, identity: str | None = None, timeout: float | None = None
+    ) -> bool:
         """Have the broker forget a durable name and its positions; False if it keeps none of it.
 
+        ``identity``: whose name it is, where the broker authenticates; needed if several have it.
+
         Raises:
-            Refused: a subscription commits under it (``durable_in_use``), or the broker does not
-                let this identity (``not_allowed``).
+            Refused: a subscription commits under it (``durable_in_use``), several identities have
+                it (``durable_ambiguous``), or the broker does not let this identity
+                (``not_allowed``).
         """
-        found: bool = self.query("forget", timeout=timeout, durable=name)
+        arguments = {} if identity is None else {"identity": identity}
+        found: bool = self.query("forget", timeout=timeout, durable=name, **arguments)
         return found
 
     def stats(self, *, timeout: float | None = None) -> dict[str, Any]:

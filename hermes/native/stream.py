@@ -569,20 +569,24 @@ class Ingest:
             raise Closed("the ingest is closed")
         return self._handle
 
-    def open(self, number: int, publisher: bytes) -> int:
+    def open(self, number: int, publisher: bytes, older: bytes | None = None) -> int:
         """Open publisher ``number``, or after a refusal open it again; returns the last sequence
         that any stream has of it.
 
-        ``publisher``: its 16-byte id; all zero: nobody in particular, whose messages are never
-        duplicates.
+        ``publisher``: its 16-byte id; all zero: no publisher in particular, whose messages are
+        never duplicates.  ``older``: another id; what the streams have of that counts as this one's.
 
         Raises:
             Refused: :data:`PUBLISHERS_MAX` are open.
         """
-        if len(publisher) != PUBLISHER_BYTES:
-            raise UsageError(f"a publisher id has {PUBLISHER_BYTES} bytes, not {len(publisher)}")
+        for one in (publisher, publisher if older is None else older):
+            if len(one) != PUBLISHER_BYTES:
+                raise UsageError(f"a publisher id has {PUBLISHER_BYTES} bytes, not {len(one)}")
         code = lib.hm_ingest_open(self.handle, number, publisher, self._last)
         check(code, f"opening publisher {number}")
+        if older is not None:
+            code = lib.hm_ingest_inherit(self.handle, number, older, self._last)
+            check(code, f"opening publisher {number}")
         return int(self._last[0])
 
     def close_publisher(self, number: int) -> None:

@@ -209,6 +209,12 @@ ERROR_CODES: dict[str, ErrorCode] = {
         ends_subscription=True,
         raises=errors.Refused,
     ),
+    "durable_ambiguous": ErrorCode(
+        "several identities have a durable name that is to be forgotten",
+        "name the identity",
+        fatal=False,
+        raises=errors.Refused,
+    ),
     "too_many_durables": ErrorCode(
         "the broker keeps the positions of as many durable names as it may",
         "forget names that nobody needs, or raise the broker's limit",

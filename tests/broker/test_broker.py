@@ -413,7 +413,7 @@ def test_durable_names_are_listed_and_forgotten(serve: Serve, connect: Connect) 
     start = m.Start(at="durable", otherwise="earliest")
     other.subscribe(">", durable="job", start=start)
 
-    assert used == [{"name": "job", "positions": {"default": 2}, "in_use": True}]
+    assert used == [{"name": "job", "identity": None, "positions": {"default": 2}, "in_use": True}]
     assert (refused.code, refused.fatal) == ("durable_in_use", False)
     assert answers == [[True], [False]]
     assert left == []

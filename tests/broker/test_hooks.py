@@ -3,17 +3,19 @@ closed."""
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
 from hermes.broker import Broker
-from hermes.errors import InvalidUrl, PluginFailed, PluginNotFound
+from hermes.errors import InvalidUrl, PluginFailed, PluginNotFound, UsageError
 from hermes.hookspecs import API_VERSION, Denial, Grant, hookimpl
 from hermes.plugins import Plugins, default_plugins
 from hermes.wire import messages as m
@@ -114,11 +116,14 @@ def gate(answer: Callable[..., Any]) -> type:
 def guarded(serve: Serve, registry: Plugins) -> Callable[..., Broker]:
     """A broker that asks these answers, in this order, who may come in."""
 
+    numbers = itertools.count()
+
     def start(*answers: Callable[..., Any], **settings: Any) -> Broker:
-        for i, answer in enumerate(answers):
-            made = gate(answer)
-            registry.register("plugin", f"gate{i}", lambda made=made: Made(lambda _: made()))
-        plugins = {f"gate{i}": {} for i in range(len(answers))}
+        plugins: dict[str, dict[str, Any]] = {}
+        for answer in answers:
+            made, name = gate(answer), f"gate{next(numbers)}"
+            registry.register("plugin", name, lambda made=made: Made(lambda _: made()))
+            plugins[name] = {}
         return serve(registry=registry, plugins=plugins, **settings)
 
     return start
@@ -489,40 +494,190 @@ def test_subscribing_is_bounded_by_the_grant(
     assert codes == ([] if allowed else ["not_allowed"])
 
 
-def test_a_publisher_id_belongs_to_who_opened_it(
+STORAGES = ["memory:", "mmap:{}", "sqlite:{}/hermes.db"]
+
+
+def everybody(identity: str, _: Any) -> Grant:
+    """A grant of everything, to whatever identity a client claims."""
+    return Grant(identity, publish=(">",), subscribe=(">",), inspect=True, forget=True)
+
+
+def durables(client: Any) -> dict[tuple[str | None, str], Any]:
+    """What the broker has stored under durable names."""
+    rows = [row for page in client.query("durables") for row in page]
+    return {(row["identity"], row["name"]): row["positions"] for row in rows}
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_a_publisher_id_exists_once_per_identity(
+    guarded: Callable[..., Broker], connect: Connect, tmp_path: Path, storage: str
+) -> None:
+    """Messages under a foreign publisher id are appended as another publisher's, open or not, and
+    the owner's are never taken for repetitions of them; a restart changes nothing."""
+    storage, id = storage.format(tmp_path), b"alice's 16 bytes"
+    broker = guarded(everybody, storage=storage)
+    alice = greet(connect, broker, identity="alice")
+    alice.open(id=id)
+    alice.acked(alice.publish("a", b"alice 1"))
+    mallory = greet(connect, broker, identity="mallory")
+
+    assert mallory.open(id=id) == 0
+    mallory.acked(mallory.publish("a", b"m 1", b"m 2", b"m 3"))
+    alice.acked(alice.publish("a", b"alice 2"))
+    assert not [event for event in alice.events if isinstance(event, m.Error)]
+    if not storage.startswith("memory"):
+        alice.close()
+        mallory.close()
+        broker.close()
+        broker = guarded(everybody, storage=storage)
+        alice, mallory = (greet(connect, broker, identity=name) for name in ("alice", "mallory"))
+        assert alice.open(id=id) == 2
+        assert mallory.open(id=id) == 3
+    alice.acked(alice.publish("a", b"alice 3"))
+    alice.subscribe("a", start="earliest")
+
+    assert alice.payloads(6) == [b"alice 1", b"m 1", b"m 2", b"m 3", b"alice 2", b"alice 3"]
+
+
+def test_an_identity_takes_its_own_names_over(
     guarded: Callable[..., Broker], connect: Connect
 ) -> None:
-    """Another identity cannot take over an id that is open; the same one can."""
-    broker = guarded(lambda identity, _: Grant(identity, publish=(">",)))
+    """The same identity takes a publisher id and a durable name from its older connection; another
+    takes neither."""
+    broker = guarded(everybody)
     first = greet(connect, broker, identity="alice")
     first.open(id=b"alice's 16 bytes")
-
-    stranger = greet(connect, broker, identity="mallory")
-    stranger.send(stranger.protocol.open_publisher(1, b"alice's 16 bytes", "appended"))
-    error = stranger.expect(m.Error)
-    again = greet(connect, broker, identity="alice")
-    again.open(id=b"alice's 16 bytes")
-
-    assert (error.code, error.fatal) == ("not_allowed", True)
-    assert first.expect(m.Error).code == "publisher_taken"
-
-
-def test_a_durable_name_belongs_to_who_has_it(
-    guarded: Callable[..., Broker], connect: Connect
-) -> None:
-    """Another identity cannot take over a name that somebody commits under; the same one can."""
-    broker = guarded(lambda identity, _: Grant(identity, subscribe=(">",)))
-    first = greet(connect, broker, identity="alice")
     first.subscribe(">", durable="job")
 
     stranger = greet(connect, broker, identity="mallory")
+    stranger.open(id=b"alice's 16 bytes")
     stranger.subscribe(">", durable="job")
+    first.settle()
+    undisturbed = not [event for event in first.events if isinstance(event, m.Error)]
     again = greet(connect, broker, identity="alice")
+    again.open(id=b"alice's 16 bytes")
     again.subscribe(">", durable="job")
+    first.until(lambda: len([e for e in first.events if isinstance(e, m.Error)]) == 2)
 
-    assert stranger.expect(m.Error).code == "not_allowed"
-    assert first.expect(m.Error).code == "durable_in_use"
-    assert not [event for event in again.events if isinstance(event, m.Error)]
+    assert undisturbed
+    codes = {event.code for event in first.events if isinstance(event, m.Error)}
+    assert codes == {"publisher_taken", "durable_in_use"}
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_a_durable_name_exists_once_per_identity(
+    guarded: Callable[..., Broker], connect: Connect, tmp_path: Path, storage: str
+) -> None:
+    """What one identity commits under a name moves no other's position, across a restart too."""
+    storage = storage.format(tmp_path)
+    broker = guarded(everybody, storage=storage)
+    alice, mallory = (greet(connect, broker, identity=name) for name in ("alice", "mallory"))
+    alice.open()
+    alice.acked(alice.publish("a", b"1", b"2", b"3"))
+    for client, position in ((alice, 1), (mallory, 3)):
+        client.subscribe(">", durable="job", start="earliest")
+        client.send(client.protocol.commit(1, {"default": position}))
+        client.expect(m.Commit)
+        client.close()
+    if not storage.startswith("memory"):
+        broker.close()
+        broker = guarded(everybody, storage=storage)
+    again = greet(connect, broker, identity="alice")
+
+    assert durables(again) == {("alice", "job"): {"default": 1}, ("mallory", "job"): {"default": 3}}
+    again.subscribe(">", durable="job", start="durable")
+    assert again.payloads(2) == [b"2", b"3"]
+
+
+def test_what_has_no_owner_is_inherited_and_stays(
+    serve: Serve, guarded: Callable[..., Broker], connect: Connect, tmp_path: Path
+) -> None:
+    """Positions and publisher ids stored before a broker authenticated are where every identity
+    begins; none of them takes them from another."""
+    storage, id = f"mmap:{tmp_path}", b"sixteen bytes id"
+    with Broker(listeners=["inproc:"], storage=storage) as broker:
+        before = connect(broker)
+        before.open(id=id)
+        before.acked(before.publish("a", b"1", b"2"))
+        before.subscribe(">", durable="job", start="earliest")
+        before.send(before.protocol.commit(1, {"default": 1}))
+        before.expect(m.Commit)
+        before.close()
+    broker = guarded(everybody, storage=storage)
+    mallory, alice = (greet(connect, broker, identity=name) for name in ("mallory", "alice"))
+
+    assert mallory.open(id=id) == 2
+    mallory.acked(mallory.publish("a", b"m 3", b"m 4"))
+    mallory.subscribe(">", durable="job", start="durable")
+    mallory.send(mallory.protocol.commit(1, {"default": 4}))
+    mallory.expect(m.Commit)
+    assert alice.open(id=id) == 2
+    alice.acked(alice.publish("a", b"a 3"))
+    alice.subscribe(">", durable="job", start="durable")
+
+    assert alice.payloads(4) == [b"2", b"m 3", b"m 4", b"a 3"]
+    assert durables(alice) == {(None, "job"): {"default": 1}, ("mallory", "job"): {"default": 4}}
+
+
+def test_forgetting_says_whose_name_is_meant(
+    guarded: Callable[..., Broker], connect: Connect
+) -> None:
+    """A name that several identities have is forgotten only with the identity, and nothing else of
+    that name with it."""
+    broker = guarded(everybody)
+    for name in ("alice", "bob"):
+        client = greet(connect, broker, identity=name)
+        client.open()
+        client.acked(client.publish("a", b"x"))
+        client.subscribe(">", durable="job", start="earliest")
+        client.send(client.protocol.commit(1, {"default": 1}))
+        client.expect(m.Commit)
+        client.close()
+    admin = greet(connect, broker, identity="admin")
+    admin.until(lambda: not any(row["in_use"] for page in admin.query("durables") for row in page))
+
+    assert admin.query("forget", durable="job").code == "durable_ambiguous"
+    assert admin.query("forget", durable="job", identity="") == [False]
+    assert admin.query("forget", durable="job", identity="alice") == [True]
+    assert set(durables(admin)) == {("bob", "job")}
+    assert admin.query("forget", durable="job") == [True]
+
+
+def test_a_commit_names_streams_that_are_read(
+    guarded: Callable[..., Broker], connect: Connect
+) -> None:
+    """An identity commits no position in a stream that its subscription does not read, and is not
+    told where that ends."""
+    broker = guarded(
+        lambda identity, _: Grant(identity, subscribe=("md.>",)),
+        streams=[{"name": "md", "patterns": ["md.>"]}, {"name": "other", "patterns": ["x.>"]}],
+    )
+    client = greet(connect, broker, identity="alice")
+    client.subscribe("md.>", durable="job")
+
+    client.send(client.protocol.commit(1, {"other": 1}))
+
+    error = client.expect(m.Error)
+    assert (error.code, "ends at" in error.message) == ("commit_refused", False)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Grant("alice", publish="ab"),  # type: ignore[arg-type]
+        lambda: Grant("alice", subscribe="md.>"),  # type: ignore[arg-type]
+        lambda: Grant("alice", publish=(b"a",)),  # type: ignore[arg-type]
+        lambda: Grant("alice", publish=None),  # type: ignore[arg-type]
+        lambda: Grant("alice", inspect="no"),  # type: ignore[arg-type]
+        lambda: Grant(""),
+        lambda: Grant(None),  # type: ignore[arg-type]
+        lambda: Denial(None),  # type: ignore[arg-type]
+    ],
+)
+def test_an_answer_of_the_wrong_type_is_refused(make: Callable[[], object]) -> None:
+    """A str where patterns are meant, or any other wrong type, is refused where it is passed."""
+    with pytest.raises(UsageError, match=r"^(Grant|Denial): (publish|subscribe|in|id|reason)"):
+        make()
 
 
 def test_topics_show_what_may_be_subscribed_to(

@@ -854,3 +854,17 @@ def test_a_grant_has_a_bound(broker: Broker) -> None:
         ingest.restrict(f"t{i}" for i in range(1025))
 
     ingest.close()
+
+
+def test_what_is_known_of_an_older_id_counts(broker: Broker) -> None:
+    """A publisher that inherits from an older id goes on behind what the logs have of that, and
+    changes nothing of it."""
+    x = ("a", b"x")
+    feed_all(broker.ingest(p1=ALICE), [batch(1, x, x)])
+
+    first, second = broker.ingest(), broker.ingest()
+    assert first.open(1, BOB, ALICE) == 2
+    assert feed_all(first, [batch(2, x, x)]).duplicates == 1
+    assert second.open(1, b"c's sixteen byte", ALICE) == 2
+    assert broker.ingest().open(1, BOB, ALICE) == 3
+    assert broker.ingest().open(1, ALICE) == 2

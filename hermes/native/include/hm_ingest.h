@@ -47,6 +47,10 @@ void hm_ingest_free(hm_ingest *ingest);
 /* Opens (or, after a refusal, opens again) publisher `id`; `publisher`: its 16 bytes.  `*last`: the
  * last sequence that any stream has of it.  -HM_ELIMIT. */
 int hm_ingest_open(hm_ingest *ingest, uint32_t id, const uint8_t *publisher, uint64_t *last);
+/* After hm_ingest_open: what the logs have of the publisher `older` (16 bytes) counts as this one's
+ * too; nothing is ever appended under `older` by this call.  `*last` as for hm_ingest_open.
+ * -HM_EUNKNOWN: `id` is not open; -HM_ENOMEM. */
+int hm_ingest_inherit(hm_ingest *ingest, uint32_t id, const uint8_t *older, uint64_t *last);
 /* -HM_EUNKNOWN: it is not open.  What it touched is forgotten: collect it before. */
 int hm_ingest_close_publisher(hm_ingest *ingest, uint32_t id);
 /* Skips what comes of publisher `id` until it is opened again, as after a refusal.  -HM_EUNKNOWN.

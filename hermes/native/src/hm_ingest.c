@@ -103,6 +103,18 @@ static publisher *publisher_add(hm_ingest *in, uint32_t id) {
     return new;
 }
 
+/* The last sequence that any stream has of a publisher. */
+static uint64_t last_known(publisher *opened) {
+    uint64_t last = 0;
+    for (uint32_t i = 0; opened->known != NULL && i < HM_STREAMS_MAX; i++) {
+        if (opened->known->last[i] > last)
+            last = opened->known->last[i];
+        if (opened->known->last[i] != 0) /* an acknowledgement speaks for these messages too */
+            opened->streams |= (uint64_t)1 << i;
+    }
+    return last;
+}
+
 int hm_ingest_open(hm_ingest *in, uint32_t id, const uint8_t *identity, uint64_t *last) {
     static const uint8_t nobody[16];
     assert(identity != NULL && last != NULL);
@@ -129,13 +141,23 @@ int hm_ingest_open(hm_ingest *in, uint32_t id, const uint8_t *identity, uint64_t
     opened->known = known;
     opened->next = 0;
     opened->refused = 0;
-    *last = 0;
-    for (uint32_t i = 0; known != NULL && i < HM_STREAMS_MAX; i++) {
-        if (known->last[i] > *last)
-            *last = known->last[i];
-        if (known->last[i] != 0) /* an acknowledgement speaks for these messages too */
-            opened->streams |= (uint64_t)1 << i;
-    }
+    *last = last_known(opened);
+    return 0;
+}
+
+int hm_ingest_inherit(hm_ingest *in, uint32_t id, const uint8_t *older, uint64_t *last) {
+    assert(older != NULL && last != NULL);
+    publisher *opened = publisher_find(in, id);
+    if (opened == NULL || opened->known == NULL)
+        return -HM_EUNKNOWN;
+    hm_known *before = hm_known_open(in->router, older);
+    if (before == NULL)
+        return -HM_ENOMEM;
+    for (uint32_t i = 0; i < HM_STREAMS_MAX; i++)
+        if (opened->known->last[i] < before->last[i])
+            opened->known->last[i] = before->last[i];
+    hm_known_close(in->router, before);
+    *last = last_known(opened);
     return 0;
 }
 
