@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from hermes.errors import Refused
+from hermes.forks import close_in_children, end_socket
 from hermes.transport import Connection, Kernel, Peer
 
 OUTPUT_MIN = 65536
@@ -101,6 +102,7 @@ class ServingAgent(ABC, Generic[L]):
         self._counters = dict.fromkeys(
             ("accepted", "refused", "accept_pauses", "connections_lost", "stalls", "lingered"), 0
         )
+        close_in_children(self)
 
     # What differs.
 
@@ -127,6 +129,17 @@ class ServingAgent(ABC, Generic[L]):
     @abstractmethod
     def _close_medium(self) -> None:
         """The agent is closed, and all its connections are: give up what is its own."""
+
+    def _own_descriptors(self) -> list[int]:
+        """The listener's and the medium's, which a forked child must not keep."""
+        return []
+
+    def abandon(self) -> list[int]:
+        """Every descriptor; see :class:`hermes.forks.Owner`."""
+        if self._closed:
+            return []
+        self._closed = self._stopped = True
+        return [*self._links, *self._own_descriptors()]
 
     def _unfinished(self) -> bool:
         """Whether the next pass has work already."""
@@ -195,7 +208,7 @@ class ServingAgent(ABC, Generic[L]):
             connection = self._kernel.connect(self, peer)
         except (Refused, OSError):
             self._counters["refused"] += 1
-            sock.close()
+            end_socket(sock)
             return
         link = connection.attachment = self._link(sock, connection)
         self._links[link.fd] = link

@@ -25,6 +25,7 @@ from hermes.errors import (
     SystemFault,
     WouldBlock,
 )
+from hermes.forks import close_in_children, end_socket
 from hermes.serving import EXHAUSTED, OUTPUT_MAX, Link, ServingAgent
 from hermes.transport import Connection, Kernel, Peer
 
@@ -198,7 +199,13 @@ class SocketAgent(ServingAgent[_Link]):
 
     def _close_listener(self) -> None:
         self._pause_accepting()
-        self._acceptor.close()
+        if isinstance(self._acceptor, socket.socket):
+            end_socket(self._acceptor)
+        else:
+            self._acceptor.close()
+
+    def _own_descriptors(self) -> list[int]:
+        return [self._listening, self._epoll_fd]
 
     # Reading.
 
@@ -311,7 +318,7 @@ class SocketAgent(ServingAgent[_Link]):
             self._epoll.modify(link.fd, _READ)
 
     def _close_socket(self, sock: socket.socket) -> None:
-        sock.close()
+        end_socket(sock)
 
     def _close_medium(self) -> None:
         self._epoll.close()
@@ -326,6 +333,11 @@ class SocketChannel:
         self._sock = sock
         self._receive = sock.recv_into
         self._sendmsg = sock.sendmsg
+        close_in_children(self)
+
+    def abandon(self) -> list[int]:
+        """The socket; see :class:`hermes.forks.Owner`."""
+        return [self._sock.fileno()]
 
     @property
     def stream_fd(self) -> int | None:
@@ -359,7 +371,7 @@ class SocketChannel:
 
     def close(self) -> None:
         """Close the socket."""
-        self._sock.close()
+        end_socket(self._sock)
 
 
 def dial_first(

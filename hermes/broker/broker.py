@@ -23,6 +23,7 @@ from hermes.broker.signals import Signals, quiet_collector
 from hermes.broker.streams import Streams
 from hermes.closing import Closable
 from hermes.errors import Closed, HermesError
+from hermes.forks import close_in_children
 from hermes.plugins import Plugins, default_plugins
 from hermes.storage import Progress
 from hermes.transport import refuse_dial_options
@@ -82,6 +83,7 @@ class Broker(Closable):
         self._asked: set[Future[Any]] = set()
         self._stopping = self._aborting = False
         self._finished = False
+        close_in_children(self)
 
     # Opening.
 
@@ -238,6 +240,15 @@ class Broker(Closable):
 
     def __enter__(self) -> Self:
         return self.start()
+
+    def abandon(self) -> list[int]:
+        """A forked child has no part in its parent's broker: there it is closed, and nothing that
+        it holds is written to; see :class:`hermes.forks.Owner`."""
+        if self._kernel is not None:
+            self._finished = self._stopping = True
+        self._undo = ExitStack()
+        self._thread = None
+        return []
 
     # Inside.
 

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from hermes.broker.config import Idle
+from hermes.forks import close_in_children
 from hermes.transport import Agent
 
 CHECK_NS = 100_000
@@ -66,6 +67,7 @@ class Loop:
         self.on_wake: Callable[[], object] = lambda: None
         """Called in the loop's thread after every :meth:`wake`."""
         self.watch(self._wake_fd, self._drain_calls)
+        close_in_children(self)
 
     # From any thread.
 
@@ -126,6 +128,14 @@ class Loop:
                 self._closed = True
                 self._epoll.close()
                 os.close(self._wake_fd)
+
+    def abandon(self) -> list[int]:
+        """Both descriptors, in a forked child; see :class:`hermes.forks.Owner`."""
+        if self._closed:
+            return []
+        self._closed = True
+        self._closing = threading.RLock()  # a thread of the parent's may have held it
+        return [self._epoll.fileno(), self._wake_fd]
 
     def run(self, kernel: Passes) -> None:
         """Poll until :meth:`stop`."""

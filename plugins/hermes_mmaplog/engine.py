@@ -2,7 +2,8 @@
 
 ::
 
-    DIR/lock                 flock(2); holds the owner's pid
+    DIR                      locked itself, by flock(2)
+    DIR/lock                 the owner's process; locked as well
     DIR/state/NAME           small named state, replaced atomically
     DIR/streams/NAME/        one log: docs/log-format.md
 
@@ -13,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -25,12 +25,12 @@ import platformdirs
 
 from hermes.errors import (
     Closed,
-    DirectoryLocked,
     InvalidConfig,
     InvalidUrl,
     StorageFailed,
     StorageFull,
 )
+from hermes.locks import PlaceLock
 from hermes.native.log import Log
 from hermes.storage import API_VERSION, Capabilities, LogSettings, Progress
 from hermes.units import ByteSize
@@ -118,38 +118,6 @@ def _make_directory(directory: Path) -> None:
     _sync_directory(directory.parent)
 
 
-class DirectoryLock:
-    """The exclusive right to a data directory: an flock that dies with its process."""
-
-    def __init__(self, directory: Path) -> None:
-        """Take the lock.
-
-        Raises:
-            DirectoryLocked: another process has it; the message names it.
-            OSError: the lock file cannot be made.
-        """
-        path = directory / LOCK
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            owner = os.pread(self._descriptor, 32, 0).decode("ascii", "replace").strip()
-            os.close(self._descriptor)
-            raise DirectoryLocked(
-                f"{directory} belongs to a running broker (process {owner or 'unknown'}): "
-                "stop it, or give this one another directory"
-            ) from error
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, b"%d\n" % os.getpid(), 0)
-
-    def release(self) -> None:
-        """Give the lock up.  Idempotent."""
-        if self._descriptor >= 0:
-            os.ftruncate(self._descriptor, 0)
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-
 class MmapStorage:
     """One data directory; see :class:`hermes.storage.Storage` for the contract."""
 
@@ -171,7 +139,11 @@ class MmapStorage:
         ):
             for place in (directory, directory / STATE, directory / STREAMS):
                 _make_directory(place)
-            self._lock = DirectoryLock(directory)
+            self._lock = PlaceLock(
+                directory,
+                directory / LOCK,
+                cure="stop it, or give this one another directory",
+            )
 
     @property
     def url(self) -> str:
@@ -259,7 +231,7 @@ class MmapStorage:
         """Give up the lock.  Idempotent."""
         if not self._closed:
             self._closed = True
-            self._lock.release()
+            self._lock.close()
 
     def _check_open(self) -> None:
         if self._closed:

@@ -2,9 +2,9 @@
 
 ::
 
-    PATH             the tables of database.py; anybody may read them meanwhile
+    PATH             the tables of database.py; locked by flock(2), which hinders no reader
     PATH.state       durable positions, in a database of their own: a commit there waits for the disk
-    PATH.lock        flock(2); holds the owner's pid
+    PATH.lock        the owner's process; locked as well
 
 Written against the storage SPI only, as a third party would.
 """
@@ -12,7 +12,6 @@ Written against the storage SPI only, as a third party would.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import sqlite3
@@ -25,12 +24,12 @@ import msgspec
 
 from hermes.errors import (
     Closed,
-    DirectoryLocked,
     InvalidConfig,
     InvalidUrl,
     StorageDamaged,
     StorageFailed,
 )
+from hermes.locks import PlaceLock
 from hermes.storage import API_VERSION, Capabilities, LogSettings, Progress
 from hermes.url import Url
 from hermes_sqlitelog.database import PAGE_SIZE, connect, errors, transaction
@@ -79,26 +78,10 @@ def sync_interval_ns(text: str) -> int | None:
     )
 
 
-def _lock(path: Path) -> int:
-    """Take the lock file; returns its descriptor.
-
-    Raises:
-        DirectoryLocked: another process has it; the message names it.
-        OSError: it cannot be made.
-    """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
-        os.close(descriptor)
-        raise DirectoryLocked(
-            f"{path.with_suffix('')} belongs to a running broker (process {owner or 'unknown'}): "
-            "stop it, or give this one another file"
-        ) from error
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
-    return descriptor
+def _make_file(path: Path) -> None:
+    """Make the file if there is none; one that is there is not opened."""
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE))
 
 
 class SqliteStorage:
@@ -119,13 +102,22 @@ class SqliteStorage:
         self._closed = False
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(self._path.with_name(self._path.name + ".lock"))
-            for name in (self._path, self._state_path):
-                os.close(os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE))
+            _make_file(self._path)
+            self._lock = PlaceLock(
+                self._path,
+                self._path.with_name(self._path.name + ".lock"),
+                cure="stop it, or give this one another file",
+            )
         except OSError as error:
             raise StorageFailed(f"making {self._path}: {error.strerror or error}") from error
         with ExitStack() as undo:
-            undo.callback(os.close, self._lock)
+            undo.callback(self._lock.close)
+            try:
+                _make_file(self._state_path)
+            except OSError as error:
+                raise StorageFailed(
+                    f"making {self._state_path}: {error.strerror or error}"
+                ) from error
             self._database = connect(self._path, synchronous="NORMAL")
             undo.callback(self._database.close)
             self._states = connect(self._state_path, synchronous="FULL")
@@ -135,7 +127,7 @@ class SqliteStorage:
                     pages = options.size // PAGE_SIZE
                     self._database.execute(f"PRAGMA max_page_count = {pages}")
             undo.pop_all()
-        self._syncer = Syncer(self._path)
+        self._syncer = Syncer(self._path, self._lock.fileno())
         self._logs: list[SqliteLog] = []
         self._wal_max = min(WAL_MAX, options.size // 2 or WAL_MAX)
         self._appends = 0
@@ -236,8 +228,7 @@ class SqliteStorage:
                     database.execute("PRAGMA synchronous = FULL")
                     database.close()  # moves the write-ahead log into the database, synced
         finally:
-            os.ftruncate(self._lock, 0)
-            os.close(self._lock)
+            self._lock.close()  # after the database: see hermes.locks
 
     def _check_open(self) -> None:
         if self._closed:

@@ -19,8 +19,14 @@ Done = Callable[[OSError | None], None]
 class Syncer:
     """Syncs on demand, many demands at once.  Any thread may ask; ``done`` is called in its own."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, descriptor: int) -> None:
+        """``descriptor``: of the database at ``path``, and open for as long as this is.
+
+        Another one must not be opened for a sync: closing it would give up SQLite's locks on the
+        database, and a program that reads it could take the write-ahead log away.
+        """
         self._path = path
+        self._descriptor = descriptor
         self._wal = path.with_name(path.name + "-wal")
         self._condition = threading.Condition()
         self._asked: list[Done] = []
@@ -62,13 +68,9 @@ class Syncer:
     def sync_now(self) -> OSError | None:
         """Sync in the caller's thread."""
         try:
-            for path in (self._wal, self._path, self._path.parent):
-                if path.exists():
-                    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                    try:
-                        os.fsync(descriptor)
-                    finally:
-                        os.close(descriptor)
+            _sync(self._wal)
+            os.fsync(self._descriptor)
+            _sync(self._path.parent)
         except OSError as error:
             return error
         return None
@@ -100,3 +102,15 @@ class Syncer:
                     connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         if connection is not None:
             connection.close()
+
+
+def _sync(path: Path) -> None:
+    """Have the file or directory reach the disk, if there is one."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -268,10 +268,8 @@ class Unlocked(Backend):
 
     def open(self, url: Url) -> SqliteStorage:
         """Its lock is given up at once."""
-        import fcntl
-
         storage = super().open(url)
-        fcntl.flock(storage._lock, fcntl.LOCK_UN)
+        storage._lock._unlock()
         return storage
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import select
 import sqlite3
+import subprocess
+import sys
 import time
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from hermes.errors import StorageFull
+from hermes.errors import DirectoryLocked, StorageFull
 from hermes.native import Encoder, Hole
 from hermes.plugins import default_plugins
 from hermes.storage import LogSettings
@@ -86,3 +89,35 @@ def test_a_start_by_time_begins_with_the_damage_before_it(tmp_path: Path) -> Non
         found = [log.locate_time(n * 10_000_000).first_sequence for n in range(6)]
 
     assert found == [1, 1, 1, 3, 3, 5]
+
+
+READ = """
+import sqlite3, sys
+database = sqlite3.connect(sys.argv[1])
+print(database.execute("SELECT count(*) FROM batch").fetchone()[0])
+database.close()
+"""
+
+
+def test_a_reader_takes_no_log_away_after_a_sync(tmp_path: Path) -> None:
+    """A program that reads the database beside the broker, and closes it, leaves the write-ahead
+    log where it is, also after a sync and after a second storage was refused."""
+    file = tmp_path / "hermes.db"
+    url, backend = parse_url(f"sqlite:{file}"), default_plugins().storage("sqlite")
+    encoder = Encoder()
+    encoder.encode(b"x", topic="a", sequence=1, timestamp_ns=1)
+    with (
+        closing(backend.open(url)) as storage,
+        closing(storage.open_stream("default", SETTINGS, None)) as log,
+    ):
+        log.append(encoder.view, 1)
+        log.sync_begin()
+        select.select([log], [], [], 60)
+        with pytest.raises(DirectoryLocked):
+            backend.open(url)
+
+        program = [sys.executable, "-c", READ, str(file)]
+        seen = subprocess.run(program, capture_output=True, timeout=60, check=True).stdout
+
+        assert seen == b"1\n"
+        assert file.with_name("hermes.db-wal").exists()

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import msgspec
 
 from hermes.errors import AddressInUse, ConnectFailed, InvalidUrl
+from hermes.forks import close_in_children, end_socket
 from hermes.streamsockets import SocketAgent, SocketChannel, no_room
 from hermes.transport import API_VERSION, Agent, Capabilities, Channel, Kernel, Peer
 from hermes.url import Url, refuse_user
@@ -97,6 +98,7 @@ class Door:
         self._waiting: deque[socket.socket] = deque()
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._closed = False
+        close_in_children(self)
 
     def fileno(self) -> int:
         """Readable while somebody waits."""
@@ -135,7 +137,11 @@ class Door:
             self._closed = True
             os.close(self._event)
             while self._waiting:
-                self._waiting.popleft().close()
+                end_socket(self._waiting.popleft())
+
+    def abandon(self) -> list[int]:
+        """The sockets that wait; the agent has the event."""
+        return [sock.fileno() for sock in self._waiting]
 
 
 NAMES = Names()

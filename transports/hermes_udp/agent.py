@@ -16,6 +16,7 @@ from collections import deque
 
 from hermes.addresses import host_port
 from hermes.errors import ConnectionLost, Refused
+from hermes.forks import close_in_children
 from hermes.intercept import Interception
 from hermes.native.envelopes import address_of
 from hermes.transport import Connection, Kernel, Peer
@@ -135,6 +136,7 @@ class UdpAgent:
         self._fd = sock.fileno()
         self._epoll_fd = self._epoll.fileno()
         self._closed = False
+        close_in_children(self)
 
     @property
     def url(self) -> str:
@@ -234,6 +236,13 @@ class UdpAgent:
         self._epoll.close()
         lib.hu_timer_free(self._timer)
         self._sock.close()
+
+    def abandon(self) -> list[int]:
+        """The socket, epoll and timer; see :class:`hermes.forks.Owner`."""
+        if self._closed:
+            return []
+        self._closed = True
+        return [self._fd, self._epoll_fd, self._timer]
 
     def _beside(self) -> int:
         """What a listener does beside serving its sessions, before all is sent; an amount of

@@ -19,6 +19,7 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from hermes.forks import end_socket
 from hermes.serving import OUTPUT_MAX, Link, ServingAgent
 from hermes.streamsockets import BULK
 from hermes.transport import Connection, Kernel, Peer
@@ -195,7 +196,7 @@ class RingAgent(ServingAgent[_Link]):
 
     def _close_sockets(self) -> None:
         for sock in self._closing:
-            sock.close()
+            end_socket(sock)
         self._closing.clear()
 
     def _serve(self, completions: list[Completion], *, alone: bool) -> int:
@@ -419,6 +420,9 @@ class RingAgent(ServingAgent[_Link]):
             if handle:
                 self._ring.cancel(handle)
         super()._forget(link)
+
+    def _own_descriptors(self) -> list[int]:
+        return [self._listener.fileno(), self._ring.fileno(), self._elsewhere_fd]
 
     def _close_medium(self) -> None:
         self._sent.clear()

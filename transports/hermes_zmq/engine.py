@@ -12,6 +12,7 @@ from typing import Any
 import zmq
 
 from hermes.errors import SystemFault
+from hermes.forks import close_in_children
 from hermes.transport import API_VERSION, Agent, Capabilities, Channel, Kernel
 from hermes.url import Url
 from hermes_zmq import channel, curve, sockets
@@ -90,6 +91,7 @@ class ZmqAgent:
         self._wait = self._epoll.poll
         self._url = listener_url(url, options, bound)
         self._addresses = bound
+        close_in_children(self)
 
     @property
     def url(self) -> str:
@@ -159,6 +161,13 @@ class ZmqAgent:
             self._gatekeeper.close()
         self._epoll.close()
         self._context.term()
+
+    def abandon(self) -> list[int]:
+        """The sockets of all doors, and epoll; see :class:`hermes.forks.Owner`."""
+        if self._closed:
+            return []
+        self._closed = True
+        return [*sockets.descriptors_at(self._addresses.values()), self._epoll.fileno()]
 
     # Inside.
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import socket as sockets
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import zmq
@@ -89,6 +91,34 @@ def bind(socket: Socket, endpoint: str, *, url: str) -> str:
     except zmq.ZMQError as error:
         raise _cannot_bind(endpoint, url, error) from error
     return str(socket.getsockopt_string(zmq.LAST_ENDPOINT)).rstrip("\0")
+
+
+def descriptors_at(endpoints: Iterable[str]) -> Iterator[int]:
+    """The descriptors of this process's sockets that listen at bound endpoints, or were accepted
+    there: libzmq does not tell which are its own."""
+    places = {_place(endpoint) for endpoint in endpoints}
+    for file in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # the listing's own, and what is no socket
+            sock = sockets.socket(fileno=int(file.name))
+            try:
+                bound = sock.getsockname()
+                if sock.family == sockets.AF_UNIX:
+                    own = ("", bound) in places
+                else:
+                    own = any((host, bound[1]) in places for host in (bound[0], "0.0.0.0", "::"))
+            finally:
+                sock.detach()
+            if own:
+                yield int(file.name)
+
+
+def _place(endpoint: str) -> tuple[str, str | int]:
+    """Host and port, or no host and a path, as a socket tells them."""
+    scheme, _, place = endpoint.partition("://")
+    if scheme != "tcp":
+        return "", place.replace("@", "\0", 1) if place.startswith("@") else place
+    host, _, port = place.rpartition(":")
+    return host.strip("[]"), int(port)
 
 
 def allow_ipv6(socket: Socket, endpoint: str) -> None:

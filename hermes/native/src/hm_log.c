@@ -31,6 +31,7 @@ static hm_pool *pool_new(const hm_log_options *options) {
         return NULL;
     }
     atomic_init(&pool->refs, 1);
+    pool->process = getpid();
     init_sync(pool);
     pool->options = *options;
     pool->index_chunk = index_chunk(options->segment_bytes);
@@ -301,8 +302,8 @@ static void sweep_names(hm_pool *pool) {
 }
 
 int hm_log_close(hm_log *log) {
-    if (log == NULL) {
-        return 0;
+    if (log == NULL || log->pool->process != getpid()) {
+        return 0; /* a forked child: the files, and the thread to wait for, are its parent's */
     }
     stop_helper(log);
     int error = close_active(log);

@@ -188,8 +188,9 @@ struct hm_pool {
     pthread_cond_t wake; /* the helper waits */
     pthread_cond_t done; /* the owner waits for a sync */
     hm_log_options options;
-    int dirfd;   /* -1: memory */
-    int eventfd; /* -1: memory */
+    int dirfd;     /* -1: memory */
+    int eventfd;   /* -1: memory */
+    pid_t process; /* that opened the log: a forked child must not write to its files */
     bool closing;
     bool swept; /* the log is closed: the names of spares may be another log's by now */
 

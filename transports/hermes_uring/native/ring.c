@@ -63,8 +63,9 @@ typedef struct {
     unsigned buffer_size;
     int event_fd; /* written to by the kernel while signals are on */
     int open;
-    int signals; /* are on */
-    int enabled; /* by the first call that needs the kernel: its thread is the ring's */
+    pid_t process; /* that made it: a forked child shares its memory with the kernel */
+    int signals;   /* are on */
+    int enabled;   /* by the first call that needs the kernel: its thread is the ring's */
     unsigned long long operations; /* under way */
     unsigned long long enters;     /* system calls that submitted or waited */
     unsigned long long overruns;   /* times the submission queue was full */
@@ -496,6 +497,10 @@ static void drain(ring *self) {
 static void end(ring *self) {
     if (!self->open)
         return;
+    if (self->process != getpid()) {
+        self->open = 0; /* the ring and what is under way are the parent's */
+        return;
+    }
     if (self->enabled)
         drain(self);
     self->open = 0;
@@ -580,6 +585,7 @@ static int make(ring *self, unsigned entries) {
         return code;
     self->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     self->open = 1;
+    self->process = getpid();
     if (self->event_fd < 0)
         return -errno;
     code = self->library.register_eventfd(uring_of(self), self->event_fd);
