@@ -68,6 +68,14 @@ class Hooks:
         """The active plugins."""
         return list(self._active)
 
+    def active(self, name: str) -> object:
+        """The object that the plugin ``name`` returned from ``activate``."""
+        return self._active[name]
+
+    def implements(self, hook: str) -> bool:
+        """Whether any of them implements ``hook``."""
+        return bool(self._calls(hook))
+
     @property
     def authenticates(self) -> bool:
         """Whether any of them decides who may connect."""

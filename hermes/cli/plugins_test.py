@@ -138,7 +138,14 @@ def kind_of(name: str) -> str:
     from hermes.errors import PluginNotFound
     from hermes.plugins import listing
 
-    kinds = {plugin.name: plugin.kind for plugin in listing() if plugin.kind in NEEDS}
+    found = listing()
+    kinds = {plugin.name: plugin.kind for plugin in found if plugin.kind in NEEDS}
+    if name not in kinds and any(one.name == name and one.kind == "plugin" for one in found):
+        raise PluginNotFound(
+            f"{name!r} is a plugin that acts in a broker: its suite has to know its options and whom "
+            "it lets in. Run it from a test module: `from hermes.testing.plugin import *`, then a "
+            "class; `python -c 'help(\"hermes.testing.plugin\")'` has an example"
+        )
     if name not in kinds:
         raise PluginNotFound(
             f"no transport or storage is called {name!r}.{closest(name, list(kinds))}  `hermes "
