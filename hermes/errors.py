@@ -4,6 +4,7 @@
 
     HermesError
     ├── UsageError (ValueError)       the caller's: what was passed cannot work
+    │   ├── WrongType (TypeError)     an argument of a type that the call does not take
     │   ├── InvalidTopic              not a legal topic or pattern
     │   ├── InvalidUrl                not a URL, or one with an unknown option
     │   ├── InvalidConfig             a configuration with an unknown key or an impossible value
@@ -19,8 +20,8 @@
     │   ├── Refused                   the broker said no to one request; the connection lives
     │   └── GapDetected               messages are missing: which ones is stated
     ├── SystemFault                   the machine's: network, disk, memory
-    │   ├── ConnectFailed             nobody answered at that address
-    │   ├── ConnectionLost            an established connection broke
+    │   ├── ConnectFailed (ConnectionError)    nobody answered at that address
+    │   ├── ConnectionLost (ConnectionError)   an established connection broke
     │   ├── AddressInUse              another socket holds the address
     │   ├── StorageFailed             an I/O error: the log refuses appends until it is opened again
     │   ├── StorageFull               the disk, or the log's bound, is full
@@ -29,17 +30,40 @@
     └── PluginError                   a plugin's
         ├── PluginNotFound            nothing installed goes by that name
         └── PluginFailed              it is installed, was chosen, and failed
+
+Every error can be pickled and copied with its attributes: a worker process can raise it.
 """
 
 from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing takes longer to import than all of this
+    from typing import Any
 
 
 class HermesError(Exception):
     """Base of everything Hermes raises on purpose."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The usual way calls the class with `args` alone, which lacks what some demand by keyword.
+        return _unpickled, (type(self), self.args, dict(self.__dict__))
+
+
+def _unpickled(
+    kind: type[HermesError], args: tuple[Any, ...], attributes: dict[str, Any]
+) -> HermesError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error
+
 
 class UsageError(HermesError, ValueError):
     """What the caller passed cannot work."""
+
+
+class WrongType(UsageError, TypeError):
+    """An argument has a type that the call does not take."""
 
 
 class InvalidTopic(UsageError):
@@ -68,6 +92,23 @@ class Forked(UsageError):
 
 class Timeout(HermesError, TimeoutError):
     """The deadline passed first."""
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        taken: int = 0,
+        sequence: int | None = None,
+        queued: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.taken = taken
+        """Messages of the call that the publisher took: they are sent as soon as possible, and must
+        not be published again.  For ``send``: whether its one message was taken."""
+        self.sequence = sequence
+        """The publisher's sequence of the last message of the call that was taken; None: none was."""
+        self.queued = queued
+        """Messages of the publisher that are not acknowledged; None: the call sends none."""
 
 
 class WouldBlock(HermesError):
@@ -122,11 +163,11 @@ class SystemFault(HermesError):
     """The machine's: network, disk, memory."""
 
 
-class ConnectFailed(SystemFault):
+class ConnectFailed(SystemFault, ConnectionError):
     """Nobody answered at that address."""
 
 
-class ConnectionLost(SystemFault):
+class ConnectionLost(SystemFault, ConnectionError):
     """An established connection broke."""
 
 

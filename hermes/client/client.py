@@ -13,36 +13,41 @@ import os
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
+from hermes import checks
 from hermes.client import requests
 from hermes.client.connection import Connection
 from hermes.client.publisher import Publisher
-from hermes.client.pump import NS_PER_S
 from hermes.client.starts import StartPoint, start_of
-from hermes.client.subscription import OnGap, Subscription
-from hermes.errors import HermesError, Timeout, UsageError
-from hermes.native.outbox import CAPACITY, CAPACITY_MIN
+from hermes.client.subscription import OnGap, Subscription, checked_on_gap
+from hermes.errors import HermesError, Timeout, UsageError, WrongType
+from hermes.native.outbox import CAPACITY, CAPACITY_MIN, LINGER_MAX_NS
 from hermes.native.patterns import check_pattern, check_topic
 from hermes.url import Url, parse_url
-from hermes.wire.messages import AckLevel
+from hermes.wire.messages import NAME_MAX, PUBLISHER_ID_SIZE, AckLevel
 
 DEFAULT_URL = "tcp://127.0.0.1:7601"
 TIMEOUT_S = 5.0
 """Seconds a call waits for the broker, unless told otherwise."""
 RECONNECT_S = 30.0
 """Seconds a client tries to connect again after a connection broke."""
+ACK_LEVELS: tuple[AckLevel, ...] = ("none", "appended", "durable")
+ARGUMENT_MAX = 1024
+"""Characters of an argument of a query: the longest that means something is a pattern of 255 bytes."""
+WINDOW_MAX = 1 << 40
+"""Bytes of the largest window: more than a machine's memory, and far from where 64 bits end."""
 QUEUE_MAX = 8 << 20
 """Bytes a subscription may have waiting while others on its client are read; then reading stops."""
 
 
 def connect(
-    url: str | None = None,
+    url: str | Url | None = None,
     *,
     timeout: float | None = TIMEOUT_S,
     name: str | None = None,
-    reconnect: bool | float = True,
-    spin: float = 0.0,
+    reconnect: bool | float | None = True,
+    spin: float | None = 0.0,
     queue_bytes: int = QUEUE_MAX,
     identity: str | None = None,
     credentials: Mapping[str, str] | None = None,
@@ -52,31 +57,46 @@ def connect(
     ``url`` defaults to the environment's ``HERMES_URL``, then to ``tcp://127.0.0.1:7601``.
     ``timeout``: seconds that calls wait for the broker; None: for ever.  ``name``: shown by
     ``hermes stats``.  ``reconnect``: seconds to go on trying after a connection broke; True: 30;
-    False: not at all.  ``spin``: seconds to try reading before a thread that waits for messages is
+    False: not at all; None: for ever.  ``spin``: seconds to try reading before a thread that waits for messages is
     put to sleep: saves the wake-up, burns a core meanwhile.  ``queue_bytes``: what a subscription
     may have waiting while others on this client are read.  ``identity`` and ``credentials``: who
     we say we are, and what proves it, for a broker that asks; as in ``tcp://NAME:PASSWORD@HOST``,
     where the password is the credential ``password``.  They are never logged.
 
+    Every time that this client takes is seconds: a negative one is now, None and infinity are for
+    ever, NaN is refused.  A wrong argument is refused where it is passed, and disturbs nothing else.
+
     Raises:
+        UsageError: an argument cannot work; the message names it.
         ConnectFailed: nobody answered there.
         InvalidUrl: the URL makes no sense.
         AuthenticationFailed, VersionRefused, Refused: the broker does not want us.
         Timeout: somebody answered, but not in time.
     """
-    bound = RECONNECT_S if reconnect is True else float(reconnect)
+    if checks.is_bool(reconnect):
+        reconnect = RECONNECT_S if reconnect else 0.0
     return Client(
         Connection(
-            parse_url(url or os.environ.get("HERMES_URL") or DEFAULT_URL),
-            timeout=timeout,
-            name=name,
-            reconnect_s=bound,
-            spin_ns=int(spin * NS_PER_S),
-            queue_bytes=queue_bytes,
-            identity=identity,
-            credentials=credentials,
+            _url(url),
+            timeout=checks.duration(timeout, "timeout"),
+            name=None if name is None else checks.text(name, "name", most=NAME_MAX),
+            reconnect_ns=checks.nanoseconds(reconnect, "reconnect"),
+            spin_ns=checks.nanoseconds(spin, "spin"),
+            queue_bytes=checks.integer(queue_bytes, "queue_bytes", least=1),
+            identity=None
+            if identity is None
+            else checks.text(identity, "identity", least=1, most=NAME_MAX),
+            credentials=None if credentials is None else checks.texts(credentials, "credentials"),
         )
     )
+
+
+def _url(url: str | Url | None) -> Url:
+    if isinstance(url, Url):
+        return url
+    if url is not None:
+        checks.text(url, "url")
+    return parse_url(url or os.environ.get("HERMES_URL") or DEFAULT_URL)
 
 
 class Client:
@@ -87,6 +107,8 @@ class Client:
     """
 
     def __init__(self, connection: Connection) -> None:
+        if not isinstance(connection, Connection):
+            checks.wrong_type("connection", "what hermes.connect() makes", connection)
         self._connection = connection
 
     def publisher(
@@ -103,25 +125,25 @@ class Client:
 
         ``topic``: what its messages carry unless told otherwise.  ``ack``: what is waited for
         before a message is forgotten: ``none``, ``appended`` (it is in the log) or ``durable`` (on
-        disk).  ``linger``: seconds a message may wait for others to share a system call; None: it
-        goes out at once.  ``window``: bytes that may be unacknowledged.  ``publisher_id``: 16 bytes
+        disk).  ``linger``: seconds a message may wait for others to share a system call, a minute at
+        most; None: it goes out at once.  ``window``: bytes that may be unacknowledged.  ``publisher_id``: 16 bytes
         that name the publisher across connections and processes: messages go on behind the last
         one the broker has of it.
 
         Raises:
+            UsageError: an argument cannot work; the message names it.
             InvalidTopic: the topic is not legal.
             Refused: the broker cannot give this acknowledgement, or not one publisher more.
         """
         connection = self._connection
         connection.check()
         name = None if topic is None else _encoded_topic(topic)
-        linger_ns = 0 if linger is None else round(linger * NS_PER_S)
-        if linger_ns < 0:
-            raise UsageError(f"linger is a time in seconds, not {linger}")
-        if window < CAPACITY_MIN:
-            raise UsageError(f"window has {CAPACITY_MIN} bytes at least, not {window}")
-        if publisher_id is not None and len(publisher_id) != 16:
-            raise UsageError(f"publisher_id has 16 bytes, not {len(publisher_id)}")
+        ack = checks.choice(ack, "ack", ACK_LEVELS)
+        linger_ns = 0 if linger is None else checks.nanoseconds(linger, "linger")
+        linger_ns = min(linger_ns, LINGER_MAX_NS)
+        window = checks.integer(window, "window", least=CAPACITY_MIN, most=WINDOW_MAX)
+        if publisher_id is not None:
+            publisher_id = _checked_id(publisher_id)
         deadline = connection.deadline(timeout)
         with connection.locked(deadline):
             line = requests.open_line(connection, ack, publisher_id, linger_ns, window, deadline)
@@ -146,13 +168,17 @@ class Client:
         a function.
 
         Raises:
+            UsageError: an argument cannot work; the message names it.
             InvalidTopic: the pattern is not legal.
             Refused: the broker says no; the message says why.
         """
         connection = self._connection
         connection.check()
-        check_pattern(pattern)
+        _check_pattern(pattern)
+        if durable is not None:
+            durable = checks.text(durable, "durable", least=1, most=NAME_MAX)
         point = start_of(start, durable)
+        checked_on_gap(on_gap)
         deadline = connection.deadline(timeout)
         with connection.locked(deadline):
             feed = requests.open_feed(connection, pattern, point, durable, deadline)
@@ -167,6 +193,9 @@ class Client:
         """
         connection = self._connection
         connection.check()
+        checks.text(what, "what", least=1, most=NAME_MAX)
+        for name, value in arguments.items():
+            checks.text(value, name, most=ARGUMENT_MAX)
         deadline = connection.deadline(timeout)
         with connection.locked(deadline):
             return requests.query(connection, what, arguments, deadline)
@@ -184,6 +213,10 @@ class Client:
         timeout: float | None = None,
     ) -> list[dict[str, Any]]:
         """The topics the broker knows, of one pattern and stream or all."""
+        if pattern is not None:
+            _check_pattern(pattern)
+        if stream is not None:
+            checks.text(stream, "stream", least=1, most=NAME_MAX)
         arguments = {"pattern": pattern, "stream": stream}
         given = {name: value for name, value in arguments.items() if value is not None}
         found: list[dict[str, Any]] = self.query("topics", timeout=timeout, **given)
@@ -206,6 +239,7 @@ class Client:
                 it (``durable_ambiguous``), or the broker does not let this identity
                 (``not_allowed``).
         """
+        checks.text(name, "name", least=1, most=NAME_MAX)
         arguments = {} if identity is None else {"identity": identity}
         found: bool = self.query("forget", timeout=timeout, durable=name, **arguments)
         return found
@@ -237,7 +271,7 @@ class Client:
 
     @timeout.setter
     def timeout(self, seconds: float | None) -> None:
-        self._connection.timeout = seconds
+        self._connection.timeout = checks.duration(seconds, "timeout")
 
     @property
     def limits(self) -> dict[str, int]:
@@ -279,11 +313,38 @@ class Client:
         with contextlib.suppress(HermesError):  # the error under way says more
             self.close(timeout=0 if issubclass(kind, Timeout) else None)
 
+    def __reduce__(self) -> NoReturn:
+        raise WrongType(
+            "a Client cannot be pickled or copied: it is a connection of this process; pass its URL, and "
+            "connect there"
+        )
+
     def __repr__(self) -> str:
         state = "closed" if self.closed else "connected" if self.connected else "reconnecting"
         return f"<Client of {self.url}, {state}>"
 
 
 def _encoded_topic(topic: str) -> bytes:
+    if not isinstance(topic, str):
+        checks.text(topic, "topic")
     check_topic(topic)
     return topic.encode()
+
+
+def _check_pattern(pattern: str) -> None:
+    if isinstance(pattern, list | tuple | set | frozenset):
+        raise WrongType(
+            f"pattern takes a str, not {checks.shown(pattern)}: subscribe to each of them, or to one "
+            "pattern with '*' or '>'"
+        )
+    checks.text(pattern, "pattern")
+    check_pattern(pattern)
+
+
+def _checked_id(publisher_id: Any) -> bytes:
+    if isinstance(publisher_id, str):
+        checks.wrong_type("publisher_id", f"{PUBLISHER_ID_SIZE} bytes", publisher_id)
+    found = bytes(checks.buffer(publisher_id, "publisher_id"))
+    if len(found) != PUBLISHER_ID_SIZE:
+        raise UsageError(f"publisher_id has {PUBLISHER_ID_SIZE} bytes, not {len(found)}")
+    return found

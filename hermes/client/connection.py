@@ -15,9 +15,10 @@ import time
 import warnings
 from collections.abc import Mapping
 
+from hermes.checks import FOR_EVER_NS
 from hermes.client.link import Link, Output
 from hermes.client.output import ChannelOutput
-from hermes.client.pump import ATTEMPT_S, NS_PER_S, SLICE_NS, Pump
+from hermes.client.pump import ATTEMPT_S, NS_PER_S, SLICE_NS, Pump, deadline_of
 from hermes.client.session import Line, Session
 from hermes.errors import ConnectFailed, ConnectionLost, HermesError, InvalidUrl, Refused, Timeout
 from hermes.native.outbox import Flusher, Outbox
@@ -30,6 +31,8 @@ BACKOFF_MIN_S, BACKOFF_MAX_S = 0.02, 1.0
 """Pause between attempts: doubled each time, and shortened at random so that clients spread."""
 LASTING_NS = 1_000_000_000
 """A connection that comes back and breaks within this time counts as another attempt that failed."""
+DIAL_MAX_NS = 7 * 86400 * NS_PER_S
+"""Time-outs over a week are none to a transport: many system calls count milliseconds in 31 bits."""
 QUEUES_DROP = 4
 """Times `queue_bytes` may wait while an answer is: that stands behind what is on the way already, which
 is about 10 MB in the sockets of both ends.  What comes then is dropped, and asked for again."""
@@ -44,16 +47,14 @@ class Connection(Pump):
         *,
         timeout: float | None,
         name: str | None,
-        reconnect_s: float,
+        reconnect_ns: int,
         spin_ns: int,
         queue_bytes: int,
         identity: str | None = None,
         credentials: Mapping[str, str] | None = None,
     ) -> None:
         self.closed = True  # there is nothing to close yet
-        channel = dial(
-            url, None if timeout is None else time.monotonic_ns() + int(timeout * NS_PER_S)
-        )
+        channel = dial(url, deadline_of(timeout))
         native = channel.stream_fd is not None or medium_of(channel) is not None
         output: Output = Flusher() if native else ChannelOutput()
         super().__init__(
@@ -68,7 +69,7 @@ class Connection(Pump):
         password = {} if url.password is None else {"password": url.password}
         self._credentials = {**password, **(credentials or {})}
         self._name = name
-        self._reconnect_ns = int(reconnect_s * NS_PER_S)
+        self._reconnect_ns = reconnect_ns
         self._lost_ns = self._next_ns = self._since_ns = 0
         self._attempts = 0
         try:
@@ -83,11 +84,15 @@ class Connection(Pump):
     def _establish(self, channel: Channel, deadline: int | None) -> None:
         """Greet the broker on a new channel and take the session over to it.  The lock is held."""
         session = self.session
-        frames = session.begin(
-            client=_introduction(self._name),
-            identity=self._identity,
-            credentials=self._credentials,
-        )
+        try:
+            frames = session.begin(
+                client=_introduction(self._name),
+                identity=self._identity,
+                credentials=self._credentials,
+            )
+        except BaseException:  # no link owns the channel yet
+            channel.close()
+            raise
         self._inbox.clear()
         link = self.link = Link(channel, self._inbox, self.output)
         try:
@@ -166,8 +171,9 @@ class Connection(Pump):
             return
         self._lost_ns = self._next_ns = now
         self._attempts = 0
-        seconds = self._reconnect_ns / NS_PER_S
-        LOG.warning("%s: %s; trying to connect again for %g s", self.url, error, seconds)
+        ever = self._reconnect_ns >= FOR_EVER_NS
+        bound = "ever" if ever else f"{self._reconnect_ns / NS_PER_S:g} s"
+        LOG.warning("%s: %s; trying to connect again for %s", self.url, error, bound)
 
     def give_up(self, error: HermesError) -> None:
         self.failure = error
@@ -283,7 +289,7 @@ def dial(url: Url, deadline: int | None) -> Channel:
     transport = default_plugins().transport(url.scheme)
     refuse_listen_options(transport, url)
     left = -1 if deadline is None else max(1, deadline - time.monotonic_ns())
-    return transport.dial(url, left)
+    return transport.dial(url, left if left < DIAL_MAX_NS else -1)
 
 
 def _introduction(name: str | None) -> str:

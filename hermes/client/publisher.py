@@ -11,10 +11,11 @@ import contextlib
 import threading
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
+from hermes import checks
 from hermes.client import requests
 from hermes.client.connection import Connection
 from hermes.client.session import Line
@@ -26,6 +27,7 @@ from hermes.errors import (
     MessageTooLarge,
     Timeout,
     UsageError,
+    WrongType,
 )
 from hermes.native import outbox as native
 from hermes.native._errors import check
@@ -87,21 +89,27 @@ class Publisher:
         at most (the client's own by default).
 
         Raises:
-            Timeout: the message says whether this message was taken (then it is still sent, and
-                must not be sent again), and how much is queued.
+            UsageError: an argument cannot work; the message names it, and nothing was sent.
+            Timeout: ``taken`` says whether this message was taken (then it is still sent, and must
+                not be sent again), ``queued`` how many are unacknowledged.
             InvalidTopic, MessageTooLarge: nothing was sent.
             Refused, StorageFull, StorageFailed: the broker has refused a message of this publisher.
             ConnectionLost: the connection broke and did not come back.
         """
-        name = None if topic is None else self._names.get(topic) or self._encode(topic)
-        result = self._send(payload, name, timestamp_ns)
+        try:
+            name = None if topic is None else self._names.get(topic) or self._encode(topic)
+            result = self._send(payload, name, timestamp_ns, timeout)
+        except HermesError:
+            raise
+        except (TypeError, ValueError, OverflowError, BufferError) as error:
+            return self._send_checked(payload, topic, timestamp_ns, timeout, error)
         if 0 < result < self._look:
             return result
         return self._attend(result, payload, name, timestamp_ns, timeout)
 
     def send_many(
         self,
-        payloads: Sequence[Payload] | Payload,
+        payloads: Iterable[Payload] | Payload,
         lengths: Any = None,
         topic: str | None = None,
         *,
@@ -110,18 +118,16 @@ class Publisher:
     ) -> int:
         """Publish many messages of one topic; returns the last one's sequence.
 
-        Either a sequence of payloads, or one buffer of all payloads joined, and their ``lengths``
-        (a sequence of ints, or any contiguous buffer of 32-bit numbers).
+        Either payloads, any iterable of them, or one buffer of all payloads joined, and their
+        ``lengths`` (a sequence of ints, or any contiguous buffer of 32-bit numbers).
 
-        Raises: as :meth:`send`; :exc:`Timeout` says how many were taken.
+        Raises: as :meth:`send`; ``taken`` of :exc:`Timeout` says how many were taken.
         """
+        timestamp_ns = _timestamp(timestamp_ns)
         if lengths is None:
-            if isinstance(payloads, bytes | bytearray | memoryview):
-                raise UsageError("a joined buffer needs the lengths of the messages in it")
-            lengths = lengths_of(payloads)
-            joined: Payload = b"".join(payloads)
+            joined, lengths = _joined(payloads)
         else:
-            joined = payloads  # type: ignore[assignment]
+            joined = checks.buffer(payloads, "payloads")
         sizes = _as_u32(lengths)
         name = self._name(topic)
 
@@ -131,7 +137,8 @@ class Publisher:
             )
 
         with memoryview(sizes) as view:
-            numbers = view if view.format == "I" else view.cast("B").cast("I")
+            plain = view.format == "I" and view.ndim == 1
+            numbers = view if plain else view.cast("B").cast("I")
             total = memoryview(joined).nbytes
             if sum(numbers) != total:
                 raise UsageError(
@@ -149,6 +156,7 @@ class Publisher:
             MalformedInput: they are not whole, sound frames of messages; nothing was sent.
             And as :meth:`send`; :exc:`Timeout` says how many were taken.
         """
+        frames = checks.buffer(frames, "frames")
         index = decode(frames, message_max=FRAMES_MAX)
         if index.consumed != memoryview(frames).nbytes:
             raise MalformedInput("the last frame is not whole", code="bad_length")
@@ -176,7 +184,8 @@ class Publisher:
 
         Raises: as :meth:`send_many`.
         """
-        with memoryview(rows) as view:
+        timestamp_ns = _timestamp(timestamp_ns)
+        with checks.plain_view(rows, "rows") as view:
             if view.ndim not in (1, 2):
                 raise UsageError(f"rows have 1 or 2 dimensions, not {view.ndim}")
             assert view.shape is not None
@@ -186,7 +195,8 @@ class Publisher:
         if count == 0:
             return self.sent
         if size == 0:
-            return self.send_many([b""] * count, topic=topic, timestamp_ns=timestamp_ns)
+            empty = [b""] * count
+            return self.send_many(empty, topic=topic, timestamp_ns=timestamp_ns, timeout=timeout)
         name = self._name(topic)
 
         def put(first: int, _offset: int) -> native.Taken:
@@ -218,7 +228,10 @@ class Publisher:
         with connection.locked(deadline):
             done = connection.wait(settled, deadline, writing=True)
             if not done:
-                raise Timeout(f"flush took too long: {self._queued()}; {connection.obstacle()}")
+                raise Timeout(
+                    f"flush took too long: {self._queued()}; {connection.obstacle()}",
+                    queued=line.unacknowledged,
+                )
         if line.failure is not None:
             raise line.lost()
 
@@ -271,6 +284,7 @@ class Publisher:
         """
         if self._closed:
             return
+        self._connection.deadline(timeout)  # a wrong one is refused before anything is done
         if self._connection.over:
             self._closed = True
             problem = requests.abandon_line(self._connection, self._line)
@@ -299,6 +313,12 @@ class Publisher:
         with contextlib.suppress(HermesError):  # the error under way says more
             self.close()
 
+    def __reduce__(self) -> NoReturn:
+        raise WrongType(
+            "a Publisher cannot be pickled or copied: it belongs to a connection of this process; open one "
+            "there, with its publisher_id to go on where this one ended"
+        )
+
     def __repr__(self) -> str:
         topic = self._topic.decode() if self._topic else None
         status = self._outbox.status()
@@ -314,11 +334,42 @@ class Publisher:
         return name
 
     def _encode(self, topic: str) -> bytes:
+        if not isinstance(topic, str):
+            checks.text(topic, "topic")
         check_topic(topic)
         if len(self._names) >= TOPICS_MAX:
             self._names.clear()
         name = self._names[topic] = topic.encode()
         return name
+
+    def _send_checked(
+        self,
+        payload: Payload,
+        topic: str | None,
+        timestamp_ns: int,
+        timeout: float | None,
+        error: Exception,
+    ) -> int:
+        """:meth:`send` with an argument that its quick way does not take, as ``error`` says: refused by
+        name, or made plain and sent."""
+        if isinstance(payload, str) and isinstance(topic, bytes | bytearray | memoryview):
+            raise WrongType(
+                f"payload takes bytes, and topic a str: send(payload, topic), not {checks.shown(payload)} "
+                "first"
+            ) from error
+        name = None if topic is None else self._encode(topic)
+        timestamp_ns = _timestamp(timestamp_ns)
+        if timeout is not None:
+            timeout = checks.duration(timeout, "timeout")
+            timeout = float("inf") if timeout is None else timeout
+        plain = checks.buffer(payload, "payload")
+        try:
+            result = self._send(plain, name, timestamp_ns, timeout)
+        except (TypeError, ValueError, OverflowError, BufferError) as again:
+            raise WrongType(f"payload takes bytes or another buffer: {again}") from again
+        if 0 < result < self._look:
+            return result
+        return self._attend(result, plain, name, timestamp_ns, timeout)
 
     def _usable(self) -> None:
         self._connection.check()
@@ -354,7 +405,8 @@ class Publisher:
             code = result - REFUSED
             if code == native.FULL:
                 deadline = deadline or self._connection.deadline(timeout)
-                acked = self._wait_for_room(acked, deadline, "the message was not taken")
+                what = "the message was not taken"
+                acked = self._wait_for_room(acked, deadline, what, taken=False)
             elif code == native.BUSY:
                 with self._joined:
                     pass
@@ -370,7 +422,17 @@ class Publisher:
         self._look = sequence + LOOK_EVERY
         self._connection.tend(self._line)
 
-    def _see_off(self, sequence: int, timeout: float | None) -> int:
+    @contextlib.contextmanager
+    def _stating(self, taken: int, sequence: int | None) -> Iterator[None]:
+        """A Timeout in here states how much of the call was taken."""
+        try:
+            yield
+        except Timeout as error:
+            error.taken, error.sequence = taken, sequence
+            error.queued = self._line.unacknowledged
+            raise
+
+    def _see_off(self, sequence: int, timeout: float | None, *, taken: int = True) -> int:
         """The message is in the outbox: wait until it is on the wire, unless it lingers."""
         connection, outbox, line = self._connection, self._outbox, self._line
         if line.lingers:
@@ -387,14 +449,14 @@ class Publisher:
             f"message {sequence} was taken but is not on the wire yet, it will be sent as soon as "
             "that is possible, if the client is not closed: do not send it again; "
         )
-        with connection.locked(deadline, what):
+        with self._stating(taken, sequence), connection.locked(deadline, what):
             if not connection.wait(on_the_wire, deadline, writing=True):
                 raise Timeout(f"{what}{self._queued()}; {connection.obstacle()}")
         if line.failure is not None:
             raise line.lost()
         return sequence
 
-    def _wait_for_room(self, before: int, deadline: int | None, what: str) -> int:
+    def _wait_for_room(self, before: int, deadline: int | None, what: str, *, taken: int) -> int:
         """Wait until more than ``before`` is acknowledged; returns how much is then.
 
         Putting is tried anew then; ``before`` was known before it was last tried in vain.  Read
@@ -406,7 +468,8 @@ class Publisher:
             line.settle()
             return line.failure is not None or outbox.status().acked > before
 
-        with connection.locked(deadline, f"{what}: "):
+        last = outbox.status().put if taken else None
+        with self._stating(taken, last), connection.locked(deadline, f"{what}: "):
             if not connection.wait(room, deadline, writing=True):
                 raise Timeout(f"{what}: {self._queued()}; {connection.obstacle()}")
             acked = outbox.status().acked  # with the lock: its room is there too
@@ -464,7 +527,7 @@ class Publisher:
                     first = done
                 elif taken.count == native.FULL:
                     what = f"{first} of {count} messages were taken"
-                    acked = self._wait_for_room(acked, deadline, what)
+                    acked = self._wait_for_room(acked, deadline, what, taken=first)
                 elif taken.count == native.BUSY:
                     time.sleep(0)  # another thread is in send(), which never waits inside
                 elif taken.count == native.TOO_LARGE:
@@ -473,7 +536,7 @@ class Publisher:
                     self._explain(taken.count, 0)
             last = self._outbox.status().put
         if waiting:
-            return self._see_off(last, timeout)
+            return self._see_off(last, timeout, taken=count)
         if last >= self._look:
             self._look_around(last)
         return last
@@ -497,6 +560,39 @@ class _Repeated:
 
     def __iter__(self) -> Any:
         return iter((self._size,))
+
+
+def _timestamp(timestamp_ns: int) -> int:
+    if timestamp_ns.__class__ is int and 0 <= timestamp_ns <= checks.INT64_MAX:
+        return timestamp_ns
+    return checks.integer(timestamp_ns, "timestamp_ns")
+
+
+def _joined(payloads: Iterable[Payload] | Payload) -> tuple[bytes, array[int]]:
+    """The payloads as one, and their lengths."""
+    if isinstance(payloads, bytes | bytearray | memoryview):
+        raise UsageError(
+            "payloads is a joined buffer, which needs the lengths of the messages in it"
+        )
+    try:
+        if isinstance(payloads, str):
+            raise TypeError("text")
+        iterator = iter(payloads)
+    except TypeError:
+        checks.wrong_type(
+            "payloads", "an iterable of buffers, or one buffer and its lengths", payloads
+        )
+    items = payloads if isinstance(payloads, list | tuple) else list(iterator)
+    with contextlib.suppress(TypeError, ValueError, OverflowError, BufferError):
+        lengths, joined = lengths_of(items), b"".join(items)
+        if sum(lengths) == len(joined):  # elements of one byte each: these hold no addresses
+            return joined, lengths
+    plain = [checks.buffer(item, f"payloads[{number}]") for number, item in enumerate(items)]
+    sizes = [memoryview(item).nbytes for item in plain]
+    for number, size in enumerate(sizes):
+        if size > U32_MAX:
+            raise MessageTooLarge(f"payloads[{number}] has {size} bytes, over {U32_MAX}")
+    return b"".join(plain), array("I", sizes)
 
 
 def _as_u32(lengths: Any) -> Any:

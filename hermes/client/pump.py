@@ -15,6 +15,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 
+from hermes.checks import FOR_EVER_NS, nanoseconds
 from hermes.client.inbox import Inbox
 from hermes.client.link import Link, Output
 from hermes.client.session import Feed, Line, Session
@@ -94,9 +95,12 @@ class Pump(ABC):
         return self.closed or self.failure is not None
 
     def deadline(self, timeout: float | None) -> int | None:
-        """When ``timeout`` seconds from now are over; None: never.  None means the client's own."""
-        seconds = self.timeout if timeout is None else timeout
-        return None if seconds is None else time.monotonic_ns() + int(seconds * NS_PER_S)
+        """When ``timeout`` seconds from now are over; None: never.  None means the client's own.
+
+        Raises:
+            UsageError: ``timeout`` is no time.
+        """
+        return deadline_of(self.timeout if timeout is None else timeout)
 
     def check(self) -> None:
         """Raise unless the client is usable."""
@@ -402,6 +406,16 @@ class Pump(ABC):
                 link.retire()
             self._changed.notify_all()
         self.output.close()
+
+
+def deadline_of(timeout: float | None) -> int | None:
+    """When ``timeout`` seconds from now are over, in the monotonic clock's ns; None: never.
+
+    Raises:
+        UsageError: ``timeout`` is no time.
+    """
+    ns = nanoseconds(timeout, "timeout")
+    return None if ns >= FOR_EVER_NS else time.monotonic_ns() + ns
 
 
 def _mark_forked() -> None:

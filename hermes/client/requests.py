@@ -189,7 +189,9 @@ def close_feed(connection: Connection, feed: Feed) -> None:
     connection.freed()
     if open_there and connection.link is not None and protocol.state in _SPEAKING:
         with contextlib.suppress(ConnectionLost):  # found out by whoever needs the connection
-            connection.say(protocol.unsubscribe(feed.id))
+            frame = protocol.unsubscribe(feed.id)
+            if frame:
+                connection.say(frame)
 
 
 # ---- the broker itself ----

@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Literal, cast
 
-from hermes.errors import UsageError
-from hermes.wire.messages import SEQUENCE_MAX, Start
+from msgspec.structs import replace
+
+from hermes import checks
+from hermes.errors import UsageError, WrongType
+from hermes.wire.messages import NAME_MAX, SEQUENCE_MAX, Start
 
 StartPoint = Literal["latest", "earliest", "last"] | int | datetime | Mapping[str, int] | Start
 """A word; a sequence (int); a time (datetime); stream name to the last sequence already had; or the
@@ -29,40 +32,64 @@ def start_of(point: StartPoint, durable: str | None) -> Start:
     Raises:
         UsageError: it is none of the forms.
     """
-    if durable is not None and not isinstance(point, Start):
+    if isinstance(point, Start):
+        point.check()
+        return replace(point, positions=dict(point.positions))  # the client moves them on
+    if durable is not None:
         if isinstance(point, str) and point in ("latest", "earliest"):
-            return Start(at="durable", otherwise=point)
-        raise UsageError(
+            word: Literal["latest", "earliest"] = "latest" if point == "latest" else "earliest"
+            return Start(at="durable", otherwise=word)
+        kind = UsageError if isinstance(point, str) else WrongType
+        raise kind(
             f"with a durable name the stored position decides: start is 'latest' or 'earliest' for "
-            f"the first time, not {point!r}"
+            f"the first time, not {checks.shown(point)}"
         )
     match point:
-        case Start():
-            return point
         case "latest" | "earliest" | "last":
-            return Start(at=cast(Word, point))
-        case bool() | str():
+            return Start(at=cast(Word, str(point)))
+        case str():
             raise UsageError(_forms(point))
-        case int() if 0 <= point <= SEQUENCE_MAX:
-            return Start(at="sequence", sequence=point)
-        case datetime() if 0 <= point.timestamp() < TIME_MAX_S:
-            return Start(at="time", time_ns=_time_ns(point))
         case datetime():
-            raise UsageError(f"{point} is no time to start at: expected one from 1970 to 2262")
+            return Start(at="time", time_ns=_time_ns(point))
         case Mapping():
-            return Start(at="positions", positions=dict(point))
-    raise UsageError(_forms(point))
+            return Start(at="positions", positions=checked_positions(point, "start"))
+    if hasattr(point, "__index__") and not checks.is_bool(point):
+        try:
+            return Start(at="sequence", sequence=checks.integer(point, "start", most=SEQUENCE_MAX))
+        except UsageError:
+            raise UsageError(_forms(point)) from None
+    raise WrongType(_forms(point))
+
+
+def checked_positions(positions: Mapping[str, int], name: str) -> dict[str, int]:
+    """Positions as the protocol takes them: stream name to sequence.
+
+    Raises:
+        UsageError: they are none; the message names the argument ``name``.
+    """
+    if not isinstance(positions, Mapping):
+        checks.wrong_type(name, "a dict of stream name to sequence", positions)
+    found = {}
+    for stream, sequence in positions.items():
+        stream = checks.text(stream, f"a stream's name in {name}", least=1, most=NAME_MAX)
+        found[stream] = checks.integer(sequence, f"{name}[{stream!r}]", most=SEQUENCE_MAX)
+    return found
 
 
 def _time_ns(moment: datetime) -> int:
     # A datetime without a zone is local time, as everywhere in Python.  Integers: no rounding.
-    whole = int(moment.replace(microsecond=0).timestamp())
+    try:
+        whole = int(moment.replace(microsecond=0).timestamp())
+    except (OverflowError, ValueError, OSError):  # far from our time, where no zone is known
+        whole = -1
+    if not 0 <= whole < TIME_MAX_S:
+        raise UsageError(f"start takes a time from 1970 to 2262, not {moment}")
     return whole * NS_PER_S + moment.microsecond * 1000
 
 
 def _forms(point: object) -> str:
     return (
-        f"{point!r} is no place to start: expected one of {', '.join(WORDS)}, a sequence (int), a "
+        f"start is not {checks.shown(point)}: expected one of {', '.join(WORDS)}, a sequence (int), a "
         "time (datetime; seconds since 1970 are datetime.fromtimestamp(SECONDS)) or a dict of stream "
         "name to position"
     )

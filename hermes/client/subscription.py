@@ -5,16 +5,26 @@ connection fills it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal, NoReturn
 
+from hermes import checks
 from hermes.client import requests
 from hermes.client.batch import SLICE_SIZE, Batch
 from hermes.client.connection import Connection
 from hermes.client.inbox import Inbox
 from hermes.client.session import Feed, Gap, Segment, Session
+from hermes.client.starts import checked_positions
 from hermes.closing import Closable
-from hermes.errors import Closed, GapDetected, HermesError, MalformedInput, Timeout, UsageError
+from hermes.errors import (
+    Closed,
+    GapDetected,
+    HermesError,
+    MalformedInput,
+    Timeout,
+    UsageError,
+    WrongType,
+)
 from hermes.native import _errors
 from hermes.native.api import Message, Reader
 from hermes.native.outbox import NS_PER_S
@@ -22,8 +32,10 @@ from hermes.native.outbox import NS_PER_S
 OnGap = Literal["raise", "skip"] | Callable[[Gap], object]
 SLICE_NS = 200_000_000
 """How long the first try of a wait for messages may take."""
-FOR_EVER = -1.0
+FOR_EVER = float("inf")
 """A timeout that never passes."""
+POSITIONS_MAX = 1024
+"""Streams that a commit may name: as many as a broker may announce."""
 
 
 class Subscription(Closable):
@@ -34,8 +46,6 @@ class Subscription(Closable):
     """
 
     def __init__(self, connection: Connection, feed: Feed, on_gap: OnGap) -> None:
-        if on_gap not in ("raise", "skip") and not callable(on_gap):
-            raise UsageError(f"on_gap is 'raise', 'skip' or a function, not {on_gap!r}")
         self._connection = connection
         self._feed = feed
         self._on_gap = on_gap
@@ -67,7 +77,7 @@ class Subscription(Closable):
                 return ready.popleft()
             except IndexError:  # another thread was faster
                 pass
-        return self._next(FOR_EVER if timeout is None else timeout)
+        return self._next(_limit(timeout))
 
     def __iter__(self) -> Iterator[Message]:
         """The messages, for ever, until :meth:`close`."""
@@ -78,8 +88,10 @@ class Subscription(Closable):
 
         Raises: as :meth:`receive`.
         """
+        return self._messages(_limit(timeout))
+
+    def _messages(self, limit: float) -> Iterator[Message]:
         ready = self._ready
-        limit = FOR_EVER if timeout is None else timeout
         while not self._closed:
             if ready:  # looked at first, because an exception costs more than a look
                 try:
@@ -101,7 +113,9 @@ class Subscription(Closable):
 
         Raises: as :meth:`receive`.
         """
-        limit = FOR_EVER if timeout is None else timeout
+        return self._batches(_limit(timeout))
+
+    def _batches(self, limit: float) -> Iterator[Batch]:
         while not self._closed:
             try:
                 batch = self._next_batch(limit)
@@ -132,7 +146,7 @@ class Subscription(Closable):
                 return found
 
     def commit(
-        self, positions: dict[str, int] | None = None, *, timeout: float | None = None
+        self, positions: Mapping[str, int] | None = None, *, timeout: float | None = None
     ) -> None:
         """Store how far this durable subscription is, by default everything handed out so far.
 
@@ -141,16 +155,19 @@ class Subscription(Closable):
         again by a subscription without the durable name, from a ``start`` of its own.
 
         Raises:
-            UsageError: the subscription has no durable name.
+            UsageError: the subscription has no durable name, or ``positions`` are none.
             Refused: the broker cannot store them.
         """
         connection = self._connection
         self._usable()
         if self._feed.durable is None:
             raise UsageError("only a durable subscription can commit: subscribe(..., durable=NAME)")
+        if positions is not None:
+            positions = _checked_positions(positions)
         deadline = connection.deadline(timeout)
         with connection.locked(deadline):
-            requests.commit(connection, self._feed, positions or self.positions, deadline)
+            done = self.positions if positions is None else positions
+            requests.commit(connection, self._feed, done, deadline)
 
     def close(self) -> None:
         """End the subscription.  Idempotent."""
@@ -160,6 +177,12 @@ class Subscription(Closable):
         if not self._connection.over:
             with self._connection.locked(None):
                 requests.close_feed(self._connection, self._feed)
+
+    def __reduce__(self) -> NoReturn:
+        raise WrongType(
+            "a Subscription cannot be pickled or copied: it belongs to a connection of this process; pass "
+            "its pattern and positions, and subscribe there"
+        )
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"at {self.positions}"
@@ -178,13 +201,13 @@ class Subscription(Closable):
         Taken with the lock held: what is ready may be gone once it is let go.
         """
         connection, ready = self._connection, self._ready
-        deadline = None if timeout < 0 else connection.deadline(timeout)
+        deadline = connection.deadline(timeout)
         connection.lock(deadline)
         try:
             feed = self._feed
             if not (ready or feed.queue or feed.dropped or self._closed):
                 self._finish_segment()  # lets its memory go
-                left = SLICE_NS if timeout < 0 else min(int(timeout * NS_PER_S), SLICE_NS)
+                left = int(min(timeout * NS_PER_S, SLICE_NS))
                 connection.receive_for(self._take, left)
             while True:
                 if ready:
@@ -237,7 +260,7 @@ class Subscription(Closable):
 
     def _next_batch(self, timeout: float) -> Batch:
         connection = self._connection
-        deadline = None if timeout < 0 else connection.deadline(timeout)
+        deadline = connection.deadline(timeout)
         with connection.locked(deadline):
             segment = None
             while segment is None:
@@ -332,3 +355,27 @@ class Subscription(Closable):
             raise
         except HermesError as error:  # of codes that say nothing about bytes
             raise MalformedInput(str(error)) from error
+
+
+def checked_on_gap(on_gap: OnGap) -> None:
+    """Raise unless ``on_gap`` is one of its forms."""
+    if not callable(on_gap) and not (isinstance(on_gap, str) and on_gap in ("raise", "skip")):
+        kind = UsageError if isinstance(on_gap, str) else WrongType
+        raise kind(f"on_gap takes 'raise', 'skip' or a function, not {checks.shown(on_gap)}")
+
+
+def _limit(timeout: float | None) -> float:
+    limit = checks.duration(timeout, "timeout")
+    return FOR_EVER if limit is None else limit
+
+
+def _checked_positions(positions: Mapping[str, int]) -> dict[str, int]:
+    if isinstance(positions, Message):
+        raise WrongType(
+            "positions takes a dict of stream name to sequence, not a Message: commit it with "
+            "{message.stream: message.sequence}"
+        )
+    found = checked_positions(positions, "positions")
+    if len(found) > POSITIONS_MAX:
+        raise UsageError(f"positions names {POSITIONS_MAX} streams at most, not {len(found)}")
+    return found

@@ -1,7 +1,7 @@
 """What exists per message as a Python object.  The GIL is held throughout every call but
 :meth:`Source.receive`."""
 
-from typing import final
+from typing import ClassVar, final
 
 from hermes.native.frames import Buffer
 
@@ -26,8 +26,34 @@ def envelope(
 
 @final
 class Message:
-    """One message, as a subscription hands it out; read-only."""
+    """One message: read-only, a value that can be compared, hashed, copied and pickled.
 
+    A subscription returns them; a program may make its own, for its tests say.
+    """
+
+    __match_args__: ClassVar[tuple[str, ...]] = (
+        "topic",
+        "payload",
+        "stream",
+        "sequence",
+        "timestamp_ns",
+    )
+
+    def __new__(
+        cls,
+        topic: str,
+        payload: Buffer = b"",
+        stream: str = "default",
+        sequence: int = 0,
+        timestamp_ns: int = 0,
+    ) -> Message:
+        """``payload`` is copied, unless it is bytes.
+
+        Raises:
+            UsageError: an argument is none; the message names it.
+        """
+
+    def __hash__(self) -> int: ...
     @property
     def topic(self) -> str: ...
     @property
@@ -49,12 +75,23 @@ class Sender:
     def __new__(cls, outbox_address: int, owner: object, topic: bytes | None, /) -> Sender:
         """``owner`` keeps the outbox alive as long as the sender lives."""
 
-    def send(self, payload: Buffer, topic: bytes | None = None, timestamp_ns: int = 0, /) -> int:
-        """Put one message into the outbox and do what its linger asks for.
+    def send(
+        self,
+        payload: Buffer,
+        topic: bytes | None = None,
+        timestamp_ns: int = 0,
+        timeout: float | None = None,
+        /,
+    ) -> int:
+        """Put one message into the outbox and do what its linger asks for; ``timeout`` is looked at,
+        not used.
 
         Returns its sequence; negated, if the caller has to see to it that the flusher is drained;
         ``REFUSED`` minus the core's number (``HM_EFULL``, ...) if nothing was taken.
         ``topic`` is not checked for being legal.
+
+        Raises:
+            TypeError, ValueError, OverflowError, BufferError: an argument is none; nothing was done.
         """
 
 @final

@@ -20,6 +20,8 @@ from hermes.native.api import Sender
 CAPACITY: int = lib.HM_OUTBOX_CAPACITY
 """Bytes of unacknowledged frames, by default."""
 CAPACITY_MIN: int = lib.HM_OUTBOX_CAPACITY_MIN
+LINGER_MAX_NS: int = lib.HM_LINGER_MAX
+"""Nanoseconds a message may linger at most."""
 BATCH_HEADER: int = lib.HM_BATCH_HEADER
 NS_PER_S = 1_000_000_000
 FULL: int = -lib.HM_EFULL

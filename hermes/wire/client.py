@@ -44,9 +44,11 @@ from hermes.native.frames import BATCH_HEADER_SIZE, HEADER_SIZE
 from hermes.wire import messages as m
 from hermes.wire.codec import (
     BATCH_TYPE,
+    HELLO_MAX,
     PROTOCOL_MAX,
     PROTOCOL_MIN,
     ControlEncoder,
+    checked_frame,
     decode_control,
 )
 from hermes.wire.errorcodes import ERROR_CODES, MALFORMED_CODES
@@ -186,9 +188,10 @@ class ClientProtocol:
         """The first bytes of a connection."""
         assert self.state is ClientState.NEW
         self.state = ClientState.GREETING
-        return self._encode(
-            m.Hello(PROTOCOL_MIN, PROTOCOL_MAX, client[: m.TEXT_MAX], identity, credentials or {})
+        message = m.Hello(
+            PROTOCOL_MIN, PROTOCOL_MAX, client[: m.TEXT_MAX], identity, credentials or {}
         )
+        return checked_frame(message, HELLO_MAX)
 
     def open_publisher(
         self, publisher: int, publisher_id: bytes, ack: m.AckLevel = "appended"
@@ -198,8 +201,9 @@ class ClientProtocol:
         Its batches may follow at once.  Answered by an Ack of level ``opened``.
         """
         message = m.Open(publisher, publisher_id, ack)
+        frame = self._ask(message)
         self._publishers[publisher] = message
-        return self._say(message)
+        return frame
 
     def close_publisher(self, publisher: int) -> bytes:
         """End one publisher; wait for its acknowledgements before, none come after it.  Empty if it
@@ -224,13 +228,15 @@ class ClientProtocol:
         come.
         """
         message = m.Subscribe(subscription, filter, kind, start or m.Start(), durable)
+        frame = self._ask(message)
         self._subscriptions[subscription] = message
-        return self._say(message)
+        return frame
 
     def unsubscribe(self, subscription: int) -> bytes:
-        """End a subscription: nothing more of it is handed out; answered by an Unsubscribe
-        event."""
-        del self._subscriptions[subscription]
+        """End a subscription: nothing more of it is handed out; answered by an Unsubscribe event.
+        Empty if it was not opened on this connection."""
+        if self._subscriptions.pop(subscription, None) is None:
+            return b""
         self._unsubscribing.add(subscription)
         self._forget(subscription)
         return self._say(m.Unsubscribe(subscription))
@@ -238,7 +244,7 @@ class ClientProtocol:
     def commit(self, subscription: int, positions: dict[str, int]) -> bytes:
         """Store positions under the subscription's durable name; answered by a Commit event or an
         Error."""
-        return self._say(m.Commit(subscription, positions))
+        return self._ask(m.Commit(subscription, positions))
 
     def ping(self, token: int) -> bytes:
         """Answered by Pong with the same token, behind the answers to everything sent before."""
@@ -246,8 +252,9 @@ class ClientProtocol:
 
     def query(self, query: int, what: str, arguments: dict[str, str] | None = None) -> bytes:
         """Answered by one or more Info events, or an Error that names the query."""
+        frame = self._ask(m.Query(query, what, arguments or {}))
         self._queries.add(query)
-        return self._say(m.Query(query, what, arguments or {}))
+        return frame
 
     def close(self, reason: str = "") -> bytes:
         """The last bytes of a connection; empty if they were made before.  Read on until the Close
@@ -356,6 +363,11 @@ class ClientProtocol:
         if start.at in ("positions", "durable"):
             return start.otherwise
         return "latest" if start.at == "latest" else "earliest"
+
+    def _ask(self, message: Any) -> bytes:
+        """What a program had a say in: held to the protocol's types before it is sent."""
+        assert self.state not in (ClientState.NEW, ClientState.CLOSING, ClientState.CLOSED)
+        return checked_frame(message, CONTROL_MAX)
 
     def _say(self, message: Any) -> bytes:
         assert self.state not in (ClientState.NEW, ClientState.CLOSING, ClientState.CLOSED)

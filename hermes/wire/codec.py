@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import msgspec
 
-from hermes.errors import MalformedInput
+from hermes.errors import MalformedInput, UsageError
 from hermes.native import envelopes
 from hermes.native.frames import MessageType
 from hermes.wire import messages as m
@@ -59,6 +59,7 @@ CLASSES: dict[MessageType, type[Message]] = {
 """Which struct is the payload of which type."""
 
 _TYPES: dict[type, int] = {kind: int(number) for number, kind in CLASSES.items()}
+_encode_payload = msgspec.msgpack.Encoder().encode
 _DECODE = {
     int(number): msgspec.msgpack.Decoder(kind).decode  # one typed decoder each, made once
     for number, kind in CLASSES.items()
@@ -90,6 +91,24 @@ def encode_control(message: Message) -> bytes:
         ValueError: its payload is over :data:`CONTROL_MAX`.
     """
     return ControlEncoder().encode(message)
+
+
+def checked_frame(message: Message, most: int) -> bytes:
+    """The whole frame of ``message``, which a peer cannot find malformed: msgspec holds a struct to its
+    types when it is read, not when it is made.
+
+    Raises:
+        UsageError: a field has a wrong type or value, or the payload is over ``most`` bytes.
+    """
+    name = type(message).__name__
+    try:
+        payload = _encode_payload(message)
+        _DECODE[_TYPES[message.__class__]](payload)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise UsageError(f"{name}: {error}") from error
+    if len(payload) > most:
+        raise UsageError(f"{name} has {len(payload)} bytes, over the {most} that a broker takes")
+    return envelopes.FrameEncoder().encode(_TYPES[message.__class__], payload)
 
 
 def decode_control(type: int, payload: bytes | bytearray | memoryview) -> Message:

@@ -10,9 +10,11 @@ These structs are also the events of both ends: what arrived is handed on as it 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import msgspec
+
+from hermes import checks
 
 ID_MAX = 2**32 - 1
 """Publisher, subscription and query ids are u32, chosen by the client."""
@@ -37,6 +39,8 @@ Version = Annotated[int, msgspec.Meta(ge=0, le=VERSION_MAX)]
 Size = Annotated[int, msgspec.Meta(ge=0, le=ID_MAX)]
 Token = Annotated[int, msgspec.Meta(ge=0, le=SEQUENCE_MAX)]
 Uuid = Annotated[bytes, msgspec.Meta(min_length=PUBLISHER_ID_SIZE, max_length=PUBLISHER_ID_SIZE)]
+StartWord = Literal["latest", "earliest", "last", "sequence", "time", "durable", "positions"]
+_STARTS: tuple[StartWord, ...] = get_args(StartWord)
 AckLevel = Literal["none", "appended", "durable"]
 
 
@@ -91,7 +95,7 @@ class Open(msgspec.Struct, omit_defaults=True):
 class Start(msgspec.Struct, omit_defaults=True):
     """Where a subscription begins: exactly one of the forms."""
 
-    at: Literal["latest", "earliest", "last", "sequence", "time", "durable", "positions"] = "latest"
+    at: StartWord = "latest"
     sequence: Sequence = 0
     """The first wanted; only if the pattern stays within one stream."""
     time_ns: Annotated[int, msgspec.Meta(ge=0, le=SEQUENCE_MAX)] = 0
@@ -101,6 +105,27 @@ class Start(msgspec.Struct, omit_defaults=True):
     says."""
     otherwise: Literal["latest", "earliest"] = "earliest"
     """For ``durable`` and ``positions``: where to begin in a stream that has no position."""
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Hold every field to its type; integers of other libraries become plain ones.
+
+        Raises:
+            UsageError: a field has a wrong type or value; the message names it.
+        """
+        self.at = checks.choice(self.at, "at", _STARTS)
+        self.sequence = checks.integer(self.sequence, "sequence", most=SEQUENCE_MAX)
+        self.time_ns = checks.integer(self.time_ns, "time_ns", most=SEQUENCE_MAX)
+        self.otherwise = checks.choice(self.otherwise, "otherwise", ("latest", "earliest"))
+        if not isinstance(self.positions, dict):
+            checks.wrong_type("positions", "a dict of stream name to sequence", self.positions)
+        for stream, sequence in self.positions.items():
+            checks.text(stream, "a stream's name in positions")
+            if sequence.__class__ is not int or not 0 <= sequence <= SEQUENCE_MAX:
+                name = f"positions[{stream!r}]"
+                self.positions[stream] = checks.integer(sequence, name, most=SEQUENCE_MAX)
 
 
 class Subscribe(msgspec.Struct, omit_defaults=True):

@@ -393,7 +393,7 @@ def test_wrong_arguments_are_usage_errors(client: hermes.Client):
     with pytest.raises(UsageError, match="dimensions"):
         publisher.send_rows(np.zeros((2, 2, 2), dtype=np.uint8))
     with pytest.raises(UsageError, match="seconds"):
-        client.publisher("md.a", linger=-1)
+        client.publisher("md.a", linger="1ms")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="16 bytes"):
         client.publisher("md.a", publisher_id=b"short")
     with pytest.raises(UsageError, match="on_gap"):

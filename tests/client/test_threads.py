@@ -188,12 +188,12 @@ def test_room_that_came_before_anybody_waited_for_it_is_found(
         client.ping()
         wait, calls = publisher._wait_for_room, []
 
-        def emptied_just_before(*arguments: Any) -> Any:
+        def emptied_just_before(*arguments: Any, **named: Any) -> Any:
             calls.append(publisher.sent)
             if len(calls) == call:
                 wire.let_go()
                 until(lambda: publisher.acked == publisher.sent)
-            return wait(*arguments)
+            return wait(*arguments, **named)
 
         monkeypatch.setattr(publisher, "_wait_for_room", emptied_just_before)
         wire.hold("down")

@@ -15,22 +15,89 @@ typedef struct {
 
 static PyTypeObject *message_type;
 
-PyObject *fast_message_new(PyObject *topic, PyObject *stream, uint64_t sequence,
-                           uint64_t timestamp_ns, const uint8_t *payload, uint32_t payload_len) {
-    PyObject *bytes = PyBytes_FromStringAndSize((const char *)payload, (Py_ssize_t)payload_len);
-    if (bytes == NULL)
-        return NULL;
+/* Steals `payload`. */
+static PyObject *make(PyObject *topic, PyObject *stream, uint64_t sequence, uint64_t timestamp_ns,
+                      PyObject *payload) {
     message *self = PyObject_New(message, message_type);
     if (self == NULL) {
-        Py_DECREF(bytes);
+        Py_DECREF(payload);
         return NULL;
     }
     self->topic = Py_NewRef(topic);
     self->stream = Py_NewRef(stream);
-    self->payload = bytes;
+    self->payload = payload;
     self->sequence = sequence;
     self->timestamp_ns = timestamp_ns;
     return (PyObject *)self;
+}
+
+PyObject *fast_message_new(PyObject *topic, PyObject *stream, uint64_t sequence,
+                           uint64_t timestamp_ns, const uint8_t *payload, uint32_t payload_len) {
+    PyObject *bytes = PyBytes_FromStringAndSize((const char *)payload, (Py_ssize_t)payload_len);
+    return bytes == NULL ? NULL : make(topic, stream, sequence, timestamp_ns, bytes);
+}
+
+/* What hermes.checks makes of `value` for the argument `name`; a new reference. */
+static PyObject *checked(const char *check, PyObject *value, const char *name) {
+    PyObject *checks = PyImport_ImportModule("hermes.checks");
+    if (checks == NULL)
+        return NULL;
+    PyObject *found = PyObject_CallMethod(checks, check, "Os", value, name);
+    Py_DECREF(checks);
+    return found;
+}
+
+/* A legal topic; a new reference. */
+static PyObject *topic_of(PyObject *value) {
+    PyObject *name = checked("text", value, "topic");
+    PyObject *patterns = name == NULL ? NULL : PyImport_ImportModule("hermes.native.patterns");
+    PyObject *done =
+        patterns == NULL ? NULL : PyObject_CallMethod(patterns, "check_topic", "O", name);
+    Py_XDECREF(patterns);
+    if (done == NULL) {
+        Py_XDECREF(name);
+        return NULL;
+    }
+    Py_DECREF(done);
+    return name;
+}
+
+/* A number of 64 bits, by default 0; -1: there is an exception. */
+static int number_of(PyObject *value, const char *name, uint64_t *number) {
+    *number = 0;
+    if (value == NULL)
+        return 0;
+    PyObject *found = checked("unsigned", value, name);
+    if (found == NULL)
+        return -1;
+    *number = PyLong_AsUnsignedLongLong(found);
+    Py_DECREF(found);
+    return 0;
+}
+
+/* For tests of programs, and for what unpickles: a subscription makes its messages otherwise. */
+static PyObject *message_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"topic", "payload", "stream", "sequence", "timestamp_ns", NULL};
+    PyObject *topic, *payload = NULL, *stream = NULL, *sequence = NULL, *timestamp_ns = NULL;
+    (void)type;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|OOOO:Message", names, &topic, &payload,
+                                     &stream, &sequence, &timestamp_ns))
+        return NULL;
+    uint64_t number, time;
+    if (number_of(sequence, "sequence", &number) < 0 ||
+        number_of(timestamp_ns, "timestamp_ns", &time) < 0)
+        return NULL;
+    PyObject *name = topic_of(topic);
+    PyObject *place = name == NULL     ? NULL
+                      : stream == NULL ? PyUnicode_FromString("default")
+                                       : checked("text", stream, "stream");
+    PyObject *bytes = place == NULL     ? NULL
+                      : payload == NULL ? PyBytes_FromStringAndSize("", 0)
+                                        : checked("copied", payload, "payload");
+    PyObject *found = bytes == NULL ? NULL : make(name, place, number, time, bytes);
+    Py_XDECREF(name);
+    Py_XDECREF(place);
+    return found;
 }
 
 static void message_free(PyObject *object) {
@@ -63,6 +130,49 @@ static PyObject *message_repr(PyObject *object) {
     return whole;
 }
 
+/* All that a message is, in the order of its arguments. */
+static PyObject *fields_of(const message *self) {
+    return Py_BuildValue("(OOOKK)", self->topic, self->payload, self->stream, self->sequence,
+                         self->timestamp_ns);
+}
+
+static PyObject *message_compare(PyObject *object, PyObject *other, int operation) {
+    if (Py_TYPE(other) != message_type || (operation != Py_EQ && operation != Py_NE))
+        Py_RETURN_NOTIMPLEMENTED;
+    PyObject *mine = fields_of((const message *)object);
+    PyObject *theirs = mine == NULL ? NULL : fields_of((const message *)other);
+    PyObject *answer = theirs == NULL ? NULL : PyObject_RichCompare(mine, theirs, operation);
+    Py_XDECREF(mine);
+    Py_XDECREF(theirs);
+    return answer;
+}
+
+static Py_hash_t message_hash(PyObject *object) {
+    PyObject *fields = fields_of((const message *)object);
+    Py_hash_t found = fields == NULL ? -1 : PyObject_Hash(fields);
+    Py_XDECREF(fields);
+    return found;
+}
+
+static PyObject *message_reduce(PyObject *object, PyObject *ignored) {
+    (void)ignored;
+    PyObject *fields = fields_of((const message *)object);
+    return fields == NULL ? NULL : Py_BuildValue("(ON)", Py_TYPE(object), fields);
+}
+
+/* Nothing in it changes: a copy is the message itself. */
+static PyObject *message_copy(PyObject *object, PyObject *ignored) {
+    (void)ignored;
+    return Py_NewRef(object);
+}
+
+static PyMethodDef methods[] = {
+    {"__reduce__", message_reduce, METH_NOARGS, NULL},
+    {"__copy__", message_copy, METH_NOARGS, NULL},
+    {"__deepcopy__", message_copy, METH_O, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
 static PyMemberDef members[] = {
     {"topic", T_OBJECT_EX, offsetof(message, topic), READONLY, "The message's topic."},
     {"stream", T_OBJECT_EX, offsetof(message, stream), READONLY, "Name of the stream it is in."},
@@ -74,10 +184,16 @@ static PyMemberDef members[] = {
 };
 
 static PyType_Slot slots[] = {
+    {Py_tp_new, message_new},
     {Py_tp_dealloc, message_free},
     {Py_tp_repr, message_repr},
+    {Py_tp_richcompare, message_compare},
+    {Py_tp_hash, message_hash},
+    {Py_tp_methods, methods},
     {Py_tp_members, members},
-    {Py_tp_doc, "One message, as a subscription hands it out; read-only."},
+    {Py_tp_doc,
+     "Message(topic, payload=b\"\", stream=\"default\", sequence=0, timestamp_ns=0)\n--\n\n"
+     "One message: read-only, a value.  A subscription returns them; a test may make its own."},
     {0, NULL},
 };
 
@@ -86,11 +202,17 @@ static PyType_Slot slots[] = {
 static PyType_Spec spec = {
     .name = "hermes.Message",
     .basicsize = sizeof(message),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,
+    .flags = Py_TPFLAGS_DEFAULT, /* not IMMUTABLETYPE: __match_args__ is set below */
     .slots = slots,
 };
 
 int fast_add_message(PyObject *module) {
-    message_type = (PyTypeObject *)PyType_FromSpec(&spec);
-    return message_type == NULL ? -1 : PyModule_AddType(module, message_type);
+    PyObject *type = PyType_FromSpec(&spec);
+    PyObject *order = type == NULL ? NULL
+                                   : Py_BuildValue("(sssss)", "topic", "payload", "stream",
+                                                   "sequence", "timestamp_ns");
+    int status = order == NULL ? -1 : PyObject_SetAttrString(type, "__match_args__", order);
+    Py_XDECREF(order);
+    message_type = (PyTypeObject *)type; /* as long as the process lives */
+    return status < 0 ? -1 : PyModule_AddType(module, message_type);
 }

@@ -1,3 +1,5 @@
+#include <string.h>
+
 #include "fast.h"
 
 /* A publisher's way into its outbox. */
@@ -53,6 +55,24 @@ static int sender_traverse(PyObject *object, visitproc visit, void *arg) {
     return 0;
 }
 
+/* Whether a buffer's format (PEP 3118, with the codes of ctypes) has elements that are addresses of
+ * this process: objects, pointers, functions.  Names of fields stand between colons; a Z before a
+ * floating type is a complex number. */
+static int holds_addresses(const char *format) {
+    int name = 0;
+    for (const char *at = format; *at != '\0'; at++) {
+        if (*at == ':')
+            name = !name;
+        else if (name)
+            continue;
+        else if (*at == 'O' || *at == 'P' || *at == 'X' || *at == 'z' || *at == '&')
+            return 1;
+        else if (*at == 'Z' && (at[1] == '\0' || strchr("fdgFDG", at[1]) == NULL))
+            return 1;
+    }
+    return 0;
+}
+
 /* Bytes without a copy: `bytes` as it is, anything else through the buffer protocol. */
 static const uint8_t *borrow(PyObject *object, Py_buffer *view, size_t *size) {
     view->obj = NULL;
@@ -63,10 +83,44 @@ static const uint8_t *borrow(PyObject *object, Py_buffer *view, size_t *size) {
         *size = (size_t)length;
         return (const uint8_t *)data;
     }
-    if (PyObject_GetBuffer(object, view, PyBUF_SIMPLE) < 0)
+    if (PyObject_GetBuffer(object, view, PyBUF_CONTIG_RO | PyBUF_FORMAT) < 0)
         return NULL;
+    if (view->format != NULL && holds_addresses(view->format)) {
+        PyBuffer_Release(view);
+        PyErr_SetString(PyExc_TypeError, "a payload of addresses means nothing elsewhere");
+        return NULL;
+    }
     *size = (size_t)view->len;
     return view->buf != NULL ? view->buf : (const uint8_t *)"";
+}
+
+/* ns since 1970, up to what 64 signed bits hold; -1 with an exception set. */
+static int64_t timestamp_of(PyObject *object) {
+    if (PyBool_Check(object)) {
+        PyErr_SetString(PyExc_TypeError, "timestamp_ns takes an integer, not a bool");
+        return -1;
+    }
+    PyObject *number = PyLong_CheckExact(object) ? Py_NewRef(object) : PyNumber_Index(object);
+    if (number == NULL)
+        return -1;
+    int64_t timestamp_ns = PyLong_AsLongLong(number);
+    Py_DECREF(number);
+    if (timestamp_ns >= 0)
+        return timestamp_ns;
+    if (!PyErr_Occurred())
+        PyErr_SetString(PyExc_ValueError, "timestamp_ns is before 1970");
+    return -1;
+}
+
+/* Whether it is a plain number and not NaN.  Others may be times too: the caller, who waits, finds
+ * that out. */
+static int plain_seconds(PyObject *object) {
+    if (PyLong_CheckExact(object))
+        return 1;
+    if (!PyFloat_CheckExact(object))
+        return 0;
+    double seconds = PyFloat_AsDouble(object);
+    return seconds == seconds;
 }
 
 static PyObject *result_of(int64_t result, int waiting) {
@@ -76,13 +130,13 @@ static PyObject *result_of(int64_t result, int waiting) {
 }
 
 PyDoc_STRVAR(send_doc,
-             "send($self, payload, topic=None, timestamp_ns=0, /)\n--\n\n"
+             "send($self, payload, topic=None, timestamp_ns=0, timeout=None, /)\n--\n\n"
              "Put one message into the outbox and do what its linger asks for, with the GIL held.");
 
 static PyObject *sender_send(PyObject *object, PyObject *const *args, Py_ssize_t count) {
     const sender *self = (const sender *)object;
-    if (count < 1 || count > 3)
-        return PyErr_Format(PyExc_TypeError, "send takes 1 to 3 arguments, not %zd", count);
+    if (count < 1 || count > 4)
+        return PyErr_Format(PyExc_TypeError, "send takes 1 to 4 arguments, not %zd", count);
     PyObject *topic = count > 1 && args[1] != Py_None ? args[1] : self->topic;
     if (topic == Py_None)
         return result_of(-HM_ETOPIC, 0);
@@ -90,10 +144,13 @@ static PyObject *sender_send(PyObject *object, PyObject *const *args, Py_ssize_t
         return PyErr_Format(PyExc_TypeError, "a topic must be bytes");
     uint64_t timestamp_ns = 0;
     if (count > 2) {
-        timestamp_ns = PyLong_AsUnsignedLongLong(args[2]);
-        if (timestamp_ns == (uint64_t)-1 && PyErr_Occurred())
+        int64_t given = timestamp_of(args[2]);
+        if (given < 0)
             return NULL;
+        timestamp_ns = (uint64_t)given;
     }
+    if (count > 3 && args[3] != Py_None && !plain_seconds(args[3]))
+        return PyErr_Format(PyExc_TypeError, "timeout takes seconds");
     char *name;
     Py_ssize_t name_len;
     PyBytes_AsStringAndSize(topic, &name, &name_len);
