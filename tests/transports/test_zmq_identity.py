@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 import time
@@ -50,8 +51,12 @@ def test_a_peer_cannot_name_itself(agent: Agent, kernel: EchoKernel) -> None:
     with socket.create_connection((address[0], int(address[2])), DEADLINE_S) as peer:
         peer.sendall(GREETING)
         assert peer.recv(len(GREETING), socket.MSG_WAITALL)[:1] == GREETING[:1]
-        peer.sendall(said + b"\x01\x00" + b"\x00\x06hermes")
+        peer.sendall(said)
         deadline = time.monotonic() + DEADLINE_S
+        while not select.select([peer], [], [], 0)[0] and time.monotonic() < deadline:
+            agent.poll(10_000_000)
+        assert b"READY" in peer.recv(1024)  # only then is it a peer's turn to send
+        peer.sendall(b"\x01\x00" + b"\x00\x06hermes")
         while not kernel.live and time.monotonic() < deadline:
             agent.poll(10_000_000)
         identities = [connection.peer.identity for connection in kernel.live]

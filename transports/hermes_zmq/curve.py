@@ -26,6 +26,8 @@ DOMAIN = "hermes"
 ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 ZAP_PARTS = 7
 """Parts of a CURVE request: six of any request, and the key."""
+ADMISSION = "X-Hermes-Admission"
+"""Property of every message of an admitted connection: its number, which no other ever has."""
 SECRET_MODE = 0o600
 _FIELD = re.compile(r'^\s*(public-key|secret-key)\s*=\s*"([^"]*)"', re.MULTILINE)
 
@@ -127,11 +129,19 @@ def read_users(path: str | Path) -> dict[bytes, str]:
     return users
 
 
+def ask_zap(socket: Socket) -> None:
+    """Have a socket that will bind ask ZAP about every peer, whether or not it speaks CURVE.
+
+    libzmq refuses ZMTP 1.0 and 2.0 then, which cannot be told from HTTP, TLS or text: what these
+    send would be taken for messages.
+    """
+    socket.setsockopt(zmq.ZAP_DOMAIN, DOMAIN.encode())
+
+
 def serve_curve(socket: Socket, keys: Keys) -> None:
-    """Have a socket that will bind speak CURVE only, and ask ZAP about every peer."""
+    """Have a socket that will bind speak CURVE only."""
     socket.setsockopt(zmq.CURVE_SERVER, 1)
     socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret or b"")
-    socket.setsockopt(zmq.ZAP_DOMAIN, DOMAIN.encode())
 
 
 def use_curve(socket: Socket, keys: Keys, server: bytes) -> None:
@@ -142,11 +152,17 @@ def use_curve(socket: Socket, keys: Keys, server: bytes) -> None:
 
 
 class Gatekeeper:
-    """Answers ZAP: who a key belongs to, and whether he may come in."""
+    """Answers ZAP for one listener: whether a connection may come in, and under which number.
 
-    def __init__(self, context: zmq.Context[Any], users: dict[bytes, str] | None) -> None:
-        """``users`` None: everybody who has the listener's public key."""
+    Without keys (``keyed`` False) every ZeroMQ program may.
+    """
+
+    def __init__(
+        self, context: zmq.Context[Any], users: dict[bytes, str] | None, *, keyed: bool
+    ) -> None:
+        """``users`` None: every program that has the listener's public key."""
         self._users = users
+        self._keyed = keyed
         self._socket: Socket = context.socket(zmq.REP)
         self._socket.bind(ZAP_ENDPOINT)
         self.fd = int(self._socket.getsockopt(zmq.FD))
@@ -168,16 +184,28 @@ class Gatekeeper:
 
     def _answer(self, request: list[bytes]) -> list[bytes]:
         number = request[1] if len(request) > 1 else b""
-        user = None
-        if len(request) == ZAP_PARTS and request[0] == b"1.0" and request[5] == b"CURVE":
-            key = z85.encode(request[6])
-            user = key.decode() if self._users is None else self._users.get(key)
+        user = self._user(request)
         if user is None:
             self.refused += 1
             return [b"1.0", number, b"400", b"this key may not connect", b"", b""]
         self.admitted += 1
-        return [b"1.0", number, b"200", b"OK", user.encode(), b""]
+        admission = _property(ADMISSION, str(self.admitted))
+        return [b"1.0", number, b"200", b"OK", user.encode(), admission]
+
+    def _user(self, request: list[bytes]) -> str | None:
+        """The user behind a request, an empty name without keys; None: it is refused."""
+        if not self._keyed:
+            return ""
+        if len(request) != ZAP_PARTS or request[0] != b"1.0" or request[5] != b"CURVE":
+            return None
+        key = z85.encode(request[6])
+        return key.decode() if self._users is None else self._users.get(key)
 
     def close(self) -> None:
         """Answer no more."""
         self._socket.close(0)
+
+
+def _property(name: str, value: str) -> bytes:
+    """One property of a ZAP answer's metadata, in ZMTP's form."""
+    return bytes([len(name)]) + name.encode() + len(value).to_bytes(4, "big") + value.encode()

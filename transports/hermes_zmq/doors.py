@@ -14,9 +14,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import zmq
 
 from hermes.errors import Refused
+from hermes.faults import Faults
 from hermes.gateway import Wire
 from hermes.native.decoder import decode
 from hermes.native.frames import BATCH_HEADER_SIZE, encode_batch
@@ -24,6 +26,8 @@ from hermes.transport import Kernel, Peer
 from hermes.wire import messages as m
 from hermes_zmq import pump as pumps
 from hermes_zmq.options import DoorPlace, ListenOptions
+from hermes_zmq.peers import Peers
+from hermes_zmq.prefixes import Prefixes
 from hermes_zmq.sockets import Monitor, Socket, events
 
 LOG = logging.getLogger("hermes.zmq")
@@ -49,6 +53,35 @@ LOG_NS = 10_000_000_000
 """A door says the same thing once in this time; what it leaves out is in the counters."""
 REFUSES_ONE = ("topic_refused", "too_many_topics", "not_allowed")
 """Errors that are about one message: the others are taken."""
+REFUSALS_PER_PASS = 64
+"""Refused messages passed over in one poll, each of which has the rest of its batch sent again."""
+WORDS_SHARE = 2
+"""First words of single parts become topics until a stream has this part (a half) of its bound:
+what other publishers need is left, whatever lines arrive."""
+WORDS_AGAIN_SHARE = 20
+"""Where a stream has that already, this part of its bound: a door does not know, after a restart,
+which words are topics there."""
+WORDS_END = 0.8
+"""No further ones in a stream that has this share of its bound."""
+WORDS_CHECK_NS = 1_000_000_000
+"""How often a feed door that receives asks how many topics there are."""
+TOPICS_QUERY = 1
+"""Number of that query."""
+HELD_NS = 10_000_000_000
+"""A serve door that takes nothing for this long says which peer holds it, and ends a peer whose
+machine is gone."""
+LOOK_NS = 1_000_000_000
+"""How often a blocked serve door looks at its peers."""
+BREAK_NS = 1_000_000_000
+"""Pause after an unexpected error of a door, before it goes on."""
+NS_PER_S = 1_000_000_000
+NOT_A_PEER = (
+    "%d connections were closed before they had finished ZeroMQ's handshake: this door is for %s "
+    "sockets that speak ZMTP 3 (libzmq 4.0 or newer)%s. REQ, REP, DEALER and ROUTER sockets, HTTP "
+    "and plain TCP clients are not served; see docs/zeromq.md"
+)
+WANTS = {"pub": "PUB", "push": "PUSH", "sub": "SUB", "pull": "PULL", "router": "Hermes clients'"}
+"""The sockets that may connect to each door."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +96,8 @@ class House:
     identity: str | None = None
     """Who the doors for ZeroMQ programs are to a broker that asks."""
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
+    faults: Faults = field(default_factory=lambda: Faults(LOG))
+    """Unexpected errors in serving the doors and their peers."""
 
 
 class Door:
@@ -80,7 +115,9 @@ class Door:
         self.due_ns = 0
         """When the timer is due; 0: there is none."""
         self.stopping = False
-        self.peers = 0
+        self.broken = False
+        """An unexpected error has interrupted the door: it pauses until its timer is due."""
+        self.peers = Peers()
         self.counts = dict.fromkeys(
             ("messages", "batches", "lost_peers", "refused_peers", "turned_away"), 0
         )
@@ -97,24 +134,52 @@ class Door:
         """Do a bounded share; returns an amount of work, 0 when there is nothing left to do."""
         raise AssertionError("a door has a poll of its own")
 
+    @property
+    def door(self) -> Door:
+        """Itself, as a client of the router door names its own."""
+        return self
+
     def ready(self) -> Door:
         """The connection may have output; returns the door to poll."""
         return self
 
+    def deadline_ns(self) -> int:
+        """When :meth:`timer` is to be called; 0: never."""
+        return self.due_ns
+
     def timer(self, now_ns: int) -> None:
-        """The timer is due."""
+        """A timer is due."""
 
     def watch_peers(self) -> None:
         """Take the monitor's news."""
+        now_ns = time.monotonic_ns()
+        strangers = 0
         for event, value in self.monitor.news():
-            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                self.peers += 1
+            if event == zmq.EVENT_ACCEPTED:
+                self.peers.accepted(value, now_ns)
+            elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self.peers.finished()
             elif event == zmq.EVENT_DISCONNECTED:
-                self.peers = max(0, self.peers - 1)
-                self.counts["lost_peers"] += 1
+                if self.peers.disconnected(value, now_ns):
+                    self.counts["lost_peers"] += 1
+                else:
+                    strangers += 1
                 self.peer_lost(value)
-            else:
-                self.counts["refused_peers"] += 1
+        if strangers:
+            self.counts["refused_peers"] += strangers
+            keys = " and a key that it admits" if self.house.options.curve else ""
+            self.say(NOT_A_PEER, self.counts["refused_peers"], WANTS[self.place.role], keys)
+
+    def break_down(self) -> None:
+        """Go on after an unexpected error: with a new connection to the broker, in a moment."""
+        self.broken = True
+        self.due_ns = time.monotonic_ns() + BREAK_NS
+
+    def mend(self) -> None:
+        """The pause after an unexpected error is over."""
+        self.broken = False
+        self.due_ns = 0
+        self.awake = True
 
     def peer_lost(self, fd: int) -> None:
         """The connection that had the descriptor ``fd`` is gone."""
@@ -178,21 +243,30 @@ class FeedDoor(Door):
         super().__init__(house, place, socket, address)
         if place.role == "pub":
             socket.send(b"\x01")  # everything
-        self.counts |= dict.fromkeys(("oversized", "crowded", "refused", "stalls"), 0)
+        self.counts |= dict.fromkeys(("oversized", "crowded", "refused", "stalls", "raw_lines"), 0)
         self._wire: Wire | None = None
         self._pump: Any = None
         self._publisher_id = os.urandom(m.PUBLISHER_ID_SIZE)
         self._sequence = 0  # of the last message that was fed
         self._acked = 0
+        self._again = False  # the broker is to be offered what is held and not acknowledged
         self._held = memoryview(b"")  # the batch that is not acknowledged
+        self._index: Any = None  # where its frames stand, once some of them were refused
+        self._map: Any = None
+        self._words_due_ns = 0  # when to ask again how many topics there are
 
     def poll(self) -> int:
         """Receive a batch, feed it, and see to it that it was taken."""
         if not self.awake:
             return 0
+        self._settle()
+        if self._wire is not None and time.monotonic_ns() >= self._words_due_ns:
+            self._ask_for_topics()
         if self.due_ns or not self._open() or self._acked < self._sequence:
-            self.awake = bool(events(self.socket) & zmq.POLLIN)  # has the descriptor fall silent
-            return 0
+            unsettled = self._again and not self.due_ns
+            news = events(self.socket) & zmq.POLLIN  # has the descriptor fall silent
+            self.awake = bool(news or unsettled)
+            return int(unsettled)
         result = self._pump.receive(PUBLISHER, self._sequence, time.time_ns())
         if result.oversized or result.crowded:
             self._count_dropped(result)
@@ -200,16 +274,18 @@ class FeedDoor(Door):
             self._sequence += result.messages
             self.counts["messages"] += result.messages
             self.counts["batches"] += 1
-            self._held = self._pump.view[: result.size]
+            self._held, self._index = self._pump.view[: result.size], None
             self._feed(self._held)
+            if self._map.spared != self.counts["raw_lines"]:
+                self._count_spared()
         if result.why == pumps.FAILED:
             self.say("receiving failed: %s", os.strerror(result.error))
-        self.awake = result.why == pumps.MORE
+        self.awake = result.why == pumps.MORE or self._again
         return int(result.messages) + int(self.awake)
 
     def ready(self) -> Door:
         """Take answers."""
-        self._answers()
+        self._settle()
         return self
 
     def timer(self, now_ns: int) -> None:
@@ -217,7 +293,14 @@ class FeedDoor(Door):
         self.due_ns = 0
         self.awake = True
         if self._wire is not None and self._acked < self._sequence:
-            self._offer_again()
+            self._again = True
+
+    def break_down(self) -> None:
+        """Give up the connection: the next is offered what was not acknowledged."""
+        super().break_down()
+        wire, self._wire, self._again = self._wire, None, False
+        if wire is not None:
+            wire.close()
 
     def close(self) -> None:
         """Give up the connection, then the socket."""
@@ -243,7 +326,7 @@ class FeedDoor(Door):
         except Refused as error:
             self.turned_away(f"the broker takes no more connections: {error}")
             return False
-        self._answers()
+        self._settle()
         if self._wire is None:
             return False
         welcome = wire.welcome
@@ -252,48 +335,65 @@ class FeedDoor(Door):
             return False
         if self._pump is None:
             work = house.options.work if self.place.role == "push" else ""
-            mapping = pumps.Map(
+            self._map = pumps.Map(
                 split=house.options.split, topic=work, message_max=welcome.limits.message_max
             )
-            self._pump = pumps.make_pump(self.socket, mapping)
-        if self._acked < self._sequence:
-            self._offer_again()
-        else:
-            self._wire.say(m.Open(PUBLISHER, self._publisher_id))
-            self._answers()
+            self._pump = pumps.make_pump(self.socket, self._map)
+        self._again = True
+        self._settle()
+        self._ask_for_topics()
         return self._wire is not None and not self._wire.over
 
     def _feed(self, batch: memoryview) -> None:
         assert self._wire is not None
         self._wire.connection.data_received(batch)
-        self._answers()
+        self._settle()
 
-    def _answers(self) -> None:
-        if self._wire is None:
+    def _settle(self) -> None:
+        """Take the broker's answers; send again what stands behind a refused message."""
+        for _ in range(REFUSALS_PER_PASS):
+            self._take_answers()
+            if not self._again or self._wire is None or self._wire.over or self.due_ns:
+                return
+            self._again = False
+            self._offer_again()
+        self.awake = True  # there may be more of them: the others have their turn first
+
+    def _take_answers(self) -> None:
+        wire = self._wire
+        if wire is None:
             return
-        for message in self._wire.answers():
+        for message in wire.answers():
             if isinstance(message, m.Ack):
                 if message.level != "opened":
-                    self._acked = message.sequence
+                    self._acked = max(self._acked, message.sequence)
                     self.let_in()
-            elif isinstance(message, m.Error):
+            elif isinstance(message, m.Error) and message.query is None:
                 self._refused(message)
+            elif isinstance(message, m.Info):
+                self._limit_words(message)
             elif isinstance(message, m.Close):
                 self._finish()
 
     def _refused(self, error: m.Error) -> None:
-        assert self._wire is not None
+        if self._wire is None:
+            return
         if error.fatal or error.sequence is None:
             self._wire.close()
             self._wire = None  # what was not acknowledged is offered to the next
             self.turned_away(f"the broker ended the connection: {error.message} [{error.code}]")
             return
-        self._acked = error.sequence - 1
+        self._acked = max(self._acked, error.sequence - 1)
         if error.code in REFUSES_ONE:
             self.counts["refused"] += 1
-            self.say("a message was dropped: %s [%s]", error.message, error.code)
-            self._acked = error.sequence
-            self._offer_again()
+            self.say(
+                "messages were dropped, the last of topic %r: %s [%s]",
+                self._topic_of(error.sequence),
+                error.message,
+                error.code,
+            )
+            self._acked = max(self._acked, error.sequence)
+            self._again = True
             return
         self.counts["stalls"] += 1
         self.say("publishers wait: %s [%s]", error.message, error.code)
@@ -305,17 +405,57 @@ class FeedDoor(Door):
         self._wire.say(m.Open(PUBLISHER, self._publisher_id))
         left = self._sequence - self._acked
         if not left:
-            self._answers()
             return
-        frames = self._held[BATCH_HEADER_SIZE:]
-        index = decode(frames, message_max=pumps.MESSAGE_LIMIT)
+        index = self._decoded()
         begin = index.frame_offset[len(index) - left]
-        rest = frames[begin:]
+        rest = self._held[BATCH_HEADER_SIZE + begin :]
         header = encode_batch(
             id=PUBLISHER, after=self._acked, through=self._sequence, frames_size=len(rest)
         )
-        self._held = memoryview(header + bytes(rest))
-        self._feed(self._held)
+        self._wire.connection.data_received(memoryview(header + bytes(rest)))
+
+    def _decoded(self) -> Any:
+        """Where the frames of the batch that is held stand."""
+        if self._index is None:
+            self._index = decode(self._held[BATCH_HEADER_SIZE:], message_max=pumps.MESSAGE_LIMIT)
+        return self._index
+
+    def _topic_of(self, sequence: int) -> str:
+        """The topic of a message that is held."""
+        index = self._decoded()
+        number = len(index) - 1 - (self._sequence - sequence)
+        topic: str = index[number][1] if 0 <= number < len(index) else "?"
+        return topic
+
+    # Topics of lines.
+
+    def _ask_for_topics(self) -> None:
+        """Have the broker say how many topics it has; :meth:`_limit_words` takes the answer."""
+        self._words_due_ns = time.monotonic_ns() + WORDS_CHECK_NS
+        if self._wire is not None and not self._wire.over and self.house.options.split:
+            self._wire.say(m.Query(TOPICS_QUERY, "streams"))
+            self._settle()
+
+    def _limit_words(self, answer: m.Info) -> None:
+        """Let the first words of lines use no more than a share of the topics that a stream may
+        have."""
+        taken = self._map.words
+        rooms = [0]
+        for stream in msgspec.msgpack.decode(answer.data):
+            if stream["create_topics"]:
+                most, there = stream["topics_max"], stream["topics"]
+                again = min(most // WORDS_AGAIN_SHARE - taken, int(most * WORDS_END) - there)
+                rooms.append(max(most // WORDS_SHARE - there, again))
+        self._map.limit_words(taken + max(rooms))
+
+    def _count_spared(self) -> None:
+        self.counts["raw_lines"] = self._map.spared
+        self.say(
+            "%d messages of one part are published as _zmq.raw, byte for byte: as topics, their first "
+            "words would use up more than half of those that a stream may have; ?split=no is right "
+            "for log lines and samples",
+            self._map.spared,
+        )
 
     def _count_dropped(self, result: Any) -> None:
         self.counts["oversized"] += result.oversized
@@ -352,14 +492,20 @@ class ServeDoor(Door):
         self._for_all = place.role == "sub"
         if self._for_all and options.slow == "block":
             socket.setsockopt(zmq.XPUB_NODROP, 1)
-        self.counts |= dict.fromkeys(("blocks", "gaps", "gap_messages", "damaged", "odd"), 0)
+        if self._for_all:
+            socket.setsockopt(zmq.XPUB_VERBOSER, 1)
+        self.counts |= dict.fromkeys(
+            ("blocks", "gaps", "gap_messages", "damaged", "odd", "let_go"), 0
+        )
         bare = bool(options.work) and not self._for_all
         form = "bare" if bare else options.form
         self._map = pumps.Map(form=form)
         self._pump = pumps.make_pump(socket, self._map)
         self._pattern = options.work if bare else options.pattern
         self._wire: Wire | None = None
-        self._prefixes = 0  # that somebody subscribes to
+        self._prefixes = Prefixes()
+        self._blocked_ns = 0  # since when nothing could be sent
+        self._look_ns = 0  # when to look at the peers of a blocked door again
         self._subscription = 0
         self._wanted = not self._for_all  # whether the door should be subscribed
         self._subscribed = False
@@ -385,6 +531,10 @@ class ServeDoor(Door):
             if not self._owed or self._blocked or self._wire is None:
                 break
             work += self._hand_on()
+        if work:
+            self._blocked_ns = 0
+        if self._blocked and not self._look_ns:
+            self._look_ns = time.monotonic_ns() + LOOK_NS
         return work + int(self.awake)
 
     def ready(self) -> Door:
@@ -392,8 +542,18 @@ class ServeDoor(Door):
         self._owed = True
         return self
 
+    def deadline_ns(self) -> int:
+        """The earlier of the timer and the next look at the peers."""
+        if self.due_ns and self._look_ns:
+            return min(self.due_ns, self._look_ns)
+        return self.due_ns or self._look_ns
+
     def timer(self, now_ns: int) -> None:
-        """Begin a replay, or store the position."""
+        """Begin a replay, or store the position; look at the peers of a blocked door."""
+        if self._look_ns and self._look_ns <= now_ns:
+            self._look_at_peers(now_ns)
+        if not self.due_ns or self.due_ns > now_ns:
+            return
         self.due_ns = 0
         if self._wanted and not self._subscribed:
             self._subscribe()
@@ -407,6 +567,13 @@ class ServeDoor(Door):
         if self._wire is not None:
             self._wire.close()
         super().close()
+
+    def break_down(self) -> None:
+        """Give up the connection, and subscribe with the next."""
+        super().break_down()
+        wire, self._wire, self._subscribed = self._wire, None, False
+        if wire is not None:
+            wire.close()
 
     def stop_accepting(self) -> None:
         """End here if nobody takes what is there: the log has it."""
@@ -424,16 +591,12 @@ class ServeDoor(Door):
     def _take_subscriptions(self) -> None:
         while True:
             try:
-                told = self.socket.recv(zmq.DONTWAIT)
+                told = self.socket.recv(zmq.DONTWAIT, copy=False)
             except zmq.Again:
                 if events(self.socket) & zmq.POLLIN:
                     continue
                 break
-            # XPUB tells of the first to want a prefix and of the last that did.
-            if told[:1] == b"\x01":
-                self._prefixes += 1
-            elif told[:1] == b"\x00":
-                self._prefixes = max(0, self._prefixes - 1)
+            self._prefixes.told(told)
         if self._prefixes and not self._wanted:
             self._wanted = True
             if self.house.options.start != "latest":
@@ -442,6 +605,42 @@ class ServeDoor(Door):
             self._wanted = False
             self.due_ns = 0
             self._unsubscribe()
+
+    def _look_at_peers(self, now_ns: int) -> None:
+        """Say which peer holds a blocked door, and end one that is gone, or has held it too long."""
+        self._look_ns = 0
+        if not self._blocked:
+            self.peers.look_away()
+            return
+        self._look_ns = now_ns + LOOK_NS
+        self._blocked_ns = self._blocked_ns or now_ns
+        self.watch_peers()
+        longest = self.house.options.hold if self._for_all else 0
+        for holder in self.peers.holders(now_ns):
+            held_ns = now_ns - max(holder.still_ns, self._blocked_ns)
+            if held_ns < HELD_NS:
+                continue
+            seconds = held_ns // NS_PER_S
+            if holder.dead or (longest and held_ns >= longest):
+                self.counts["let_go"] += 1
+                LOG.warning(
+                    "%s: ended the connection of %s, which had held the door for %d s: %s; what was "
+                    "on its way to it is lost to it",
+                    self.name,
+                    holder.address,
+                    seconds,
+                    "its machine answers nothing" if holder.dead else "it reads nothing",
+                )
+                self.peers.let_go(holder.fd)
+            elif self._for_all:
+                end = f"until it has done so for {longest // NS_PER_S} s" if longest else "for ever"
+                self.say(
+                    "held for %d s by %s, which reads nothing: the others at this door wait, %s "
+                    "(?hold=)",
+                    seconds,
+                    holder.address,
+                    end,
+                )
 
     def _subscribe(self) -> None:
         options = self.house.options

@@ -12,11 +12,12 @@ from typing import Any
 import zmq
 
 from hermes.errors import SystemFault
+from hermes.faults import Faults
 from hermes.forks import close_in_children
 from hermes.transport import API_VERSION, Agent, Capabilities, Channel, Kernel
 from hermes.url import Url
 from hermes_zmq import channel, curve, sockets
-from hermes_zmq.doors import Door, FeedDoor, House, ServeDoor
+from hermes_zmq.doors import LOG, Door, FeedDoor, House, ServeDoor
 from hermes_zmq.options import DialOptions, ListenOptions, check, listener_url, places
 from hermes_zmq.router import CHUNK, CHUNKS_MAX, RouterDoor
 
@@ -68,12 +69,14 @@ class ZmqAgent:
     def __init__(self, url: Url, options: ListenOptions, kernel: Kernel) -> None:
         self._kernel = kernel
         self._closed = False
+        self._faults = Faults(LOG)
         with contextlib.ExitStack() as undo:
             self._context = sockets.make_context(options.io_threads, len(places(url, options)) + 1)
             undo.callback(self._context.destroy, 0)
             self._epoll = select.epoll()
             undo.callback(self._epoll.close)
-            self._gatekeeper = self._admit_by_key(options)
+            self._gatekeeper = self._admit(options)
+            undo.callback(self._gatekeeper.close)
             self._doors = self._open(url, options)
             undo.pop_all()
         self._by_fd: dict[int, Door] = {}
@@ -82,8 +85,7 @@ class ZmqAgent:
             self._by_fd[door.fd] = self._monitors[door.monitor.fd] = door
             self._epoll.register(door.fd, select.EPOLLIN)
             self._epoll.register(door.monitor.fd, select.EPOLLIN)
-        if self._gatekeeper is not None:
-            self._epoll.register(self._gatekeeper.fd, select.EPOLLIN)
+        self._epoll.register(self._gatekeeper.fd, select.EPOLLIN)
         bound = {door.place.name: door.address for door in self._doors}
         self._stirred: dict[Door, None] = dict.fromkeys(self._doors)  # to be polled, in order
         self._due_ns = 0
@@ -124,7 +126,7 @@ class ZmqAgent:
         if self._due_ns and self._due_ns <= time.monotonic_ns():
             self._serve_timers()
         work = self._poll(stirred) if stirred else 0
-        ready = {connection.attachment.ready(): None for connection in self._ready(self)}
+        ready = self._ready_doors()
         if ready:
             stirred.update(ready)
             work += self._poll(ready)
@@ -140,11 +142,12 @@ class ZmqAgent:
         found = {
             f"{door.place.name}_{name}": count
             for door in self._doors
-            for name, count in {**door.counts, "peers": door.peers}.items()
+            for name, count in {**door.counts, "peers": len(door.peers)}.items()
         }
-        if self._gatekeeper is not None:
+        if self._keys is not None:
             found["keys_admitted"] = self._gatekeeper.admitted
             found["keys_refused"] = self._gatekeeper.refused
+        found["faults"] = self._faults.count
         found["connections"] = sum(
             door.connections for door in self._doors if isinstance(door, RouterDoor)
         )
@@ -157,8 +160,7 @@ class ZmqAgent:
         self._closed = True
         for door in self._doors:
             door.close()
-        if self._gatekeeper is not None:
-            self._gatekeeper.close()
+        self._gatekeeper.close()
         self._epoll.close()
         self._context.term()
 
@@ -171,17 +173,42 @@ class ZmqAgent:
 
     # Inside.
 
+    def _ready_doors(self) -> dict[Door, None]:
+        """The doors whose connections may have output."""
+        found: dict[Door, None] = {}
+        for connection in self._ready(self):
+            try:
+                found[connection.attachment.ready()] = None
+            except Exception as error:
+                self._fault(connection.attachment.door, error)
+        return found
+
     def _poll(self, doors: dict[Any, None]) -> int:
         """Poll some doors; those that have nothing left to do are left alone until there is
         news."""
         work = 0
         for door in tuple(doors):
-            done = door.poll()
+            done = 0
+            try:
+                if door.broken:
+                    sockets.events(door.socket)  # has the descriptor fall silent
+                else:
+                    done = door.poll()
+            except Exception as error:
+                self._fault(door, error)
             work += done
             if not done:
                 self._stirred.pop(door, None)
-        self._due_ns = min((door.due_ns for door in self._doors if door.due_ns), default=0)
+        self._due_ns = min((due for door in self._doors if (due := door.deadline_ns())), default=0)
         return work
+
+    def _fault(self, door: Door, error: Exception) -> None:
+        """An unexpected error of a door: it goes on in a moment; the others do not notice."""
+        self._faults.caught(door.name, error)
+        try:
+            door.break_down()
+        except Exception as again:
+            self._faults.caught(f"{door.name}: giving up its connection", again)
 
     def _stir(self, fd: int) -> None:
         """There is news at ``fd``."""
@@ -191,16 +218,25 @@ class ZmqAgent:
             self._stirred[door] = None
         elif fd in self._monitors:
             door = self._monitors[fd]
-            door.watch_peers()
+            try:
+                door.watch_peers()
+            except Exception as error:
+                self._fault(door, error)
             self._stirred[door] = None
-        elif self._gatekeeper is not None and fd == self._gatekeeper.fd:
+        elif fd == self._gatekeeper.fd:
             self._gatekeeper.poll()
 
     def _serve_timers(self) -> None:
         now = time.monotonic_ns()
         for door in self._doors:
-            if door.due_ns and door.due_ns <= now:
-                door.timer(now)
+            if 0 < door.deadline_ns() <= now:
+                try:
+                    if door.broken:
+                        door.mend()
+                    else:
+                        door.timer(now)
+                except Exception as error:
+                    self._fault(door, error)
                 self._stirred[door] = None
 
     def _timeout(self, timeout_ns: int) -> float:
@@ -212,16 +248,22 @@ class ZmqAgent:
             timeout_ns = left if timeout_ns < 0 else min(timeout_ns, left)
         return timeout_ns / NS_PER_S if timeout_ns >= 0 else -1
 
-    def _admit_by_key(self, options: ListenOptions) -> curve.Gatekeeper | None:
+    def _admit(self, options: ListenOptions) -> curve.Gatekeeper:
         self._keys = curve.read_keys(options.curve, secret=True) if options.curve else None
-        if self._keys is None:
-            return None
         users = curve.read_users(options.users) if options.users else None
-        return curve.Gatekeeper(self._context, users)
+        return curve.Gatekeeper(self._context, users, keyed=self._keys is not None)
 
     def _open(self, url: Url, options: ListenOptions) -> list[Any]:
         credentials = {} if url.password is None else {"password": url.password}
-        house = House(self._kernel, self, options, url.scheme, url.username, credentials)
+        house = House(
+            self._kernel,
+            self,
+            options,
+            url.scheme,
+            url.username,
+            credentials,
+            self._faults,
+        )
         return [self._open_door(house, place, str(url)) for place in places(url, options)]
 
     def _open_door(self, house: House, place: Any, url: str) -> Door:
@@ -233,6 +275,7 @@ class ZmqAgent:
             high_water=CHUNKS_MAX if router else house.options.high_water,
             message_max=ROUTER_MESSAGE_MAX if router else house.options.message_max,
         )
+        curve.ask_zap(socket)
         if self._keys is not None:
             curve.serve_curve(socket, self._keys)
         return door(house, place, socket, sockets.bind(socket, place.endpoint, url=url))

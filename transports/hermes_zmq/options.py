@@ -13,13 +13,14 @@ import msgspec
 from hermes.addresses import DEFAULT_HOST, host_port, refuse_path, refuse_strangers, resolve
 from hermes.errors import InvalidUrl
 from hermes.native.patterns import check_pattern, check_topic
-from hermes.units import ByteSize
+from hermes.units import ByteSize, Duration
 from hermes.url import PORT_MAX, Url
 
 DEFAULT_PORT = 5556
 ROLES = ("pub", "sub", "pull", "push", "router")
 """The doors, in the order of their default ports; each is named after who connects to it, the last
 after what it is."""
+NS_PER_S = 1_000_000_000
 IPC_PATH_MAX = 100
 """Bytes of a path: the system's limit is 107, and a door's name is added."""
 
@@ -28,7 +29,8 @@ class DialOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Options of a client's URL."""
 
     router: Annotated[int, msgspec.Meta(ge=0, le=PORT_MAX)] = 0
-    """Port of the router door; 0: four above the URL's own port, as a listener's defaults are."""
+    """Port of the router door; 0: four above the URL's own port, as a listener's defaults are.
+    `zmq+ipc` has none."""
     doors: str = ""
     """Means nothing to a client: a listener's URL names its doors, if they are not all."""
     curve: str = ""
@@ -43,7 +45,8 @@ class ListenOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     doors: str = "pub,sub,pull,push,router"
     """Which doors to open."""
     pub: str = ""
-    """Port that PUB sockets connect to, by default the URL's own; 0: any free one."""
+    """Port that PUB sockets connect to, by default the URL's own; 0: any free one.  `zmq+ipc` has
+    paths instead of ports, and takes none of these five."""
     sub: str = ""
     """Port that SUB sockets connect to, by default one above; with commas, as many doors of this
     kind, each with a pace of its own."""
@@ -61,6 +64,9 @@ class ListenOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     slow: Literal["block", "drop"] = "block"
     """What a subscriber at its high-water mark does: holds its door, so that nothing is lost; or
     loses messages uncounted, as a PUB socket has it."""
+    hold: Duration = Duration(60 * NS_PER_S)
+    """How long a subscriber that reads nothing may hold its door with `slow=block`; then its
+    connection is ended, and a warning says so.  0: for ever."""
     work: str = ""
     """A topic for everything that PUSH sockets send, and the only one that PULL sockets get; none:
     as for PUB and SUB."""
@@ -68,7 +74,8 @@ class ListenOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Name under which the position of the door for PULL is kept, so that it goes on there after a
     restart."""
     split: bool = True
-    """Take the text before the first space of a message of one part for its topic."""
+    """Take the text before the first space of a message of one part for its topic.  `no` is right
+    for log lines and samples."""
     form: Literal["multipart", "single"] = "multipart"
     """How ZeroMQ programs get what Hermes clients publish: as two parts, or as one, with a space
     between topic and payload."""

@@ -5,6 +5,7 @@ Both pumps take and give the same, and map messages with the same C functions.  
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from typing import Any, Protocol
 
@@ -82,30 +83,46 @@ class Map:
         self.odd = False
         """Whether headers of ours in the last frame made no sense."""
 
+    def limit_words(self, words_max: int) -> None:
+        """Take at most so many different first words of single parts for topics; see
+        ``hz_map_words``."""
+        lib.hz_map_words(self.handle, words_max)
+
+    @property
+    def words(self) -> int:
+        """Different first words that were taken for topics so far."""
+        return int(lib.hz_map_words_taken(self.handle))
+
+    @property
+    def spared(self) -> int:
+        """Single parts carried whole because their first word was one too many."""
+        return int(lib.hz_map_spared(self.handle))
+
     def frame(self, parts: list[Any], sequence: int, timestamp_ns: int) -> bytes | None:
         """The frame of a message's parts; None: it is over the limit."""
         count = len(parts)
-        held = [ffi.from_buffer("uint8_t[]", part) for part in parts]
-        array = ffi.new("hz_part[]", [(part, len(part)) for part in held])
-        room = lib.hz_map_bound(array, count)
-        out = ffi.new("uint8_t[]", room)
-        size = lib.hz_map_in(self.handle, array, count, out, room, sequence, timestamp_ns)
+        with contextlib.ExitStack() as lent:
+            held = [lent.enter_context(ffi.from_buffer("uint8_t[]", part)) for part in parts]
+            array = ffi.new("hz_part[]", [(part, len(part)) for part in held])
+            room = lib.hz_map_bound(array, count)
+            out = ffi.new("uint8_t[]", room)
+            size = lib.hz_map_in(self.handle, array, count, out, room, sequence, timestamp_ns)
         return None if size < 0 else bytes(ffi.buffer(out, size))
 
     def parts(self, frame: Any) -> tuple[list[bytes], int]:
         """The parts of the first frame of a buffer, and its size; -HM_E* if it is not sound."""
-        data = ffi.from_buffer("uint8_t[]", frame)
         message = self._message
-        size = lib.hz_map_out(self.handle, data, len(data), message, self._odd)
-        if size < 0:
-            return [], int(size)
-        self.odd = bool(self._odd[0])
-        parts = [
-            bytes(ffi.buffer(message.parts[i].data, message.parts[i].size))
-            if message.parts[i].size
-            else b""
-            for i in range(message.count)
-        ]
+        with ffi.from_buffer("uint8_t[]", frame) as data:
+            size = lib.hz_map_out(self.handle, data, len(data), message, self._odd)
+            if size < 0:
+                return [], int(size)
+            self.odd = bool(self._odd[0])
+            parts = [
+                bytes(ffi.buffer(message.parts[i].data, message.parts[i].size))
+                if message.parts[i].size
+                else b""
+                for i in range(message.count)
+            ]
         if message.single:
             parts[:2] = [parts[0] + b" " + parts[1]]
         return parts, int(size)
@@ -149,14 +166,15 @@ class NativePump:
 
     def send(self, view: memoryview, offset: int) -> Any:
         """As much as goes."""
-        data = ffi.from_buffer("uint8_t[]", view)
-        lib.hz_pump_send(self._handle, self._socket, data + offset, len(data) - offset, self._sent)
+        with ffi.from_buffer("uint8_t[]", view) as data:
+            size = len(data) - offset
+            lib.hz_pump_send(self._handle, self._socket, data + offset, size, self._sent)
         return self._sent
 
     def send_frames(self, view: memoryview) -> Any:
         """As much as goes."""
-        data = ffi.from_buffer("uint8_t[]", view)
-        lib.hz_pump_send_frames(self._handle, self._socket, data, len(data), self._sent)
+        with ffi.from_buffer("uint8_t[]", view) as data:
+            lib.hz_pump_send_frames(self._handle, self._socket, data, len(data), self._sent)
         return self._sent
 
     def _resize(self, room: int) -> None:

@@ -48,13 +48,24 @@ bounds a part, but not how many a message has."""
 class Link:
     """One client."""
 
-    __slots__ = ("connection", "door", "ended", "fd", "held", "identity", "over", "said_end")
+    __slots__ = (
+        "address",
+        "connection",
+        "door",
+        "ended",
+        "fd",
+        "held",
+        "identity",
+        "over",
+        "said_end",
+    )
 
     def __init__(self, door: RouterDoor, identity: bytes, fd: int) -> None:
         self.door = door
         self.identity = identity
         self.fd = fd
         self.connection: Connection | None = None
+        self.address = "?"
         self.held: deque[bytes] = deque()  # came while the connection was paused
         self.ended = False  # the client has sent its last
         self.said_end = False  # so have we
@@ -103,7 +114,7 @@ class RouterDoor(Door):
         if self._owed:
             owed, self._owed = self._owed, {}
             for link in owed:
-                work += self._write(link)
+                work += self._write_guarded(link)
             self._look_around()
         if self._held:
             work += self._feed_held()
@@ -141,7 +152,7 @@ class RouterDoor(Door):
                 return
             blocked, self._blocked = self._blocked, {}
             for link in blocked:
-                self._write(link)
+                self._write_guarded(link)
         if self._blocked and not self.due_ns:
             self.due_ns = time.monotonic_ns() + BLOCKED_NS
 
@@ -163,33 +174,61 @@ class RouterDoor(Door):
                 self.awake = False
                 break
             count += 1
-            link = self._links.get(identity.bytes) or self._admit(identity.bytes, parts)
-            if len(parts) > PARTS_MAX:
-                self._crowded(link, len(parts))
-                continue
-            if len(parts) != len(GREETING) or len(parts[0].buffer):
-                for part in parts:
-                    self._received(link, part)
+            link = self._links.get(identity.bytes)
+            try:
+                link = link or self._admit(identity.bytes, parts)
+                self._take(link, parts)
+            except Exception as error:
+                self._fault(link, error)
         if self.awake:
             self._gone[:0] = gone  # not all has been read
             return count + 1
         for link in gone:
-            self._lose(link, ConnectionLost("the peer is gone"))
+            try:
+                self._lose(link, ConnectionLost("the peer is gone"))
+            except Exception as error:
+                self._fault(link, error)
         return count + len(gone)
+
+    def _take(self, link: Link, parts: list[zmq.Frame]) -> None:
+        """One message of a client."""
+        if len(parts) > PARTS_MAX:
+            self._crowded(link, len(parts))
+        elif len(parts) != len(GREETING) or len(parts[0].buffer):
+            for part in parts:
+                self._received(link, part)
+
+    def _fault(self, link: Link | None, error: Exception) -> None:
+        """An unexpected error in serving one client ends that client."""
+        address = "a client" if link is None else f"the client {link.address}"
+        self.house.faults.caught(f"{self.name}: serving {address}", error)
+        if link is None:
+            return
+        try:
+            self._say_end(link)
+            self._lose(link, error)
+        except Exception as again:
+            self.house.faults.caught(f"{self.name}: ending {address}", again)
+            link.over = True
 
     def _admit(self, identity: bytes, parts: list[zmq.Frame]) -> Link:
         self.watch_peers()  # or an earlier peer's end would be taken for this one's
         frame = parts[0] if parts else None
-        fd = frame.get(zmq.SRCFD) if frame is not None else -1
-        link = Link(self, identity, int(fd))
+        link = Link(self, identity, _descriptor(frame))
         before = self._by_fd.get(link.fd)
         if before is not None:
             self._gone.append(before)
-        self._links[identity] = self._by_fd[link.fd] = link
+        self._links[identity] = link
+        if link.fd >= 0:
+            self._by_fd[link.fd] = link
         try:
             if self.connections > self.house.options.connections or self.stopping:
                 raise Refused("the listener has as many connections as it may", code="limit")
-            link.connection = self.house.kernel.connect(self.house.owner, _peer(self, frame))
+            if link.fd < 0:
+                raise Refused("libzmq does not say which connection this is", code="limit")
+            peer = _peer(self, frame)
+            link.address = peer.address
+            link.connection = self.house.kernel.connect(self.house.owner, peer)
             link.connection.attachment = link
             self.counts["accepted"] += 1
         except Refused:
@@ -229,15 +268,25 @@ class RouterDoor(Door):
         work = 0
         for link in list(self._links.values()):
             connection = link.connection
-            while link.held and connection is not None and not connection.paused:
-                self._feed(link, link.held.popleft())
-                self._held -= 1
-                work += 1
+            try:
+                while link.held and connection is not None and not connection.paused:
+                    self._held -= 1
+                    self._feed(link, link.held.popleft())
+                    work += 1
+            except Exception as error:
+                self._fault(link, error)
         if self._held < HELD_MAX and work:
             self.awake = True
         return work
 
     # Writing.
+
+    def _write_guarded(self, link: Link) -> int:
+        try:
+            return self._write(link)
+        except Exception as error:
+            self._fault(link, error)
+            return 1
 
     def _write(self, link: Link) -> int:
         connection = link.connection
@@ -302,6 +351,14 @@ def _chunk(views: Any) -> tuple[bytes, int]:
         if size >= CHUNK:
             break
     return b"".join(taken), size
+
+
+def _descriptor(frame: zmq.Frame | None) -> int:
+    """The descriptor that a message came from; -1: libzmq does not say."""
+    try:
+        return -1 if frame is None else int(frame.get(zmq.SRCFD))
+    except zmq.ZMQError:
+        return -1
 
 
 def _peer(door: RouterDoor, frame: zmq.Frame | None) -> Peer:

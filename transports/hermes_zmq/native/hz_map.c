@@ -26,6 +26,8 @@
     70000 /* bytes of a frame beside payload and parts: header, topic, paddings, a                 \
              property block */
 
+#define WORDS_ROOM 1024 /* slots that the table of words begins with */
+
 struct hz_map {
     const hm_api *api;
     int split;
@@ -35,6 +37,11 @@ struct hz_map {
     uint32_t legal_len;          /* of the topic that was found legal last */
     uint8_t topic[HM_TOPIC_MAX]; /* the fixed one */
     uint8_t legal[HM_TOPIC_MAX];
+    uint64_t *words;      /* hashes of the first words seen; open addressing, 0: free */
+    uint64_t words_room;  /* slots, a power of two; 0: there is no table */
+    uint64_t words_count; /* hashes in it, at most half of the slots */
+    uint64_t words_max;
+    uint64_t spared;      /* single parts carried whole because of words_max */
     uint8_t *joined;      /* scratch: parts in one piece */
     uint64_t joined_size; /* bytes */
     uint8_t properties[HM_PROPERTIES_MAX];
@@ -60,6 +67,7 @@ hz_map *hz_map_new(uintptr_t api, int split, int form, const uint8_t *topic, uin
         return NULL;
     map->api = table;
     map->split = split;
+    map->words_max = UINT64_MAX;
     map->form = form;
     map->message_max = message_max;
     map->topic_len = topic_len;
@@ -69,9 +77,23 @@ hz_map *hz_map_new(uintptr_t api, int split, int form, const uint8_t *topic, uin
 }
 
 void hz_map_free(hz_map *map) {
-    if (map != NULL)
+    if (map != NULL) {
         free(map->joined);
+        free(map->words);
+    }
     free(map);
+}
+
+void hz_map_words(hz_map *map, uint64_t words_max) {
+    map->words_max = words_max;
+}
+
+uint64_t hz_map_words_taken(const hz_map *map) {
+    return map->words_count;
+}
+
+uint64_t hz_map_spared(const hz_map *map) {
+    return map->spared;
 }
 
 /* ---- in ---- */
@@ -90,6 +112,53 @@ static int is_topic(hz_map *map, const uint8_t *name, uint64_t size) {
         return 0;
     memcpy(map->legal, name, len);
     map->legal_len = len;
+    return 1;
+}
+
+/* FNV-1a, mixed once more: slots are taken from the low bits.  Never 0. */
+static uint64_t hash_word(const uint8_t *word, uint32_t len) {
+    uint64_t hash = 0xcbf29ce484222325U;
+    for (uint32_t i = 0; i < len; i++)
+        hash = (hash ^ word[i]) * 0x100000001b3U;
+    hash = (hash ^ (hash >> 32)) * 0xd6e8feb86659fd93U;
+    return (hash ^ (hash >> 32)) | 1U;
+}
+
+static uint64_t *find_word(uint64_t *words, uint64_t room, uint64_t hash) {
+    uint64_t at = (hash >> 1) & (room - 1);
+    while (words[at] != 0 && words[at] != hash)
+        at = (at + 1) & (room - 1);
+    return words + at;
+}
+
+/* Doubles the table; 0: no memory. */
+static int grow_words(hz_map *map) {
+    uint64_t room = map->words_room == 0 ? WORDS_ROOM : 2 * map->words_room;
+    uint64_t *words = calloc(room, sizeof *words);
+    if (words == NULL)
+        return 0;
+    for (uint64_t i = 0; i < map->words_room; i++)
+        if (map->words[i] != 0)
+            *find_word(words, room, map->words[i]) = map->words[i];
+    free(map->words);
+    map->words = words;
+    map->words_room = room;
+    return 1;
+}
+
+/* Whether the first word of a single part may be a topic: it was one before, or there is room. */
+static int may_be_topic(hz_map *map, const uint8_t *word, uint32_t len) {
+    if (2 * map->words_count >= map->words_room && !grow_words(map) &&
+        map->words_count + 1 >= map->words_room)
+        return 0;
+    uint64_t hash = hash_word(word, len);
+    uint64_t *slot = find_word(map->words, map->words_room, hash);
+    if (*slot == hash)
+        return 1;
+    if (map->words_count >= map->words_max)
+        return 0;
+    *slot = hash;
+    map->words_count++;
     return 1;
 }
 
@@ -127,6 +196,11 @@ static void make_plan(hz_map *map, const hz_part *parts, uint32_t count, hz_part
             map->split && span > 0 ? memchr(first->data, ' ', (size_t)span) : NULL;
         uint64_t len = space == NULL ? 0 : (uint64_t)(space - first->data);
         if (!is_topic(map, first->data, len)) {
+            plan_raw(to, parts, count);
+            return;
+        }
+        if (!may_be_topic(map, first->data, (uint32_t)len)) {
+            map->spared++;
             plan_raw(to, parts, count);
             return;
         }

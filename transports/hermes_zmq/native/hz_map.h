@@ -14,6 +14,10 @@
  * the header zmq.parts has their lengths (u32 each).  Topics that begin with the token `_zmq` are
  * reserved: whoever uses one is carried raw.
  *
+ * Lines that begin with a time or a counter would make a topic each.  So a map takes a bounded
+ * number of different first words for topics (hz_map_words); parts that begin with further ones
+ * are carried as parts without a topic are.
+ *
  * A frame without these headers comes from a Hermes publisher: its form is chosen.  One thread per
  * map.
  */
@@ -50,6 +54,15 @@ typedef struct hz_map hz_map;
 hz_map *hz_map_new(uintptr_t api, int split, int form, const uint8_t *topic, uint32_t topic_len,
                    uint32_t message_max);
 void hz_map_free(hz_map *map);
+
+/* Takes at most `words_max` different first words of single parts for topics, those of before
+ * included; there is no bound until this is called.  Words are remembered as 64-bit hashes, 8 to 32
+ * bytes each. */
+void hz_map_words(hz_map *map, uint64_t words_max);
+/* Different first words that were taken for topics so far. */
+uint64_t hz_map_words_taken(const hz_map *map);
+/* Single parts that were carried whole because their first word was one too many. */
+uint64_t hz_map_spared(const hz_map *map);
 
 /* Encodes a message of `count` parts as a frame.  Returns its size; -HM_EFULL: `capacity` is less
  * than hz_map_bound says; -HM_ELENGTH: over the limit of a message; -HM_ENOMEM. */

@@ -1,0 +1,217 @@
+"""The ZeroMQ doors under peers that are none, or that do not behave as libzmq's sockets do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import hermes
+from hermes.native.frames import BATCH_HEADER_SIZE, encode_batch
+from tests.transports import zmtp
+from tests.transports.test_zmq import TIMEOUT_MS, Programs, serving
+
+zmq = pytest.importorskip("zmq")
+
+from hermes_zmq import doors  # noqa: E402
+from hermes_zmq import pump as pumps  # noqa: E402
+
+DOORS = ("pub", "sub", "pull", "push", "router")
+
+
+@pytest.fixture
+def programs() -> Iterator[Programs]:
+    """Sockets, once :func:`serving` gave them a broker."""
+    found = Programs(zmq.Context())
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+NO_PEERS = {
+    "zmtp 1.0, the greeting and a message": bytes.fromhex("010003004142"),
+    "zmtp 1.0, another": bytes.fromhex("0100020078"),
+    "zmtp 2.0": zmtp.OLD_GREETINGS["2.0"] + b"\x00\x01x" * 3,
+    "http": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "http with a body": b"POST /a b HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello",
+    "tls": bytes.fromhex("16030100f5010000f10303") + bytes(240),
+    "text": b"hello world, here is some text\n" * 8,
+    "hermes over tcp": b"HRMS" + bytes(60),
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("said", NO_PEERS.values(), ids=NO_PEERS)
+def test_what_is_no_zeromq_3_is_hung_up_on(programs: Programs, door: str, said: bytes) -> None:
+    """A peer of another protocol, or of ZMTP 1.0 or 2.0, loses its own connection: nothing of it
+    reaches the log, it is counted, and the broker goes on."""
+    with serving(programs) as broker:
+        with zmtp.connect(programs.doors[door]) as stranger:
+            stranger.sendall(said)
+            assert zmtp.ended(stranger)
+        programs.until(lambda: programs.counters[f"{door}_refused_peers"] == 1)
+        counters = programs.counters
+        streams = broker.streams()
+        with hermes.connect(broker.listeners[0].url) as client:
+            client.ping()
+
+    assert counters["faults"] == 0
+    assert counters[f"{door}_peers"] == counters[f"{door}_lost_peers"] == 0
+    assert [stream["messages"] for stream in streams] == [0]
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_sockets_of_the_wrong_kind_are_told_of(
+    programs: Programs, door: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """REQ, REP, DEALER and ROUTER sockets at any door are counted as refused, and a line of the log
+    names the door and what may connect there."""
+    kinds = [zmq.REQ, zmq.REP, zmq.ROUTER] + [zmq.DEALER] * (door != "router")
+    with serving(programs):
+        for kind in kinds:
+            if door == "router" and kind in (zmq.REQ, zmq.ROUTER):
+                continue  # libzmq takes these for a DEALER's like
+            programs.socket(kind, door, reconnect_ivl=-1)
+        programs.until(lambda: programs.counters[f"{door}_refused_peers"] >= 1)
+        counters = programs.counters
+
+    assert counters[f"{door}_peers"] == counters[f"{door}_lost_peers"] == 0
+    lines = [record.getMessage() for record in caplog.records if "handshake" in record.message]
+    assert any(f"{door} door" in line and doors.WANTS[door] in line for line in lines)
+
+
+def test_gauges_count_those_who_came_in(programs: Programs) -> None:
+    """Peers that never finished the handshake take nothing from the number of those that did."""
+    with serving(programs):
+        programs.pair()
+        strangers = [zmtp.connect(programs.doors[door]) for door in ("pub", "sub") * 6]
+        for stranger in strangers:
+            stranger.sendall(b"\x01\x00\x03\x00AB")
+            assert zmtp.ended(stranger)
+            stranger.close()
+        programs.until(lambda: programs.counters["pub_refused_peers"] == 6)
+        programs.until(lambda: programs.counters["sub_refused_peers"] == 6)
+        during = programs.counters
+        for made in programs.made:
+            made.close(0)
+        programs.until(lambda: programs.counters["pub_peers"] == 0)
+        programs.until(lambda: programs.counters["sub_peers"] == 0)
+        after = programs.counters
+
+    assert during["pub_peers"] == during["sub_peers"] == 1
+    assert after["pub_lost_peers"] == after["sub_lost_peers"] == 1
+
+
+# Unsubscriptions.
+
+
+@pytest.mark.parametrize(
+    "said", [[b"\x00nothing"], [b"\x01", b"\x00", b"\x00"]], ids=["never", "twice"]
+)
+def test_unsubscribing_silences_nobody_else(programs: Programs, said: list[bytes]) -> None:
+    """A peer that unsubscribes from what it has not, or once too often, changes nothing for the
+    others at its door, also where they have the same prefix."""
+    with serving(programs):
+        publisher, subscriber = programs.pair()
+        other = zmtp.join(programs.doors["sub"], b"SUB")
+        with other:
+            other.sendall(b"".join(zmtp.frame(part) for part in said) * 3)
+            programs.until(lambda: programs.counters["sub_peers"] == 2)
+            for number in range(50):
+                publisher.send_multipart([b"md.a", b"%d" % number])
+                assert subscriber.recv_multipart() == [b"md.a", b"%d" % number]
+        publisher.send_multipart([b"md.a", b"end"])
+        assert subscriber.recv_multipart() == [b"md.a", b"end"]
+
+
+def test_a_door_replays_again_after_its_last_subscriber(programs: Programs) -> None:
+    """When the last of several subscribers is gone, however it went, the next first one gets a
+    replay."""
+    with serving(programs, "zmq+tcp://127.0.0.1:0?from=earliest") as broker:
+        with hermes.connect(broker.urls[1]) as client, client.publisher() as publisher:
+            publisher.send(b"one", topic="md.a")
+            publisher.flush()
+        for _ in range(3):
+            by_hand = zmtp.join(programs.doors["sub"], b"SUB")
+            by_hand.sendall(zmtp.frame(b"\x01md.") + zmtp.frame(b"\x01md."))
+            first = programs.socket(zmq.SUB, "sub", prefix=b"md.")
+            assert first.recv_multipart() == [b"md.a", b"one"]
+            by_hand.close()
+            first.close(0)
+            programs.until(lambda: programs.counters["sub_peers"] == 0)
+
+
+# Refused messages.
+
+
+class Gathering:
+    """A pump that has the first so many messages come in one batch, however they arrive."""
+
+    def __init__(self, pump: Any, count: int) -> None:
+        self.view = memoryview(b"")
+        self._pump = pump
+        self._left = count
+        self._frames: list[bytes] = []
+        self._messages = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pump, name)
+
+    def receive(self, publisher: int, after: int, now_ns: int) -> Any:
+        found = self._pump.receive(publisher, after + self._messages, now_ns)
+        if found.size:
+            self._frames.append(bytes(self._pump.view[BATCH_HEADER_SIZE : found.size]))
+            self._messages += found.messages
+            self._left -= found.messages
+        size = messages = 0
+        if self._left <= 0 and self._frames:
+            frames, messages = b"".join(self._frames), self._messages
+            header = encode_batch(
+                id=publisher, after=after, through=after + messages, frames_size=len(frames)
+            )
+            self._frames, self._messages = [], 0
+            self.view = memoryview(header + frames)
+            size = len(self.view)
+        return SimpleNamespace(
+            size=size, messages=messages, oversized=0, crowded=0, why=found.why, error=0
+        )
+
+
+def _topics(programs: Programs, topic: str) -> list[bytes]:
+    with hermes.connect(programs.broker.urls[1]) as client:
+        last = sum(found["messages"] for found in client.topics() if found["topic"] == topic)
+        found = client.subscribe(topic, start="earliest")
+        return [bytes(found.receive(TIMEOUT_MS / 1000).payload) for _ in range(last)]
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [["no", "ok", "no", "ok"], ["no"] * 900 + ["ok"], ["ok", *["no"] * 300, "ok", "no", "ok"]],
+    ids=["two", "nine hundred", "between"],
+)
+def test_refused_messages_are_passed_over(
+    programs: Programs,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    pattern: list[str],
+) -> None:
+    """However many messages of a batch are refused, and in whatever order, the others are in the log
+    once and in order, what comes later as well, and each refused one is counted."""
+    real = pumps.make_pump
+    monkeypatch.setattr(pumps, "make_pump", lambda *args: Gathering(real(*args), len(pattern)))
+    declared = {"name": "default", "create_topics": False, "declare": ["ok"]}
+    with serving(programs, streams=[declared]):
+        sent = [[name.encode(), b"%d" % i] for i, name in enumerate(pattern)]
+        push = programs.socket(zmq.PUSH, "push")
+        for parts in [*sent, [b"ok", b"after"]]:
+            push.send_multipart(parts)
+        programs.until(lambda: _topics(programs, "ok")[-1:] == [b"after"])
+        counters, taken = programs.counters, _topics(programs, "ok")
+
+    assert taken == [*(payload for topic, payload in sent if topic == b"ok"), b"after"]
+    assert counters["push_refused"] == pattern.count("no")
+    assert "'no'" in caplog.text
+    assert counters["faults"] == 0
