@@ -51,7 +51,10 @@ class LogSettings:
     retention_ns: int
     """Age up to which frames are kept, by the broker's append time; 0: no bound."""
     message_max: int
-    """Largest payload, bytes."""
+    """Largest payload that is taken from now on, bytes.  What the log holds may be larger, and is read
+    all the same."""
+    retention_asked: bool = True
+    """False: nobody has asked for ``retention_bytes``, and a storage that keeps less unless told may."""
 
 
 Progress = Callable[[str, int, int], None]

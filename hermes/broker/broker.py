@@ -88,7 +88,8 @@ class Broker(Closable):
     # Opening.
 
     def open(self) -> None:
-        """Activate the plugins, open the storage and bind every listener; nothing is served yet.
+        """Activate the plugins, open the storage, bind every listener and open the streams; nothing
+        is served yet.
 
         Raises:
             InvalidUrl, InvalidConfig: the configuration makes no sense.
@@ -114,7 +115,7 @@ class Broker(Closable):
         undo.callback(hooks.stopped)
         storage = backend.open(place)
         undo.callback(storage.close)
-        streams = Streams(config, storage, self._progress)
+        streams = Streams(config, storage)
         undo.callback(streams.close)
         loop = Loop(idle=config.idle, spin_ns=int(config.spin))
         undo.callback(loop.close)
@@ -126,6 +127,8 @@ class Broker(Closable):
             undo.callback(agent.close)
             kernel.agents.append(agent)
             loop.add(agent)
+        # Last: where anything before is refused, no new stream is left in the storage.
+        streams.open(self._progress)
         kernel.watch_logs()
         if len(kernel.agents) == 1:  # others would wait meanwhile
             kernel.express_spin_ns = loop.spin_ns
@@ -168,6 +171,11 @@ class Broker(Closable):
     def storage_url(self) -> str:
         """Where it keeps its streams."""
         return self._opened().storage.url
+
+    @property
+    def message_max(self) -> int:
+        """Bytes of the largest payload that it takes."""
+        return self._opened().limits.message_max
 
     @property
     def plugins(self) -> list[str]:

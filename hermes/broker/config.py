@@ -73,6 +73,10 @@ class Retention:
         return cls(units.byte_size(size.strip()), units.duration(age.strip()) if age else 0)
 
 
+RETENTION = Retention(10 * GIB)
+"""Of a stream of which nothing says how much is kept."""
+
+
 class StreamConfig(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
     """One ``[[streams]]`` table: a log of its own for the topics that its patterns cover."""
 
@@ -81,7 +85,7 @@ class StreamConfig(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=Tru
     patterns: list[str] = []
     """Topics that go here; the stream ``default`` takes what no other claims."""
     retention: Retention | None = None
-    """Overrides the broker's."""
+    """Replaces the broker's, size and age together."""
     segment: ByteSize | None = None
     """Overrides the broker's."""
     topics: Count | None = None
@@ -124,8 +128,8 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_
     """What the loop does when there is nothing to do: block, spin briefly and block, or spin."""
     spin: Duration = Duration(50_000)
     """How long ``adaptive`` spins after work."""
-    retention: Retention = msgspec.field(default_factory=lambda: Retention(10 * GIB))
-    """For streams that do not say."""
+    retention: Retention | None = None
+    """For streams that do not say; None: 10GiB, or less in a storage that keeps less unless told."""
     segment: ByteSize = ByteSize(128 * MIB)
     """Size of a segment file, for streams that do not say."""
     streams: list[StreamConfig] = []

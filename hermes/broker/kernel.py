@@ -138,7 +138,7 @@ class Kernel:
         self._publishers: dict[bytes, Publisher] = {}  # by their 16 bytes
         self._awaiting: dict[int, Acknowledging] = {}  # publishers of theirs wait for a sync
         self._sync_wanted = False
-        self.backed = [place.backed for place in streams if place.backed is not None]
+        self.backed: list[Backed] = []
         """The streams whose log is not native memory."""
         self.choked: dict[int, Connection] = {}
         """Connections that are not read from until a log has caught up."""
@@ -409,7 +409,8 @@ class Kernel:
     # Syncs.
 
     def watch_logs(self) -> None:
-        """Have the loop watch the logs' descriptors."""
+        """The streams are open: have the loop watch their logs' descriptors."""
+        self.backed = [place.backed for place in self.streams if place.backed is not None]
         for place in self.streams:
             fd = place.log.fileno()
             if fd >= 0:

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
 from hermes.broker.backed import Backed
-from hermes.broker.config import STREAMS_MAX, Config, StreamConfig
-from hermes.errors import InvalidConfig, InvalidTopic, Refused
+from hermes.broker.config import RETENTION, STREAMS_MAX, Config, StreamConfig
+from hermes.errors import InvalidConfig, InvalidTopic
 from hermes.native.log import Log
-from hermes.native.patterns import covers, match, overlap
+from hermes.native.patterns import check_pattern, check_topic, covers, match, overlap
 from hermes.native.stream import Cursor, Router, Start, Stream
 from hermes.storage import LogSettings, Progress, Storage
 
@@ -146,14 +146,32 @@ class ServedStream:
 class Streams:
     """Every stream of the broker, by index; index 0 is ``default``."""
 
-    def __init__(self, config: Config, storage: Storage, progress: Progress | None) -> None:
+    def __init__(self, config: Config, storage: Storage) -> None:
+        """Check the configured streams; none is opened, and nothing is made in the storage.
+
+        Raises:
+            InvalidConfig: there are too many, or claims overlap, or a topic or pattern is not legal.
+        """
+        self._config = config
+        self._storage = storage
+        self._stream_configs = self._wanted(config, storage)
+        _check_claims(self._stream_configs)
         self.router = Router()
         self._places: list[ServedStream] = []
         self._names: dict[str, ServedStream] = {}
+
+    def open(self, progress: Progress | None) -> None:
+        """Open every stream.
+
+        Raises:
+            StorageFailed, StorageFull, StorageDamaged: one cannot be opened; none is open.
+        """
         try:
-            for stream in self._wanted(config, storage):
-                self._open(stream, config, storage, progress)
-            self._claim()
+            for stream in self._stream_configs:
+                self._open(stream, self._config, self._storage, progress)
+            for place in self._places:
+                for pattern in place.config.patterns:
+                    self.router.claim(place.index, pattern)
             if len(self._places) > 1:
                 for place in self._places:
                     place.misplaced = self._misplaced(place)
@@ -255,35 +273,7 @@ class Streams:
         self._names[place.name] = place
         self.router.add(opened)
         for topic in stream.declare:
-            try:
-                opened.declare(topic)
-            except InvalidTopic as error:
-                raise InvalidConfig(
-                    f"stream {stream.name!r} declares {topic!r}: {error}"
-                ) from error
-
-    def _claim(self) -> None:
-        for place in self._places:
-            for pattern in place.config.patterns:
-                try:
-                    self.router.claim(place.index, pattern)
-                except InvalidTopic as error:
-                    raise InvalidConfig(f"stream {place.name!r}: {error}") from error
-                except Refused as error:
-                    raise InvalidConfig(self._overlap(place, pattern)) from error
-
-    def _overlap(self, place: ServedStream, pattern: str) -> str:
-        others = [
-            f"{claim.decode()!r} of stream {other.name!r}"
-            for other in self._places
-            for claim in other.patterns
-            if other is not place and overlap(claim, pattern)
-        ]
-        return (
-            f"stream {place.name!r} claims {pattern!r}, which overlaps "
-            f"{' and '.join(others) or 'another claim'}: "
-            f"a topic goes to one stream; narrow one of the patterns"
-        )
+            opened.declare(topic)
 
     def _misplaced(self, place: ServedStream) -> list[bytes] | None:
         found: list[bytes] = []
@@ -299,15 +289,43 @@ class Streams:
         return found
 
 
+def _check_claims(streams: list[StreamConfig]) -> None:
+    """Raise InvalidConfig for an illegal topic or pattern, and for claims that overlap."""
+    for stream in streams:
+        try:
+            for topic in stream.declare:
+                check_topic(topic)
+            for pattern in stream.patterns:
+                check_pattern(pattern)
+        except InvalidTopic as error:
+            raise InvalidConfig(f"stream {stream.name!r}: {error}") from error
+    claimed: list[tuple[str, str]] = []
+    for stream in streams:
+        for pattern in stream.patterns:
+            others = [
+                f"{claim!r} of stream {name!r}"
+                for name, claim in claimed
+                if overlap(claim, pattern)
+            ]
+            if others:
+                raise InvalidConfig(
+                    f"stream {stream.name!r} claims {pattern!r}, which overlaps "
+                    f"{' and '.join(others)}: a topic goes to one stream; narrow one of the patterns"
+                )
+        claimed += [(stream.name, pattern) for pattern in stream.patterns]
+
+
 def settings_for(stream: StreamConfig, config: Config) -> LogSettings:
     """What the broker asks of the stream's log."""
-    retention = stream.retention or config.retention
+    asked = config.retention if stream.retention is None else stream.retention
+    retention = RETENTION if asked is None else asked
     segment = stream.segment or config.segment
     return LogSettings(
         segment_bytes=int(segment),
         retention_bytes=int(retention.size),
         retention_ns=int(retention.age_ns),
         message_max=message_max(config),
+        retention_asked=asked is not None,
     )
 
 

@@ -309,6 +309,7 @@ def announce(broker: Broker, ready: dict[str, Any], *, as_json: bool) -> None:
                 **ready,
                 "storage": broker.storage_url,
                 "streams": kept,
+                "message_max": broker.message_max,
                 "plugins": broker.plugins,
             }
         )
@@ -326,6 +327,9 @@ def announce(broker: Broker, ready: dict[str, Any], *, as_json: bool) -> None:
         bounds += [str(Duration(age_ns))] if age_ns else []
         patterns = f" ({', '.join(stream['patterns'])})" if stream["patterns"] else ""
         click.echo(f"stream       {stream['name']}{patterns} keeps {' and '.join(bounds) or 'all'}")
+    lowered = broker.message_max < broker.config.limits.message
+    why = f", for the sake of segments (limits.message is {broker.config.limits.message})"
+    click.echo(f"messages     up to {ByteSize(broker.message_max)}{why if lowered else ''}")
     sys.stdout.flush()
 
 

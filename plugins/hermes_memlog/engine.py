@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import msgspec
 
-from hermes.errors import Closed, InvalidUrl
+from hermes.errors import Closed, InvalidConfig, InvalidUrl
 from hermes.native.log import SEGMENT_BYTES_MIN, SEGMENT_HEADER, Log
 from hermes.storage import API_VERSION, Capabilities, LogSettings, Progress
 from hermes.units import ByteSize
 from hermes.url import Url
 
 LIMIT = 256 * 1024 * 1024
-"""Bytes of frames a stream keeps unless told: a bound that a laptop does not notice."""
+"""Bytes of frames a stream keeps if nothing says how many: a bound that a laptop does not
+notice."""
 LIMIT_MIN = 1024 * 1024
 SEGMENTS_MIN = 8
 """The limit is divided in at least so many segments, so that retention forgets little at a time."""
@@ -23,15 +24,16 @@ SEGMENTS_MIN = 8
 class Options(msgspec.Struct, forbid_unknown_fields=True):
     """``memory:?limit=BYTES``."""
 
-    limit: ByteSize = ByteSize(LIMIT)
-    """Bytes of frames each stream keeps; the oldest go first."""
+    limit: ByteSize | None = None
+    """Most bytes of frames that a stream keeps; the oldest go first.  Not given: as many as the
+    stream's retention says, or 256MiB where nothing says how many."""
 
 
 class MemoryStorage:
     """One place in memory; see :class:`hermes.storage.Storage` for the contract."""
 
-    def __init__(self, limit: int) -> None:
-        """Keep at most ``limit`` bytes a stream."""
+    def __init__(self, limit: int | None) -> None:
+        """Keep at most ``limit`` bytes a stream, if not None."""
         self._limit = limit
         self._streams: set[str] = set()
         self._states: dict[str, bytes] = {}
@@ -39,8 +41,8 @@ class MemoryStorage:
 
     @property
     def url(self) -> str:
-        """``memory:`` with its limit."""
-        return f"memory:?limit={self._limit}"
+        """``memory:``, with its limit if it was given one."""
+        return "memory:" if self._limit is None else f"memory:?limit={self._limit}"
 
     @property
     def durable(self) -> bool:
@@ -57,15 +59,16 @@ class MemoryStorage:
         return sorted(self._streams)
 
     def open_stream(self, name: str, settings: LogSettings, progress: Progress | None) -> Log:
-        """A new, empty log; retention is the smaller of the stream's and the storage's limit.
+        """A new, empty log that keeps what was asked for.
 
         Raises:
+            InvalidConfig: more was asked for than the storage's limit.
             Closed: after :meth:`close`.
             MemoryError: there is none.
         """
         if self._closed:
             raise Closed("the memory storage is closed")
-        retention = min(settings.retention_bytes or self._limit, self._limit)
+        retention = self._retention(name, settings)
         # A segment holds a message of the largest size, header and topic included, if the limit
         # allows.
         segment = min(settings.segment_bytes, max(retention // SEGMENTS_MIN, SEGMENT_BYTES_MIN))
@@ -77,6 +80,19 @@ class MemoryStorage:
         )
         self._streams.add(name)
         return log
+
+    def _retention(self, name: str, settings: LogSettings) -> int:
+        """Bytes that the stream keeps: as asked, but never without a bound."""
+        asked = settings.retention_bytes if settings.retention_asked else 0
+        if self._limit is None:
+            return asked or LIMIT
+        if asked > self._limit:
+            raise InvalidConfig(
+                f"stream {name!r} is to keep {ByteSize(asked)}, more than the storage "
+                f"memory:?limit={ByteSize(self._limit)} may: raise the limit, or leave it away, "
+                "or lower the retention"
+            )
+        return asked or self._limit
 
     def load_state(self, name: str) -> bytes | None:
         """What :meth:`save_state` was last given; None if nothing."""
@@ -115,7 +131,7 @@ class MemoryBackend:
                 f"{url}: a memory storage has no path; expected memory: or memory:?limit=BYTES"
             )
         limit = url.options(Options).limit
-        if limit < LIMIT_MIN:
+        if limit is not None and limit < LIMIT_MIN:
             raise InvalidUrl(
                 f"{url}: limit={limit} is too little: {ByteSize(LIMIT_MIN)} is the least"
             )

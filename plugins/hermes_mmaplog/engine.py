@@ -183,17 +183,21 @@ class MmapStorage:
         directory = self._directory / STREAMS / _checked_name(name, "stream")
         with _disk_errors(f"making the directory of stream {name!r}"):
             _make_directory(directory)
-        report = None if progress is None else _for_stream(progress, name)
-        return Log.open(
-            directory,
-            segment_bytes=settings.segment_bytes,
-            retention_bytes=settings.retention_bytes,
-            retention_ns=settings.retention_ns,
-            disk_bytes=self._options.disk,
-            message_max=settings.message_max,
-            spares=self._options.spares,
-            progress=report,
-        )
+        try:
+            return Log.open(
+                directory,
+                segment_bytes=settings.segment_bytes,
+                retention_bytes=settings.retention_bytes,
+                retention_ns=settings.retention_ns,
+                disk_bytes=self._options.disk,
+                message_max=settings.message_max,
+                spares=self._options.spares,
+                progress=None if progress is None else _for_stream(progress, name),
+            )
+        except BaseException:
+            with contextlib.suppress(OSError):  # unless there is something in it
+                directory.rmdir()
+            raise
 
     def load_state(self, name: str) -> bytes | None:
         """State as last saved; None if there is none.

@@ -841,6 +841,44 @@ def test_failed_start_leaves_nothing_behind(tmp_path: Path) -> None:
         assert broker.urls
 
 
+REFUSED: list[dict[str, Any]] = [
+    {"streams": [{"name": "a", "patterns": ["x.>"]}, {"name": "b", "patterns": ["x.y"]}]},
+    {"streams": [{"name": "a", "patterns": ["x"], "declare": ["not..legal"]}]},
+    {"listeners": ["tcp://127.0.0.1:0?nodelai=no"]},
+    {"listeners": ["tcp://192.0.2.1:0?insecure=yes"]},
+    {"listeners": ["tpc://127.0.0.1:0"]},
+    {"plugins": {"no-such-plugin": {}}},
+    {"segment": "100001"},
+    {"segment": "4KiB"},
+]
+
+
+@pytest.mark.parametrize("scheme", ["mmap", "sqlite"])
+@pytest.mark.parametrize("settings", REFUSED, ids=lambda settings: "+".join(settings))
+def test_a_refused_start_makes_no_stream(
+    scheme: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """Whatever a start is refused for, no stream is in the storage that was not there before."""
+    if scheme == "sqlite" and settings.get("segment") == "100001":
+        pytest.skip("its rows are no segments: any size will do")
+    place = f"{scheme}:{tmp_path}/data"
+    with pytest.raises(hermes.HermesError):
+        Broker(**{"listeners": ["inproc:"], "storage": place, **settings}).open()
+
+    with contextlib.closing(default_plugins().storage(scheme).open(parse_url(place))) as storage:
+        assert storage.streams() == []
+
+
+def test_a_taken_address_makes_no_stream(tmp_path: Path) -> None:
+    """A start that finds its address taken leaves no stream behind."""
+    with Broker(listeners=["tcp://127.0.0.1:0"], storage="memory:") as other:
+        late = Broker(listeners=[other.url], storage=f"mmap:{tmp_path}")
+        with pytest.raises(AddressInUse):
+            late.open()
+
+    assert list((tmp_path / "streams").iterdir()) == []
+
+
 def test_closed_broker_says_so() -> None:
     """Asking a broker that is not open, or opening one that has been stopped, is an error of its
     own."""

@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 from hermes.native._core import lib
 
-from hermes.broker.config import Config, Limits, Retention, from_values, load, to_values
+from hermes.broker.config import (
+    RETENTION,
+    Config,
+    Limits,
+    Retention,
+    from_values,
+    load,
+    to_values,
+)
 from hermes.broker.streams import FRAME_OVERHEAD, message_max
 from hermes.errors import InvalidConfig
 from hermes.units import ByteSize
@@ -58,11 +66,8 @@ def test_nothing_said_means_the_documented_defaults() -> None:
 
     assert config.listeners == ["tcp://127.0.0.1:7601"]
     assert config.storage == "mmap:"
-    assert (config.idle, str(config.retention), str(config.segment)) == (
-        "adaptive",
-        "10GiB",
-        "128MiB",
-    )
+    assert (config.idle, config.retention, str(config.segment)) == ("adaptive", None, "128MiB")
+    assert str(RETENTION) == "10GiB"
     assert str(config.limits.message) == "16MiB"
 
 

@@ -29,7 +29,8 @@ def kernel() -> Iterator[Kernel]:
         storage = stack.enter_context(
             closing(default_plugins().storage("memory").open(parse_url("memory:")))
         )
-        streams = stack.enter_context(closing(Streams(config, storage, None)))
+        streams = stack.enter_context(closing(Streams(config, storage)))
+        streams.open(None)
         loop = stack.enter_context(closing(Loop(idle="block", spin_ns=0)))
         made = Kernel(config, storage, streams, loop)
         stack.callback(made.positions.close)

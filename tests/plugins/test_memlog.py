@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
-from hermes.errors import Closed, InvalidUrl
+from hermes.errors import Closed, InvalidConfig, InvalidUrl
 from hermes.native import Encoder
 from hermes.storage import LogSettings, Storage, StorageBackend
-from hermes.units import ByteSize
 from hermes.url import parse_url
 from hermes_memlog.engine import LIMIT, MemoryBackend
 
@@ -32,22 +32,50 @@ def test_it_promises_nothing() -> None:
 
     assert not storage.durable
     assert storage.sync_interval_ns is None
-    assert storage.url == f"memory:?limit={ByteSize(LIMIT)}"
+    assert storage.url == "memory:"
 
 
 def test_streams_are_bounded() -> None:
-    """A stream keeps at most the limit, whatever retention the broker asks for."""
+    """A stream keeps at most the limit where no retention was asked for."""
     storage = MemoryBackend().open(parse_url(f"memory:?limit={2 * MIB}"))
     encoder = Encoder()
     for _ in range(100):
         encoder.encode(bytes(1000), topic="t")
-    with storage.open_stream("md", SETTINGS, None) as log:
+    with storage.open_stream("md", replace(SETTINGS, retention_asked=False), None) as log:
         for _ in range(100):
             log.append(encoder.view, 100)
             status = log.status()
             assert status.end_position - status.start_position <= 2 * MIB
         assert status.end_position - status.start_position > MIB
     assert storage.streams() == ["md"]
+
+
+@pytest.mark.parametrize(
+    ("url", "asked", "kept"),
+    [
+        ("memory:", None, LIMIT),
+        ("memory:", 0, LIMIT),
+        ("memory:", 2 << 30, 2 << 30),
+        ("memory:", MIB, MIB),
+        ("memory:?limit=512MiB", None, 512 * MIB),
+        ("memory:?limit=512MiB", 0, 512 * MIB),
+        ("memory:?limit=512MiB", 64 * MIB, 64 * MIB),
+    ],
+)
+def test_what_was_asked_for_is_kept(url: str, asked: int | None, kept: int) -> None:
+    """A retention that was asked for holds; without one the limit does, and a default."""
+    settings = replace(SETTINGS, retention_bytes=asked if asked is not None else 10 << 30)
+    settings = replace(settings, retention_asked=asked is not None)
+    storage = MemoryBackend().open(parse_url(url))
+    with storage.open_stream("md", settings, None) as log:
+        assert log.retention_bytes == kept
+
+
+def test_more_than_the_limit_is_refused() -> None:
+    """A retention beyond a limit that was given is refused, with both numbers."""
+    storage = MemoryBackend().open(parse_url("memory:?limit=1MiB"))
+    with pytest.raises(InvalidConfig, match=r"'md' is to keep 2GiB, more than .*limit=1MiB"):
+        storage.open_stream("md", replace(SETTINGS, retention_bytes=2 << 30), None)
 
 
 def test_state_lives_as_long_as_the_storage() -> None:
