@@ -8,6 +8,7 @@
 #   make bench   the benchmarks: single operations, then the whole broker beside its controls
 #   make compare all transports beside one another, into docs/benchmarks.md: takes a quarter of an hour
 #   make rivals  what `hermes bench rivals` needs: packages of PyPI here, two servers of the system's
+#   make wheel   the wheel that is published, in dist/, tried with every CPython here
 #   make clean   removes what the other targets made
 
 VENV   := .venv
@@ -21,7 +22,7 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python3
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& { echo $$python; break; }; done)
 
-.PHONY: demo test bench compare rivals lint format clean
+.PHONY: demo test bench compare rivals wheel lint format clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -43,6 +44,9 @@ rivals: $(STAMP)
 	|| echo "$$server is missing: apt-get install redis-server mosquitto, or your system's way"; done
 	@echo "now: $(BIN)/hermes bench rivals --output rivals.json --html rivals.html"
 
+wheel: $(STAMP)
+	$(BIN)/python -m tests.packaging.wheel dist
+
 lint: $(STAMP)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -56,7 +60,7 @@ format: $(STAMP)
 	$(BIN)/clang-format -i $(C_CODE)
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
 	find hermes transports plugins tests benchmarks \( -name '*.so' -o -name __pycache__ \) -exec rm -rf {} +
 
 # pip knows dependency groups from 25.1 on.

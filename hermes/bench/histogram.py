@@ -9,7 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from hdrh.histogram import HdrHistogram
+from hermes.errors import UsageError
+
+try:
+    from hdrh.histogram import HdrHistogram
+except ImportError as error:
+    raise UsageError(
+        "hermes bench needs the package hdrhistogram: pip install 'hermes-broker[bench]'"
+    ) from error
 
 LATENCY_MAX_NS = 3_600_000_000_000
 """Top of the histogram, one hour: nothing is clipped."""

@@ -10,7 +10,9 @@ message was *due*, so that a stall anywhere shows in every message it held up
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+import math
 import os
 import subprocess
 import sys
@@ -27,9 +29,7 @@ from hermes.cli.options import Bytes, json_option
 from hermes.closing import undisturbed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from hdrh.histogram import HdrHistogram
+    from collections.abc import Iterator, Sequence
 
 MESSAGES = 20_000
 RATE = 4_000.0
@@ -45,11 +45,9 @@ IDLE_S = 15.0
 BURST = 500_000
 BURST_BYTES = 256 << 20
 """Bytes of payload in the burst, at most: it all stays in a temporary directory for a moment."""
-LATENCY_MAX_NS = 3_600_000_000_000
-"""Top of the histogram, one hour: nothing is clipped."""
-DIGITS = 3
-"""Significant digits of the histogram."""
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
+ABOVE_MIN = 10
+"""Latencies above a percentile, at least: with fewer it says little more than the maximum does."""
 BAR = 24
 """Characters of the progress bar."""
 BARS = 12
@@ -186,7 +184,8 @@ class Result:
     disordered: int
     seconds: float
     """From the first message's due time to the last delivery."""
-    histogram: HdrHistogram
+    latencies: Sequence[int]
+    """Each delivery's, ns, lowest first."""
     burst: Burst | None = None
 
     @property
@@ -205,9 +204,13 @@ class Result:
         """Minimum, percentiles and maximum."""
         if not self.delivered:
             return {}
-        found = {"min": int(self.histogram.get_min_value())}
-        found |= {f"p{p:g}": int(self.histogram.get_value_at_percentile(p)) for p in PERCENTILES}
-        return {**found, "max": int(self.histogram.get_max_value())}
+        total = len(self.latencies)
+        found = {"min": self.latencies[0]}
+        for percentile in PERCENTILES:
+            above = total - math.ceil(total * percentile / 100)
+            if above >= ABOVE_MIN:
+                found[f"p{percentile:g}"] = self.latencies[total - above - 1]
+        return {**found, "max": self.latencies[-1]}
 
     def verdict(self) -> str:
         """What went wrong, in words."""
@@ -374,7 +377,7 @@ def run(plan: Plan, progress: Any) -> Result:
             disordered=int(last["disordered"]),
             seconds=max(0, int(last["last_ns"]) - start_ns) / 1e9,
             burst=run_burst(subscriber, injector) if plan.burst else None,
-            histogram=read_histogram(latencies),
+            latencies=read_latencies(latencies),
         )
 
 
@@ -432,18 +435,13 @@ def follow(
         )
 
 
-def read_histogram(path: Path) -> HdrHistogram:
-    """The histogram of the latencies in ``path``: ns, 64 bits each, in the order of delivery."""
+def read_latencies(path: Path) -> list[int]:
+    """The latencies in ``path``, lowest first: ns, 64 bits each, at least 1."""
     from array import array
 
-    from hdrh.histogram import HdrHistogram
-
-    histogram = HdrHistogram(1, LATENCY_MAX_NS, DIGITS)
     latencies = array("q")
     latencies.frombytes(path.read_bytes())
-    for latency in latencies:
-        histogram.record_value(min(max(latency, 1), LATENCY_MAX_NS))
-    return histogram
+    return sorted(max(latency, 1) for latency in latencies)
 
 
 def show(result: Result) -> None:
@@ -484,25 +482,22 @@ def show(result: Result) -> None:
     print_table(["", ">measured"], rows)
     if result.delivered:
         click.echo("One-way latency, from the intended send time to the subscriber's hands")
-        for line in bars(result.histogram):
+        for line in bars(result.latencies):
             click.echo(line)
 
 
-def bars(histogram: HdrHistogram) -> Iterator[str]:
-    """A histogram with buckets of equal ratio: one line each, from the 0th percentile to the
-    maximum.
-    """
+def bars(latencies: Sequence[int]) -> Iterator[str]:
+    """A histogram of sorted latencies: a line for each bucket, whose bounds grow by one ratio."""
+    from bisect import bisect_right
+
     from hermes.cli.figures import format_duration
 
-    low, high = max(1, histogram.get_min_value()), max(2, histogram.get_max_value())
+    low, high = latencies[0], max(latencies[-1], latencies[0] + 1)
     ratio = (high / low) ** (1 / BARS)
-    counts = [0] * BARS
-    edges = [low * ratio ** (i + 1) for i in range(BARS)]
-    for item in histogram.get_recorded_iterator():
-        value = item.value_iterated_to
-        row = next((i for i, edge in enumerate(edges) if value <= edge), BARS - 1)
-        counts[row] += item.count_at_value_iterated_to
-    most, total = max(counts), sum(counts)
+    edges = [low * ratio ** (i + 1) for i in range(BARS - 1)] + [high]
+    through = [0, *(bisect_right(latencies, edge) for edge in edges)]
+    counts = [after - before for before, after in itertools.pairwise(through)]
+    most, total = max(counts), len(latencies)
     for edge, count in zip(edges, counts, strict=True):
         bar = "█" * round(BAR_WIDTH * count / most) or ("▏" if count else "")
         yield f"  <= {format_duration(edge):>8} {bar:<{BAR_WIDTH}} {100 * count / total:7.3f} %"

@@ -47,6 +47,14 @@ def write_glue(name: str, headers: list[Path], target: Path) -> None:
 class build_ext(_build_ext):  # noqa: N801 - the name setuptools gives the command
     """Compiles every C file of an extension's source directory, and its glue."""
 
+    def build_extensions(self) -> None:
+        """Link without the library paths that the interpreter was linked with: an extension needs
+        none, and a wheel would carry the paths of the machine that built it."""
+        self.compiler.linker_so = [
+            word for word in self.compiler.linker_so if not word.startswith("-Wl,-rpath")
+        ]
+        super().build_extensions()
+
     def build_extension(self, ext: Extension) -> None:
         """Expand the source directory and add the generated file, then build as usual."""
         sources = [str(path) for place in ext.sources for path in sorted(Path(place).glob("*.c"))]
