@@ -94,7 +94,7 @@ def test_the_ready_file(place: Place) -> None:
         ("plugins test", ["plugins", "test", "tcp", "-k", "import_is_fast", "--json"]),
         ("plugins validate", ["plugins", "validate", "tcp", "--json"]),
         ("version", ["version", "--json"]),
-        ("demo", ["demo", "--messages", "10", "--rate", "1000", "--burst", "10", "--json"]),
+        ("demo", ["demo", "--messages", "10000", "--rate", "20000", "--burst", "10", "--json"]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
