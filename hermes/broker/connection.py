@@ -258,6 +258,7 @@ class Connection(Outgoing):
             return False
         if state is not ServerState.CLOSING and state is not _CLOSED:
             self._protocol.close(reason)
+            self._drop_subscriptions()  # what the peer still sends may wake no reader of its own
             self.mark()
         self.closing = self.closing or self._protocol.state is _CLOSED
         return True

@@ -153,7 +153,7 @@ class Outgoing(Acknowledging):
             self._answer()
         if protocol.has_output:
             size = self._take_control(views)
-        if self._active:
+        if self._active and protocol.state is _OPEN:  # nothing is delivered behind a last word
             size = self._pull_readers(views, size, limit)
         if protocol.state is not _OPEN:
             self._after_events()

@@ -18,9 +18,17 @@ from collections.abc import Mapping
 from hermes.checks import FOR_EVER_NS
 from hermes.client.link import Link, Output
 from hermes.client.output import ChannelOutput
-from hermes.client.pump import ATTEMPT_S, NS_PER_S, SLICE_NS, Pump, deadline_of
-from hermes.client.session import Line, Session
-from hermes.errors import ConnectFailed, ConnectionLost, HermesError, InvalidUrl, Refused, Timeout
+from hermes.client.pump import ATTEMPT_S, NS_PER_S, SLICE_NS, Pump, Slip, deadline_of
+from hermes.client.session import Feed, Line, Segment, Session
+from hermes.errors import (
+    ConnectFailed,
+    ConnectionLost,
+    HermesError,
+    InvalidUrl,
+    MalformedInput,
+    Refused,
+    Timeout,
+)
 from hermes.native.outbox import Flusher, Outbox
 from hermes.transport import Channel, medium_of, refuse_listen_options
 from hermes.url import Url
@@ -29,6 +37,11 @@ LOG = logging.getLogger("hermes.client")
 
 BACKOFF_MIN_S, BACKOFF_MAX_S = 0.02, 1.0
 """Pause between attempts: doubled each time, and shortened at random so that clients spread."""
+SLIPS_MAX = 5
+"""Times in a row the broker may break the protocol, or end a connection with the same error, before a
+client gives up: what one connection cannot bear, such as changed bytes, the next may not meet."""
+SLIP_NS = 10_000_000_000
+"""A slip this long after the one before it begins a new row."""
 LASTING_NS = 1_000_000_000
 """A connection that comes back and breaks within this time counts as another attempt that failed."""
 DIAL_MAX_NS = 7 * 86400 * NS_PER_S
@@ -72,9 +85,14 @@ class Connection(Pump):
         self._reconnect_ns = reconnect_ns
         self._lost_ns = self._next_ns = self._since_ns = 0
         self._attempts = 0
+        self._slip: tuple[type, str] | None = None
+        self._slip_ns = self._slips = 0
         try:
             with self._lock:
                 self._establish(channel, self.deadline(timeout))
+        except Slip as slip:
+            self._drop()
+            raise slip.error from None
         except BaseException:
             self._drop()
             raise
@@ -159,9 +177,10 @@ class Connection(Pump):
         link, self.link = self.link, None
         if link is not None:
             link.retire()
-        if self.closed or self._reconnect_ns <= 0:
-            self.give_up(error)
-            raise error
+        if self.closed or self._reconnect_ns <= 0 or self._slipped_too_often(error):
+            known = error.error if isinstance(error, Slip) else error
+            self.give_up(known)
+            raise known from None
         for line in self.session.lines.values():
             if line.outbox is not None:
                 line.outbox.rewind()  # what was not acknowledged is not on any wire
@@ -174,6 +193,31 @@ class Connection(Pump):
         ever = self._reconnect_ns >= FOR_EVER_NS
         bound = "ever" if ever else f"{self._reconnect_ns / NS_PER_S:g} s"
         LOG.warning("%s: %s; trying to connect again for %s", self.url, error, bound)
+
+    def distrust(self, feed: Feed, segment: Segment, error: MalformedInput) -> None:
+        """``segment``, just taken from ``feed``, is not what was published: have it sent again, over a
+        new connection.  The lock is held.
+
+        Raises:
+            MalformedInput: ``error``, which has come too often.
+        """
+        feed.take_back(segment)
+        if self.link is not None:
+            self._broke(Slip(str(error), error))
+        elif self._slipped_too_often(Slip(str(error), error)):
+            self.give_up(error)
+            raise error
+
+    def _slipped_too_often(self, error: HermesError) -> bool:
+        """Count what the broker did wrong, if it did; whether that was once too often in a row."""
+        if not isinstance(error, Slip):
+            return False
+        kind = (type(error.error), str(getattr(error.error, "code", "")))
+        now = time.monotonic_ns()
+        again = kind == self._slip and now - self._slip_ns < SLIP_NS
+        self._slips = self._slips + 1 if again else 1
+        self._slip, self._slip_ns = kind, now
+        return self._slips >= SLIPS_MAX
 
     def give_up(self, error: HermesError) -> None:
         self.failure = error
@@ -202,6 +246,9 @@ class Connection(Pump):
             self._establish(dial(self.url, limit), limit)
         except (ConnectFailed, ConnectionLost, InvalidUrl, Timeout) as error:
             # An invalid URL too: it was good before, its name is not known for a while.
+            if isinstance(error, Slip) and self._slipped_too_often(error):
+                self.give_up(error.error)
+                raise error.error from None
             self._failed_attempt(error)
         except HermesError as error:
             self.give_up(error)
@@ -221,7 +268,7 @@ class Connection(Pump):
             self.give_up(lost)
             raise lost from error
         pause = min(BACKOFF_MAX_S, BACKOFF_MIN_S * 2 ** min(self._attempts, 16))
-        self._next_ns = now + int(pause * random.uniform(0.5, 1.0) * NS_PER_S)
+        self._next_ns = now + int(pause * random.uniform(0.25, 1.0) * NS_PER_S)
 
     # ---- the end ----
 

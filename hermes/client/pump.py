@@ -19,10 +19,19 @@ from hermes.checks import FOR_EVER_NS, nanoseconds
 from hermes.client.inbox import Inbox
 from hermes.client.link import Link, Output
 from hermes.client.session import Feed, Line, Session
-from hermes.errors import Closed, ConnectionLost, Forked, HermesError, PeerError, Timeout
+from hermes.errors import (
+    Closed,
+    ConnectionLost,
+    Forked,
+    HermesError,
+    MalformedInput,
+    PeerError,
+    Timeout,
+)
 from hermes.native.frames import HEADER_SIZE
 from hermes.url import Url
 from hermes.wire.client import ClientState
+from hermes.wire.errorcodes import FINAL_CODES
 
 SLICE_NS = 200_000_000
 """How long a thread waits at a time: how late it may notice that another closed or reconnected."""
@@ -33,6 +42,14 @@ GLANCE_S = 0.25
 NS_PER_S = 1_000_000_000
 
 _pumps: weakref.WeakSet[Pump] = weakref.WeakSet()
+
+
+class Slip(ConnectionLost):
+    """A connection is lost to ``error``, which the next one need not meet; never leaves the client."""
+
+    def __init__(self, message: str, error: HermesError) -> None:
+        super().__init__(message)
+        self.error = error
 
 
 class Pump(ABC):
@@ -198,7 +215,7 @@ class Pump(ABC):
                 if self.link is link:  # else another thread found out first
                     self._broke(error)
                 continue
-            except PeerError as error:
+            except PeerError as error:  # one that no new connection can change
                 self.give_up(error)
                 raise
             if left <= 0:
@@ -252,7 +269,7 @@ class Pump(ABC):
         except ConnectionLost as error:
             if self.link is link:  # else another thread found out first
                 self._broke(error)
-        except PeerError as error:
+        except PeerError as error:  # one that no new connection can change
             self.give_up(error)
             raise
 
@@ -354,6 +371,10 @@ class Pump(ABC):
                 return
         try:
             inbox.start = session.receive(inbox.buffer, inbox.start, inbox.end)
+        except MalformedInput as error:
+            if error.code in FINAL_CODES:
+                raise
+            raise Slip(f"the broker broke the protocol: {error}", error) from error
         finally:
             if session.protocol.output:
                 self._answer(link)
@@ -381,10 +402,11 @@ class Pump(ABC):
         """The broker has ended the connection: with an error, or with Close."""
         session = self.session
         if session.failure is not None:
-            if not session.failure_passes:
+            if session.failure_final:
                 self.give_up(session.failure)
                 raise session.failure
-            raise ConnectionLost(f"the broker ended the connection: {session.failure}")
+            text = f"the broker ended the connection: {session.failure}"
+            raise ConnectionLost(text) if session.failure_passes else Slip(text, session.failure)
         if session.protocol.state is ClientState.PEER_CLOSED:
             with contextlib.suppress(ConnectionLost):
                 self.say(session.protocol.close())

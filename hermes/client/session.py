@@ -109,6 +109,17 @@ class Feed:
         self.queue.append(gap)
         self.queued_bytes += MARK_COST
 
+    def take_back(self, segment: Segment) -> None:
+        """``segment`` was taken and is of no use: drop what follows it in its stream, so that all of
+        it is asked for again."""
+        stream, kept = segment.stream, [one for one in self.queue if one.stream != segment.stream]
+        self.queue.clear()
+        self.queue.extend(kept)
+        self.queued_bytes = sum(
+            MARK_COST + (one.stop - one.start if isinstance(one, Segment) else 0) for one in kept
+        )
+        self.dropped[stream] = segment.after
+
     def take(self) -> Segment | Gap | None:
         """The next batch with messages, or gap; None if there is none."""
         while self.queue:
@@ -213,8 +224,8 @@ class Session:
         """Tokens of the pings that somebody awaits the answers to."""
         self.failure: HermesError | None = None
         """Why the broker ended the connection, if it did."""
-        self.failure_passes = False
-        """Whether the same may work on a new connection."""
+        self.failure_passes = self.failure_final = False
+        """Whether the condition passes by itself; whether no new connection can change it."""
         self.closed = False
         """The broker has sent Close."""
         self._handlers: dict[type, Callable[[Any], None]] = {
@@ -240,7 +251,8 @@ class Session:
         resume.subscriptions = [s for s in resume.subscriptions if s.subscription in self.feeds]
         self._welcome = self.protocol.welcome or self._welcome
         self.protocol = ClientProtocol(last_id=self.protocol.last_id)
-        self.failure, self.failure_passes, self.closed = None, False, False
+        self.failure, self.closed = None, False
+        self.failure_passes = self.failure_final = False
         for line in self.lines.values():
             line.opened = None
         for subscription in resume.subscriptions:
@@ -369,6 +381,7 @@ class Session:
             row = ERROR_CODES.get(error.code)
             self.failure = exception
             self.failure_passes = row is not None and row.retry
+            self.failure_final = row is not None and row.final
         elif error.publisher is not None:
             self._on_refusal(error.publisher, exception)
         elif error.subscription is not None:

@@ -68,7 +68,8 @@ class Subscription(Closable):
         Raises:
             Timeout: none came in time.
             GapDetected: messages are missing; which ones is stated.  The next call goes on.
-            MalformedInput: what came is not what was published; the connection is closed.
+            MalformedInput: what came is not what was published, several times in a row, each over a
+                new connection; the client is closed.
             ConnectionLost: the connection broke and did not come back.
         """
         ready = self._ready
@@ -228,6 +229,7 @@ class Subscription(Closable):
                 )
                 if isinstance(found, int):
                     self._unsound(found, segment)
+                    continue
                 ready.extend(found)
                 self._segment = segment
         finally:
@@ -262,12 +264,16 @@ class Subscription(Closable):
         connection = self._connection
         deadline = connection.deadline(timeout)
         with connection.locked(deadline):
-            segment = None
-            while segment is None:
+            while True:
                 segment = self._rest() or self._next_segment(deadline)
-            start, stop = segment.start, segment.stop
-            index = self._reader.index(segment.buffer, start, stop, segment.after, segment.through)
-            if isinstance(index, int):
+                if segment is None:
+                    continue
+                start, stop = segment.start, segment.stop
+                index = self._reader.index(
+                    segment.buffer, start, stop, segment.after, segment.through
+                )
+                if not isinstance(index, int):
+                    break
                 self._unsound(index, segment)
             self._segment = segment
             frames = memoryview(segment.buffer).toreadonly()[start:stop]
@@ -343,18 +349,22 @@ class Subscription(Closable):
         start = segment.start + offsets[number * 8 + 4]
         return Segment(segment.buffer, start, segment.stop, segment.stream, handed, segment.through)
 
-    def _unsound(self, code: int, segment: Segment) -> NoReturn:
+    def _unsound(self, code: int, segment: Segment) -> None:
+        """Have ``segment`` sent again.
+
+        Raises:
+            MalformedInput: it has come so too often; the connection is closed.
+        """
+        text = (
+            f"a batch of {segment.stream!r} that covers {segment.after + 1} to {segment.through} is "
+            "not what was published"
+        )
         try:
-            _errors.fail(
-                code,
-                f"a batch of {segment.stream!r} that covers {segment.after + 1} to "
-                f"{segment.through} is not what was published; the connection is closed",
-            )
+            _errors.fail(code, text)
         except MalformedInput as error:
-            self._connection.give_up(error)
-            raise
+            self._connection.distrust(self._feed, segment, error)
         except HermesError as error:  # of codes that say nothing about bytes
-            raise MalformedInput(str(error)) from error
+            self._connection.distrust(self._feed, segment, MalformedInput(str(error)))
 
 
 def checked_on_gap(on_gap: OnGap) -> None:

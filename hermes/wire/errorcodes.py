@@ -28,8 +28,10 @@ class ErrorCode:
     raises: type[errors.HermesError] = errors.MalformedInput
     """What a client that is told raises to its user."""
     retry: bool = False
-    """Whether the same on a new connection may work: a client that reconnects by itself does so
-    only then."""
+    """Whether the condition passes by itself: a client connects again for as long as it may."""
+    final: bool = False
+    """Whether no new connection can change it: a client gives up at once.  After a fatal error that
+    is neither, it connects again a few times."""
 
 
 _BUG = "a bug of the sender: report it with the message"
@@ -39,11 +41,13 @@ ERROR_CODES: dict[str, ErrorCode] = {
     "not_hermes": ErrorCode(
         "the first bytes are not HRMS: something else than a Hermes client or broker",
         "check host and port",
+        final=True,
     ),
     "unsupported_version": ErrorCode(
         "a frame version this side cannot read, or no protocol version in common",
         "upgrade the older side; the message names the versions",
         raises=errors.VersionRefused,
+        final=True,
     ),
     "hello_expected": ErrorCode("the first frame is not Hello (or Welcome)", _BUG),
     # Bytes that are not a sound frame.
@@ -79,15 +83,20 @@ ERROR_CODES: dict[str, ErrorCode] = {
         "more publishers than Welcome allows",
         "share publishers, or use more connections",
         raises=errors.Refused,
+        final=True,
     ),
     "too_many_queries": ErrorCode(
-        "more unanswered queries than allowed", "wait for answers", raises=errors.Refused
+        "more unanswered queries than allowed",
+        "wait for answers",
+        raises=errors.Refused,
+        final=True,
     ),
     # The broker's decisions about a connection.
     "authentication_failed": ErrorCode(
         "the credentials were not believed",
         "check identity and credentials",
         raises=errors.AuthenticationFailed,
+        final=True,
     ),
     "too_many_connections": ErrorCode(
         "the broker has as many connections as it may",
@@ -111,6 +120,7 @@ ERROR_CODES: dict[str, ErrorCode] = {
         "this storage cannot promise durable acknowledgements",
         "ask for appended, or give the broker a storage that can",
         raises=errors.Refused,
+        final=True,
     ),
     "internal": ErrorCode(
         "the broker failed at something that is not the peer's fault",
@@ -236,6 +246,9 @@ ERROR_CODES: dict[str, ErrorCode] = {
         raises=errors.Refused,
     ),
 }
+
+FINAL_CODES = frozenset(code for code, row in ERROR_CODES.items() if row.final)
+"""The codes that no new connection can change."""
 
 MALFORMED_CODES: dict[int, str] = {
     envelopes.EMAGIC: "bad_magic",

@@ -891,3 +891,38 @@ def test_closed_broker_says_so() -> None:
 
     with pytest.raises(Closed, match="stopped"):
         broker.open()
+
+
+@pytest.mark.parametrize("transport", ["inproc:", "tcp://127.0.0.1:0"])
+@pytest.mark.parametrize("storage", ["memory:", "sqlite:"])
+@pytest.mark.parametrize("filter", ["a.*", ">"])
+def test_nothing_is_delivered_behind_a_close(
+    serve: Serve, connect: Connect, tmp_path: Path, transport: str, storage: str, filter: str
+) -> None:
+    """A connection that was told Close gets nothing more, whatever others publish meanwhile, until
+    it says Close too."""
+    place = storage if storage == "memory:" else f"{storage}{tmp_path}/log.db"
+    broker = serve(listeners=[transport], storage=place)
+    subscriber, publisher = connect(broker), connect(broker)
+    subscriber.subscribe(filter)
+    publisher.open()
+    publisher.publish("a.b", b"before")
+    publisher.acked(1)
+    assert subscriber.payloads(1) == [b"before"]
+    kernel = broker._opened()
+
+    def close_one() -> bool:
+        return min(kernel.connections.values(), key=lambda one: one.number).begin_close("")
+
+    subscriber.until(lambda: subscriber.take() or broker._ask(close_one))
+    for number in range(2, 50):
+        publisher.publish("a.b", b"behind")
+        publisher.acked(number)
+    subscriber.expect(m.Close)
+    for _ in range(5):
+        publisher.settle()
+        subscriber.take()  # raises if anything stands behind the Close
+    subscriber.send(subscriber.protocol.close())
+    subscriber.until_end()
+
+    assert subscriber.payloads(1) == [b"before"]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import hermes
-from hermes.client.connection import dial
+from hermes.client.connection import SLIPS_MAX, dial
 from hermes.client.pump import GLANCE_S
 from hermes.errors import (
     ConnectFailed,
@@ -304,16 +304,46 @@ def test_a_client_that_waits_for_room_reads_meanwhile(broker: hermes.Broker):
     assert found[-1].sequence == 5000
 
 
-def test_bytes_changed_on_the_way_are_found(wire: Wire):
-    """A flipped bit in a payload: MalformedInput at the subscriber, and the connection is closed."""
+def test_bytes_changed_on_the_way_are_sent_again(broker: hermes.Broker, wire: Wire):
+    """A flipped bit in a payload, once: the batch comes again over a new connection, and what was
+    published behind it follows, each message once."""
+    with hermes.connect(wire.url) as client, hermes.connect(broker.url) as other:
+        subscription = client.subscribe("md.a")
+        left = [b"precious"]
+
+        def once(data: bytes) -> bytes:
+            if left and left[0] in data:
+                return data.replace(left.pop(), b"Precious")
+            return data
+
+        wire.tamper = once
+        publisher = other.publisher("md.a")
+        for payload in (b"before", b"precious", b"after"):
+            publisher.send(payload)
+
+        assert [subscription.receive(20).payload for _ in range(3)] == [
+            b"before",
+            b"precious",
+            b"after",
+        ]
+        assert not left
+        assert wire.connections == 2
+        assert subscription.positions == {"default": 3}
+
+
+@pytest.mark.parametrize("batches", [False, True])
+def test_bytes_changed_on_the_way_every_time_are_an_error(wire: Wire, batches: bool):
+    """A payload that is changed each time it comes: MalformedInput after a few connections, and the
+    client is closed."""
     client = hermes.connect(wire.url)
     subscription = client.subscribe("md.a")
     wire.tamper = lambda data: data.replace(b"precious", b"Precious")
     client.publisher("md.a").send(b"precious")
 
-    with pytest.raises(MalformedInput, match="connection is closed"):
-        subscription.receive(5)
+    with pytest.raises(MalformedInput, match="not what was published"):
+        next(subscription.batches(20)) if batches else subscription.receive(20)
 
+    assert wire.connections == SLIPS_MAX
     assert not client.connected
     with pytest.raises(MalformedInput):
         client.ping()
