@@ -65,7 +65,10 @@ def wrong_type(name: str, takes: str, value: object) -> NoReturn:
 
 def is_bool(value: object) -> bool:
     """Whether ``value`` is a bool, Python's or NumPy's."""
-    return isinstance(value, bool) or getattr(getattr(value, "dtype", None), "kind", "") == "b"
+    if isinstance(value, bool):
+        return True
+    kind = getattr(getattr(value, "dtype", None), "kind", "")
+    return kind == "b" and getattr(value, "shape", None) == ()
 
 
 def flag(value: object, name: str) -> bool:
@@ -74,7 +77,7 @@ def flag(value: object, name: str) -> bool:
     Raises:
         WrongType: it is none.
     """
-    if not is_bool(value) or getattr(value, "shape", ()) != ():
+    if not is_bool(value):
         wrong_type(name, "a bool", value)
     return bool(value)
 
@@ -162,7 +165,9 @@ def duration(seconds: Any, name: str) -> float | None:
         UsageError: it is NaN.
     """
     ns = nanoseconds(seconds, name)
-    return None if ns >= FOR_EVER_NS else max(0.0, float(seconds))
+    if ns >= FOR_EVER_NS:
+        return None
+    return max(0.0, float(seconds)) if ns else 0.0
 
 
 # ---- text ----

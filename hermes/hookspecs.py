@@ -116,7 +116,7 @@ class Grant:
     """Whether it may have durable names forgotten, with their positions, whoever's they are."""
 
     def __post_init__(self) -> None:
-        from hermes.native.patterns import check_pattern  # deferred: needs the native core
+        from hermes.native.patterns import check_given_pattern  # deferred: needs the native core
 
         if not isinstance(self.identity, str) or not self.identity:
             raise UsageError(f"Grant: identity is a str that is not empty, not {self.identity!r}")
@@ -126,7 +126,7 @@ class Grant:
             if not isinstance(getattr(self, name), bool):
                 raise UsageError(f"Grant: {name} is a bool, not {getattr(self, name)!r}")
         for pattern in (*self.publish, *self.subscribe):
-            check_pattern(pattern)
+            check_given_pattern(pattern)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import pluggy
 
-from hermes import hookspecs, storage, transport
+from hermes import checks, hookspecs, storage, transport
 from hermes.closing import Closable
 from hermes.errors import PluginFailed, PluginNotFound, UsageError
 from hermes.selection import VARIABLE, Selection
@@ -256,9 +256,16 @@ class Plugins:
         Raises:
             UsageError: the name is taken, or no name.
         """
+        label = "name" if kind == "plugin" else "scheme"
+        name = checks.text(name, label)
+        if not callable(factory):
+            checks.wrong_type("factory", f"a function that makes a {kind}", factory)
         key = kind, name
-        if not re.fullmatch(r"[a-z][a-z0-9+.-]*", name):
-            raise UsageError(f"{name!r} cannot be a {kind}'s name: a letter, then a-z 0-9 + . -")
+        if not re.fullmatch(r"[a-z][a-z0-9+.-]{0,63}", name):
+            raise UsageError(
+                f"{label}: {checks.shown(name)} cannot be a {kind}'s name: a letter, then up to 63 of "
+                "a-z 0-9 + . -"
+            )
         if key in self._registered or key in self._points:
             owner, _ = self._find(kind, name)
             raise UsageError(f"{owner} is there already: choose another name")

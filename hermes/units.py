@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from hermes.checks import FOR_EVER_NS, shown
+
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([A-Za-z]*)\Z")
 
 BYTES = {
@@ -62,36 +64,46 @@ class Duration(int):
         return f"{int(self)}ns" if self else "0"
 
 
+SIZE_MAX = 2**62
+"""Bytes of the largest size: sums of two fit 64 signed bits."""
+
+
 def byte_size(text: str | int) -> ByteSize:
     """Read a size.
 
     Raises:
         ValueError: it is none; the message says what one looks like.
     """
-    if isinstance(text, int) and not isinstance(text, bool) and text >= 0:
+    if isinstance(text, int) and not isinstance(text, bool) and 0 <= text <= SIZE_MAX:
         return ByteSize(text)
     match = _NUMBER.match(text) if isinstance(text, str) else None
     if match is None or match[2].lower() not in BYTES:
         raise ValueError(
-            f"{text!r} is not a size: expected bytes as in 4096, 64KiB, 128MiB or 10GiB"
+            f"{shown(text)} is not a size: expected bytes as in 4096, 64KiB, 128MiB or 10GiB"
         )
-    return ByteSize(
-        round(float(match[1]) * BYTES[match[2].lower()]) if match[2] else int(float(match[1]))
-    )
+    size = float(match[1]) * BYTES[match[2].lower()]
+    if size > SIZE_MAX:
+        raise ValueError(f"{shown(text)} is over the largest size, which is 4194304TiB")
+    return ByteSize(round(size) if match[2] else int(size))
 
 
 def duration(text: str | int) -> Duration:
-    """Read a duration.
+    """Read a duration: at most a hundred years, which ``inf`` means too.
 
     Raises:
         ValueError: it is none; the message says what one looks like.
     """
-    if text in (0, "0"):
+    if (isinstance(text, str) and text == "0") or (type(text) is int and text == 0):
         return Duration(0)
+    if isinstance(text, str) and text == "inf":
+        return Duration(FOR_EVER_NS)
     match = _NUMBER.match(text) if isinstance(text, str) else None
     if match is None or match[2].lower() not in NANOSECONDS:
-        raise ValueError(f"{text!r} is not a duration: expected one as in 250ms, 30s, 12h or 7d")
-    return Duration(round(float(match[1]) * NANOSECONDS[match[2].lower()]))
+        raise ValueError(
+            f"{shown(text)} is not a duration: expected one as in 250ms, 30s, 12h or 7d, or inf"
+        )
+    ns = float(match[1]) * NANOSECONDS[match[2].lower()]
+    return Duration(FOR_EVER_NS if ns >= FOR_EVER_NS else round(ns))
 
 
 def decode(kind: type, value: Any) -> Any:

@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, NoReturn, Self, TypeVar
 
+from hermes import checks
 from hermes.broker import queries
 from hermes.broker.config import Config, from_values
 from hermes.broker.hooks import Hooks
@@ -22,7 +23,7 @@ from hermes.broker.loop import Loop
 from hermes.broker.signals import Signals, quiet_collector
 from hermes.broker.streams import Streams
 from hermes.closing import Closable
-from hermes.errors import Closed, HermesError
+from hermes.errors import Closed, HermesError, UsageError, WrongType
 from hermes.forks import close_in_children
 from hermes.plugins import Plugins, default_plugins
 from hermes.storage import Progress
@@ -67,7 +68,13 @@ class Broker(Closable):
         **settings: Any,
     ) -> None:
         if config is not None and settings:
-            raise TypeError("pass a Config or its fields, not both")
+            raise WrongType("config takes a Config, or leave it out and pass its fields; not both")
+        if config is not None and not isinstance(config, Config):
+            checks.wrong_type("config", "a hermes.broker.config.Config", config)
+        if registry is not None and not isinstance(registry, Plugins):
+            checks.wrong_type("registry", "a hermes.plugins.Plugins", registry)
+        if progress is not None and not callable(progress):
+            checks.wrong_type("progress", "a function", progress)
         self.config = config if config is not None else from_values(settings)
         self._registry = registry
         self._progress = progress
@@ -201,6 +208,9 @@ class Broker(Closable):
 
         With ``signals`` it must be called in the main thread.
         """
+        signals = checks.flag(signals, "signals")
+        if signals and threading.current_thread() is not threading.main_thread():
+            raise UsageError("signals can be handled in the main thread only: run(signals=False)")
         self.open()
         if not signals:
             self._serve()
@@ -248,6 +258,12 @@ class Broker(Closable):
 
     def __enter__(self) -> Self:
         return self.start()
+
+    def __reduce__(self) -> NoReturn:
+        raise WrongType(
+            "a Broker cannot be pickled or copied: it is made of threads, sockets and files of this "
+            "process; pass its URLs, and connect there"
+        )
 
     def abandon(self) -> list[int]:
         """A forked child has no part in its parent's broker: there it is closed, and nothing that

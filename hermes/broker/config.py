@@ -17,8 +17,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from hermes import units
-from hermes.errors import InvalidConfig
-from hermes.native.patterns import check_pattern
+from hermes.errors import InvalidConfig, InvalidTopic
+from hermes.native.patterns import check_given_pattern, check_given_topic
 from hermes.units import ByteSize, Duration
 
 Idle = Literal["block", "adaptive", "spin"]
@@ -34,7 +34,7 @@ NS_PER_S = 1_000_000_000
 COMPLAINT = re.compile(r"(?P<problem>.+) - at `\$\.?(?P<key>[^`]+)`\Z", re.DOTALL)
 """A message of msgspec's about the value of a key."""
 
-Count = Annotated[int, msgspec.Meta(ge=1)]
+Count = Annotated[int, msgspec.Meta(ge=1, le=2**32 - 1)]
 StreamName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
 
@@ -224,8 +224,13 @@ def _check_streams(streams: list[StreamConfig]) -> None:
             raise ValueError(
                 f"the stream {stream.name!r} has no patterns: nothing would ever go there"
             )
-        for pattern in stream.patterns:
-            check_pattern(pattern)
+        try:
+            for pattern in stream.patterns:
+                check_given_pattern(pattern)
+            for topic in stream.declare:
+                check_given_topic(topic)
+        except InvalidTopic as error:
+            raise ValueError(f"the stream {stream.name!r}: {error}") from error
         if stream.patterns and stream.name == DEFAULT_STREAM:
             raise ValueError("the stream 'default' takes no patterns: it gets what no other claims")
         seen.add(stream.name)

@@ -119,9 +119,9 @@ def command(
     """
     check_source(message, from_stdin=from_stdin, size=size)
     import hermes
-    from hermes.native.patterns import check_topic
+    from hermes.native.patterns import check_given_topic
 
-    check_topic(topic)  # before a missing broker is blamed
+    check_given_topic(topic)  # before a missing broker is blamed
     url = intercepted(url, intercept)
     with hermes.connect(url, timeout=timeout_ns / 1e9, name="hermes pub") as client:
         limit = client.limits["message_max"]

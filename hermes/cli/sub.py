@@ -130,9 +130,9 @@ def command(
         )
     form = "json" if as_json else form or ("text" if sys.stdout.isatty() else "raw")
     import hermes
-    from hermes.native.patterns import check_pattern
+    from hermes.native.patterns import check_given_pattern
 
-    check_pattern(pattern)  # before a missing broker is blamed
+    check_given_pattern(pattern)  # before a missing broker is blamed
     url = intercepted(url, intercept)
     # The time runs from here: a broker that is slow to answer does not make the command longer.
     deadline_ns = None if duration_ns is None else time.monotonic_ns() + duration_ns

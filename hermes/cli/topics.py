@@ -27,9 +27,9 @@ def command(pattern: str, url: str, timeout_ns: int, as_json: bool) -> None:
     """List the topics that PATTERN covers (all, if it is left out), and the last sequence of
     each.
     """
-    from hermes.native.patterns import check_pattern
+    from hermes.native.patterns import check_given_pattern
 
-    check_pattern(pattern)
+    check_given_pattern(pattern)
     import hermes
 
     with hermes.connect(url, timeout=timeout_ns / 1e9, name="hermes topics") as client:

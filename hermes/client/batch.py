@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from hermes.errors import UsageError
+from hermes.errors import UsageError, WrongType
 from hermes.native.api import Message, Reader
 
 if TYPE_CHECKING:
@@ -23,8 +23,11 @@ class Batch:
 
     Everything here, arrays included, refers to the memory the batch was received into.  It stays
     valid and unchanged as long as anything refers to it; keep it, or copy what you need and let go.
+    A batch is a value: equal to another of the same messages, and one that was copied or unpickled
+    has memory of its own.
     """
 
+    __match_args__ = ("stream", "after", "through")
     __slots__ = ("_index", "_reader", "after", "frames", "stream", "through")
 
     def __init__(
@@ -48,6 +51,18 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self._index) // SLICE_SIZE
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Batch):
+            return NotImplemented
+        mine = (self.stream, self.after, self.through, self.frames)
+        return mine == (other.stream, other.after, other.through, other.frames)
+
+    def __hash__(self) -> int:  # what a batch covers tells it from others: its memory may be large
+        return hash((self.stream, self.after, self.through))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickled, (bytes(self.frames), self._index, self.stream, self.after, self.through)
 
     def __repr__(self) -> str:
         return (
@@ -98,15 +113,15 @@ class Batch:
         return found
 
     @property
-    def sequences(self) -> NDArray[np.uint64]:
+    def sequences(self) -> NDArray[np.int64]:
         """The sequence of each message.  Needs NumPy."""
-        found: NDArray[np.uint64] = self.index["sequence"]
+        found: NDArray[np.int64] = self.index["sequence"]
         return found
 
     @property
-    def timestamps(self) -> NDArray[np.uint64]:
+    def timestamps(self) -> NDArray[np.int64]:
         """The publishers' clocks, ns since 1970.  Needs NumPy."""
-        found: NDArray[np.uint64] = self.index["timestamp_ns"]
+        found: NDArray[np.int64] = self.index["timestamp_ns"]
         return found
 
     @property
@@ -131,7 +146,16 @@ class Batch:
             UsageError: a payload has another size.
         """
         np = _numpy()
-        kind = np.dtype(dtype)
+        if dtype is None:  # which NumPy takes for doubles
+            raise WrongType("dtype takes what numpy.dtype() takes, not None")
+        try:
+            kind = np.dtype(dtype)
+        except (TypeError, ValueError) as error:
+            raise WrongType(f"dtype takes what numpy.dtype() takes: {error}") from error
+        if kind.hasobject:
+            raise WrongType(f"dtype: {kind} has elements that are Python objects")
+        if kind.itemsize == 0:
+            raise UsageError(f"dtype: an element of {kind} has no bytes")
         offsets, lengths = self.offsets, self.lengths
         if len(self) and (lengths != kind.itemsize).any():
             wrong = int(lengths[lengths != kind.itemsize][0])
@@ -149,6 +173,10 @@ class Batch:
         return gathered
 
 
+def _unpickled(frames: bytes, index: bytes, stream: str, after: int, through: int) -> Batch:
+    return Batch(memoryview(frames), index, stream, after, through, Reader(len(frames)))
+
+
 def _numpy() -> Any:
     try:
         import numpy
@@ -160,8 +188,8 @@ def _numpy() -> Any:
 def _record(np: Any) -> Any:
     return np.dtype(
         [
-            ("sequence", "<u8"),
-            ("timestamp_ns", "<u8"),
+            ("sequence", "<i8"),  # signed, so that a difference stays an integer
+            ("timestamp_ns", "<i8"),
             ("offset", "<u4"),
             ("payload_offset", "<u4"),
             ("payload_len", "<u4"),

@@ -23,7 +23,7 @@ from hermes.client.starts import StartPoint, start_of
 from hermes.client.subscription import OnGap, Subscription, checked_on_gap
 from hermes.errors import HermesError, Timeout, UsageError, WrongType
 from hermes.native.outbox import CAPACITY, CAPACITY_MIN, LINGER_MAX_NS
-from hermes.native.patterns import check_pattern, check_topic
+from hermes.native.patterns import check_given_pattern, check_given_topic
 from hermes.url import Url, parse_url
 from hermes.wire.messages import NAME_MAX, PUBLISHER_ID_SIZE, AckLevel
 
@@ -174,7 +174,7 @@ class Client:
         """
         connection = self._connection
         connection.check()
-        _check_pattern(pattern)
+        pattern = _checked_pattern(pattern)
         if durable is not None:
             durable = checks.text(durable, "durable", least=1, most=NAME_MAX)
         point = start_of(start, durable)
@@ -193,9 +193,9 @@ class Client:
         """
         connection = self._connection
         connection.check()
-        checks.text(what, "what", least=1, most=NAME_MAX)
+        what = checks.text(what, "what", least=1, most=NAME_MAX)
         for name, value in arguments.items():
-            checks.text(value, name, most=ARGUMENT_MAX)
+            arguments[name] = checks.text(value, name, most=ARGUMENT_MAX)
         deadline = connection.deadline(timeout)
         with connection.locked(deadline):
             return requests.query(connection, what, arguments, deadline)
@@ -214,9 +214,9 @@ class Client:
     ) -> list[dict[str, Any]]:
         """The topics the broker knows, of one pattern and stream or all."""
         if pattern is not None:
-            _check_pattern(pattern)
+            pattern = _checked_pattern(pattern)
         if stream is not None:
-            checks.text(stream, "stream", least=1, most=NAME_MAX)
+            stream = checks.text(stream, "stream", least=1, most=NAME_MAX)
         arguments = {"pattern": pattern, "stream": stream}
         given = {name: value for name, value in arguments.items() if value is not None}
         found: list[dict[str, Any]] = self.query("topics", timeout=timeout, **given)
@@ -240,6 +240,8 @@ class Client:
                 (``not_allowed``).
         """
         checks.text(name, "name", least=1, most=NAME_MAX)
+        if identity is not None:
+            checks.text(identity, "identity", least=1, most=NAME_MAX)
         arguments = {} if identity is None else {"identity": identity}
         found: bool = self.query("forget", timeout=timeout, durable=name, **arguments)
         return found
@@ -327,24 +329,25 @@ class Client:
 def _encoded_topic(topic: str) -> bytes:
     if not isinstance(topic, str):
         checks.text(topic, "topic")
-    check_topic(topic)
+    check_given_topic(topic)
     return topic.encode()
 
 
-def _check_pattern(pattern: str) -> None:
+def _checked_pattern(pattern: str) -> str:
     if isinstance(pattern, list | tuple | set | frozenset):
         raise WrongType(
             f"pattern takes a str, not {checks.shown(pattern)}: subscribe to each of them, or to one "
             "pattern with '*' or '>'"
         )
-    checks.text(pattern, "pattern")
-    check_pattern(pattern)
+    pattern = checks.text(pattern, "pattern")
+    check_given_pattern(pattern)
+    return pattern
 
 
 def _checked_id(publisher_id: Any) -> bytes:
     if isinstance(publisher_id, str):
         checks.wrong_type("publisher_id", f"{PUBLISHER_ID_SIZE} bytes", publisher_id)
-    found = bytes(checks.buffer(publisher_id, "publisher_id"))
+    found = checks.copied(publisher_id, "publisher_id")
     if len(found) != PUBLISHER_ID_SIZE:
         raise UsageError(f"publisher_id has {PUBLISHER_ID_SIZE} bytes, not {len(found)}")
     return found

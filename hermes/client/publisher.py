@@ -11,7 +11,7 @@ import contextlib
 import threading
 import time
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
@@ -35,7 +35,7 @@ from hermes.native.api import REFUSED
 from hermes.native.decoder import FrameIndex, decode
 from hermes.native.frames import MessageType
 from hermes.native.outbox import Outbox, lengths_of
-from hermes.native.patterns import check_topic
+from hermes.native.patterns import check_given_topic
 from hermes.wire.messages import AckLevel
 
 LOOK_EVERY = 256
@@ -328,6 +328,8 @@ class Publisher:
     # ---- inside ----
 
     def _name(self, topic: str | None) -> bytes:
+        if topic is not None and not isinstance(topic, str):
+            checks.text(topic, "topic")
         name = self._topic if topic is None else self._names.get(topic) or self._encode(topic)
         if name is None:
             raise InvalidTopic("no topic: give one here, or to client.publisher()")
@@ -336,7 +338,7 @@ class Publisher:
     def _encode(self, topic: str) -> bytes:
         if not isinstance(topic, str):
             checks.text(topic, "topic")
-        check_topic(topic)
+        check_given_topic(topic)
         if len(self._names) >= TOPICS_MAX:
             self._names.clear()
         name = self._names[topic] = topic.encode()
@@ -575,8 +577,8 @@ def _joined(payloads: Iterable[Payload] | Payload) -> tuple[bytes, array[int]]:
             "payloads is a joined buffer, which needs the lengths of the messages in it"
         )
     try:
-        if isinstance(payloads, str):
-            raise TypeError("text")
+        if isinstance(payloads, str | Mapping):
+            raise TypeError("text and tables can be iterated too, and are no payloads")
         iterator = iter(payloads)
     except TypeError:
         checks.wrong_type(
@@ -597,14 +599,16 @@ def _joined(payloads: Iterable[Payload] | Payload) -> tuple[bytes, array[int]]:
 
 def _as_u32(lengths: Any) -> Any:
     """A contiguous buffer of 32-bit numbers."""
+    if isinstance(lengths, str | Mapping):
+        checks.wrong_type("lengths", f"numbers from 0 to {U32_MAX}", lengths)
     try:
         with memoryview(lengths) as view:
             if view.itemsize == 4 and view.c_contiguous and view.format in ("I", "L", "i", "<I"):
                 return lengths
             lengths = view.tolist()
-    except TypeError:
+    except (TypeError, ValueError, NotImplementedError):  # no buffer, or one of something else
         pass
     try:
         return array("I", lengths)
-    except (OverflowError, TypeError) as error:
+    except (OverflowError, TypeError, ValueError) as error:
         raise UsageError(f"lengths are numbers from 0 to {U32_MAX}: {error}") from error

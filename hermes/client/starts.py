@@ -33,7 +33,10 @@ def start_of(point: StartPoint, durable: str | None) -> Start:
         UsageError: it is none of the forms.
     """
     if isinstance(point, Start):
-        point.check()
+        try:
+            point.check()
+        except UsageError as error:
+            raise type(error)(f"start: {error}") from error
         return replace(point, positions=dict(point.positions))  # the client moves them on
     if durable is not None:
         if isinstance(point, str) and point in ("latest", "earliest"):
@@ -44,15 +47,14 @@ def start_of(point: StartPoint, durable: str | None) -> Start:
             f"with a durable name the stored position decides: start is 'latest' or 'earliest' for "
             f"the first time, not {checks.shown(point)}"
         )
-    match point:
-        case "latest" | "earliest" | "last":
-            return Start(at=cast(Word, str(point)))
-        case str():
-            raise UsageError(_forms(point))
-        case datetime():
-            return Start(at="time", time_ns=_time_ns(point))
-        case Mapping():
-            return Start(at="positions", positions=checked_positions(point, "start"))
+    if isinstance(point, str) and point in WORDS:
+        return Start(at=cast(Word, str(point)))
+    if isinstance(point, str):
+        raise UsageError(_forms(point))
+    if isinstance(point, datetime):
+        return Start(at="time", time_ns=_time_ns(point))
+    if isinstance(point, Mapping):
+        return Start(at="positions", positions=checked_positions(point, "start"))
     if hasattr(point, "__index__") and not checks.is_bool(point):
         try:
             return Start(at="sequence", sequence=checks.integer(point, "start", most=SEQUENCE_MAX))

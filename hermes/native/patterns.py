@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from hermes.errors import InvalidTopic
 from hermes.native._core import lib
 
@@ -35,6 +37,49 @@ def check_pattern(pattern: str | bytes) -> None:
             f"{pattern!r} is not a legal pattern: it has 1 to {TOPIC_MAX} bytes of UTF-8, tokens "
             "separated by '.', none of them empty; '*' stands for one token, '>' for the rest and "
             "only at the end"
+        )
+
+
+_MQTT = re.compile(r"(?:^|[./])[#+](?:[./]|$)")
+"""A token of MQTT's that is a wildcard there, as in ``md.#`` or ``md/+/bid``."""
+
+
+def check_given_topic(topic: str | bytes) -> None:
+    """Raise unless ``topic``, as a program or a person gives it, is legal and not likely a slip: a
+    wildcard within a token, or one of MQTT's.
+
+    The protocol knows no slips: topics that come from elsewhere are held to :func:`check_topic`.
+
+    Raises:
+        InvalidTopic: it is not; the message says why.
+    """
+    check_topic(topic)
+    _refuse_slip(topic, "topic")
+
+
+def check_given_pattern(pattern: str | bytes) -> None:
+    """Raise unless ``pattern``, as a program or a person gives it, is legal and not likely a slip: a
+    wildcard within a token, or one of MQTT's.
+
+    Raises:
+        InvalidTopic: it is not; the message says why.
+    """
+    check_pattern(pattern)
+    _refuse_slip(pattern, "pattern")
+
+
+def _refuse_slip(name: str | bytes, what: str) -> None:
+    text = name if isinstance(name, str) else str(name, "utf-8")
+    for token in text.split("."):
+        if len(token) > 1 and ("*" in token or ">" in token):
+            raise InvalidTopic(
+                f"{text!r} is not a {what} to use: {token!r} has a wildcard within a token, where it "
+                "would stand for itself; '*' and '>' stand for whole tokens, as in 'md.*' and 'md.>'"
+            )
+    if _MQTT.search(text):
+        raise InvalidTopic(
+            f"{text!r} is not a {what} to use: '#' and '+' are MQTT's wildcards, and '/' its separator; "
+            "here tokens are separated by '.', '*' stands for one token and a last '>' for the rest"
         )
 
 

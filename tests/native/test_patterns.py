@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hermes.errors import InvalidTopic
+import hermes
+from hermes.errors import InvalidConfig, InvalidTopic
+from hermes.hookspecs import Grant
 from hermes.native import check_pattern, check_topic, match, overlap
-from hermes.native.patterns import covers
+from hermes.native.patterns import check_given_pattern, check_given_topic, covers
 
 LEGAL = ["a", "md.xnas.AAPL", "a*", "*a.>b", "a>.b", "ä.日本", "a b", "x" * 255, "\U0010ffff", "-"]
 ILLEGAL = {
@@ -208,3 +210,62 @@ def test_illegal_patterns_cover_nothing() -> None:
     for wide, narrow in (("a..b", "a"), ("a", "a..b")):
         with pytest.raises(InvalidTopic):
             covers(wide, narrow)
+
+
+@pytest.mark.parametrize("name", ["md.A*", "*A.b", "a.b>", "a.>b", "a>.b", "a.**", "a.>>", "->"])
+@pytest.mark.parametrize("check", [check_given_topic, check_given_pattern])
+def test_a_wildcard_within_a_token_is_a_slip(check: Callable[[str], None], name: str) -> None:
+    """A program or a person that gives one is told what wildcards stand for; the protocol takes it."""
+    check_topic(name)
+
+    with pytest.raises(InvalidTopic, match="whole tokens"):
+        check(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["md.#", "#", "+", "md/+", "md/+/bid", "md/#", "md.+.bid", "a/b.#"]
+)
+@pytest.mark.parametrize("check", [check_given_topic, check_given_pattern])
+def test_wildcards_of_mqtt_are_slips(check: Callable[[str], None], name: str) -> None:
+    """The error says what stands for them here."""
+    check_topic(name)
+
+    with pytest.raises(InvalidTopic, match="MQTT"):
+        check(name)
+
+
+@pytest.mark.parametrize("name", ["C#", "c++.x", "a/b", "a.#1", "+1", "md.xnas.AAPL", b"a.b"])
+def test_other_names_may_be_given(name: str) -> None:
+    """A '#' or '+' beside other characters is one of them."""
+    check_given_topic(name)
+    check_given_pattern(name)
+
+
+def test_wildcards_may_be_given_as_whole_tokens_of_a_pattern() -> None:
+    """Each stands where it may stand."""
+    for pattern in ("*", ">", "a.*", "a.>", "*.a", "*.*.>"):
+        check_given_pattern(pattern)
+
+
+def test_slips_are_refused_wherever_a_pattern_is_given() -> None:
+    """By the client, a configuration and a grant, at the earliest."""
+    with (
+        hermes.Broker(listeners=["inproc:"], storage="memory") as broker,
+        hermes.connect(broker.url) as client,
+        client.publisher() as publisher,
+    ):
+        for call in (
+            lambda: client.subscribe("md.A*"),
+            lambda: client.topics("md.A*"),
+            lambda: client.publisher("md.A*"),
+            lambda: publisher.send(b"", "md.A*"),
+            lambda: publisher.send_many([b""], topic="md.A*"),
+        ):
+            with pytest.raises(InvalidTopic, match="whole tokens"):
+                call()
+        assert publisher.send(b"", "md.A") == 1
+    for key in ("patterns", "declare"):
+        with pytest.raises(InvalidConfig, match=r"trades.*whole tokens"):
+            hermes.Broker(streams=[{"name": "trades", "patterns": ["a"], key: ["md.A*"]}])
+    with pytest.raises(InvalidTopic, match="whole tokens"):
+        Grant("alice", publish=("md.A*",))

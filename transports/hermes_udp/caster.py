@@ -23,7 +23,7 @@ from hermes.errors import InvalidUrl, Refused, SystemFault
 from hermes.gateway import Wire
 from hermes.native.envelopes import address_of
 from hermes.native.frames import BATCH_HEADER_SIZE
-from hermes.native.patterns import check_pattern
+from hermes.native.patterns import check_given_pattern
 from hermes.transport import Kernel, Peer
 from hermes.units import ByteSize
 from hermes.url import Url
@@ -79,7 +79,7 @@ def place_of(url: Url, group: Group, options: ListenOptions) -> CastPlace:
     """
     refuse_path(url)
     try:
-        check_pattern(options.pattern)
+        check_given_pattern(options.pattern)
     except ValueError as error:
         raise InvalidUrl(f"{url}: {error}") from error
     smallest, largest = int(lib.HU_CAST_RATE_MIN), int(lib.HU_CAST_RATE_MAX)

@@ -12,7 +12,7 @@ import msgspec
 
 from hermes.addresses import DEFAULT_HOST, host_port, refuse_path, refuse_strangers, resolve
 from hermes.errors import InvalidUrl
-from hermes.native.patterns import check_pattern, check_topic
+from hermes.native.patterns import check_given_pattern, check_given_topic
 from hermes.units import ByteSize, Duration
 from hermes.url import PORT_MAX, Url
 
@@ -135,9 +135,9 @@ def check(url: Url, options: ListenOptions, *, authenticates: bool) -> None:
         InvalidUrl: it says what, and what to do.
     """
     try:
-        check_pattern(options.pattern)
+        check_given_pattern(options.pattern)
         if options.work:
-            check_topic(options.work)
+            check_given_topic(options.work)
     except ValueError as error:
         raise InvalidUrl(f"{url}: {error}") from error
     if options.users and not options.curve:

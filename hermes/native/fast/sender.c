@@ -83,6 +83,10 @@ static const uint8_t *borrow(PyObject *object, Py_buffer *view, size_t *size) {
         *size = (size_t)length;
         return (const uint8_t *)data;
     }
+    if (PyUnicode_Check(object)) { /* NumPy's texts are buffers, but as unlikely to be meant */
+        PyErr_SetString(PyExc_TypeError, "a payload is bytes, not text");
+        return NULL;
+    }
     if (PyObject_GetBuffer(object, view, PyBUF_CONTIG_RO | PyBUF_FORMAT) < 0)
         return NULL;
     if (view->format != NULL && holds_addresses(view->format)) {
