@@ -127,6 +127,7 @@ class Broker(Closable):
         loop = Loop(idle=config.idle, spin_ns=int(config.spin))
         undo.callback(loop.close)
         kernel = Kernel(config, storage, streams, loop, hooks)
+        undo.callback(kernel.close_discarded)
         undo.callback(kernel.positions.close)
         for url, transport in zip(urls, transports, strict=True):
             refuse_dial_options(transport, url)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from hermes.broker.output import Outgoing
 from hermes.broker.owners import durable_key, durable_name
 from hermes.broker.publishers import Publisher, publisher_level
 from hermes.broker.queries import FORGET, may_ask
-from hermes.broker.subscriptions import RequestRefused, Subscription
+from hermes.broker.subscriptions import Opening, RequestRefused, Subscription
 from hermes.errors import HermesError, InvalidTopic, Refused, SystemFault
 from hermes.hookspecs import ConnectionInfo, Denial, Grant
 from hermes.native.envelopes import address_of
@@ -47,8 +48,15 @@ BULKY = 16
 """Pulls after which a connection whose output was not sent in one go is tried again."""
 ANSWERS_MAX = 4096
 """Frames of answers that wait to be pulled; with more, the peer is not read from until it reads."""
+OPENING_MAX = 2 * ANSWERS_MAX
+"""Subscribes under way and Pings behind them, with which no further Ping is read."""
+TURN_NS = 500_000
+"""How long the requests of one read are worked on before others have their turn, ns."""
 ANSWERS_LIMIT = 4 * ANSWERS_MAX
 """Frames with which a peer whose transport goes on reading regardless is cut off."""
+HELD_MAX = 4 * 1024 * 1024
+"""Bytes of input that may wait for a connection's requests: a transport that reads on although the
+connection is paused has it cut off with more."""
 OWNERS_SHOWN = 8
 """Identities named by the refusal to forget a durable name that several have."""
 
@@ -62,12 +70,16 @@ class Connection(Outgoing):
 
     __slots__ = (
         "_bulky",
+        "_ended",
         "_epoch",
         "_express",
         "_fd",
         "_have",
+        "_held",
+        "_held_event",
         "_info",
         "_needed",
+        "_opening",
         "_own",
         "_own_address",
         "_queue",
@@ -76,6 +88,7 @@ class Connection(Outgoing):
         "_seats",
         "_shared",
         "_subscriptions",
+        "_waiting",
         "attachment",
         "bytes_in",
         "closing",
@@ -106,6 +119,11 @@ class Connection(Outgoing):
         self._own_address: Any = None
         self._have = 0
         self._subscriptions: dict[int, Subscription] = {}
+        self._opening: deque[Opening | m.Ping] = deque()
+        self._held: memoryview | None = None  # input behind a request that is under way
+        self._held_event: Event | None = None  # the first of it
+        self._ended = False  # the peer will send no more than that
+        self._waiting = False
 
     # Input: what a transport calls.
 
@@ -125,6 +143,9 @@ class Connection(Outgoing):
         """Take everything that is whole; keep the rest."""
         self.bytes_in += nbytes
         try:
+            if self._held is not None:
+                self._hold_more(self._kernel.scratch[:nbytes])
+                return
             if self._own is not None:
                 self._own_updated(nbytes)
                 return
@@ -154,6 +175,9 @@ class Connection(Outgoing):
             return
         self.bytes_in += len(data)
         try:
+            if self._held is not None:
+                self._hold_more(data)
+                return
             consumed = self._process(address_of(data), len(data))
             if consumed < len(data):
                 self._keep(data[consumed:])
@@ -173,7 +197,7 @@ class Connection(Outgoing):
             return 0
         if self._epoch != kernel.follow_epoch:
             self._shared = self._shared_streams()
-        shared, spin_ns = self._shared, kernel.express_spin_ns
+        shared, spin_ns = self._shared, 0 if kernel.unfinished else kernel.express_spin_ns
         scratch = kernel.scratch_address
         if medium:
             result = express.run_medium(
@@ -205,10 +229,14 @@ class Connection(Outgoing):
 
     def eof_received(self) -> None:
         """The peer will send no more."""
-        if not self._lost:
-            self._protocol.eof()
-            self._after_events()
-            self.mark()
+        if self._lost:
+            return
+        if self._held is not None:
+            self._ended = True
+            return
+        self._protocol.eof()
+        self._after_events()
+        self.mark()
 
     def connection_lost(self, error: Exception | None) -> None:
         """The medium is gone: forget everything."""
@@ -227,6 +255,7 @@ class Connection(Outgoing):
         self._flight.clear()
         self._own = self._own_address = None
         self._rest = b""
+        self._held = self._held_event = None
         self._express = None
         self._ingest.close()
         self._kernel.forget(self)
@@ -253,6 +282,8 @@ class Connection(Outgoing):
         """Say Close once everything there is has been pulled; True when it has been said."""
         state = self._protocol.state
         if state is _OPEN and (self._active or self._out or self._answers or self._acks):
+            return False
+        if state is _OPEN and (self._opening or self._held is not None):
             return False
         if state is _OPEN and self._waits_for_sync():
             return False
@@ -315,6 +346,22 @@ class Connection(Outgoing):
         if result.gap_first:
             reader = self._seats[result.gap_cursor]
             self._say_gap(reader, result.gap_first, result.gap_last, result.gap_reason)
+
+    @property
+    def holding(self) -> bool:
+        """Whether there is input that waits for requests before it."""
+        return self._held is not None
+
+    def go_on(self, ends_ns: int) -> bool:
+        """Go on with the requests under way, until ``ends_ns``; True if some are left."""
+        try:
+            self._open_subscriptions(ends_ns)
+            if self._held is not None and time.monotonic_ns() < ends_ns:
+                self._resume(ends_ns)
+        except Exception as error:
+            self._fail(error)
+        self._waiting = self._held is not None or bool(self._opening)
+        return self._waiting
 
     def refuse(self, code: str, message: str) -> None:
         """End the connection with an error."""
@@ -387,15 +434,23 @@ class Connection(Outgoing):
         now_ns = time.time_ns()
         return self._work_off(self._receive(data, size, now_ns), data, size, now_ns)
 
-    def _work_off(self, offset: int, data: Any, size: int, now_ns: int) -> int:
-        """Handle the event at ``offset``, and what follows."""
+    def _work_off(self, offset: int, data: Any, size: int, now_ns: int, ends_ns: int = 0) -> int:
+        """Handle the event at ``offset``, and what follows, until ``ends_ns`` (0: for one turn)."""
         protocol, sink = self._protocol, self._sink
         event = protocol.event
+        if event is not None and not ends_ns:
+            ends_ns = time.monotonic_ns() + TURN_NS
         while event is not None:
             if sink.touched:
                 self._acknowledge()  # what an event ends or refuses has been taken before it
+            if self._must_wait(event):
+                self._hold(event)
+                break
             self._handle(event)
             if offset >= size:
+                break
+            if time.monotonic_ns() >= ends_ns and protocol.state is not _CLOSED:
+                self._hold(None)
                 break
             offset += self._receive(data + offset, size - offset, now_ns)
             event = protocol.event
@@ -410,8 +465,61 @@ class Connection(Outgoing):
         if protocol.state is not _OPEN:
             self._after_events()
             if protocol.state is _CLOSED:
+                self._held = self._held_event = None
                 return size
         return offset
+
+    def _must_wait(self, event: Event) -> bool:
+        """Whether ``event`` is to be handled after the Subscribes under way."""
+        if not self._opening:
+            return False
+        if isinstance(event, m.Ping):
+            return len(self._opening) >= OPENING_MAX
+        return isinstance(event, m.Unsubscribe | m.Commit | m.Query)
+
+    def _hold(self, event: Event | None) -> None:
+        """Leave the rest of the input, ``event`` first, for a later turn."""
+        self._held = memoryview(b"")  # until _keep has what is left
+        self._held_event = event
+        self.paused = True
+        self._wait()
+
+    def _hold_more(self, data: memoryview) -> None:
+        """Keep what arrives although the connection is paused."""
+        assert self._held is not None
+        if len(self._held) + len(data) > HELD_MAX:
+            self.refuse("too_slow", "more is sent while requests are under way than is kept")
+        else:
+            self._held = memoryview(b"".join([self._held, data]))
+
+    def _wait(self) -> None:
+        if not self._waiting:
+            self._waiting = True
+            self._kernel.wait(self)
+
+    def _resume(self, ends_ns: int) -> None:
+        """Go on with the input that was held."""
+        kernel, protocol = self._kernel, self._protocol
+        held, event = self._held, self._held_event
+        assert held is not None
+        self._held = self._held_event = None
+        self.paused = self.number in kernel.choked
+        size, now_ns = len(held), time.time_ns()
+        data = address_of(held) if size else kernel.scratch_address
+        offset = 0
+        if event is None:
+            offset = self._receive(data, size, now_ns)
+        else:
+            protocol.event = event
+        consumed = self._work_off(offset, data, size, now_ns, ends_ns)
+        if consumed < size:
+            self._keep(held[consumed:])
+        if kernel.backed:
+            kernel.relieve(self)
+        if self._held is None:
+            self.mark()  # it may be read from again
+            if self._ended:
+                self.eof_received()
 
     def _after_express(self, express: Express, result: Result) -> None:
         """Go on with what a run has handed back."""
@@ -461,6 +569,10 @@ class Connection(Outgoing):
         )
 
     def _keep(self, rest: memoryview) -> None:
+        if self._held is not None:
+            self._rest = b""
+            self._held = memoryview(bytes(rest))
+            return
         needed = self._protocol.needed
         if needed < OWN_BUFFER_FROM:
             self._rest = bytes(rest)
@@ -557,30 +669,100 @@ class Connection(Outgoing):
         self._protocol.ack(request.publisher, last, "opened")
 
     def _on_subscribe(self, request: m.Subscribe) -> None:
-        kernel, protocol = self._kernel, self._protocol
-        number, name = request.subscription, request.durable
-        subscription = Subscription(self, request)
         try:
             self._check_grant(request)
-            stored = kernel.durable_positions(name, self) if name is not None else None
-            subscription.open(kernel.streams, request.start, stored)
-        except RequestRefused as error:
+            try:
+                opening = Opening(request, self._kernel.streams)
+            except Refused:
+                self._kernel.close_discarded()  # filters that nobody uses may be what there is
+                opening = Opening(request, self._kernel.streams)
+        except (HermesError, RequestRefused) as error:
+            self._refuse_subscribe(request, error)
+            return
+        self._opening.append(opening)
+        self._protocol.hold_pongs = True
+        if len(self._opening) == 1:
+            self._open_subscriptions(0)
+        if self._opening:
+            self._wait()
+        if not opening.matched():
+            self._kernel.sweep(place for place, _ in opening.wanted)
+
+    def _refuse_subscribe(self, request: m.Subscribe, error: Exception) -> None:
+        number, protocol = request.subscription, self._protocol
+        if isinstance(error, RequestRefused):
             protocol.error(error.code, str(error), subscription=number)
-        except SystemFault as error:
+        elif isinstance(error, SystemFault):
             text = f"where to begin cannot be found: {error}"
             protocol.error("storage_failed", text, subscription=number)
-        except InvalidTopic as error:
+        elif isinstance(error, InvalidTopic):
             protocol.error("invalid_filter", str(error), subscription=number)
-        except Refused as error:
+        elif isinstance(error, Refused):
             protocol.error("too_many_subscriptions", str(error), subscription=number)
         else:
-            kernel.claim_durable(subscription)
-            self._subscriptions[number] = subscription
-            for reader in subscription.readers:
-                place = reader.place
-                protocol.position(number, place.index, place.name, reader.cursor.through)
-                self._seat(reader)
-                self.activate(reader)
+            raise error
+
+    def _open_subscriptions(self, ends_ns: int) -> None:
+        """Go on with the Subscribes under way, in order, until ``ends_ns``; at least one step."""
+        while self._opening:
+            opening = self._opening[0]
+            if isinstance(opening, m.Ping):
+                self._opening.popleft()
+                self._protocol.pong(opening.token)
+                self.mark()
+                continue
+            if opening.subscription is None:
+                if not opening.matched():
+                    break
+                try:
+                    opening.subscription = self._subscription(opening.request)
+                except (HermesError, RequestRefused) as error:
+                    self._refuse_subscribe(opening.request, error)
+                    self._close_opening(self._opening.popleft())
+                    self.mark()
+                    continue
+            if not opening.subscription.collect():
+                self._opening.popleft()
+                opening.release()
+                self._subscribed(opening.subscription)
+            if time.monotonic_ns() >= ends_ns:
+                break
+        self._protocol.hold_pongs = bool(self._opening)
+
+    def _subscription(self, request: m.Subscribe) -> Subscription:
+        """Open the readers."""
+        name, stored = request.durable, None
+        if name is not None:
+            stored = self._kernel.durable_positions(name, self)
+        subscription = Subscription(self, request)
+        subscription.open(self._kernel.streams, request.start, stored)
+        return subscription
+
+    def _subscribed(self, subscription: Subscription) -> None:
+        """Answer Subscribe, and deliver."""
+        number = subscription.id
+        self._kernel.claim_durable(subscription)
+        self._subscriptions[number] = subscription
+        for reader in subscription.readers:
+            place = reader.place
+            reader.follow()
+            self._protocol.position(number, place.index, place.name, reader.cursor.through)
+            self._seat(reader)
+            self.activate(reader)
+
+    def _on_ping(self, request: m.Ping) -> None:
+        if self._opening:
+            self._opening.append(request)  # its answer says that they have been answered
+        else:
+            self._protocol.pong(request.token)
+
+    def _close_opening(self, opening: Opening | m.Ping) -> None:
+        """Give up a Subscribe under way."""
+        if isinstance(opening, m.Ping):
+            return
+        if opening.subscription is not None:
+            opening.subscription.close()
+        self._kernel.sweep(opening.release())
 
     def _check_grant(self, request: m.Subscribe) -> None:
         """Raises RequestRefused unless the peer may have all that the filter can match."""
@@ -598,13 +780,23 @@ class Connection(Outgoing):
 
     def _on_unsubscribe(self, request: m.Unsubscribe) -> None:
         subscription = self._subscriptions.pop(request.subscription, None)
-        if subscription is not None:
-            self._end(subscription)
+        if subscription is None:
+            self._unknown_subscription(request.subscription)
+            return
+        self._end(subscription)
         self._protocol.unsubscribed(request.subscription)
+
+    def _unknown_subscription(self, number: int) -> None:
+        """A request waited for a Subscribe that was refused."""
+        text = f"subscription {number} is not open"
+        self._protocol.error("unknown_subscription", text, subscription=number)
 
     def _on_commit(self, request: m.Commit) -> None:
         number, kernel = request.subscription, self._kernel
-        subscription = self._subscriptions[number]
+        subscription = self._subscriptions.get(number)
+        if subscription is None:
+            self._unknown_subscription(number)
+            return
         problem = self._commit_problem(subscription, request.positions)
         if problem:
             self._protocol.error("commit_refused", problem, subscription=number, fatal=False)
@@ -749,19 +941,23 @@ class Connection(Outgoing):
 
     def _drop_subscriptions(self) -> None:
         subscriptions, self._subscriptions = self._subscriptions, {}
+        for reader in self._active:
+            reader.active = False
+        self._active.clear()
         for subscription in subscriptions.values():
             self._end(subscription)
+        while self._opening:
+            self._close_opening(self._opening.popleft())
 
     def _end(self, subscription: Subscription) -> None:
         for reader in subscription.readers:
             if reader.active:
-                reader.active = False
                 self._active.remove(reader)
+            reader.active = True  # nobody activates it any more
             if self._express is not None and self._seats.pop(reader.seat, None) is not None:
                 self._express.remove(reader.seat)
-        subscription.close()
-        self._kernel.follow_epoch += 1
         self._kernel.release_durable(subscription)
+        self._kernel.discard(subscription)
 
     def _seat(self, reader: Reader) -> None:
         """Have the express serve ``reader`` too; with too many there is none."""
@@ -781,6 +977,7 @@ _HANDLERS: dict[type, Any] = {
     m.Subscribe: Connection._on_subscribe,
     m.Unsubscribe: Connection._on_unsubscribe,
     m.Commit: Connection._on_commit,
+    m.Ping: Connection._on_ping,
     m.Query: Connection._on_query,
     m.Close: Connection._on_close,
     PublisherRefused: Connection._on_refused,

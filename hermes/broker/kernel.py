@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
@@ -61,6 +62,10 @@ STORAGE_TROUBLE = {
 """Refusals that whoever runs the broker has to do something about, and what."""
 TELL_NS = 60 * NS_PER_S
 """How often that is said at most: every client may be refused, again and again."""
+TURN_NS = 500_000
+"""How long a pass works on requests that are under way, of all connections together, ns."""
+SWEEP_BUDGET = 16384
+"""Topic names matched in one pass for filters that have come or gone: about 0.5 ms."""
 GREETING_NS = NS_PER_S // 4
 """How often connections that have not said Hello are looked at."""
 
@@ -121,6 +126,10 @@ class Kernel:
         self.express_rounds = 0
         self.unfinished = False
         self.syncing = False
+        self._busy = False  # one of the following three has something
+        self._waiting: deque[Connection] = deque()  # their requests are under way
+        self._discarded: deque[Subscription] = deque()  # ended, and to be closed
+        self._unswept: dict[ServedStream, None] = {}  # filters have come or gone
         self.refusals = 0
         self._told_ns = -TELL_NS
         self.denials = 0
@@ -176,6 +185,8 @@ class Kernel:
         """The connections of ``owner`` that may have output."""
         if self.moved or self._again:
             self._collect()
+        if self._busy:
+            self._go_on()
         queue = self._queues.get(owner)
         if queue is None or not queue.items:
             return ()
@@ -221,7 +232,7 @@ class Kernel:
                 self._stored(place, place.backed)
         if self._again:
             again, self._again = self._again, []
-            self.unfinished = False
+            self.unfinished = self._busy
             for connection in again:
                 connection.mark()
 
@@ -257,6 +268,53 @@ class Kernel:
         """Pull ``connection`` in the next pass: a reader has not finished its walk."""
         self._again.append(connection)
         self.unfinished = True
+
+    def wait(self, connection: Connection) -> None:
+        """Requests of ``connection`` are under way: have it go on, in turn with others."""
+        self._waiting.append(connection)
+        self._busy = self.unfinished = True
+
+    def discard(self, subscription: Subscription) -> None:
+        """``subscription`` has ended: close it, in turn with other work."""
+        self._discarded.append(subscription)
+        self._busy = self.unfinished = True
+
+    def sweep(self, places: Iterable[ServedStream]) -> None:
+        """Filters have come or gone in ``places``: match their topics, in turn with other work."""
+        for place in places:
+            self._unswept[place] = None
+            self._busy = self.unfinished = True
+
+    def close_discarded(self) -> None:
+        """Close all subscriptions that have ended."""
+        while self._discarded:
+            self._close_discarded()
+
+    def _close_discarded(self) -> None:
+        subscription = self._discarded.popleft()
+        places = [reader.place for reader in subscription.readers]
+        subscription.close()
+        self.sweep(places)
+        self.follow_epoch += 1
+
+    def _go_on(self) -> None:
+        """One step of the work whose cost grows with what the broker holds."""
+        ends = time.monotonic_ns() + TURN_NS
+        if self._unswept:
+            place = next(iter(self._unswept))
+            del self._unswept[place]
+            if place.stream.sweep(SWEEP_BUDGET):
+                self._unswept[place] = None  # behind the other streams
+        while self._discarded and time.monotonic_ns() < ends:
+            self._close_discarded()
+        for _ in range(len(self._waiting)):
+            connection = self._waiting.popleft()
+            if connection.go_on(ends):
+                self._waiting.append(connection)
+            if time.monotonic_ns() >= ends:
+                break
+        self._busy = bool(self._waiting or self._discarded or self._unswept)
+        self.unfinished = self._busy or bool(self._again)
 
     def forget(self, connection: Connection) -> None:
         """The connection is over."""
@@ -446,7 +504,7 @@ class Kernel:
         elif self._sync_always and place.log.fileno() >= 0:
             self._sync_all()
         self.syncing = any(other.syncing for other in self.streams)
-        self.unfinished = self.unfinished or bool(self._again)
+        self.unfinished = self._busy or bool(self._again)
 
     def _acknowledge_reached(self) -> None:
         for connection in list(self._awaiting.values()):
@@ -463,7 +521,7 @@ class Kernel:
         if self.choked and all(b.problem or b.behind_bytes < CHOKE_BYTES for b in self.backed):
             choked, self.choked = self.choked, {}
             for connection in choked.values():
-                connection.paused = False
+                connection.paused = connection.holding
                 connection.mark()
 
     def tell_of_refusal(self, code: str) -> None:

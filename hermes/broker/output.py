@@ -75,6 +75,11 @@ class Outgoing(Acknowledging):
         self._flight: deque[tuple[int, list[memoryview]]] = deque()
         self._flight_size = 0
 
+    @property
+    @abstractmethod
+    def holding(self) -> bool:
+        """Whether there is input that waits for requests before it."""
+
     @abstractmethod
     def _fail(self, error: Exception) -> None:
         """Something of ours went wrong: end this connection, not the broker."""
@@ -169,7 +174,7 @@ class Outgoing(Acknowledging):
         frames = self._protocol.take_output()
         joined = frames[0] if len(frames) == 1 else b"".join(frames)
         views.append(memoryview(joined))
-        self.paused = self.number in self._kernel.choked
+        self.paused = self.holding or self.number in self._kernel.choked
         return len(joined)
 
     def _pull_readers(self, views: list[memoryview], size: int, limit: int) -> int:

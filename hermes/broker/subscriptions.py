@@ -17,6 +17,12 @@ from hermes.wire import messages as m
 if TYPE_CHECKING:
     from hermes.broker.connection import Connection
 
+COLLECT_TOPICS = 8192
+"""Topics looked at in one step for the newest message of each: about 0.3 ms."""
+SWEEP_AT_ONCE = 4096
+"""Topic names that a Subscribe has matched at once, before it is left to the kernel's steps: some
+0.1 ms, and enough for most brokers."""
+
 _SIMPLE = {"latest": Start.LATEST, "earliest": Start.EARLIEST, "last": Start.LAST}
 
 
@@ -33,6 +39,7 @@ class Reader:
 
     __slots__ = (
         "active",
+        "collecting",
         "connection",
         "cursor",
         "filter",
@@ -50,11 +57,13 @@ class Reader:
         self.subscription = subscription
         self.connection = subscription.connection
         self.place = place
+        self.collecting = start is Start.LAST
+        """The newest message of each topic is still being looked for."""
         self.cursor = place.open_cursor(
             subscription.filter,
             prefix=subscription.prefix,
             batch_id=subscription.id,
-            start=start,
+            start=Start.LATEST if self.collecting else start,
             value=value,
         )
         self.next = self.cursor.next
@@ -64,16 +73,20 @@ class Reader:
         self.progress = False
         """When caught up, say with an empty batch what was covered without a message."""
         self.active = False
-        """It stands on its connection's list of readers to pull."""
-        self.live = self.cursor.everything
+        """It stands on its connection's list of readers to pull; or it has ended."""
+        self.live = False
         """Any append to the stream makes it ready; otherwise notes of its filter do."""
-        place.follow(self)
+
+    def follow(self) -> None:
+        """Be told when there may be something."""
+        self.live = self.cursor.everything
+        self.place.follow(self)
 
     def settle(self) -> None:
         """Its filter had news: from now on only that, once it has met a topic that it does not
         want."""
         if not self.cursor.everything:
-            self.place.everything.remove(self)
+            self.place.everything.pop(self, None)
             self.live = False
 
     def close(self) -> None:
@@ -118,11 +131,55 @@ class Subscription:
             self.close()
             raise
 
+    def collect(self) -> bool:
+        """Look for the newest messages that it begins with, of some more topics; True if there are
+        more to look at."""
+        for reader in self.readers:
+            if reader.collecting:
+                reader.collecting = reader.cursor.collect(COLLECT_TOPICS)
+                return True
+        return False
+
     def close(self) -> None:
         """Give up every reader.  Idempotent."""
         readers, self.readers = self.readers, []
         for reader in readers:
             reader.close()
+
+
+class Opening:
+    """A Subscribe under way: its filter is matched with the topics first, step by step, then its
+    readers are opened."""
+
+    __slots__ = ("request", "subscription", "wanted")
+
+    def __init__(self, request: m.Subscribe, streams: Streams) -> None:
+        """Raises as :meth:`Subscription.open`."""
+        self.request = request
+        self.subscription: Subscription | None = None
+        self.wanted: list[tuple[ServedStream, int]] = []
+        """Streams and the filter's number in each."""
+        filter, prefix = request.filter.encode(), request.kind == "prefix"
+        try:
+            for place in streams.met_by(filter, prefix=prefix):
+                number = place.stream.want(filter, prefix=prefix)
+                self.wanted.append((place, number))
+                if not place.stream.wanted(number):
+                    place.stream.sweep(SWEEP_AT_ONCE)
+        except BaseException:
+            self.release()
+            raise
+
+    def matched(self) -> bool:
+        """Whether all topics have been matched with the filter."""
+        return all(place.stream.wanted(number) for place, number in self.wanted)
+
+    def release(self) -> list[ServedStream]:
+        """Have the filter stay for its readers only; returns the streams.  Idempotent."""
+        wanted, self.wanted = self.wanted, []
+        for place, number in wanted:
+            place.stream.unwant(number)
+        return [place for place, _ in wanted]
 
 
 def _starts(

@@ -223,9 +223,9 @@ class Client:
         return found
 
     def durables(self, *, timeout: float | None = None) -> list[dict[str, Any]]:
-        """The durable names under which the broker keeps positions."""
+        """The durable names under which the broker keeps positions, by name."""
         found: list[dict[str, Any]] = self.query("durables", timeout=timeout)
-        return found
+        return sorted(found, key=lambda row: (row["name"], row.get("identity") or ""))
 
     def forget_durable(
         self, name: str, *, identity: str | None = None, timeout: float | None = None

@@ -318,6 +318,36 @@ class Stream(Closable):
         self._cursors.add(cursor)
         return cursor
 
+    def want(self, filter: str | bytes, *, prefix: bool = False) -> int:
+        """Count a filter in before its cursors are opened; returns its number, for
+        :meth:`wanted` and :meth:`unwant`.
+
+        A cursor is opened at once where the filter was wanted before and :meth:`sweep` has matched
+        all topics with it; otherwise that is done by :meth:`open_cursor`, for all topics in one go.
+
+        Raises:
+            InvalidTopic: not a legal pattern.
+            Refused: the stream has as many filters as it may.
+        """
+        text = _encoded(filter)
+        kind = lib.HM_FILTER_PREFIX if prefix else lib.HM_FILTER_PATTERN
+        number = lib.hm_stream_want(self.handle, kind, text, len(text))
+        check(number, f"subscribing to {_shown(text)}")
+        return int(number)
+
+    def wanted(self, number: int) -> bool:
+        """Whether all topics have been matched with a filter that is wanted."""
+        return bool(lib.hm_stream_wanted(self.handle, number))
+
+    def unwant(self, number: int) -> None:
+        """Undo one :meth:`want`."""
+        lib.hm_stream_unwant(self.handle, number)
+
+    def sweep(self, budget: int) -> bool:
+        """Match topics with filters that have come and gone: about ``budget`` names, some 20 ns
+        each; True if there is more to do."""
+        return bool(lib.hm_stream_sweep(self.handle, budget))
+
     def hold(self) -> None:
         """Before the first append: show cursors only what :meth:`show` says; the log is a window."""
         lib.hm_stream_hold(self.handle)
@@ -388,6 +418,13 @@ class Cursor:
         if self._handle is None:
             raise Closed("the cursor is closed")
         return self._handle
+
+    def collect(self, topics: int) -> bool:
+        """Have a cursor that was opened at ``Start.LATEST`` begin as at ``Start.LAST``: look at
+        up to ``topics`` more topics, before the first batch; True if some are left."""
+        code = lib.hm_cursor_collect(self.handle, topics)
+        check(code, "looking for the newest message of each topic")
+        return bool(code)
 
     @property
     def everything(self) -> bool:

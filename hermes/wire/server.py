@@ -59,6 +59,8 @@ from hermes.wire.errorcodes import ERROR_CODES, MALFORMED_CODES, REFUSAL_CODES
 QUERIES_MAX = 16
 """Unanswered queries of one connection: an answer can be large, and no tool needs more than one or
 two."""
+ANSWERED_MAX = 64
+"""Frames answered in a row without an event (Ping, say), before a :class:`Pause`."""
 
 _MORE = 0
 _CONTROL = 1
@@ -131,6 +133,10 @@ class PublisherRefused:
     """The core's number, negative."""
 
 
+class Pause:
+    """Many frames in a row were answered that make no event: their reader may look at the time."""
+
+
 @dataclass(frozen=True, slots=True)
 class Violation:
     """The peer broke the protocol.  It has been told; the state is CLOSED."""
@@ -145,9 +151,11 @@ Event = (
     | m.Subscribe
     | m.Unsubscribe
     | m.Commit
+    | m.Ping
     | m.Pong
     | m.Query
     | m.Error
+    | Pause
     | m.Close
     | PublisherRefused
     | Violation
@@ -171,6 +179,7 @@ class ServerProtocol:
         "_refused",
         "_subscriptions",
         "event",
+        "hold_pongs",
         "identity",
         "limits",
         "needed",
@@ -192,6 +201,8 @@ class ServerProtocol:
         self._feed = sink.feed
         self._encode = ControlEncoder().encode
         self._reader = EnvelopeReader(control_max=HELLO_MAX, batch_max=0)
+        self.hold_pongs = False
+        """A Ping is an event instead of being answered: answers to what was before it are due."""
         self._hello: m.Hello | None = None
         self._output: list[bytes] = []
         self._publishers: dict[int, bytes] = {}
@@ -331,6 +342,10 @@ class ServerProtocol:
         if not more:
             self._queries.discard(query)
 
+    def pong(self, token: int) -> None:
+        """Answer Ping, where :attr:`hold_pongs` has left that to the caller."""
+        self._send(m.Pong(token))
+
     def ping(self, token: int) -> None:
         """Ask for a sign of life; the answer is a Pong event."""
         self._send(m.Ping(token))
@@ -451,7 +466,7 @@ class ServerProtocol:
 
     def _receive_control(self, feed: Feed, data: Any, size: int, now_ns: int) -> int:
         """Go on from what stopped the sink until there is an event or more bytes are needed."""
-        offset = 0
+        offset = answered = 0
         while True:
             kind = feed.kind
             offset += feed.consumed
@@ -469,6 +484,9 @@ class ServerProtocol:
             else:
                 self._take_error(feed)
                 return size
+            answered += 1
+            if answered == ANSWERED_MAX and self.event is None:
+                self.event = _PAUSE
             if self.event is not None:
                 return offset
             feed = self._feed(data + offset, size - offset, now_ns)
@@ -565,7 +583,10 @@ class ServerProtocol:
             self.event = message
 
     def _on_ping(self, message: m.Ping) -> None:
-        self._send(m.Pong(message.token))
+        if self.hold_pongs:
+            self.event = message
+        else:
+            self.pong(message.token)
 
     def _on_pong(self, message: m.Pong) -> None:
         self.event = message
@@ -622,6 +643,7 @@ class ServerProtocol:
         return True
 
 
+_PAUSE = Pause()
 _UNGREETED = (ServerState.AWAIT_HELLO, ServerState.AWAIT_WELCOME)
 _ENDED = (ServerState.CLOSING, ServerState.CLOSED)
 

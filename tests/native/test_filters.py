@@ -54,6 +54,9 @@ class Filters:
         text = wanted.text.encode()
         return int(lib.hm_filters_add(self.handle, wanted.kind, text, len(text)))
 
+    def settle(self) -> None:
+        assert lib.hm_filters_sweep(self.handle, 1 << 40) == 0
+
     def topic(self, name: str) -> int:
         text = name.encode()
         index = lib.hm_topics_find(self.table, text, len(text))
@@ -119,18 +122,33 @@ class FiltersMachine(RuleBasedStateMachine):
         if last:
             del self.numbers[gone]
 
+    @rule(budget=st.integers(1, 40))
+    def sweep(self, budget: int) -> None:
+        lib.hm_filters_sweep(self.filters.handle, budget)
+
+    @rule()
+    def settle(self) -> None:
+        self.filters.settle()
+
     @invariant()
     def every_topic_has_its_list(self) -> None:
         handle = self.filters.handle
         assert lib.hm_filters_count(handle) == len(self.numbers)
         assert len(set(self.numbers.values())) == len(self.numbers)
+        done = {f for f, n in self.numbers.items() if lib.hm_filters_settled(handle, n)}
         for name, index in self.topics.items():
-            selecting = (f for f in self.numbers if f.text not in (">", ""))
-            expected = sorted(self.numbers[f] for f in selecting if wants(f, name))
-            assert self.filters.interested(index) == expected
+            selecting = [f for f in self.numbers if f.text not in (">", "") and wants(f, name)]
+            found = self.filters.interested(index)
+            assert len(set(found)) == len(found)
+            assert {self.numbers[f] for f in done.intersection(selecting)} <= set(found)
+            unwanted = {n for f, n in self.numbers.items() if f not in selecting}
+            assert not unwanted.intersection(found)
+            if not lib.hm_filters_sweep(handle, 0):
+                assert found == sorted(self.numbers[f] for f in selecting)
         for wanted, number in self.numbers.items():
             matched = [name for name in self.topics if wants(wanted, name)]
-            assert lib.hm_filters_matched(handle, number) == len(matched)
+            if wanted in done:
+                assert lib.hm_filters_matched(handle, number) == len(matched)
             for name in self.topics:
                 said = lib.hm_filters_wants(handle, number, name.encode(), len(name.encode()))
                 assert said == wants(wanted, name)
@@ -167,6 +185,35 @@ def test_filters_are_bounded(filters: Filters) -> None:
     assert filters.add(Filter(lib.HM_FILTER_PATTERN, "t.0")) == numbers[0]
     assert lib.hm_filters_remove(filters.handle, numbers[1]) == 1
     assert filters.add(Filter(lib.HM_FILTER_PATTERN, "one.more")) == numbers[1]
+
+
+def test_filters_that_come_and_go_unswept_are_bounded(filters: Filters) -> None:
+    """Numbers of filters that are gone are used again though nobody sweeps."""
+    filters.topic("a.b")
+
+    for i in range(10 * CAPACITY):
+        number = filters.add(Filter(lib.HM_FILTER_PATTERN, f"*.{i}"))
+        assert 0 <= number <= 2 * CAPACITY
+        assert lib.hm_filters_remove(filters.handle, number) == 1
+
+
+def test_a_sweep_is_made_in_steps(filters: Filters) -> None:
+    """A step looks at as many topics as its budget says, whatever the number of filters; a filter
+    is settled once all steps are made, and what was added meanwhile has its list at once."""
+    indexes = [filters.topic(f"a.t{i}") for i in range(1000)]
+    numbers = sorted(filters.add(Filter(lib.HM_FILTER_PATTERN, f"*.t{i}")) for i in range(30))
+    steps = 0
+
+    while lib.hm_filters_sweep(filters.handle, 2000):
+        assert not any(lib.hm_filters_settled(filters.handle, number) for number in numbers)
+        filters.topic(f"b.t{steps}")
+        steps += 1
+
+    assert 2 <= steps <= 30
+    assert all(lib.hm_filters_settled(filters.handle, number) for number in numbers)
+    assert [filters.interested(index) for index in indexes[:31]] == [[n] for n in numbers] + [[]]
+    matched = [lib.hm_filters_matched(filters.handle, number) for number in numbers]
+    assert matched == [2] * steps + [1] * (30 - steps)
 
 
 def test_a_pattern_and_a_prefix_of_one_text_are_two_filters(filters: Filters) -> None:

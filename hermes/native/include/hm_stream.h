@@ -115,12 +115,27 @@ int64_t hm_stream_topics(hm_stream *stream, uint32_t first, hm_topic_info *infos
 int hm_stream_append(hm_stream *stream, const uint8_t *frames, uint64_t size, uint32_t count,
                      const hm_origin *origin, uint64_t now_ns, uint32_t *appended);
 
+/* A filter is counted in, and topics are matched with it by hm_stream_sweep, so that hm_cursor_open
+ * need not match them all at once.  Returns the filter's number; -HM_E* as hm_cursor_open. */
+int64_t hm_stream_want(hm_stream *stream, int filter_kind, const uint8_t *filter,
+                       uint32_t filter_len);
+/* 1 once every topic has been matched with the filter. */
+int hm_stream_wanted(const hm_stream *stream, uint32_t filter);
+void hm_stream_unwant(hm_stream *stream, uint32_t filter);
+/* Matches topics with filters that have come and gone, for as long as `budget` lasts (about a name
+ * looked at each).  Returns 1 if there is more to do. */
+int hm_stream_sweep(hm_stream *stream, uint64_t budget);
+
 /* Opens a cursor.  `batch_id`: the subscription id its batches carry.  -HM_ETOPIC: illegal filter.
  * A sequence that is not kept any more begins with a gap; one beyond the tail begins at the tail.
  * Every cursor is closed before its stream. */
 int hm_cursor_open(hm_stream *stream, int filter_kind, const uint8_t *filter, uint32_t filter_len,
                    uint32_t batch_id, int start, uint64_t value, hm_cursor **cursor);
 void hm_cursor_close(hm_cursor *cursor);
+/* Has a cursor that was opened at HM_START_LATEST begin as at HM_START_LAST, in steps before its first
+ * batch: looks at up to `topics` more topics.  Returns 1 if some are left, 0 at the end, -HM_ENOMEM.
+ * Appends in between are live messages. */
+int hm_cursor_collect(hm_cursor *cursor, uint32_t topics);
 /* Number of the cursor's filter in its stream, as hm_stream_ready reports it. */
 uint32_t hm_cursor_filter(const hm_cursor *cursor);
 /* 1 while the filter wants every topic from the cursor on: then any append makes the cursor ready.

@@ -310,40 +310,26 @@ static int step(pass *p, uint64_t limit) {
 
 /* ---- start=last: the newest of each topic, before going live ---- */
 
-static int newest_order(const void *a, const void *b) {
-    uint64_t x = ((const hm_newest *)a)->position, y = ((const hm_newest *)b)->position;
-    return (x > y) - (x < y);
+static void newest_push(hm_cursor *cursor, hm_newest item) {
+    uint32_t at = cursor->newest_count++;
+    for (; at > 0 && cursor->newest[(at - 1) / 2].position > item.position; at = (at - 1) / 2)
+        cursor->newest[at] = cursor->newest[(at - 1) / 2];
+    cursor->newest[at] = item;
 }
 
-/* Collects them.  Returns how many, or -HM_ENOMEM. */
-static int64_t newest_collect(hm_cursor *cursor, uint64_t start_position) {
-    hm_stream *stream = cursor->stream;
-    uint32_t topics = hm_topics_count(stream->topics);
-    uint32_t wanted_topics = hm_filters_matched(stream->filters, cursor->filter);
-    if (wanted_topics == 0)
-        return 0;
-    hm_newest *newest = malloc(wanted_topics * sizeof *newest);
-    if (newest == NULL)
-        return -HM_ENOMEM;
-    uint32_t count = 0;
-    for (uint32_t i = 0; i < topics; i++) {
-        uint32_t len;
-        const uint8_t *name = hm_topics_name(stream->topics, i, &len);
-        const hm_topic *topic = hm_topics_at(stream->topics, i);
-        if (topic->last_sequence == 0 || topic->last_position < start_position ||
-            topic->last_position >= stream->shown_position ||
-            !hm_filters_wants(stream->filters, cursor->filter, name, len))
-            continue;
-        assert(count < wanted_topics);
-        newest[count++] = (hm_newest){topic->last_position, topic->last_sequence};
+static void newest_pop(hm_cursor *cursor) {
+    assert(cursor->newest_count > 0);
+    uint32_t count = --cursor->newest_count, at = 0, child;
+    hm_newest item = cursor->newest[count];
+    for (; (child = 2 * at + 1) < count; at = child) {
+        if (child + 1 < count &&
+            cursor->newest[child + 1].position < cursor->newest[child].position)
+            child++;
+        if (cursor->newest[child].position >= item.position)
+            break;
+        cursor->newest[at] = cursor->newest[child];
     }
-    if (count == 0) {
-        free(newest);
-        return 0;
-    }
-    qsort(newest, count, sizeof *newest, newest_order);
-    cursor->newest = newest;
-    return count;
+    cursor->newest[at] = item;
 }
 
 static void newest_done(hm_cursor *cursor) {
@@ -351,15 +337,46 @@ static void newest_done(hm_cursor *cursor) {
     cursor->newest = NULL;
 }
 
+int hm_cursor_collect(hm_cursor *cursor, uint32_t topics) {
+    hm_stream *stream = cursor->stream;
+    uint64_t sequence, from = hm_log_start(stream->log, &sequence);
+    uint32_t end = hm_topics_count(stream->topics);
+    if (cursor->newest == NULL) {
+        /* A topic that is added later has nothing before the cursor. */
+        uint32_t wanted = hm_filters_matched(stream->filters, cursor->filter);
+        cursor->newest = malloc((wanted > 0 ? wanted : 1) * sizeof *cursor->newest);
+        if (cursor->newest == NULL)
+            return -HM_ENOMEM;
+    }
+    if (topics < end - cursor->collected)
+        end = cursor->collected + topics;
+    for (; cursor->collected < end; cursor->collected++) {
+        uint32_t len;
+        const uint8_t *name = hm_topics_name(stream->topics, cursor->collected, &len);
+        const hm_topic *topic = hm_topics_at(stream->topics, cursor->collected);
+        if (topic->last_sequence != 0 && topic->last_position >= from &&
+            topic->last_position < cursor->position &&
+            hm_filters_wants(stream->filters, cursor->filter, name, len))
+            newest_push(cursor, (hm_newest){topic->last_position, topic->last_sequence});
+    }
+    if (cursor->collected < hm_topics_count(stream->topics))
+        return 1;
+    if (cursor->newest_count > 0)
+        cursor->covered = cursor->newest[0].sequence - 1;
+    else
+        newest_done(cursor);
+    return 0;
+}
+
 /* Copies frames.  CAUGHT_UP: they are all copied. */
 static int newest_copy(pass *p) {
     hm_cursor *cursor = p->cursor;
-    for (; cursor->newest_at < cursor->newest_count; cursor->newest_at++) {
-        const hm_newest *item = &cursor->newest[cursor->newest_at];
-        int state = look(p, item->position);
+    for (; cursor->newest_count > 0; newest_pop(cursor)) {
+        uint64_t position = cursor->newest[0].position;
+        int state = look(p, position);
         if (state != MORE)
             return state;
-        const uint8_t *frame = frame_at(p, item->position);
+        const uint8_t *frame = frame_at(p, position);
         uint64_t size = hm_frame_skip(frame);
         if (!fits(p, size))
             return FULL;
@@ -368,12 +385,10 @@ static int newest_copy(pass *p) {
     return CAUGHT_UP;
 }
 
-/* What stands before the item at newest_at is covered by the message before it; behind the last,
+/* What stands before the oldest item is covered by the message before it; behind the last,
  * all is. */
 static uint64_t newest_through(const hm_cursor *cursor) {
-    return cursor->newest_at == cursor->newest_count
-               ? cursor->sequence - 1
-               : cursor->newest[cursor->newest_at].sequence - 1;
+    return cursor->newest_count == 0 ? cursor->sequence - 1 : cursor->newest[0].sequence - 1;
 }
 
 /* The memory that the pass has stopped at is to be brought. */
@@ -392,22 +407,22 @@ static int newest_next(pass *p, uint64_t now_ns, hm_delivery *delivery) {
         return ask_for(p, delivery);
     if (state == GAP && p->used == 0 && newest_through(cursor) == cursor->covered) {
         uint64_t last = cursor->covered + 1;
-        for (; cursor->newest_at < cursor->newest_count; cursor->newest_at++) {
-            if (cursor->newest[cursor->newest_at].sequence >= p->run.first_sequence)
+        for (; cursor->newest_count > 0; newest_pop(cursor)) {
+            if (cursor->newest[0].sequence >= p->run.first_sequence)
                 break;
-            last = cursor->newest[cursor->newest_at].sequence;
+            last = cursor->newest[0].sequence;
         }
         deliver_gap(cursor, last, p->reason, delivery);
     } else if (state == FULL && p->used == 0) {
-        state = take_range(p, cursor->newest[cursor->newest_at].position, 1);
+        state = take_range(p, cursor->newest[0].position, 1);
         if (state != RANGED)
             return state < 0 ? state : -HM_EIO;
-        cursor->newest_at++;
+        newest_pop(cursor);
         deliver_range(p, newest_through(cursor), now_ns, delivery);
     } else {
         deliver_copied(p, newest_through(cursor), now_ns, delivery);
     }
-    if (cursor->newest_at == cursor->newest_count)
+    if (cursor->newest_count == 0)
         newest_done(cursor);
     return 0;
 }
@@ -522,22 +537,12 @@ static int begin(hm_cursor *cursor, int start, uint64_t value) {
         cursor->position = at.position;
         cursor->sequence = at.first_sequence;
         break;
-    case HM_START_LAST: {
-        uint64_t first, from = hm_log_start(stream->log, &first);
-        int64_t count = newest_collect(cursor, from);
-        if (count < 0)
-            return (int)count;
-        cursor->newest_count = (uint32_t)count;
-        break;
-    }
     default:
         break;
     }
-    if (cursor->newest != NULL)
-        cursor->covered = cursor->newest[0].sequence - 1;
-    else if (cursor->gap_last == 0)
+    if (cursor->gap_last == 0)
         cursor->covered = cursor->sequence - 1;
-    return 0;
+    return start == HM_START_LAST ? hm_cursor_collect(cursor, UINT32_MAX) : 0;
 }
 
 int hm_cursor_open(hm_stream *stream, int filter_kind, const uint8_t *filter, uint32_t filter_len,

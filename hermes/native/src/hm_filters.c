@@ -7,6 +7,7 @@
 #define NONE       UINT32_MAX
 #define NO_LIST    0u         /* the empty list: of topics that nobody in particular wants */
 #define UNINTERNED UINT32_MAX /* matched anew each time */
+#define FEW        4u         /* changes of a sweep up to which each is looked at by itself */
 #define SLOTS_MIN  16u
 
 #ifdef HM_SMALL_BOUNDS /* a test reaches them */
@@ -144,8 +145,11 @@ static void numbers_free(numbers *n) {
 
 typedef struct {
     uint64_t hash;
-    uint32_t users;
+    uint64_t
+        sweep; /* number of the sweep that brings it into the lists, or takes it out; 0: none */
+    uint32_t users;   /* 0: it is gone, and its number is kept for as long as lists have it */
     uint32_t matched; /* topics */
+    uint32_t counted; /* topics from this one on are in `matched` since they were added */
     uint32_t node;    /* where it ends in the trie; NONE for prefixes */
     uint32_t head;    /* bytes before the first wildcard: most names are refused by them */
     uint32_t len;
@@ -187,8 +191,14 @@ struct hm_filters {
     uint64_t entries;  /* of all lists */
     uint32_t *scratch; /* one match's result: has room for every filter */
     uint32_t scratch_room;
-    uint32_t *memo; /* old list -> new list, during one scan */
-    uint32_t memo_room;
+    /* A sweep goes once over the topics for all filters that have come and gone before it began. */
+    uint64_t sweep;    /* number of the one under way, or of the last */
+    uint32_t sweep_at; /* next topic */
+    uint32_t sweep_end;
+    uint32_t *changes; /* filters of the sweep under way, then those of the next */
+    uint32_t changes_now;
+    uint32_t changes_all;
+    uint32_t changes_room;
 };
 
 static filter *filter_at(const hm_filters *f, uint32_t number) {
@@ -259,18 +269,14 @@ static void list_forget(hm_filters *f, uint32_t number) {
 }
 
 static void topic_set_list(hm_filters *f, hm_topic *topic, uint32_t number) {
-    if (topic->list != UNINTERNED)
-        list_at(f, topic->list)->topics--;
+    uint32_t old = topic->list;
+    if (number == old)
+        return;
     if (number != UNINTERNED)
         list_at(f, number)->topics++;
     topic->list = number;
-}
-
-/* After a scan: lists are freed only now, so that their numbers stay unique while it runs. */
-static void lists_sweep(hm_filters *f) {
-    for (uint32_t i = 1; i < f->lists.used; i++)
-        if (f->lists.items[i] != NULL && list_at(f, i)->topics == 0)
-            list_forget(f, i);
+    if (old != UNINTERNED && --list_at(f, old)->topics == 0 && old != NO_LIST)
+        list_forget(f, old);
 }
 
 /* Where `id` stands in the list, or should. */
@@ -424,60 +430,119 @@ const uint32_t *hm_filters_interested(hm_filters *f, uint32_t index, uint32_t *c
 
 /* ---- filters come and go ---- */
 
-static int memo_reset(hm_filters *f) {
-    if (f->memo_room < f->lists.room) {
-        uint32_t *memo = realloc(f->memo, f->lists.room * sizeof *memo);
-        if (memo == NULL)
-            return 0;
-        f->memo = memo;
-        f->memo_room = f->lists.room;
-    }
-    memset(f->memo, 0xff, f->memo_room * sizeof *f->memo);
-    return 1;
-}
-
-/* Adds filter `id` to the lists of the topics it wants, or takes it out of them. */
-static void scan(hm_filters *f, uint32_t id, int add) {
-    filter *changed = filter_at(f, id);
-    int memoised = memo_reset(f);
-    uint32_t known = memoised ? f->memo_room : 0, topics = hm_topics_count(f->topics);
-    for (uint32_t i = 0; i < topics; i++) {
-        hm_topic *topic = hm_topics_at(f->topics, i);
-        uint32_t len, old = topic->list;
-        if (add) {
-            const uint8_t *name = hm_topics_name(f->topics, i, &len);
-            if (!wants(changed, name, len))
-                continue;
-            changed->matched++;
-        }
-        if (old == UNINTERNED)
-            continue;
-        uint32_t new = old < known ? f->memo[old] : NONE;
-        if (new == NONE) {
-            new = list_changed(f, old, id, add);
-            if (old < known)
-                f->memo[old] = new;
-        }
-        if (new != old)
-            topic_set_list(f, topic, new);
-    }
-    lists_sweep(f);
-}
-
 /* An exact pattern concerns one topic at most. */
-static void scan_exact(hm_filters *f, uint32_t id, int add) {
+static void change_exact(hm_filters *f, uint32_t id, int add) {
     filter *changed = filter_at(f, id);
     int64_t index = hm_topics_find(f->topics, changed->text, changed->len);
     if (index < 0)
         return;
     changed->matched = add ? 1 : 0;
     hm_topic *topic = hm_topics_at(f->topics, (uint32_t)index);
-    uint32_t old = topic->list;
-    if (old == UNINTERNED)
+    if (topic->list != UNINTERNED)
+        topic_set_list(f, topic, list_changed(f, topic->list, id, add));
+}
+
+static int changes_reserve(hm_filters *f) {
+    if (f->changes_all < f->changes_room)
+        return 0;
+    uint32_t room = f->changes_room == 0 ? 16 : f->changes_room * 2;
+    uint32_t *changes = realloc(f->changes, room * sizeof *changes);
+    if (changes == NULL)
+        return -HM_ENOMEM;
+    f->changes = changes;
+    f->changes_room = room;
+    return 0;
+}
+
+/* After changes_reserve: has the next sweep look at filter `id`: add it, or take it out if it is
+ * gone. */
+static void change_later(hm_filters *f, uint32_t id) {
+    filter *changed = filter_at(f, id);
+    uint64_t next = f->sweep + 1;
+    if (changed->sweep == next)
         return;
-    topic_set_list(f, topic, list_changed(f, old, id, add));
-    if (old != NO_LIST && list_at(f, old)->topics == 0)
-        list_forget(f, old);
+    changed->sweep = next;
+    assert(f->changes_all < f->changes_room);
+    f->changes[f->changes_all++] = id;
+}
+
+/* One topic's list, where the sweep changes few filters.  Returns what it cost. */
+static uint32_t sweep_few(hm_filters *f, uint32_t index) {
+    hm_topic *topic = hm_topics_at(f->topics, index);
+    uint32_t len, add[FEW], gone[FEW], adds = 0, gones = 0;
+    const uint8_t *name = hm_topics_name(f->topics, index, &len);
+    for (uint32_t i = 0; i < f->changes_now; i++) {
+        uint32_t id = f->changes[i];
+        filter *changed = filter_at(f, id);
+        if (changed->sweep != f->sweep)
+            continue; /* it has gone since: the next sweep's */
+        if (changed->users == 0) {
+            gone[gones++] = id;
+        } else if (wants(changed, name, len)) {
+            changed->matched += index < changed->counted;
+            add[adds++] = id;
+        }
+    }
+    uint32_t new = topic->list;
+    for (uint32_t i = 0; i < adds && new != UNINTERNED; i++)
+        topic_set_list(f, topic, new = list_changed(f, new, add[i], 1));
+    for (uint32_t i = 0; i < gones && new != UNINTERNED; i++)
+        topic_set_list(f, topic, new = list_changed(f, new, gone[i], 0));
+    return 1 + f->changes_now + (adds + gones) * 4;
+}
+
+/* The same where it changes many: the name is matched again. */
+static uint32_t sweep_many(hm_filters *f, uint32_t index) {
+    uint32_t len;
+    const uint8_t *name = hm_topics_name(f->topics, index, &len);
+    uint32_t found = match_name(f, name, len);
+    for (uint32_t i = 0; i < found; i++) {
+        filter *wanted = filter_at(f, f->scratch[i]);
+        wanted->matched += wanted->sweep == f->sweep && index < wanted->counted;
+    }
+    topic_set_list(f, hm_topics_at(f->topics, index), intern(f, f->scratch, found));
+    return 8 + found * 4;
+}
+
+static void sweep_begin(hm_filters *f) {
+    f->sweep++;
+    f->sweep_at = 0;
+    f->sweep_end = hm_topics_count(f->topics);
+    f->changes_now = f->changes_all;
+}
+
+static void sweep_end(hm_filters *f) {
+    for (uint32_t i = 0; i < f->changes_now; i++) {
+        filter *changed = filter_at(f, f->changes[i]);
+        if (changed->sweep != f->sweep)
+            continue;
+        changed->sweep = 0;
+        if (changed->users == 0)
+            numbers_remove(&f->filters, f->changes[i]);
+    }
+    f->changes_all -= f->changes_now;
+    if (f->changes_all > 0)
+        memmove(f->changes, f->changes + f->changes_now, f->changes_all * sizeof *f->changes);
+    f->changes_now = 0;
+}
+
+int hm_filters_sweep(hm_filters *f, uint64_t budget) {
+    for (uint64_t spent = 0; f->changes_all > 0;) {
+        if (f->changes_now == 0)
+            sweep_begin(f);
+        for (; f->sweep_at < f->sweep_end; f->sweep_at++) {
+            if (spent >= budget)
+                return 1;
+            spent += (f->changes_now <= FEW ? sweep_few : sweep_many)(f, f->sweep_at);
+        }
+        spent += f->changes_now;
+        sweep_end(f);
+    }
+    return 0;
+}
+
+int hm_filters_settled(const hm_filters *f, uint32_t number) {
+    return filter_at(f, number)->sweep == 0;
 }
 
 static uint32_t node_new(hm_filters *f, uint32_t parent, const uint8_t *token, uint32_t len) {
@@ -602,7 +667,10 @@ static filter *filter_new(int kind, const uint8_t *text, uint32_t len, uint64_t 
 static int reserve(hm_filters *f) {
     if (f->count == f->capacity)
         return -HM_ELIMIT;
-    if (f->count + 2 > f->scratch_room) { /* + 2: a list with one more is built in it, too */
+    if (f->changes_all >= f->capacity * 2) /* so many have gone: their numbers are needed */
+        hm_filters_sweep(f, UINT64_MAX);
+    /* + 2: a list with one more is built in it, too, and lists may have filters that are gone. */
+    if (f->filters.used + 2 > f->scratch_room) {
         uint32_t room = f->scratch_room == 0 ? 64 : f->scratch_room * 2;
         uint32_t *scratch = realloc(f->scratch, room * sizeof *scratch);
         if (scratch == NULL)
@@ -611,6 +679,8 @@ static int reserve(hm_filters *f) {
         f->scratch_room = room;
     }
     int error = map_reserve(&f->by_text);
+    if (error == 0)
+        error = changes_reserve(f);
     return error != 0 ? error : numbers_reserve(&f->filters);
 }
 
@@ -640,8 +710,11 @@ int64_t hm_filters_add(hm_filters *f, int kind, const uint8_t *text, uint32_t le
     map_put(&f->by_text, hash, number);
     f->count++;
     new->users = 1;
-    if (!new->all)
-        (new->exact ? scan_exact : scan)(f, number, 1);
+    new->counted = hm_topics_count(f->topics);
+    if (new->exact)
+        change_exact(f, number, 1);
+    else if (!new->all && new->counted > 0)
+        change_later(f, number);
     return number;
 }
 
@@ -650,15 +723,18 @@ int hm_filters_remove(hm_filters *f, uint32_t number) {
     assert(gone->users > 0);
     if (--gone->users > 0)
         return 0;
-    if (!gone->all)
-        (gone->exact ? scan_exact : scan)(f, number, 0);
     if (gone->node != NONE)
         trie_remove(f, number);
     if (gone->kind == HM_FILTER_PREFIX)
         f->prefix_lengths[gone->len]--;
     map_remove(&f->by_text, gone->hash, number);
-    numbers_remove(&f->filters, number);
     f->count--;
+    if (gone->exact)
+        change_exact(f, number, 0);
+    if (gone->exact || gone->all)
+        numbers_remove(&f->filters, number);
+    else if (changes_reserve(f) == 0) /* without memory its number stays taken, nothing worse */
+        change_later(f, number);
     return 1;
 }
 
@@ -673,6 +749,10 @@ int hm_filters_all(const hm_filters *f, uint32_t number) {
 
 uint32_t hm_filters_count(const hm_filters *f) {
     return f->count;
+}
+
+uint32_t hm_filters_numbers(const hm_filters *f) {
+    return f->filters.used;
 }
 
 hm_filters *hm_filters_new(hm_topics *topics, uint32_t capacity) {
@@ -704,6 +784,6 @@ void hm_filters_free(hm_filters *f) {
     free(f->edges.slots);
     free(f->by_ids.slots);
     free(f->scratch);
-    free(f->memo);
+    free(f->changes);
     free(f);
 }

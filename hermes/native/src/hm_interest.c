@@ -23,6 +23,7 @@ void hm_interest_news(hm_stream *stream, uint32_t filter) {
         return;
     assert(stream->ready_count < stream->interest_room);
     interest->ready = 1;
+    interest->ready_at = stream->ready_count;
     stream->ready[stream->ready_count++] = filter;
 }
 
@@ -80,7 +81,8 @@ static int make_room(hm_stream *stream, hm_interest *interest) {
 void hm_interest_note(hm_stream *stream, uint32_t filter, uint64_t position, uint64_t sequence,
                       uint64_t size, uint32_t count) {
     hm_interest *interest = &stream->interests[filter];
-    if (interest->everything)
+    if (!interest->used ||
+        interest->everything) /* no cursor has it yet, or any more; or any will do */
         return;
     assert(position >= interest->complete_from && size <= HM_APPEND_MAX);
     hm_interest_news(stream, filter);
@@ -133,7 +135,7 @@ void hm_interest_topic(hm_stream *stream, uint32_t index) {
 /* ---- filters come and go ---- */
 
 static int reserve(hm_stream *stream) {
-    if (hm_filters_count(stream->filters) < stream->interest_room)
+    if (hm_filters_numbers(stream->filters) < stream->interest_room)
         return 0;
     uint32_t room = stream->interest_room == 0 ? 16 : stream->interest_room * 2;
     hm_interest *interests = realloc(stream->interests, room * sizeof *interests);
@@ -154,18 +156,25 @@ static int reserve(hm_stream *stream) {
     return 0;
 }
 
-int64_t hm_interest_open(hm_stream *stream, int kind, const uint8_t *text, uint32_t len) {
+int64_t hm_interest_want(hm_stream *stream, int kind, const uint8_t *text, uint32_t len) {
     int error = reserve(stream);
     if (error != 0)
         return error;
     int64_t filter = hm_filters_add(stream->filters, kind, text, len);
+    assert(filter < stream->interest_room);
+    return filter;
+}
+
+int64_t hm_interest_open(hm_stream *stream, int kind, const uint8_t *text, uint32_t len) {
+    int64_t filter = hm_interest_want(stream, kind, text, len);
     if (filter < 0)
         return filter;
-    assert(filter < stream->interest_room);
+    uint32_t number = (uint32_t)filter;
+    while (!hm_filters_settled(stream->filters, number))
+        hm_filters_sweep(stream->filters, UINT64_MAX);
     hm_interest *interest = &stream->interests[filter];
     if (interest->used)
         return filter;
-    uint32_t number = (uint32_t)filter;
     int everything = hm_filters_matched(stream->filters, number) == hm_topics_count(stream->topics);
     *interest = (hm_interest){.complete_from = stream->end_position,
                               .everything_until = everything ? UINT64_MAX : 0,
@@ -185,10 +194,10 @@ void hm_interest_close(hm_stream *stream, uint32_t filter) {
     if (interest->everything && !all)
         everything_remove(stream, filter);
     if (interest->ready) {
-        uint32_t at = 0;
-        while (stream->ready[at] != filter)
-            at++;
-        stream->ready[at] = stream->ready[--stream->ready_count];
+        uint32_t at = interest->ready_at, last = stream->ready[--stream->ready_count];
+        assert(stream->ready[at] == filter);
+        stream->ready[at] = last;
+        stream->interests[last].ready_at = at;
     }
     stream->note_room -= interest->capacity;
     free(interest->notes);

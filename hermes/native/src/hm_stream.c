@@ -308,6 +308,25 @@ int hm_stream_append(hm_stream *stream, const uint8_t *frames, uint64_t size, ui
                             appended);
 }
 
+/* ---- filters ahead of their cursors ---- */
+
+int64_t hm_stream_want(hm_stream *stream, int filter_kind, const uint8_t *filter,
+                       uint32_t filter_len) {
+    return hm_interest_want(stream, filter_kind, filter, filter_len);
+}
+
+int hm_stream_wanted(const hm_stream *stream, uint32_t filter) {
+    return hm_filters_settled(stream->filters, filter);
+}
+
+void hm_stream_unwant(hm_stream *stream, uint32_t filter) {
+    hm_interest_close(stream, filter);
+}
+
+int hm_stream_sweep(hm_stream *stream, uint64_t budget) {
+    return hm_filters_sweep(stream->filters, budget);
+}
+
 uint32_t hm_stream_ready(hm_stream *stream, uint32_t *filters, uint32_t capacity) {
     uint32_t count = stream->ready_count < capacity ? stream->ready_count : capacity;
     for (uint32_t i = 0; i < count; i++) {

@@ -24,7 +24,8 @@ typedef struct {
     struct hm_cursor *cursors;
     uint32_t capacity; /* notes: 0 or a power of two */
     uint32_t cursor_count;
-    uint32_t turning; /* index in stream->everything; of filters that may turn selecting only */
+    uint32_t ready_at; /* index in stream->ready, if `ready` */
+    uint32_t turning;  /* index in stream->everything; of filters that may turn selecting only */
     uint8_t everything;
     uint8_t ready;
     uint8_t used;
@@ -72,9 +73,9 @@ struct hm_cursor {
     uint64_t note;     /* notes before this one end at or before `position` */
     uint64_t populated;
     uint64_t gap_last; /* a gap to report first: from covered + 1; 0: none */
-    hm_newest *newest; /* start=last: what is to be sent before `position`; sorted */
-    uint32_t newest_at;
+    hm_newest *newest; /* start=last: what is to be sent before `position`; a heap, oldest first */
     uint32_t newest_count;
+    uint32_t collected; /* topics looked at for it */
     uint32_t filter;
     uint32_t batch_id;
     int gap_reason;
@@ -85,8 +86,12 @@ void hm_interest_note(hm_stream *stream, uint32_t filter, uint64_t position, uin
                       uint64_t size, uint32_t count);
 /* Puts the filter on the list of those with news. */
 void hm_interest_news(hm_stream *stream, uint32_t filter);
-/* Counts a cursor's filter in; on the way out, -1 user. Returns the filter's number or -HM_E*. */
+/* Counts a filter in, without a cursor: its notes begin with hm_interest_open.  Returns its number or
+ * -HM_E*. */
+int64_t hm_interest_want(hm_stream *stream, int kind, const uint8_t *text, uint32_t len);
+/* Counts a cursor's filter in and has it settled.  Returns its number or -HM_E*. */
 int64_t hm_interest_open(hm_stream *stream, int kind, const uint8_t *text, uint32_t len);
+/* One user of the filter less. */
 void hm_interest_close(hm_stream *stream, uint32_t filter);
 /* A topic was added: filters that wanted everything so far may have ceased to. */
 void hm_interest_topic(hm_stream *stream, uint32_t index);
