@@ -283,8 +283,12 @@ class Client:
 
     @property
     def connected(self) -> bool:
-        """Whether there is a connection right now."""
-        return self._connection.link is not None and not self._connection.closed
+        """Whether there is a connection right now.
+
+        Looks at it, unless another thread is reading: a broker whose end the system has noticed is
+        not connected any more.
+        """
+        return self._connection.alive
 
     @property
     def closed(self) -> bool:

@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Mapping
 
 from hermes.checks import FOR_EVER_NS
+from hermes.client.keeper import KEEPER
 from hermes.client.link import Link, Output
 from hermes.client.output import ChannelOutput
 from hermes.client.pump import ATTEMPT_S, NS_PER_S, SLICE_NS, Pump, Slip, deadline_of
@@ -96,6 +97,7 @@ class Connection(Pump):
         except BaseException:
             self._drop()
             raise
+        KEEPER.add(self)
 
     # ---- connecting ----
 

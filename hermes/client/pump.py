@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 
 from hermes.checks import FOR_EVER_NS, nanoseconds
 from hermes.client.inbox import Inbox
+from hermes.client.keeper import KEEPER
 from hermes.client.link import Link, Output
 from hermes.client.session import Feed, Line, Session
 from hermes.errors import (
@@ -181,6 +182,29 @@ class Pump(ABC):
                 line.settle()
             finally:
                 self._lock.release()
+
+    def look_after(self) -> None:
+        """As :meth:`tend`, for every publisher: what the keeper does for an idle program."""
+        if self._lock.acquire(blocking=False):
+            try:
+                if not self.over and not self.forked:
+                    self._tend(None)
+                    for line in self.session.lines.values():
+                        line.settle()
+            finally:
+                self._lock.release()
+
+    @property
+    def alive(self) -> bool:
+        """Whether there is a connection, as far as what has arrived tells."""
+        if not self.forked and self._lock.acquire(blocking=False):
+            try:
+                if self.link is not None and not self.over and not self._pumping:
+                    with contextlib.suppress(HermesError):  # kept, and raised by the next call
+                        self.wait(lambda: False, 0)
+            finally:
+                self._lock.release()
+        return self.link is not None and not self.over
 
     def mark_forked(self) -> None:
         """This is a child of the process that made the client: nothing here works any more."""
@@ -427,6 +451,7 @@ class Pump(ABC):
             if link is not None:
                 link.retire()
             self._changed.notify_all()
+        KEEPER.remove(self)
         self.output.close()
 
 
@@ -441,6 +466,7 @@ def deadline_of(timeout: float | None) -> int | None:
 
 
 def _mark_forked() -> None:
+    KEEPER.forget()
     for pump in list(_pumps):
         pump.mark_forked()
 
