@@ -8,6 +8,7 @@ bytes go in and out.  Knows nothing of what the bytes mean, nor how it is told t
 from __future__ import annotations
 
 import errno
+import logging
 import socket
 import time
 from abc import ABC, abstractmethod
@@ -16,8 +17,11 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from hermes.errors import Refused
+from hermes.faults import Faults
 from hermes.forks import close_in_children, end_socket
 from hermes.transport import Connection, Kernel, Peer
+
+LOG = logging.getLogger("hermes.transport")
 
 OUTPUT_MIN = 65536
 """Bytes pulled for a connection that has just stalled: what a stalled subscriber keeps alive."""
@@ -25,7 +29,8 @@ OUTPUT_MAX = 1048576
 """Bytes pulled for a connection that takes all it is given: enough to make the system call's price
 small."""
 ACCEPT_RETRY_NS = 100_000_000
-"""Pause after the process ran out of descriptors or memory: others may have closed some by then."""
+"""Pause after accepting failed, for want of descriptors or memory as a rule: others may have closed
+some by then."""
 LINGER_NS = 2_000_000_000
 """How long input is read and dropped after the last output, so that closing does not reset the
 connection before the peer has read it."""
@@ -99,6 +104,7 @@ class ServingAgent(ABC, Generic[L]):
         self._retry_ns = 0  # not 0: accepting pauses until then
         self._stopped = False
         self._closed = False
+        self._faults = Faults(LOG)
         self._counters = dict.fromkeys(
             ("accepted", "refused", "accept_pauses", "connections_lost", "stalls", "lingered"), 0
         )
@@ -175,8 +181,8 @@ class ServingAgent(ABC, Generic[L]):
 
     def counters(self) -> dict[str, int]:
         """Accepts, refusals, pauses for want of descriptors, losses, stalls, sockets that
-        lingered."""
-        return {**self._counters, "connections": len(self._links)}
+        lingered, unexpected errors in serving one peer."""
+        return {**self._counters, "faults": self._faults.count, "connections": len(self._links)}
 
     def close(self) -> None:
         """Close every socket at once."""
@@ -186,7 +192,7 @@ class ServingAgent(ABC, Generic[L]):
         self.stop_accepting()
         for link in self._links.values():
             if not link.until_ns:
-                link.connection.connection_lost(None)
+                self._tell_lost(link, None)
             link.gone = True
             self._close_socket(link.sock)
         self._links.clear()
@@ -199,6 +205,7 @@ class ServingAgent(ABC, Generic[L]):
     def _admit(self, sock: socket.socket, address: Any = None) -> None:
         """Connect a peer with the broker, or turn it away.  Without an ``address`` the socket is
         asked for it."""
+        link = None
         try:
             if self._stopped or len(self._links) >= self._connections_max:
                 raise Refused("the listener has as many connections as it may", code="limit")
@@ -206,28 +213,29 @@ class ServingAgent(ABC, Generic[L]):
             self._prepare(sock)
             peer = self._describe(sock, sock.getpeername() if address is None else address)
             connection = self._kernel.connect(self, peer)
-        except (Refused, OSError):
+            link = connection.attachment = self._link(sock, connection)
+            self._links[link.fd] = link
+            self._counters["accepted"] += 1
+            self._begin(link)
+        except Exception as error:
+            if link is not None:
+                self._fault(link, error)
+                return
+            if not isinstance(error, Refused | OSError):
+                self._faults.caught(f"{self._url}: accepting a peer", error)
             self._counters["refused"] += 1
             end_socket(sock)
-            return
-        link = connection.attachment = self._link(sock, connection)
-        self._links[link.fd] = link
-        self._counters["accepted"] += 1
-        self._begin(link)
 
     def _accept_failed(self, error: OSError) -> bool:
-        """True if accepting is to pause, for want of room; False if only that one peer is gone.
-
-        Raises:
-            OSError: ``error``, which is neither.
-        """
-        if error.errno in EXHAUSTED:
-            self._counters["accept_pauses"] += 1
-            self._retry_ns = time.monotonic_ns() + ACCEPT_RETRY_NS
-            return True
-        if error.errno not in PASSING:
-            raise error
-        return False
+        """True if accepting is to pause, for want of room or for a reason that is not known here;
+        False if only that one peer is gone."""
+        if error.errno in PASSING:
+            return False
+        if error.errno not in EXHAUSTED:
+            self._faults.caught(f"{self._url}: accepting a peer", error)
+        self._counters["accept_pauses"] += 1
+        self._retry_ns = time.monotonic_ns() + ACCEPT_RETRY_NS
+        return True
 
     # Writing.
 
@@ -241,7 +249,7 @@ class ServingAgent(ABC, Generic[L]):
     def _finish(self, link: L) -> None:
         """The last byte is handed over: send FIN, then drop input until the peer's, or the
         deadline."""
-        link.connection.connection_lost(None)
+        self._tell_lost(link, None)
         try:
             link.sock.shutdown(socket.SHUT_WR)
         except OSError:
@@ -265,7 +273,29 @@ class ServingAgent(ABC, Generic[L]):
 
     def _lose(self, link: L, error: Exception | None) -> None:
         self._counters["connections_lost"] += 1
-        link.connection.connection_lost(error)
+        self._tell_lost(link, error)
+        self._forget(link)
+
+    def _tell_lost(self, link: L, error: Exception | None) -> None:
+        try:
+            link.connection.connection_lost(error)
+        except Exception as fault:
+            self._faults.caught(f"{self._url}: ending a connection", fault)
+
+    def _fault(self, link: L, error: Exception) -> None:
+        """``error`` came out of serving one peer, and nothing else may: end that peer, so that the
+        others are served on.
+
+        Every loop over peers calls this for what it catches.
+        """
+        self._faults.caught(f"{self._url}: serving a peer", error)
+        if not isinstance(link, Link) or link.gone:
+            return  # nothing of a peer's, or ended already
+        if not link.until_ns:
+            self._lose(link, error)
+            return
+        if link in self._lingering:
+            self._lingering.remove(link)
         self._forget(link)
 
     def _forget(self, link: L) -> None:
@@ -290,4 +320,8 @@ class ServingAgent(ABC, Generic[L]):
         if self._retry_ns and now >= self._retry_ns:
             self._accept_again()
         while self._lingering and self._lingering[0].until_ns <= now:
-            self._forget(self._lingering.popleft())
+            link = self._lingering.popleft()
+            try:
+                self._forget(link)
+            except Exception as error:
+                self._fault(link, error)

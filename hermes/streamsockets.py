@@ -138,28 +138,42 @@ class SocketAgent(ServingAgent[_Link]):
         if len(events) == 1:
             fd, what = events[0]
             link = links.get(fd)
-            if link is not None and what == _READ and link.small and self._express(link):
-                events = []
-                work = 1
+            if link is not None and what == _READ and link.small:
+                try:
+                    if self._express(link):
+                        events = []
+                        work = 1
+                except Exception as error:
+                    self._fault(link, error)
         for fd, what in events:
             link = links.get(fd)
             if link is not None:
                 work += 1
-                if what & _WRITE:
-                    link.stalled = False
-                    self._write(link)
-                if what != _WRITE and not link.gone:
-                    self._read(link, what)
+                try:
+                    if what & _WRITE:
+                        link.stalled = False
+                        self._write(link)
+                    if what != _WRITE and not link.gone:
+                        self._read(link, what)
+                except Exception as error:
+                    self._fault(link, error)
             elif fd == self._listening:
                 work += self._accept()
         if self._owed:
             owed, self._owed = self._owed, []
             for link in owed:
                 link.owed = False
-                self._write(link)
+                try:
+                    self._write(link)
+                except Exception as error:
+                    self._fault(link, error)
             work += len(owed)
         for connection in self._ready(self):
-            self._write(connection.attachment)
+            link = connection.attachment
+            try:
+                self._write(link)
+            except Exception as error:
+                self._fault(link, error)
             work += 1
         if self._retry_ns or self._lingering:
             self._serve_timers()

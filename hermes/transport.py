@@ -22,8 +22,10 @@ one neither writes to it nor keeps it longer, unless that is what it is for.
 **Errors.** Only those of :mod:`hermes.errors` that the method names are let out; what the operating
 system raises is translated at the edge, ``from`` the original.  What one peer does or sends never
 comes out of ``poll``: it ends that peer's connection, with the error as the argument of
-:meth:`Connection.connection_lost`.  Whatever else comes out of an agent is taken for a defect of the
-plugin, and ends the broker.
+:meth:`Connection.connection_lost`.  That holds for defects too: every loop over peers catches what
+serving one of them raises (:mod:`hermes.faults`).  Whatever else comes out of ``poll`` is counted and
+logged, and the agent is polled again; after ten seconds of nothing else it is closed, and the broker
+goes on with the other listeners, or ends if there is none.
 """
 
 from __future__ import annotations

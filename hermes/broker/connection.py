@@ -159,7 +159,7 @@ class Connection(Outgoing):
             if kernel.backed:
                 kernel.relieve(self)
         except Exception as error:
-            self._fail(error)
+            self.fail(error)
 
     def data_received(self, data: memoryview) -> None:
         """Take what is whole from where it stands; an unfinished frame is finished by copying."""
@@ -184,7 +184,7 @@ class Connection(Outgoing):
             if self._kernel.backed:
                 self._kernel.relieve(self)
         except Exception as error:
-            self._fail(error)
+            self.fail(error)
 
     def express(self, fd: int, epoll_fd: int, medium: int = 0) -> int:
         """Rounds of the common case in one call, where nothing stands in their way."""
@@ -218,7 +218,7 @@ class Connection(Outgoing):
             try:
                 self._after_express(express, result)
             except Exception as error:
-                self._fail(error)
+                self.fail(error)
             return -1 if result.size == READ_SIZE else 1
         return result.rounds
 
@@ -269,6 +269,16 @@ class Connection(Outgoing):
         if not self._marked:
             self._marked = True
             self._queue.items.append(self)
+
+    def mark_again(self, queue: Queue) -> None:
+        """As :meth:`mark` for a connection of ``queue``, also if it was marked before."""
+        if self._queue is queue:
+            self._marked = False
+            self.mark()
+
+    def belongs_to(self, queue: Queue) -> bool:
+        """Whether ``queue`` is its agent's."""
+        return self._queue is queue
 
     def activate(self, reader: Reader) -> None:
         """``reader`` may have something."""
@@ -906,10 +916,9 @@ class Connection(Outgoing):
 
     # Ending.
 
-    def _fail(self, error: Exception) -> None:
-        """Something of ours went wrong: end this connection, not the broker."""
-        LOG.exception("connection %d (%s) failed", self.number, self.peer.address, exc_info=error)
-        self._kernel.failures += 1
+    def fail(self, error: Exception) -> None:
+        """End the connection because of an unexpected error in serving it; the broker goes on."""
+        self._kernel.faults.caught(f"connection {self.number} ({self.peer.address})", error)
         self._drop_subscriptions()
         self._acks.clear()
         self._answers.clear()

@@ -11,9 +11,9 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from hermes.broker import queries
 from hermes.broker.backed import CHOKE_BYTES, HAND_OVER_BYTES, Backed
@@ -25,7 +25,8 @@ from hermes.broker.owners import NOBODY, durable_key, durable_name
 from hermes.broker.positions import Done, Positions
 from hermes.broker.streams import ServedStream, Streams, message_max
 from hermes.broker.subscriptions import RequestRefused
-from hermes.errors import HermesError, Refused, StorageFull
+from hermes.errors import ConnectionLost, HermesError, Refused, StorageFull
+from hermes.faults import Faults
 from hermes.hookspecs import BrokerInfo, Grant, ListenerInfo
 from hermes.native.envelopes import address_of
 from hermes.native.express import HandOut
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from hermes.broker.subscriptions import Subscription
 
 LOG = logging.getLogger("hermes.broker")
+
+C = TypeVar("C", bound="Acknowledging")
 
 SCRATCH_SIZE = 1048576
 """Bytes read at a time, by all connections in turn: large enough that the system call's price is
@@ -134,7 +137,10 @@ class Kernel:
         self._told_ns = -TELL_NS
         self.denials = 0
         self.violations = 0
-        self.failures = 0
+        self.faults = Faults(LOG)
+        """Unexpected errors in serving a client, which ended its connection."""
+        self.lost_listeners: list[str] = []
+        """Listeners that were closed because polling them failed again and again."""
         self.connections_total = 0
         self.copied_bytes = 0
         self.connections: dict[int, Connection] = {}
@@ -201,7 +207,11 @@ class Kernel:
         served: list[Connection] = []
         wanted: list[tuple[int, int, int, int]] = []
         for connection in items:
-            want = connection.hand_out()
+            try:
+                want = connection.hand_out()
+            except Exception as error:
+                self._failed(connection, error)
+                want = None
             if want is None:
                 rest.append(connection)
             else:
@@ -210,11 +220,14 @@ class Kernel:
         if served:
             found = self._handing_out.run(wanted, time.time_ns())
             for connection, (sent, deliveries, special) in zip(served, found, strict=True):
-                if special:
-                    connection.handed_out_partly(sent, deliveries)
-                    rest.append(connection)
-                else:
-                    connection.handed_out(sent, deliveries)
+                try:
+                    if special:
+                        rest.append(connection)
+                        connection.handed_out_partly(sent, deliveries)
+                    else:
+                        connection.handed_out(sent, deliveries)
+                except Exception as error:
+                    self._failed(connection, error)
         return rest
 
     def _collect(self) -> None:
@@ -507,9 +520,11 @@ class Kernel:
         self.unfinished = self._busy or bool(self._again)
 
     def _acknowledge_reached(self) -> None:
-        for connection in list(self._awaiting.values()):
+        def look(connection: Acknowledging) -> None:
             if connection.synced():
-                del self._awaiting[connection.number]
+                self._awaiting.pop(connection.number, None)
+
+        self._each(self._awaiting, look)
 
     def _stored(self, place: ServedStream, backed: Backed) -> None:
         """Follow what a log elsewhere has by now: deliver, acknowledge, read on."""
@@ -536,8 +551,54 @@ class Kernel:
     def _sync_failed(self, place: ServedStream) -> None:
         """No durable acknowledgement can come any more from this stream: say so instead of staying
         silent."""
-        for connection in list(self._awaiting.values()):
-            connection.sync_failed(place)
+        self._each(self._awaiting, lambda connection: connection.sync_failed(place))
+
+    # Errors in serving one of many.
+
+    def _each(self, connections: dict[int, C], do: Callable[[C], object]) -> None:
+        """Do something for each connection; one that fails ends, and the others are served on."""
+        for connection in list(connections.values()):
+            try:
+                do(connection)
+            except Exception as error:
+                self._failed(connection, error)
+
+    def _failed(self, connection: Acknowledging, error: Exception) -> None:
+        try:
+            connection.fail(error)
+        except Exception as again:
+            self.faults.caught(f"ending connection {connection.number}", again)
+            connection.connection_lost(again)
+
+    def agent_failed(self, agent: Agent, error: Exception, *, lost: bool) -> None:
+        """Polling ``agent`` raised: have it look at all of its connections again, because what was
+        reported as ready may have been forgotten; or close it if it is ``lost``."""
+        self.faults.caught(f"the listener {agent.url}", error)
+        queue = self._queues.get(agent)
+        if lost:
+            self._lose(agent)
+        elif queue is not None:
+            queue.items = []
+            for connection in self.connections.values():
+                connection.mark_again(queue)
+
+    def _lose(self, agent: Agent) -> None:
+        """A listener serves no more: its clients are hung up on, the other listeners go on."""
+        self.agents.remove(agent)
+        self.lost_listeners.append(agent.url)
+        LOG.error(
+            "the listener %s is closed, because polling it fails again and again: start the broker "
+            "again to have it back; the other listeners go on",
+            agent.url,
+        )
+        try:
+            agent.close()
+        except Exception as error:
+            self.faults.caught(f"closing the listener {agent.url}", error)
+        queue = self._queues.pop(agent, None)
+        for connection in list(self.connections.values()):
+            if queue is not None and connection.belongs_to(queue):
+                connection.connection_lost(ConnectionLost("its listener has failed"))
 
     # Timers.
 
@@ -582,19 +643,24 @@ class Kernel:
                 self._stored(place, backed)
             pinned += place.log.status().pinned
         if pinned:
-            for connection in self.connections.values():
-                self.copied_bytes += connection.unpin()
+            self._each(self.connections, self._unpin)
+
+    def _unpin(self, connection: Connection) -> None:
+        self.copied_bytes += connection.unpin()
 
     def _dismiss_silent(self) -> None:
         if not self._ungreeted:
             return
         patience = time.monotonic_ns() - self.config.limits.hello
-        for number, connection in list(self._ungreeted.items()):
+
+        def look(connection: Connection) -> None:
             if connection.greeted:
-                del self._ungreeted[number]
+                self._ungreeted.pop(connection.number, None)
             elif connection.opened_ns < patience:
-                del self._ungreeted[number]
+                self._ungreeted.pop(connection.number, None)
                 connection.refuse("too_slow", "no Hello came in time")
+
+        self._each(self._ungreeted, look)
 
     # Stopping.
 
@@ -607,8 +673,9 @@ class Kernel:
 
     def close_connections(self) -> int:
         """Say Close wherever everything has been pulled; returns how many connections are left."""
-        for connection in list(self.connections.values()):
-            connection.begin_close("the broker is stopping")
+        self._each(
+            self.connections, lambda connection: connection.begin_close("the broker is stopping")
+        )
         return len(self.connections)
 
 

@@ -25,6 +25,9 @@ CHECK_NS = 100_000
 often: a pass may take 1 us or some ms."""
 EXPRESS_SPIN_NS = 1_000_000
 """A native call returns after this time at the latest, so that timers are served."""
+FAILING_NS = 10_000_000_000
+"""An agent that every poll fails of for so long is given up: a lack of memory may have passed, and
+a peer that caused it been hung up on."""
 NEVER = 1 << 63
 """A time that does not come, ns."""
 
@@ -39,6 +42,9 @@ class Passes(Protocol):
 
     def after_pass(self) -> None:
         """All agents have been polled and at least one found work."""
+
+    def agent_failed(self, agent: Agent, error: Exception, *, lost: bool) -> None:
+        """``error`` came out of polling ``agent``, which is polled no more if it is ``lost``."""
 
 
 class Loop:
@@ -60,6 +66,7 @@ class Loop:
         self._timers: list[tuple[int, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
         self._agents: list[Agent] = []
+        self._failing: dict[Agent, int] = {}  # since when every poll has failed
         self._running = True
         self._closed = False
         self._closing = threading.RLock()  # reentrant: a signal handler may wake who is closing
@@ -146,8 +153,18 @@ class Loop:
         passes, idle_since, check_ns = self.passes, 0, 0
         while self._running:
             work = 0
+            failed = False
             for poll in polls:
-                work += poll(0)
+                try:
+                    work += poll(0)
+                except Exception as error:
+                    work += 1
+                    failed = True
+                    self._agent_failed(kernel, poll, error)
+            if failed:
+                polls = [agent.poll for agent in self._agents]
+            elif self._failing:
+                self._failing.clear()
             passes += 1
             if work:
                 kernel.after_pass()
@@ -173,7 +190,12 @@ class Loop:
             self.waits += 1
             timeout = self._timeout_ns(now)
             if alone:
-                if polls[0](timeout):
+                try:
+                    done = polls[0](timeout)
+                except Exception as error:
+                    done = 1
+                    self._agent_failed(kernel, polls[0], error)
+                if done:
                     passes += 1
                     idle_since = 0
                     kernel.after_pass()
@@ -182,6 +204,23 @@ class Loop:
             self._serve(timeout)
             idle_since = 0 if self._spin_ns == NEVER else idle_since
         self.passes = passes
+
+    def _agent_failed(self, kernel: Passes, poll: Callable[[int], int], error: Exception) -> None:
+        """An agent raised: it is polled again, and given up if that goes on.
+
+        Raises:
+            Exception: ``error``, if there is no other agent that goes on.
+        """
+        agent = next(agent for agent in self._agents if agent.poll == poll)
+        now = time.monotonic_ns()
+        since = self._failing.setdefault(agent, now)
+        lost = now - since >= FAILING_NS
+        if lost and len(self._agents) == 1:
+            raise error
+        if lost:
+            self._agents.remove(agent)
+            del self._failing[agent]
+        kernel.agent_failed(agent, error, lost=lost)
 
     def _bind_waits(self, *, alone: bool) -> None:
         """With one agent wait inside it, else on all of them together."""

@@ -81,10 +81,6 @@ class Outgoing(Acknowledging):
         """Whether there is input that waits for requests before it."""
 
     @abstractmethod
-    def _fail(self, error: Exception) -> None:
-        """Something of ours went wrong: end this connection, not the broker."""
-
-    @abstractmethod
     def _drop_subscriptions(self) -> None:
         """End them all."""
 
@@ -102,7 +98,7 @@ class Outgoing(Acknowledging):
         try:
             return self._pull(limit)
         except Exception as error:
-            self._fail(error)
+            self.fail(error)
             return self._out
 
     def advance(self, nbytes: int) -> None:

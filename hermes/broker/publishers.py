@@ -133,6 +133,14 @@ class Acknowledging(ABC):
         """End the connection with an error."""
 
     @abstractmethod
+    def fail(self, error: Exception) -> None:
+        """End the connection because of an unexpected error in serving it."""
+
+    @abstractmethod
+    def connection_lost(self, error: Exception | None) -> None:
+        """Forget everything."""
+
+    @abstractmethod
     def _after_events(self) -> None:
         """Follow the protocol's state where it leads out of OPEN."""
 

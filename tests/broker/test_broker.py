@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -926,3 +927,28 @@ def test_nothing_is_delivered_behind_a_close(
     subscriber.until_end()
 
     assert subscriber.payloads(1) == [b"before"]
+
+
+def test_a_listener_that_fails_is_closed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listener whose polling raises again and again is closed, counted and logged; its clients are
+    hung up on, those of another listener notice nothing."""
+    monkeypatch.setattr("hermes.broker.loop.FAILING_NS", 20_000_000)
+    listeners = ["tcp://127.0.0.1:0", "tcp://127.0.0.1:0"]
+    with Broker(listeners=listeners, storage="memory:") as broker:
+        lost, kept = broker.urls
+        agent = broker._opened().agents[0]
+        with hermes.connect(lost, reconnect=0) as unlucky, hermes.connect(kept) as client:
+            unlucky.ping()
+            monkeypatch.setattr(agent, "_ready", lambda owner: 1 / 0)
+            deadline = time.monotonic() + 60
+            while not (stats := broker.stats())["lost_listeners"]:
+                assert time.monotonic() < deadline
+                time.sleep(0.005)
+            client.ping()
+            with pytest.raises(hermes.errors.HermesError):
+                unlucky.ping()
+            client.ping()
+
+    assert stats["lost_listeners"] == [lost]
+    assert stats["failures"] > 0
+    assert broker.failure is None

@@ -65,8 +65,14 @@ class FakeKernel:
     syncing = False
     passes = 0
 
+    def __init__(self) -> None:
+        self.failed: list[bool] = []  # of each error of an agent, whether that was given up
+
     def after_pass(self) -> None:
         self.passes += 1
+
+    def agent_failed(self, agent: object, error: Exception, *, lost: bool) -> None:
+        self.failed.append(lost)
 
 
 @pytest.fixture(params=[1, 2])
@@ -111,6 +117,64 @@ def test_work_of_every_agent_is_done(loop: Loop, agents: list[FakeAgent]) -> Non
 
     assert not thread.is_alive()
     assert kernel.passes >= 1
+
+
+def test_an_agent_that_raises_is_polled_again(loop: Loop, agents: list[FakeAgent]) -> None:
+    """An error out of an agent is reported, and neither ends the loop nor keeps any agent from its
+    work."""
+    kernel = FakeKernel()
+    real = agents[0].poll
+    left = [3]
+
+    def poll(timeout_ns: int) -> int:
+        if left[0]:
+            left[0] -= 1
+            raise RuntimeError("a defect")
+        return real(timeout_ns)
+
+    agents[0].poll = poll  # type: ignore[method-assign]
+    thread = run_in_thread(loop, kernel)
+    for agent in agents:
+        os.write(agent.writer, b"x")
+    deadline = time.monotonic() + DEADLINE_S
+    while not all(agent.done for agent in agents):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    loop.call(loop.stop)
+    thread.join(DEADLINE_S)
+
+    assert kernel.failed == [False] * 3
+
+
+def test_an_agent_that_always_raises_is_given_up(
+    loop: Loop, agents: list[FakeAgent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is polled no more after a while, and the others are; without others the loop raises what it
+    raised."""
+    monkeypatch.setattr("hermes.broker.loop.FAILING_NS", 20_000_000)
+    kernel = FakeKernel()
+
+    def poll(timeout_ns: int) -> int:
+        raise RuntimeError("a defect")
+
+    agents[0].poll = poll  # type: ignore[method-assign]
+    if len(agents) == 1:
+        with pytest.raises(RuntimeError, match="a defect"):
+            loop.run(kernel)
+        return
+    thread = run_in_thread(loop, kernel)
+    deadline = time.monotonic() + DEADLINE_S
+    while True not in kernel.failed:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    os.write(agents[1].writer, b"x")
+    while not agents[1].done:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    loop.call(loop.stop)
+    thread.join(DEADLINE_S)
+
+    assert kernel.failed.count(True) == 1
 
 
 def test_call_from_another_thread_wakes_it(loop: Loop) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import select
 import socket
 import time
@@ -16,6 +17,7 @@ from collections import deque
 
 from hermes.addresses import host_port
 from hermes.errors import ConnectionLost, Refused
+from hermes.faults import Faults
 from hermes.forks import close_in_children
 from hermes.intercept import Interception
 from hermes.native.envelopes import address_of
@@ -24,6 +26,8 @@ from hermes_udp import options as _options
 from hermes_udp import tap as _tap
 from hermes_udp.native import REASONS, Counts, ffi, lib
 from hermes_udp.options import ListenOptions
+
+LOG = logging.getLogger("hermes.transport")
 
 OUTPUT_MIN = 16384
 """Bytes pulled at least: a pull costs the same for one message as for some dozen."""
@@ -119,6 +123,7 @@ class UdpAgent:
         self._events = ffi.new("hu_event[]", lib.HU_EVENTS_MAX)
         self._place = ffi.new("const uint8_t **")
         self._peer = ffi.new("uint8_t[]", lib.HU_TAP_PREFIX)
+        self._faults = Faults(LOG)
         self._links: dict[int, _Link] = {}
         self._owed: list[_Link] = []
         self._unread: list[_Link] = []
@@ -177,17 +182,20 @@ class UdpAgent:
         work = count
         for i in range(count):
             event = events[i]
-            self._handle(event.slot, event.flags, event.released, count == 1)
+            try:
+                self._handle(event.slot, event.flags, event.released, count == 1)
+            except Exception as error:
+                self._fault(self._links.get(event.slot), error)
         if self._unread:
             work += self._read_again()
         if self._owed:
             owed, self._owed = self._owed, []
             for link in owed:
                 link.owed = False
-                self._write(link)
+                self._write_guarded(link)
             work += len(owed)
         for connection in self._kernel.ready(self):
-            self._write(connection.attachment)
+            self._write_guarded(connection.attachment)
             work += 1
         work += self._beside()
         if work or self._more:
@@ -207,6 +215,7 @@ class UdpAgent:
         """The socket's, and the sums of all sessions'; docs/udp.md says what each counts."""
         found = {
             **self._counters,
+            "faults": self._faults.count,
             "connections": len(self._links),
             **self._counts.of_endpoint(self._endpoint),
         }
@@ -281,6 +290,10 @@ class UdpAgent:
             self._counters["turned_away"] += 1
             lib.hu_endpoint_drop(self._endpoint, slot, lib.HU_REFUSED)
             return False
+        except Exception as error:
+            self._faults.caught(f"{self._url}: accepting {address}", error)
+            lib.hu_endpoint_drop(self._endpoint, slot, lib.HU_REFUSED)
+            return False
         link = connection.attachment = _Link(slot, connection, address)
         self._links[slot] = link
         self._counters["accepted"] += 1
@@ -301,7 +314,20 @@ class UdpAgent:
 
     def _tell_lost(self, link: _Link, error: ConnectionLost | None) -> None:
         self._counters["connections_lost"] += error is not None
-        link.connection.connection_lost(error)
+        try:
+            link.connection.connection_lost(error)
+        except Exception as fault:
+            self._faults.caught(f"{link.peer}: ending a session", fault)
+
+    def _fault(self, link: _Link | None, error: Exception) -> None:
+        """``error`` came out of serving one peer, and nothing else may: end that peer's session, so
+        that the others are served on."""
+        who = "a peer" if link is None else link.peer
+        self._faults.caught(f"{self._url}: serving {who}", error)
+        if link is None or self._links.get(link.slot) is not link:
+            return
+        self._forget(link, lib.HU_BYE)
+        self._tell_lost(link, ConnectionLost(f"{link.peer}: an unexpected error"))
 
     def _unheard(self, link: _Link) -> ConnectionLost | None:
         """What its owner is told of a session that ends with output on its way."""
@@ -371,9 +397,12 @@ class UdpAgent:
         """Those that did not want their input, and may by now."""
         work = 0
         for link in list(self._unread):
-            if not link.connection.paused:
-                self._read(link)
-                work += 1
+            try:
+                if not link.connection.paused:
+                    self._read(link)
+                    work += 1
+            except Exception as error:
+                self._fault(link, error)
         return work
 
     def _look_for_end(self, link: _Link) -> None:
@@ -384,6 +413,12 @@ class UdpAgent:
             self._write(link)
 
     # Writing.
+
+    def _write_guarded(self, link: _Link) -> None:
+        try:
+            self._write(link)
+        except Exception as error:
+            self._fault(link, error)
 
     def _write(self, link: _Link) -> None:
         """Hand over what the connection has, until it has no more, the window is full or its share
@@ -430,7 +465,7 @@ class UdpAgent:
         while size := lib.hu_endpoint_readable(endpoint, link.slot, place):
             lib.hu_endpoint_consume(endpoint, link.slot, size)  # not wanted any more
         if flags & _FLUSHED:
-            link.connection.connection_lost(None)
+            self._tell_lost(link, None)
             self._forget(link)
 
     def _serve_lingering(self) -> None:
@@ -438,7 +473,7 @@ class UdpAgent:
         while self._lingering and self._lingering[0].until_ns <= now:
             link = self._lingering[0]
             unheard = self._unheard(link)
-            self._forget(link, lib.HU_BYE)
+            self._forget(link, lib.HU_BYE)  # also takes it out of those that linger
             self._tell_lost(link, unheard)
 
     # Time.

@@ -145,10 +145,17 @@ class RingAgent(ServingAgent[_Link]):
         if self._owed:
             owed, self._owed = self._owed, []
             for link in owed:
-                self._write(link)
+                try:
+                    self._write(link)
+                except Exception as error:
+                    self._fault(link, error)
             work += len(owed)
         for connection in self._ready(self):
-            self._write(connection.attachment)
+            link = connection.attachment
+            try:
+                self._write(link)
+            except Exception as error:
+                self._fault(link, error)
             work += 1
         if self._retry_ns or self._lingering:
             self._serve_timers()
@@ -206,34 +213,40 @@ class RingAgent(ServingAgent[_Link]):
         lonely = None
         inputs = 0
         for link, kind, result, data, more in completions:
-            if kind == RECEIVE:
-                if data is not None and more and not link.until_ns and not link.gone:
-                    inputs += 1
-                    link.fed = turn
-                    if result < BULK:
-                        lonely = link
-                    link.take(data)
-                    if link.connection.paused:
-                        self._stop_receiving(link)
+            try:
+                if kind == RECEIVE:
+                    if data is not None and more and not link.until_ns and not link.gone:
+                        inputs += 1
+                        link.fed = turn
+                        if result < BULK:
+                            lonely = link
+                        link.take(data)
+                        if link.connection.paused:
+                            self._stop_receiving(link)
+                    else:
+                        self._received(link, result, data, more)
+                elif kind == READABLE:
+                    if link.__class__ is _Watched:
+                        link.armed = False
+                        work -= 1
+                    else:
+                        inputs += 1
+                        self._readable(link, alone=alone)
+                elif kind == ACCEPT:
+                    self._accepted(result, more)
+                elif kind == SEND:
+                    self._cut_short(link, result)
                 else:
-                    self._received(link, result, data, more)
-            elif kind == READABLE:
-                if link.__class__ is _Watched:
-                    link.armed = False
-                    work -= 1
-                else:
-                    inputs += 1
-                    self._readable(link, alone=alone)
-            elif kind == ACCEPT:
-                self._accepted(result, more)
-            elif kind == SEND:
-                self._cut_short(link, result)
-            else:
-                self._writable(link)
+                    self._writable(link)
+            except Exception as error:
+                self._fault(link, error)
         if self._sated:
-            for link in self._sated:
-                self._receive(link)
-            self._sated.clear()
+            sated, self._sated = self._sated, []
+            for link in sated:
+                try:
+                    self._receive(link)
+                except Exception as error:
+                    self._fault(link, error)
         if lonely is not None:
             self._note_lonely(lonely, completions if inputs > 1 else None)
         return work
@@ -368,16 +381,19 @@ class RingAgent(ServingAgent[_Link]):
             link.busy = False
             size = link.sending
             connection = link.connection
-            connection.advance(size)
-            connection.release(size)
-            if size >= link.limit:
-                link.limit = min(OUTPUT_MAX, 2 * link.limit)
-            elif not link.more:
-                if connection.closing or not link.input:
-                    self._settle(link)
-                continue
-            link.more = False
-            self._write(link)
+            try:
+                connection.advance(size)
+                connection.release(size)
+                if size >= link.limit:
+                    link.limit = min(OUTPUT_MAX, 2 * link.limit)
+                elif not link.more:
+                    if connection.closing or not link.input:
+                        self._settle(link)
+                    continue
+                link.more = False
+                self._write(link)
+            except Exception as error:
+                self._fault(link, error)
 
     def _cut_short(self, link: _Link, result: int) -> None:
         """The socket took a part, or nothing: go on when it has room."""
