@@ -369,7 +369,7 @@ class Connection(Outgoing):
             if self._held is not None and time.monotonic_ns() < ends_ns:
                 self._resume(ends_ns)
         except Exception as error:
-            self._fail(error)
+            self.fail(error)
         self._waiting = self._held is not None or bool(self._opening)
         return self._waiting
 
