@@ -150,13 +150,23 @@ class Refused(PeerError):
 class GapDetected(PeerError):
     """Messages are missing from a subscription: which ones is stated."""
 
-    def __init__(self, message: str, *, stream: str, first: int, last: int) -> None:
+    def __init__(
+        self, message: str, *, stream: str, first: int, last: int, reason: str = "retention"
+    ) -> None:
         super().__init__(message)
         self.stream = stream
         self.first = first
         """First missing sequence."""
         self.last = last
         """Last missing sequence, inclusive."""
+        self.reason = reason
+        """``retention``, ``damaged`` or ``epoch``, as in docs/wire-protocol.md."""
+
+    @property
+    def position(self) -> int:
+        """The position behind the gap: the subscription goes on with the sequence after it.  After
+        ``epoch`` that is ``first``, which another message has now."""
+        return self.first - 1 if self.reason == "epoch" else self.last
 
 
 class SystemFault(HermesError):

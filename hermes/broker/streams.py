@@ -6,19 +6,22 @@ Knows which topics a stream claims and which readers wait for it; not where thei
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
 from hermes.broker.backed import Backed
 from hermes.broker.config import RETENTION, STREAMS_MAX, Config, StreamConfig
 from hermes.errors import InvalidConfig, InvalidTopic
-from hermes.native.log import Log
+from hermes.native.log import Log, LogReport
 from hermes.native.patterns import check_pattern, check_topic, covers, match, overlap
 from hermes.native.stream import Cursor, Router, Start, Stream
 from hermes.storage import LogSettings, Progress, Storage
 
 if TYPE_CHECKING:
     from hermes.broker.subscriptions import Reader
+
+LOG = logging.getLogger("hermes.broker")
 
 FRAME_OVERHEAD = 8192
 """Bytes of a segment that no payload can use: its header, a frame's header, a long topic,
@@ -244,6 +247,8 @@ class Streams:
     ) -> None:
         settings = settings_for(stream, config)
         log = storage.open_stream(stream.name, settings, progress)
+        if isinstance(log, Log):
+            report_losses(stream.name, log.report)
         topics_max = stream.topics or config.limits.topics
         backed = None
         try:
@@ -312,6 +317,30 @@ def _check_claims(streams: list[StreamConfig]) -> None:
                     f"{' and '.join(others)}: a topic goes to one stream; narrow one of the patterns"
                 )
         claimed += [(stream.name, pattern) for pattern in stream.patterns]
+
+
+def report_losses(name: str, report: LogReport) -> None:
+    """Warn of what opening the log of stream ``name`` found to be lost."""
+    if report.missing > report.end_missing:
+        LOG.warning(
+            "stream %r: %d messages are lost, because its files are damaged: subscribers get a gap "
+            "in their place, and hermes log verify says where",
+            name,
+            report.missing - report.end_missing,
+        )
+    if report.end_missing:
+        LOG.warning(
+            "stream %r: the newest %d messages are lost: its files end before it did; subscribers get "
+            "a gap in their place, and their sequences are not used again",
+            name,
+            report.end_missing,
+        )
+    if report.end_damaged:
+        LOG.warning(
+            "stream %r: a copy of the mark that says where it ended was damaged, and is written "
+            "again at the next sync",
+            name,
+        )
 
 
 def settings_for(stream: StreamConfig, config: Config) -> LogSettings:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import click
 
 from hermes.cli.command import Command
-from hermes.cli.exits import ExitCode
+from hermes.cli.exits import ExitCode, complain
 from hermes.cli.formats import json_line, text_line
 from hermes.cli.options import (
     Duration,
@@ -29,6 +29,7 @@ from hermes.cli.output import reader_gone, write_all
 
 if TYPE_CHECKING:
     from hermes.client import Batch, Subscription
+    from hermes.errors import GapDetected
 
 COMMIT_NS = 200_000_000
 """Between two commits of a durable position: what a kill may make us see twice."""
@@ -66,7 +67,8 @@ LINES = 1024
         ExitCode.OK: "the count was reached; without --count, the time asked for is over",
         ExitCode.TIMED_OUT: "the time ran out before the count was reached, or the broker did "
         "not answer",
-        ExitCode.GAP: "messages are missing; stderr says which, stdout has all before them",
+        ExitCode.GAP: "messages are missing; stderr says which, stdout has all before them; with "
+        "--duration and no --count, also those behind them",
         ExitCode.UNREACHABLE: "no broker answers there, or the connection was lost",
         ExitCode.REFUSED: "the broker refused the subscription",
         ExitCode.INTERRUPTED: "interrupted (Ctrl-C)",
@@ -147,8 +149,11 @@ def command(
             durable=durable is not None,
             count=count,
             deadline_ns=deadline_ns,
+            as_json=as_json,
         )
         reached = run.receive()
+    if run.gaps:
+        raise SystemExit(int(ExitCode.GAP))
     if not reached:
         raise SystemExit(int(ExitCode.TIMED_OUT if count is not None else ExitCode.OK))
 
@@ -164,6 +169,7 @@ class Run:
         durable: bool,
         count: int | None,
         deadline_ns: int | None,
+        as_json: bool,
     ) -> None:
         from hermes.cli.output import Progress
 
@@ -171,7 +177,11 @@ class Run:
         self._durable = durable
         self._writer = writer
         self._left = COUNT_MAX if count is None else count
+        self._counted = count is not None
         self._deadline_ns = deadline_ns
+        self._as_json = as_json
+        self.gaps = 0
+        """Gaps that the run has gone on behind."""
         self._positions: dict[str, int] = {}
         """Written, and not committed yet; empty without a durable name."""
         self._commit_ns = 0
@@ -192,20 +202,33 @@ class Run:
         with self._progress:
             try:
                 while self._left:
-                    batch = self._next()
+                    try:
+                        batch = self._next()
+                    except GapDetected as gap:
+                        self._report(gap)
+                        continue
                     if batch is None:
                         return False
                     self._write(batch)
                     if self._positions and time.monotonic_ns() >= self._commit_ns:
                         self._commit()
-            except GapDetected as gap:
-                if self._durable:  # told of: the next run goes on behind it
-                    self._positions[gap.stream] = gap.last
-                raise
             finally:
                 if self._positions:
                     self._commit()
             return True
+
+    def _report(self, gap: GapDetected) -> None:
+        """Report the missing messages, and go on if all that was asked for is a time.
+
+        Raises:
+            GapDetected: a count was asked for, or the run has no end; the next one goes on behind it.
+        """
+        if self._durable:
+            self._positions[gap.stream] = gap.position
+        if self._counted or self._deadline_ns is None:
+            raise gap
+        self.gaps += 1
+        complain(str(gap), kind=type(gap).__name__, code=ExitCode.GAP, as_json=self._as_json)
 
     def _next(self) -> Batch | None:
         """The next batch; None when the time is over.

@@ -320,6 +320,7 @@ class Subscription(Closable):
                 stream=gap.stream,
                 first=gap.first,
                 last=gap.last,
+                reason=gap.reason,
             )
         assert callable(self._on_gap)
         self._on_gap(gap)

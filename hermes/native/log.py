@@ -91,6 +91,11 @@ class LogReport(NamedTuple):
     damaged_bytes: int = 0
     missing: int = 0
     """Sequences lost in them."""
+    end_missing: int = 0
+    """Sequences lost at the end: the log was on disk, or was delivered, beyond where its segments end.
+    They count as missing, and are not given to other messages."""
+    end_damaged: int = 0
+    """1: a copy of the mark that says where the log ended is damaged."""
 
 
 class LogStatus(NamedTuple):
@@ -129,6 +134,7 @@ def _options(
     disk_bytes: int,
     message_max: int,
     spares: int,
+    given_out: int = 0,
 ) -> Any:
     if segment_bytes % SEGMENT_HEADER or not SEGMENT_BYTES_MIN <= segment_bytes < 2**32:
         raise UsageError(
@@ -146,6 +152,7 @@ def _options(
         "disk_bytes": disk_bytes,
         "message_max": message_max,
         "spares": spares,
+        "given_out": given_out,
     }
     return ffi.new("hm_log_options *", values)
 
@@ -187,20 +194,28 @@ class Log(Closable):
         disk_bytes: int = 0,
         message_max: int = lib.HM_MESSAGE_MAX,
         spares: int = 1,
+        given_out: int = 0,
         progress: OpenProgress | None = None,
     ) -> Log:
         """Open or create the log in ``directory``, verifying every frame; the caller holds its
         lock.
 
         Sizes are in bytes; 0 means no bound for ``retention_*`` and for ``disk_bytes`` (what all
-        files of the log may take).  ``progress`` is called from this thread a few times a second.
+        files of the log may take).  ``given_out``: sequences up to here are known to have been
+        delivered, and are not given to other messages.  ``progress`` is called from this thread a few times a second.
 
         Raises:
             UsageError: an option is out of its bounds.
             StorageFailed, StorageFull, StorageDamaged: it cannot be opened.
         """
         options = _options(
-            segment_bytes, retention_bytes, retention_ns, disk_bytes, message_max, spares
+            segment_bytes,
+            retention_bytes,
+            retention_ns,
+            disk_bytes,
+            message_max,
+            spares,
+            given_out,
         )
         report = ffi.new("hm_log_report *")
         log = ffi.new("hm_log **")

@@ -6,6 +6,7 @@ Knows segment and index files (``docs/log-format.md``), nothing of brokers.  Thr
 from __future__ import annotations
 
 import mmap
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from hermes.native.frames import Header
 from hermes.native.log import SEGMENT_HEADER, watched
 
 SEGMENT_NAME = re.compile(r"[0-9]{20}\.log")
+END_FILE = "end"
+"""Name of the file with the end mark."""
 DEPTH_MAX = 4
 """Levels below a data directory that are searched for logs."""
 
@@ -44,6 +47,10 @@ class ProblemKind(IntEnum):
     """The index file; messages are not affected, who published them may be forgotten."""
     HOLE = lib.HM_PROBLEM_HOLE
     """Messages between two segments are missing: a file was deleted, or never reached the disk."""
+    END = lib.HM_PROBLEM_END
+    """The newest messages are missing: the log was on disk beyond where its segments end now."""
+    MARK = lib.HM_PROBLEM_MARK
+    """A copy of the mark that says where the log ended; messages are not affected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +163,14 @@ def find_logs(directory: str | Path) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
+def is_part_of_log(name: str) -> bool:
+    """Whether a directory with a file of that name is a log's."""
+    return name == END_FILE or SEGMENT_NAME.fullmatch(name) is not None
+
+
 def _find(place: Path, depth: int, found: dict[str, Path]) -> None:
     entries = sorted(place.iterdir())
-    if any(SEGMENT_NAME.fullmatch(entry.name) for entry in entries):
+    if any(is_part_of_log(entry.name) for entry in entries):
         found[place.name if place.name not in found else str(place)] = place
     for entry in entries:
         if depth and entry.is_dir() and not entry.is_symlink():
@@ -220,15 +232,18 @@ _TEXTS = {
     ProblemKind.SEAL: "seal",
     ProblemKind.INDEX: "append record",
     ProblemKind.HOLE: "the segment before does not end here",
+    ProblemKind.END: "the segments end before the log did",
+    ProblemKind.MARK: "end mark",
 }
 
 
 def _problem(found: Any) -> Problem:
     kind = ProblemKind(found.kind)
     suffix = "index" if kind is ProblemKind.INDEX else "log"
+    of_end = kind in (ProblemKind.END, ProblemKind.MARK)
     lost = found.next_sequence > found.first_missing
     return Problem(
-        file=f"{found.segment:020}.{suffix}",
+        file=END_FILE if of_end else f"{found.segment:020}.{suffix}",
         offset=found.offset,
         kind=kind,
         text=f"{_TEXTS[kind]}: {_errors.text(found.error)}",
@@ -255,6 +270,7 @@ def dump_log(
         if segment.next_sequence > first_sequence:
             problems = [p for p in checked.problems if p.file == segment.file and p.missing]
             yield from _dump_segment(checked.directory, segment, problems, first_sequence)
+    yield from (p for p in checked.problems if p.kind is ProblemKind.END)
 
 
 def _dump_segment(
@@ -272,6 +288,8 @@ def _dump_segment(
 def _map(path: Path) -> memoryview:
     try:
         with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                return memoryview(b"")
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except (OSError, ValueError) as error:
         raise StorageFailed(f"mapping {path}: {error}") from error

@@ -54,6 +54,8 @@ typedef struct {
         disk_bytes; /* the log's files may take this much, spares included; 0: what the disk has */
     uint32_t message_max; /* bytes of payload: what recovery believes */
     uint32_t spares;      /* segments kept ready; 1 is enough for a steady writer */
+    uint64_t given_out;   /* sequences up to here are known to have been delivered: they are not
+                             given to other messages; 0: nothing is known */
 } hm_log_options;
 
 /* What opening found and did.  Counts of messages and bytes are of what is served now. */
@@ -64,7 +66,9 @@ typedef struct {
     uint64_t cut_bytes;      /* torn tail cut away */
     uint64_t damaged_ranges; /* quarantined */
     uint64_t damaged_bytes;
-    uint64_t missing; /* sequences lost in them */
+    uint64_t missing;     /* sequences lost in them */
+    uint64_t end_missing; /* of these, at the end: the newest messages are gone */
+    int32_t end_damaged;  /* 1: a copy of the end mark is not sound */
 } hm_log_report;
 
 typedef struct {

@@ -21,6 +21,9 @@ enum { /* what a problem is about */
        HM_PROBLEM_SEAL = 4,   /* the seal */
        HM_PROBLEM_INDEX = 5,  /* the index file, at `offset` of it; every message is still there */
        HM_PROBLEM_HOLE = 6,   /* messages between the segment before and this one are missing */
+       HM_PROBLEM_END = 7,    /* the newest messages are missing: `segment` is the sequence after
+                                 them, which the end mark names */
+       HM_PROBLEM_MARK = 8,   /* a copy of the end mark; every message is still there */
 };
 
 typedef struct {

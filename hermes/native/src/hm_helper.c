@@ -197,6 +197,7 @@ void hm_helper_sync(hm_pool *pool) {
     int fault = pool->sync_fault;
     bool failed = pool->failed != 0; /* what is not on disk may have been thrown away since */
     uint64_t turn = pool->syncs;
+    hm_end mark = pool->sync_mark;
     pthread_mutex_unlock(&pool->lock);
 
     int error = sync_everything(pool, &active, directory);
@@ -206,6 +207,10 @@ void hm_helper_sync(hm_pool *pool) {
             mark_synced(active.segment, turn, active.end, target);
         }
         end_job(pool, &active, error);
+    }
+    if (error == 0 && !failed && pool->end_fd >= 0) {
+        hm_end_write(pool->end_fd,
+                     &mark); /* without it, or with half of it, an earlier one counts */
     }
 
     pthread_mutex_lock(&pool->lock);

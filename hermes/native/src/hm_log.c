@@ -37,6 +37,7 @@ static hm_pool *pool_new(const hm_log_options *options) {
     pool->index_chunk = index_chunk(options->segment_bytes);
     pool->dirfd = -1;
     pool->eventfd = -1;
+    pool->end_fd = -1;
     return pool;
 }
 
@@ -207,6 +208,9 @@ int hm_log_open(const char *directory, const hm_log_options *options, uint64_t *
     memset(report, 0, sizeof *report);
     int error = open_files(log, directory);
     error = error ? error : hm_log_recover(log, progress, report);
+    if (error == 0) {
+        log->pool->end_fd = hm_end_open(log->pool->dirfd);
+    }
     error = error ? error : start(log);
     if (error) {
         hm_log_close(log);
@@ -255,6 +259,9 @@ static void ask_sync(hm_log *log) {
     hm_segment *segment = log->active;
     pool->sync_asked++;
     pool->sync_target = log->next_sequence;
+    pool->sync_mark =
+        (hm_end){log->next_sequence, log->end_position, hm_log_oldest(log)->base_sequence,
+                 hm_log_oldest(log)->base_position};
     pool->sync_active = segment->sealed || segment->placeholder ? NULL : segment;
     pool->sync_end = segment->end;
     pool->sync_records = segment->record_count;
@@ -280,6 +287,9 @@ static int close_active(hm_log *log) {
         hm_helper_sync(pool);
         error = pool->failed;
         pthread_mutex_unlock(&pool->lock);
+        if (error == 0 && pool->end_fd >= 0 && fsync(pool->end_fd) != 0) {
+            error = -HM_EIO;
+        }
     }
     return error;
 }

@@ -181,6 +181,14 @@ struct hm_segment {
     hm_segment *unsynced_next;
 };
 
+/* How far a log had come when it was on disk; zeros: nothing is known. */
+typedef struct {
+    uint64_t next_sequence;
+    uint64_t position;
+    uint64_t first_sequence; /* of the oldest message kept */
+    uint64_t first_position;
+} hm_end;
+
 /* What a log, its helper and its pinned segments share; lives as long as any of them. */
 struct hm_pool {
     _Atomic uint32_t refs;
@@ -190,6 +198,7 @@ struct hm_pool {
     hm_log_options options;
     int dirfd;     /* -1: memory */
     int eventfd;   /* -1: memory */
+    int end_fd;    /* of the end mark; -1: memory, or it cannot be written */
     pid_t process; /* that opened the log: a forked child must not write to its files */
     bool closing;
     bool swept; /* the log is closed: the names of spares may be another log's by now */
@@ -214,6 +223,7 @@ struct hm_pool {
     uint64_t sync_asked; /* requests; a request is over when sync_served reaches it */
     uint64_t sync_served;
     uint64_t sync_target;    /* sequence after the last message the newest request covers */
+    hm_end sync_mark;        /* and the end mark to write when it has ended */
     hm_segment *sync_active; /* and its segment, referenced */
     uint64_t sync_end;
     uint64_t sync_records;
@@ -511,6 +521,16 @@ typedef struct {
 
 int hm_listing_read(int dirfd, hm_listing *listing);
 void hm_listing_free(hm_listing *listing);
+
+/* hm_end.c ----------------------------------------------------------------------------------- */
+
+/* 0; -HM_EEMPTY: there is no mark; -HM_ECRC: none that is sound.  `*damaged`: one of the two copies
+ * is not sound. */
+int hm_end_read(int dirfd, hm_end *end, bool *damaged);
+/* A descriptor to write it with, or -1. */
+int hm_end_open(int dirfd);
+/* False: it may be half written. */
+bool hm_end_write(int fd, const hm_end *end);
 
 /* hm_window.c -------------------------------------------------------------------------------- */
 

@@ -29,6 +29,8 @@ typedef struct {
     hm_listing listing;
     found *found;
     uint64_t count;
+    hm_end end; /* where the log had ended, as far as its end mark knows */
+    bool again; /* a segment was written in the place of those that are lost: recover once more */
 } recovery;
 
 static bool is_sealed(const found *segment) {
@@ -204,7 +206,9 @@ static int verify_all(recovery *self) {
             const hm_walk *walk = &segment->walk;
             uint64_t end = walk->sealed ? walk->end : walk->offset;
             previous_end = walk->base_position + end - HM_LOG_SEGMENT_HEADER;
-            previous_next = walk->sealed ? walk->next_sequence : walk->expected;
+            /* What is missing behind the last byte of a sealed segment is a hole, as a file is. */
+            bool damaged_tail = walk->sealed && walk->offset < walk->end;
+            previous_next = damaged_tail ? walk->next_sequence : walk->expected;
         }
     }
     return 0;
@@ -645,6 +649,69 @@ static void remember_empty(recovery *self, const found *last) {
     }
 }
 
+/* Sequence that the next message must have at least: what the log is known to have had, or what its
+ * owner knows to have been delivered, is not given to other messages. */
+static uint64_t known_next(const recovery *self, uint64_t next) {
+    uint64_t given_out = self->log->pool->options.given_out;
+    next = self->end.next_sequence > next ? self->end.next_sequence : next;
+    return given_out < HM_LOG_FARTHEST && given_out >= next ? given_out + 1 : next;
+}
+
+static int write_page(int dirfd, uint64_t base, const uint8_t *page) {
+    char name[NAME_SIZE];
+    hm_segment_name(name, sizeof name, base, "index");
+    int index = openat(dirfd, name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    hm_segment_name(name, sizeof name, base, "log");
+    int fd = openat(dirfd, name, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    bool failed = index < 0 || fd < 0 || fsync(index) != 0 ||
+                  pwrite(fd, page, HM_PAGE, 0) != HM_PAGE || fsync(fd) != 0 || fsync(dirfd) != 0;
+    if (index >= 0) {
+        close(index);
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
+    return failed ? -HM_EIO : 0;
+}
+
+/* Every message that the log had is lost: a sealed segment without frames says which they were, so
+ * that readers are told of them, now and after the next open. */
+static int stand_in(recovery *self, uint64_t next) {
+    uint8_t page[HM_PAGE] = {0};
+    const hm_end *end = &self->end;
+    uint64_t first = end->first_sequence ? end->first_sequence : 1;
+    hm_header header = {.base_sequence = first,
+                        .base_position = end->first_position,
+                        .generation = 1,
+                        .segment_bytes = HM_PAGE};
+    hm_header_encode(page, &header);
+    hm_header_decode(page, &header);
+    hm_seal seal = {.end = HM_LOG_SEGMENT_HEADER, .next_sequence = next};
+    hm_seal_encode(page, header.crc, &seal);
+    for (uint64_t i = 0; i < self->count; i++) {
+        const found *segment = &self->found[i];
+        if (is_foreign(segment)) {
+            set_aside(self, segment);
+        }
+    }
+    self->again = true;
+    return write_page(self->log->pool->dirfd, first, page);
+}
+
+/* Goes on behind what was at the end and is lost. */
+static void skip_lost_end(recovery *self, uint64_t next) {
+    hm_log *log = self->log;
+    uint64_t lost = next - log->next_sequence;
+    log->end_position += lost * HM_FRAME_SMALLEST; /* as between segments */
+    if (self->end.next_sequence == next && self->end.position > log->end_position) {
+        log->end_position = self->end.position;
+    }
+    log->next_sequence = next;
+    self->report->damaged_ranges++;
+    self->report->missing += lost;
+    self->report->end_missing = lost;
+}
+
 static int decide(recovery *self) {
     hm_log *log = self->log;
     found *last = last_written(self);
@@ -668,12 +735,20 @@ static int decide(recovery *self) {
         log->next_sequence = empty->base;
         log->end_position = empty->walk.base_position;
     }
-    int error = drop_empty(self, last, log->next_sequence);
+    uint64_t next = known_next(self, log->next_sequence);
+    uint64_t first = self->end.first_sequence ? self->end.first_sequence : 1;
+    if (last == NULL && first < next && log->next_sequence < next) {
+        return stand_in(self, next);
+    }
+    int error = drop_empty(self, last, next);
     error = error ? error : adopt_all(self, last);
     if (last) {
         log->end_position = end_position(last);
     }
     remember_empty(self, last);
+    if (error == 0 && log->next_sequence < next) {
+        skip_lost_end(self, next);
+    }
     return error;
 }
 
@@ -705,9 +780,19 @@ static int load_all(recovery *self) {
 
 int hm_log_recover(hm_log *log, uint64_t *progress, hm_log_report *report) {
     recovery self = {.log = log, .report = report, .progress = progress};
+    bool damaged;
+    hm_end_read(log->pool->dirfd, &self.end, &damaged);
     int error = load_all(&self);
     error = error ? error : verify_all(&self);
     error = error ? error : decide(&self);
+    if (error == 0 && self.again) {
+        recovery_free(&self);
+        self = (recovery){.log = log, .report = report, .progress = progress, .end = self.end};
+        error = load_all(&self);
+        error = error ? error : verify_all(&self);
+        error = error ? error : decide(&self);
+    }
+    report->end_damaged = damaged;
     if (error == 0) {
         delete_litter(&self);
         log->pool->directory_dirty = true;

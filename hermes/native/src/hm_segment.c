@@ -398,6 +398,9 @@ void hm_pool_unref(hm_pool *pool) {
     if (pool->eventfd >= 0) {
         close(pool->eventfd);
     }
+    if (pool->end_fd >= 0) {
+        close(pool->end_fd);
+    }
     pthread_cond_destroy(&pool->done);
     pthread_cond_destroy(&pool->wake);
     pthread_mutex_destroy(&pool->lock);

@@ -30,6 +30,7 @@ typedef struct {
     uint64_t next_base;    /* of the following segment, UINT64_MAX: none */
     uint64_t expected;     /* sequence after the segment before, 0: there is none */
     uint64_t end_position; /* of the segment before */
+    hm_end end;            /* what the end mark says */
 } verifier;
 
 static void add_problem(verifier *self, hm_problem problem) {
@@ -140,7 +141,7 @@ static void add_tail(verifier *self, uint64_t base, const hm_walk *walk, uint64_
     if (walk->expected >= promised && walk->tail_error == 0) {
         return;
     }
-    bool torn = !walk->sealed && self->last;
+    bool torn = !walk->sealed && self->last && walk->expected >= self->end.next_sequence;
     add_problem(self, (hm_problem){base, walk->offset, 0, walk->expected,
                                    promised > walk->expected ? promised : walk->expected,
                                    torn ? HM_PROBLEM_TORN : HM_PROBLEM_FRAMES,
@@ -248,6 +249,10 @@ static int judge(verifier *self, uint64_t base, const hm_files *files, hm_record
     uint64_t promised = promised_next(self, files, covered);
     if (files->size < HM_LOG_SEGMENT_HEADER) {
         out->end = files->size;
+        if (promised != UINT64_MAX && promised > base) {
+            add_problem(self, (hm_problem){base, files->size, 0, base, promised, HM_PROBLEM_FRAMES,
+                                           -HM_ETRUNC});
+        }
     } else if (self->frames) {
         check_frames(self, out, files, records, count, promised, &bad_marks);
     } else {
@@ -297,8 +302,24 @@ static int check_segment(verifier *self, uint64_t base) {
     return error;
 }
 
+/* The mark was read before the segments: a broker that is at work may have gone on since. */
+static void check_end(verifier *self, bool damaged) {
+    const hm_end *end = &self->end;
+    uint64_t first = end->first_sequence ? end->first_sequence : 1;
+    uint64_t expected = self->expected ? self->expected : first;
+    if (damaged) {
+        add_simple(self, end->next_sequence, HM_PROBLEM_MARK, 0, -HM_ECRC);
+    }
+    if (expected < end->next_sequence) {
+        add_problem(self, (hm_problem){end->next_sequence, 0, 0, expected, end->next_sequence,
+                                       HM_PROBLEM_END, -HM_ETRUNC});
+    }
+}
+
 static int check_all(verifier *self) {
     hm_listing listing;
+    bool damaged;
+    hm_end_read(self->dirfd, &self->end, &damaged);
     int error = hm_listing_read(self->dirfd, &listing);
     if (error) {
         return error;
@@ -309,6 +330,9 @@ static int check_all(verifier *self) {
         self->last = i + 1 == listing.count;
         self->next_base = self->last ? UINT64_MAX : listing.bases[i + 1];
         error = check_segment(self, listing.bases[i]);
+    }
+    if (error == 0) {
+        check_end(self, damaged);
     }
     hm_listing_free(&listing);
     return error ? error : self->result->out_of_memory ? -HM_ENOMEM : 0;
