@@ -16,6 +16,7 @@ EXPECTED = {
     "CHANGELOG.md",
     "docs/architecture.md",
     "docs/cli.md",
+    "docs/client.md",
     "docs/configuration.md",
     "docs/glossary.md",
     "docs/log-format.md",
