@@ -11,6 +11,8 @@
  *     32   8  first position   of its frame
  *     40   4  crc              CRC-32C of bytes 0..40
  *     44  20  reserved         0
+ *
+ * All other bytes of the file are 0.
  */
 #include <assert.h>
 #include <fcntl.h>
@@ -49,7 +51,7 @@ static bool decode(const uint8_t *data, hm_end *end) {
 }
 
 int hm_end_read(int dirfd, hm_end *end, bool *damaged) {
-    uint8_t data[END_SECTOR + END_SIZE];
+    uint8_t data[END_SECTOR + END_SIZE] = {0};
     memset(end, 0, sizeof *end);
     *damaged = false;
     int fd = openat(dirfd, END_NAME, O_RDONLY | O_CLOEXEC);
@@ -65,7 +67,8 @@ int hm_end_read(int dirfd, hm_end *end, bool *damaged) {
     hm_end copies[2];
     bool sound[2] = {got >= END_SIZE && decode(data, &copies[0]),
                      got == (ssize_t)sizeof data && decode(data + END_SECTOR, &copies[1])};
-    *damaged = !sound[0] || !sound[1];
+    bool padded = memcmp(data + END_SIZE, nothing, END_SECTOR - END_SIZE) == 0;
+    *damaged = !sound[0] || !sound[1] || !padded;
     for (int i = 0; i < 2; i++) {
         if (sound[i] && copies[i].next_sequence >= end->next_sequence) {
             *end = copies[i];
