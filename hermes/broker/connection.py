@@ -679,13 +679,14 @@ class Connection(Outgoing):
         self._protocol.ack(request.publisher, last, "opened")
 
     def _on_subscribe(self, request: m.Subscribe) -> None:
+        kernel, opening = self._kernel, Opening(request)
         try:
             self._check_grant(request)
             try:
-                opening = Opening(request, self._kernel.streams)
+                opening.want(kernel.streams)
             except Refused:
-                self._kernel.close_discarded()  # filters that nobody uses may be what there is
-                opening = Opening(request, self._kernel.streams)
+                kernel.close_discarded()  # filters that nobody uses may be what there is
+                opening.want(kernel.streams)
         except (HermesError, RequestRefused) as error:
             self._refuse_subscribe(request, error)
             return
@@ -696,7 +697,7 @@ class Connection(Outgoing):
         if self._opening:
             self._wait()
         if not opening.matched():
-            self._kernel.sweep(place for place, _ in opening.wanted)
+            kernel.sweep(place for place, _ in opening.wanted)
 
     def _refuse_subscribe(self, request: m.Subscribe, error: Exception) -> None:
         number, protocol = request.subscription, self._protocol
@@ -714,7 +715,7 @@ class Connection(Outgoing):
 
     def _open_subscriptions(self, ends_ns: int) -> None:
         """Go on with the Subscribes under way, in order, until ``ends_ns``; at least one step."""
-        while self._opening:
+        while self._opening and self._kernel.streams.opened:
             opening = self._opening[0]
             if isinstance(opening, m.Ping):
                 self._opening.popleft()

@@ -161,6 +161,8 @@ class Streams:
         self.router = Router()
         self._places: list[ServedStream] = []
         self._names: dict[str, ServedStream] = {}
+        self.opened = False
+        """All of them are open; a Subscribe that comes before waits."""
 
     def open(self, progress: Progress | None) -> None:
         """Open every stream.
@@ -177,6 +179,7 @@ class Streams:
             if len(self._places) > 1:
                 for place in self._places:
                     place.misplaced = self._misplaced(place)
+            self.opened = True
         except BaseException:
             self.close()
             raise

@@ -153,13 +153,15 @@ class Opening:
 
     __slots__ = ("request", "subscription", "wanted")
 
-    def __init__(self, request: m.Subscribe, streams: Streams) -> None:
-        """Raises as :meth:`Subscription.open`."""
+    def __init__(self, request: m.Subscribe) -> None:
         self.request = request
         self.subscription: Subscription | None = None
         self.wanted: list[tuple[ServedStream, int]] = []
         """Streams and the filter's number in each."""
-        filter, prefix = request.filter.encode(), request.kind == "prefix"
+
+    def want(self, streams: Streams) -> None:
+        """Have the filter matched.  Raises as :meth:`Subscription.open`."""
+        filter, prefix = self.request.filter.encode(), self.request.kind == "prefix"
         try:
             for place in streams.met_by(filter, prefix=prefix):
                 number = place.stream.want(filter, prefix=prefix)
