@@ -141,6 +141,8 @@ def real(value: Any, name: str, takes: str = "a number") -> float:
 
 # ---- times ----
 
+_PLAIN = (float, int)
+
 
 def nanoseconds(seconds: Any, name: str) -> int:
     """A time in nanoseconds, from 0 to FOR_EVER_NS; None is for ever, a negative one is 0.
@@ -151,6 +153,8 @@ def nanoseconds(seconds: Any, name: str) -> int:
     """
     if seconds is None:
         return FOR_EVER_NS
+    if seconds.__class__ in _PLAIN and 0 < seconds < FOR_EVER_NS // NS_PER_S:
+        return int(seconds * NS_PER_S)  # what nearly every call passes
     number = real(seconds, name, "seconds, or None for ever")
     if number <= 0:
         return 0

@@ -19,6 +19,7 @@ from hermes import checks
 from hermes.client import requests
 from hermes.client.connection import Connection
 from hermes.client.publisher import Publisher
+from hermes.client.session import Feed, Line
 from hermes.client.starts import StartPoint, start_of
 from hermes.client.subscription import OnGap, Subscription, checked_on_gap
 from hermes.errors import HermesError, Timeout, UsageError, WrongType
@@ -38,7 +39,8 @@ ARGUMENT_MAX = 1024
 WINDOW_MAX = 1 << 40
 """Bytes of the largest window: more than a machine's memory, and far from where 64 bits end."""
 QUEUE_MAX = 8 << 20
-"""Bytes a subscription may have waiting while others on its client are read; then reading stops."""
+"""Bytes a subscription may have waiting while others on its client are read; what comes then is dropped,
+and asked for again when it is consumed."""
 
 
 def connect(
@@ -145,9 +147,14 @@ class Client:
         if publisher_id is not None:
             publisher_id = _checked_id(publisher_id)
         deadline = connection.deadline(timeout)
-        with connection.locked(deadline):
-            line = requests.open_line(connection, ack, publisher_id, linger_ns, window, deadline)
-        return Publisher(connection, line, name, ack)
+        line = Line(publisher_id, ack)
+        try:
+            with connection.locked(deadline):
+                requests.open_line(connection, line, linger_ns, window, deadline)
+            return Publisher(connection, line, name, ack)
+        except BaseException:
+            connection.let_go(line)  # an interrupt may come behind its opening
+            raise
 
     def subscribe(
         self,
@@ -180,9 +187,15 @@ class Client:
         point = start_of(start, durable)
         checked_on_gap(on_gap)
         deadline = connection.deadline(timeout)
-        with connection.locked(deadline):
-            feed = requests.open_feed(connection, pattern, point, durable, deadline)
-        return Subscription(connection, feed, on_gap)
+        feed = Feed(0, pattern, durable)
+        subscription = Subscription(connection, feed, on_gap)
+        try:
+            with connection.locked(deadline):
+                requests.open_feed(connection, feed, point, deadline)
+        except BaseException:
+            subscription.close()  # an interrupt may come behind its opening
+            raise
+        return subscription
 
     def query(self, what: str, *, timeout: float | None = None, **arguments: str) -> Any:
         """Ask the broker about itself: ``streams``, ``topics``, ``stats``, ``durables`` or

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import random
+import threading
 import time
 import warnings
 from collections.abc import Mapping
@@ -33,6 +34,7 @@ from hermes.errors import (
 from hermes.native.outbox import Flusher, Outbox
 from hermes.transport import Channel, medium_of, refuse_listen_options
 from hermes.url import Url
+from hermes.wire.client import ClientState
 
 LOG = logging.getLogger("hermes.client")
 
@@ -43,13 +45,13 @@ SLIPS_MAX = 5
 client gives up: what one connection cannot bear, such as changed bytes, the next may not meet."""
 SLIP_NS = 10_000_000_000
 """A slip this long after the one before it begins a new row."""
+_SPEAKING = (ClientState.GREETING, ClientState.OPEN)
 LASTING_NS = 1_000_000_000
 """A connection that comes back and breaks within this time counts as another attempt that failed."""
 DIAL_MAX_NS = 7 * 86400 * NS_PER_S
 """Time-outs over a week are none to a transport: many system calls count milliseconds in 31 bits."""
-QUEUES_DROP = 4
-"""Times `queue_bytes` may wait while an answer is: that stands behind what is on the way already, which
-is about 10 MB in the sockets of both ends.  What comes then is dropped, and asked for again."""
+EXIT_S = 5.0
+"""Seconds at the end of the program for what clients that are still open have not sent yet."""
 
 
 class Connection(Pump):
@@ -73,7 +75,7 @@ class Connection(Pump):
         output: Output = Flusher() if native else ChannelOutput()
         super().__init__(
             url,
-            Session(output, queue_bytes * QUEUES_DROP),
+            Session(output, queue_bytes),
             output,
             timeout=timeout,
             spin_ns=spin_ns,
@@ -88,8 +90,10 @@ class Connection(Pump):
         self._attempts = 0
         self._slip: tuple[type, str] | None = None
         self._slip_ns = self._slips = 0
+        self._ours = False
+        """Whether the last connection was given up because a call was interrupted."""
         try:
-            with self._lock:
+            with self.locked(None):
                 self._establish(channel, self.deadline(timeout))
         except Slip as slip:
             self._drop()
@@ -113,11 +117,11 @@ class Connection(Pump):
         except BaseException:  # no link owns the channel yet
             channel.close()
             raise
-        self._inbox.clear()
-        link = self.link = Link(channel, self._inbox, self.output)
+        link = self.link = Link(channel, self.output)
         try:
             link.write(b"".join(frames))
             while not self._resumed():
+                self.go_on()
                 left = SLICE_NS if deadline is None else deadline - time.monotonic_ns()
                 if left <= 0:
                     raise Timeout(
@@ -125,15 +129,15 @@ class Connection(Pump):
                         "is that a Hermes broker?"
                     )
                 self._step(link, self._resumed, min(left, SLICE_NS), True)
+                if self.link is not link:
+                    raise ConnectionLost("another call has ended the connection")
             self._resume_lines(link)
             self._since_ns = time.monotonic_ns()
         except BaseException:
             if self.link is link:  # else another thread found out first
-                self.link = None
-                link.retire()
+                self._retire()
             raise
-        if self._sleepers:
-            self._changed.notify_all()
+        self.wake()
 
     def _resumed(self) -> bool:
         session = self.session
@@ -174,12 +178,12 @@ class Connection(Pump):
 
     # ---- again ----
 
-    def _broke(self, error: ConnectionLost) -> None:
+    def _broke(self, error: ConnectionLost, *, ours: bool = False) -> None:
         """The connection broke: take it down, and begin to try again unless that is not wanted."""
-        link, self.link = self.link, None
-        if link is not None:
-            link.retire()
-        if self.closed or self._reconnect_ns <= 0 or self._slipped_too_often(error):
+        self._retire()
+        if self._closer:
+            return  # there is nothing to say any more
+        if not ours and (self.closed or self._reconnect_ns <= 0 or self._slipped_too_often(error)):
             known = error.error if isinstance(error, Slip) else error
             self.give_up(known)
             raise known from None
@@ -187,14 +191,21 @@ class Connection(Pump):
             if line.outbox is not None:
                 line.outbox.rewind()  # what was not acknowledged is not on any wire
         now = time.monotonic_ns()
-        if self._attempts and now - self._since_ns < LASTING_NS:
+        if not ours and self._attempts and now - self._since_ns < LASTING_NS:
             self._failed_attempt(error)
             return
         self._lost_ns = self._next_ns = now
         self._attempts = 0
-        ever = self._reconnect_ns >= FOR_EVER_NS
-        bound = "ever" if ever else f"{self._reconnect_ns / NS_PER_S:g} s"
-        LOG.warning("%s: %s; trying to connect again for %s", self.url, error, bound)
+        self._ours = ours
+        if not ours:
+            ever = self._reconnect_ns >= FOR_EVER_NS
+            bound = "ever" if ever else f"{self._reconnect_ns / NS_PER_S:g} s"
+            self._note("%s: %s; trying to connect again for %s", self.url, error, bound)
+
+    def _note(self, text: str, *details: object) -> None:
+        """Log, without the lock: a handler may use this very client."""
+        with self._lock.away(None, True):
+            LOG.warning(text, *details)
 
     def distrust(self, feed: Feed, segment: Segment, error: MalformedInput) -> None:
         """``segment``, just taken from ``feed``, is not what was published: have it sent again, over a
@@ -223,23 +234,16 @@ class Connection(Pump):
 
     def give_up(self, error: HermesError) -> None:
         self.failure = error
-        link, self.link = self.link, None
-        if link is not None:
-            link.retire()
+        self._retire()
         for line in self.session.lines.values():
             if line.outbox is not None:
                 line.outbox.close()
-        if self._sleepers:
-            self._changed.notify_all()
+        self.wake()
 
     def _reconnect(self, now: int, left_ns: int, deadline: int | None) -> None:
         """Try to connect again, if it is time to; else wait a little."""
         if now < self._next_ns:
-            self._sleepers += 1
-            try:
-                self._changed.wait(min(self._next_ns - now, left_ns) / NS_PER_S)
-            finally:
-                self._sleepers -= 1
+            self._sleep(min(self._next_ns - now, left_ns))
             return
         attempt = now + int(ATTEMPT_S * NS_PER_S)
         limit = attempt if deadline is None else min(attempt, deadline)
@@ -257,7 +261,8 @@ class Connection(Pump):
             raise
         else:
             gone = (time.monotonic_ns() - self._lost_ns) / NS_PER_S
-            LOG.warning("%s: connected again after %.1f s", self.url, gone)
+            if not self._ours:
+                self._note("%s: connected again after %.1f s", self.url, gone)
 
     def _failed_attempt(self, error: HermesError) -> None:
         now = time.monotonic_ns()
@@ -272,32 +277,107 @@ class Connection(Pump):
         pause = min(BACKOFF_MAX_S, BACKOFF_MIN_S * 2 ** min(self._attempts, 16))
         self._next_ns = now + int(pause * random.uniform(0.25, 1.0) * NS_PER_S)
 
+    # ---- the end of publishers and subscriptions ----
+
+    def close_line(self, line: Line) -> None:
+        """End a publisher."""
+        outbox = line.outbox
+        if not self.session.forget(line):
+            return
+        if outbox is not None:
+            outbox.close()
+            self.output.remove(outbox)
+        if self.link is not None and self.session.protocol.state in _SPEAKING:
+            self._say_last(self.session.protocol.close_publisher(line.id))
+
+    def close_feed(self, feed: Feed) -> None:
+        """End a subscription."""
+        open_there = feed.failure is None and feed.id in self.session.feeds
+        self.session.feeds.pop(feed.id, None)
+        feed.clear()
+        self.wake()
+        if open_there and self.link is not None and self.session.protocol.state in _SPEAKING:
+            self._say_last(self.session.protocol.unsubscribe(feed.id))
+
+    def _say_last(self, frame: bytes) -> None:
+        if frame:  # else it was never opened on this connection
+            with contextlib.suppress(ConnectionLost):  # found out by whoever needs the connection
+                self.say(frame)
+
+    def _end(self, what: Feed | Line) -> bool:
+        if isinstance(what, Feed):
+            self.close_feed(what)
+            return True
+        what.settle()
+        if what.failure is None and what.unacknowledged:
+            return False
+        self.close_line(what)
+        return True
+
     # ---- the end ----
 
     def close(self, timeout: float | None) -> None:
         """See :meth:`Client.close`.  Takes the lock."""
-        if self.closed or self.forked:
+        if self.forked:
+            return
+        if self._lock.mine:  # from a signal handler, in the middle of another call
+            self.ending = True
+            self._pending.append(timeout)
+            return
+        if self.closed:  # a call that was interrupted may have left something
+            with self.locked(None):
+                self._drop()
             return
         deadline = self.deadline(timeout)
         problem: HermesError | None = None
         try:
             with self.locked(deadline):
-                if self.failure is None:
-                    self.until(self._all_settled, deadline, "closing", writing=True)
+                self._settle(deadline)
         except HermesError as error:
-            left = sum(line.unacknowledged for line in self.session.lines.values())
-            problem = type(error)(f"{error}; {left} messages are unacknowledged") if left else None
-        for line in self.session.lines.values():
-            if line.failure is not None and problem is None:
-                problem = line.lost()
-        if self.failure is not None and problem is None:
-            problem = self.lost(list(self.session.lines.values()))
+            problem = self._unacknowledged(error)
+        if problem is None:
+            problem = self._told()
         try:
-            self._shake_hands(deadline)
+            with contextlib.suppress(HermesError), self.locked(deadline):
+                self._shake_hands(deadline)
         finally:
-            self._drop()
+            with self.locked(None):
+                self._drop()
+            KEEPER.remove(self)
         if problem is not None:
             raise problem
+
+    def _finish(self, timeout: float | None) -> None:
+        deadline = self.deadline(timeout)
+        try:
+            with contextlib.suppress(HermesError):
+                self._settle(deadline)
+                self._shake_hands(deadline)
+        finally:
+            self._drop()
+
+    def _settle(self, deadline: int | None) -> None:
+        """Take nothing new, and have all that was taken acknowledged."""
+        self.ending = True
+        for line in self.session.lines.values():
+            if line.outbox is not None:
+                line.outbox.close()
+        self.wake()
+        if self.failure is None and not self.closed:
+            self.until(self._all_settled, deadline, "closing", writing=True)
+
+    def _unacknowledged(self, error: HermesError) -> HermesError | None:
+        left = sum(line.unacknowledged for line in self.session.lines.values())
+        return type(error)(f"{error}; {left} messages are unacknowledged") if left else None
+
+    def _told(self) -> HermesError | None:
+        """What to tell about publishers that were refused, or a connection that was given up."""
+        for line in self.session.lines.values():
+            if line.failure is not None:
+                return line.lost()
+        if self.failure is not None:
+            return self.lost(list(self.session.lines.values()))
+        return None
 
     def _all_settled(self) -> bool:
         for line in self.session.lines.values():
@@ -307,24 +387,39 @@ class Connection(Pump):
         return True
 
     def _shake_hands(self, deadline: int | None) -> None:
-        """Close, then read on until the broker's Close."""
-        with contextlib.suppress(HermesError), self.locked(deadline):
-            link, session = self.link, self.session
-            if link is None or self.failure is not None:
-                return
-            for feed in session.feeds.values():  # what still comes is not wanted
-                feed.queue.clear()
-                feed.queued_bytes = 0
-            session.feeds.clear()
-            link.write(session.protocol.close())
-            self._reconnect_ns = 0
-            self.wait(lambda: session.closed, deadline, writing=True)
+        """Close, then read on until the broker's Close; other calls end now."""
+        link, session = self.link, self.session
+        if link is None or self.failure is not None or self._closer:
+            return
+        for feed in session.feeds.values():  # what still comes is not wanted
+            feed.clear()
+        session.feeds.clear()
+        for line in session.lines.values():  # nothing may go out behind Close
+            if line.outbox is not None and line.failure is None:
+                self.output.pause(line.outbox)
+        self._closer = threading.get_ident()
+        self.wake()
+        link.write(session.protocol.close())
+        self.wait(lambda: session.closed or self.link is not link, deadline, writing=True)
+
+    def at_exit(self, deadline: int) -> None:
+        """End in order within what is left of the program's time, and say what could not be sent."""
+        left = max(0, deadline - time.monotonic_ns()) / NS_PER_S
+        try:
+            self.close(left if self.timeout is None else min(left, self.timeout))
+        except HermesError as error:
+            LOG.warning("%s: not sent at the end of the program: %s", self.url, error)
+        text = f"client of {self.url} was not closed"
+        warnings.warn(text, ResourceWarning, stacklevel=2, source=self)
 
     def __del__(self) -> None:
         if not self.closed and not self.forked:
             text = f"client of {self.url} was not closed"
-            warnings.warn(text, ResourceWarning, stacklevel=2, source=self)
+            left = sum(line.unacknowledged for line in self.session.lines.values())
             self._drop()
+            if left:
+                LOG.warning("%s, and %d messages are unacknowledged", text, left)
+            warnings.warn(text, ResourceWarning, stacklevel=2, source=self)
 
 
 def dial(url: Url, deadline: int | None) -> Channel:

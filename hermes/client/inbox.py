@@ -23,7 +23,7 @@ _IN_LIST = getrefcount(_LONE[0])
 class Inbox:
     """The current buffer: what has arrived and is not taken stands in ``[start, end)``."""
 
-    __slots__ = ("_idle", "_spares", "address", "buffer", "end", "start")
+    __slots__ = ("_idle", "_spares", "address", "buffer", "end", "looked", "start")
 
     def __init__(self) -> None:
         self._spares: list[bytearray] = []
@@ -32,18 +32,19 @@ class Inbox:
         self.address: Any = None
         """Where that lies."""
         self.start = self.end = self._idle = 0
-        self._install()
-
-    def clear(self) -> None:
-        """Begin anew for another connection; what had arrived is forgotten."""
-        self._retire()
-        self.buffer = self._take(BUFFER)
+        self.looked = 0
+        """Bytes from ``start`` on that were looked at, and are not whole."""
         self._install()
 
     @property
     def room(self) -> int:
         """Bytes that may be read to ``address + end``."""
         return len(self.buffer) - self.end
+
+    @property
+    def news(self) -> bool:
+        """Whether something has arrived that was not looked at."""
+        return self.end - self.start != self.looked
 
     def arrived(self, size: int) -> None:
         """``size`` bytes were read."""

@@ -62,7 +62,10 @@ class Keeper:
                 self._thread = threading.Thread(
                     target=self._run, args=(self._wake,), name="hermes-keeper", daemon=True
                 )
-                self._thread.start()
+                try:
+                    self._thread.start()
+                except RuntimeError:  # the program is ending, or has no room for a thread
+                    self._thread = None
 
     def remove(self, kept: Kept) -> None:
         """Do not look after ``kept`` any more; the thread ends with the last."""

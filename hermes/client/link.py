@@ -5,6 +5,8 @@ Knows frames and events only through the session; waits, but takes no lock.
 
 from __future__ import annotations
 
+from sys import getrefcount
+
 from hermes.client.inbox import Inbox
 from hermes.client.output import ChannelOutput
 from hermes.errors import ConnectionLost, WouldBlock
@@ -20,17 +22,16 @@ Output = Flusher | ChannelOutput
 
 
 class Link:
-    """A live connection.  ``users`` counts threads that wait on its medium outside the lock: it is
-    closed when the last of them is back."""
+    """A live connection.  Its medium is closed once it is retired and no thread waits on it."""
 
-    __slots__ = ("_doomed", "_reading", "_source", "channel", "inbox", "output", "users")
+    __slots__ = ("_reading", "_source", "channel", "guard", "inbox", "native", "output")
 
-    def __init__(self, channel: Channel, inbox: Inbox, output: Output) -> None:
+    def __init__(self, channel: Channel, output: Output) -> None:
         self.channel = channel
-        self.inbox = inbox
+        self.inbox = Inbox()
         self.output = output
-        self.users = 0
-        self._doomed = False
+        self.guard = object()
+        """Referred to by every thread that waits on the medium without the lock."""
         fd, medium = channel.stream_fd, medium_of(channel)
         self._source: Source | None = None
         self._reading: ReadingChannel | None = None
@@ -46,9 +47,18 @@ class Link:
             else:
                 self._source = Source(-1, medium)
             output.attach_medium(medium, BATCH_MAX)
+        self.native = self._source is not None
+        """Whether native code reads: an interrupt finds all of what was read in the inbox."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether :meth:`receive` waits, which may be done without the lock."""
+        return self._source is not None or self._reading is not None
 
     def receive(self, spin_ns: int, timeout_ns: int) -> int:
-        """Read what is there, waiting for it; how many bytes, 0 at the end, EMPTY if none came.
+        """Read into the inbox what is there: how many bytes, 0 at the end, EMPTY if none came.
+
+        Waits for it, if the link :attr:`waits`.
 
         Raises:
             ConnectionLost: the medium is gone.
@@ -56,24 +66,21 @@ class Link:
         inbox = self.inbox
         if self._source is not None:
             try:
-                return self._source.receive(inbox.buffer, inbox.end, spin_ns, timeout_ns)
+                return self._source.receive(inbox, spin_ns, timeout_ns)
             except OSError as error:
                 text = f"the connection broke while receiving: {error.strerror}"
                 raise ConnectionLost(text) from error
         if self._reading is not None:
             memory = inbox.address  # kept here, should another thread give the inbox a new one
-            return self._reading.receive(memory + inbox.end, inbox.room, spin_ns, timeout_ns)
-        view = memoryview(inbox.buffer)[inbox.end :]
-        try:
-            return self.channel.receive_into(view)
-        except WouldBlock:
-            pass
-        if timeout_ns == 0 or not self.wait(readable=True, writable=False, timeout_ns=timeout_ns):
-            return EMPTY
-        try:
-            return self.channel.receive_into(view)
-        except WouldBlock:
-            return EMPTY
+            size = self._reading.receive(memory + inbox.end, inbox.room, spin_ns, timeout_ns)
+        else:
+            try:
+                size = self.channel.receive_into(memoryview(inbox.buffer)[inbox.end :])
+            except WouldBlock:
+                return EMPTY
+        if size > 0:
+            inbox.arrived(size)
+        return size
 
     def wait(self, *, readable: bool, writable: bool, timeout_ns: int) -> bool:
         """Wait for the medium."""
@@ -93,13 +100,22 @@ class Link:
             raise self.lost()
 
     def retire(self) -> None:
-        """Write no more; close the medium as soon as nobody waits on it."""
+        """Write no more."""
         self.output.detach()
-        self._doomed = True
-        self.leave(0)
 
-    def leave(self, count: int = 1) -> None:
-        """A thread is back from waiting."""
-        self.users -= count
-        if self._doomed and self.users == 0:
-            self.channel.close()
+    def close(self) -> bool:
+        """Close the medium of a retired link; False: a thread waits on it."""
+        if getrefcount(self.guard) > _ALONE:
+            return False
+        self.channel.close()
+        return True
+
+
+def _alone() -> int:
+    link = Link.__new__(Link)
+    link.guard = object()
+    return getrefcount(link.guard)
+
+
+_ALONE = _alone()
+"""References that a guard has when only its link refers to it, asked like this."""

@@ -8,8 +8,8 @@ that have come.
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
+import warnings
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
@@ -31,7 +31,7 @@ from hermes.errors import (
 )
 from hermes.native import outbox as native
 from hermes.native._errors import check
-from hermes.native.api import REFUSED
+from hermes.native.api import REFUSED, Hold, Lock
 from hermes.native.decoder import FrameIndex, decode
 from hermes.native.frames import MessageType
 from hermes.native.outbox import Outbox, lengths_of
@@ -69,7 +69,7 @@ class Publisher:
         self._send = self._outbox.sender(topic).send
         self._look = self._outbox.status().put + LOOK_EVERY
         self._names: dict[str, bytes] = {}
-        self._joined = threading.Lock()  # held by whoever sends many at once
+        self._joined = Lock()  # held by whoever sends many at once
         self._closed = False
 
     # ---- sending ----
@@ -217,13 +217,15 @@ class Publisher:
                 unacknowledged is said.
         """
         connection, outbox, line = self._connection, self._outbox, self._line
-        self._usable()
+        connection.go_on()
+        self._open()
         target = outbox.status().put
         deadline = connection.deadline(timeout)
 
         def settled() -> bool:
             line.settle()
-            return line.failure is not None or outbox.status().acked >= target
+            over = line.failure is not None or self._closed
+            return over or outbox.status().acked >= target
 
         with connection.locked(deadline):
             done = connection.wait(settled, deadline, writing=True)
@@ -232,8 +234,8 @@ class Publisher:
                     f"flush took too long: {self._queued()}; {connection.obstacle()}",
                     queued=line.unacknowledged,
                 )
-        if line.failure is not None:
-            raise line.lost()
+        if line.failure is not None or outbox.status().acked < target:
+            self._open()  # it was refused, or closed by another thread
 
     def resend(self, timeout: float | None = None) -> None:
         """After the broker refused a message: open the publisher again and send what is not
@@ -295,8 +297,21 @@ class Publisher:
             self.flush(timeout)
         finally:
             self._closed = True
-            with self._connection.locked(None):
-                requests.close_line(self._connection, self._line)
+            self._outbox.close()
+            if self._connection.busy_here:  # from a signal handler: as soon as it is settled
+                self._connection.let_go(self._line)
+            else:
+                with self._connection.locked(None):
+                    self._connection.close_line(self._line)
+                    self._connection.wake()
+
+    def __del__(self) -> None:
+        if getattr(self, "_closed", True) or self._connection.over or self._connection.forked:
+            return
+        self._outbox.close()
+        self._connection.let_go(self._line)  # which ends it once all is acknowledged
+        text = f"a publisher of {self._connection.url} was not closed"
+        warnings.warn(text, ResourceWarning, stacklevel=2)
 
     def __enter__(self) -> Self:
         return self
@@ -326,6 +341,15 @@ class Publisher:
         return f"<Publisher of {topic!r}, {state}>"
 
     # ---- inside ----
+
+    def _join(self, deadline: int | None) -> Hold:
+        """Wait until nobody else sends many at once; this thread may, of whose call it is in the
+        middle."""
+        left = -1 if deadline is None else max(0, deadline - time.monotonic_ns())
+        held = self._joined.hold(left, True)
+        if held is None:
+            raise Timeout("another thread has been sending to this publisher until the deadline")
+        return held
 
     def _name(self, topic: str | None) -> bytes:
         if topic is not None and not isinstance(topic, str):
@@ -375,6 +399,9 @@ class Publisher:
 
     def _usable(self) -> None:
         self._connection.check()
+        self._open()
+
+    def _open(self) -> None:
         if self._closed:
             raise Closed("the publisher is closed")
         if self._line.failure is not None:
@@ -410,7 +437,7 @@ class Publisher:
                 what = "the message was not taken"
                 acked = self._wait_for_room(acked, deadline, what, taken=False)
             elif code == native.BUSY:
-                with self._joined:
+                with self._join(deadline):
                     pass
             else:
                 self._explain(code, memoryview(payload).nbytes)
@@ -445,7 +472,8 @@ class Publisher:
         deadline = connection.deadline(timeout)
 
         def on_the_wire() -> bool:
-            return line.failure is not None or outbox.status().sent >= sequence
+            over = line.failure is not None or self._closed
+            return over or outbox.status().sent >= sequence
 
         what = (
             f"message {sequence} was taken but is not on the wire yet, it will be sent as soon as "
@@ -454,8 +482,8 @@ class Publisher:
         with self._stating(taken, sequence), connection.locked(deadline, what):
             if not connection.wait(on_the_wire, deadline, writing=True):
                 raise Timeout(f"{what}{self._queued()}; {connection.obstacle()}")
-        if line.failure is not None:
-            raise line.lost()
+        if line.failure is not None or outbox.status().sent < sequence:
+            self._open()  # it was refused, or closed by another thread
         return sequence
 
     def _wait_for_room(self, before: int, deadline: int | None, what: str, *, taken: int) -> int:
@@ -468,7 +496,8 @@ class Publisher:
 
         def room() -> bool:
             line.settle()
-            return line.failure is not None or outbox.status().acked > before
+            over = line.failure is not None or self._closed
+            return over or outbox.status().acked > before
 
         last = outbox.status().put if taken else None
         with self._stating(taken, last), connection.locked(deadline, f"{what}: "):
@@ -517,7 +546,7 @@ class Publisher:
         first = offset = 0
         acked = -1
         waiting = False
-        with self._joined:
+        with self._join(deadline):
             self._usable()
             while first < count:
                 taken: native.Taken = put(first, offset)

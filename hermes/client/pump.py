@@ -1,8 +1,11 @@
 """Bytes moved inside their callers' calls: the lock, who reads for whom, and waiting.
 
 There is no thread of its own.  One lock guards a client's state and is never held while it waits for
-bytes; of the threads that wait for input one reads for all (``_pumping``), the others sleep until
-it has.  Knows neither how a connection comes to be nor what is asked for over it.
+bytes; of the threads that wait for input one reads for all, the others sleep until it has.  An
+exception from outside (a signal handler's, mostly) may end a call between any two steps: neither the
+lock nor the turn to read stays taken, and where it may have left something half done, the next call
+gives the connection up and resumes on a new one.  Knows neither how a connection comes to be nor
+what is asked for over it.
 """
 
 from __future__ import annotations
@@ -12,8 +15,12 @@ import os
 import threading
 import time
 import weakref
+from _thread import LockType, allocate_lock
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import NoReturn
 
 from hermes.checks import FOR_EVER_NS, nanoseconds
 from hermes.client.inbox import Inbox
@@ -28,8 +35,11 @@ from hermes.errors import (
     MalformedInput,
     PeerError,
     Timeout,
+    WouldBlock,
 )
+from hermes.native.api import Hold, Lock
 from hermes.native.frames import HEADER_SIZE
+from hermes.native.outbox import EMPTY
 from hermes.url import Url
 from hermes.wire.client import ClientState
 from hermes.wire.errorcodes import FINAL_CODES
@@ -43,6 +53,8 @@ GLANCE_S = 0.25
 NS_PER_S = 1_000_000_000
 
 _pumps: weakref.WeakSet[Pump] = weakref.WeakSet()
+_BUSY: contextlib.nullcontext[None] = contextlib.nullcontext()
+"""In place of a lock that another call has."""
 
 
 class Slip(ConnectionLost):
@@ -76,19 +88,24 @@ class Pump(ABC):
         self.output = output
         self._spin_ns = spin_ns
         self._queue_bytes = queue_bytes
-        self.asking = 0
-        """Calls that wait for an answer, which may stand behind what nobody consumes meanwhile."""
         self.forked = False
-        self._lock = threading.Lock()
-        self.unlock = self._lock.release
-        """Let the lock go that :meth:`lock` took."""
-        self._changed = threading.Condition(self._lock)
-        self._sleepers = 0
-        self._pumping = False
-        self._inbox = Inbox()
+        self._pending: deque[Feed | Line | float | None] = deque()
+        """Subscriptions and publishers to be ended by the next call that takes the lock, and a time
+        within which the client is to be closed."""
+        self._lock = Lock(partial(_tidy, weakref.ref(self)), self._pending, (HermesError,))
+        self._reading = Lock()
+        """Held by the thread that reads for all."""
+        self._sleepers: list[LockType] = []
+        """Of the threads that wait for the one that reads: each its own."""
+        self._retired: list[Link] = []
+        """Links that are over, but for threads that wait on their media."""
         self.link: Link | None = None
         self.failure: HermesError | None = None
         """Why there will be no link any more, once it is given up."""
+        self.ending = False
+        """Whether :meth:`close` has begun: nothing new is taken."""
+        self._closer = 0
+        """The thread that says goodbye to the broker; 0: none."""
         self.closed = False
         """Whether everything was let go of."""
         _pumps.add(self)
@@ -98,12 +115,21 @@ class Pump(ABC):
         """Try to connect again, if it is time to; else wait a little."""
 
     @abstractmethod
-    def _broke(self, error: ConnectionLost) -> None:
-        """The connection broke."""
+    def _broke(self, error: ConnectionLost, *, ours: bool = False) -> None:
+        """The connection broke; ``ours``: there is nothing wrong with it but that a call of ours was
+        interrupted."""
 
     @abstractmethod
     def give_up(self, error: HermesError) -> None:
         """There will be no connection any more."""
+
+    @abstractmethod
+    def _end(self, what: Feed | Line) -> bool:
+        """End what a program has let go of; False: not yet, something of it is under way."""
+
+    @abstractmethod
+    def _finish(self, timeout: float | None) -> None:
+        """Close in order, for a call that could not."""
 
     # ---- without the lock ----
 
@@ -126,7 +152,7 @@ class Pump(ABC):
             raise Forked(
                 "this client was made before the fork: connect in the child for one of its own"
             )
-        if self.closed:
+        if self.closed or self.ending:
             raise Closed("the client is closed")
         if self.failure is not None:
             raise self.failure.with_traceback(None)
@@ -142,31 +168,48 @@ class Pump(ABC):
             return None
         return type(failure)(f"{failure}; {left} messages are unacknowledged")
 
-    def lock(self, deadline: int | None, what: str = "") -> None:
-        """Take the lock; ``what`` goes before what is told when that takes too long.
+    def locked(self, deadline: int | None, what: str = "") -> Hold:
+        """The lock, for a ``with`` statement; ``what`` goes before what is told when that fails.
 
         Raises:
             Timeout: another thread had it until the deadline.
+            WouldBlock: this thread has it: it is a call from a signal handler or the like, which
+                came in the middle of another.
             Forked: this is a child, where it may be held for ever.
         """
         if self.forked:
             self.check()
-        if not self._lock.acquire(False) and not self._lock.acquire(
-            timeout=_seconds_until(deadline)
-        ):
-            raise Timeout(
-                f"{what}other threads held the client until the deadline: one is reconnecting, or they "
-                "are busy"
-            )
+        # Never kept in a variable: a traceback would keep it, and the lock with it.
+        return self._lock.hold(0) or self._wait_for_lock(deadline, what)
 
-    @contextlib.contextmanager
-    def locked(self, deadline: int | None, what: str = "") -> Iterator[None]:
-        """The lock, for as long as the caller may wait."""
-        self.lock(deadline, what)
-        try:
-            yield
-        finally:
-            self.unlock()
+    def _wait_for_lock(self, deadline: int | None, what: str) -> Hold:
+        if self._lock.mine:
+            raise WouldBlock(
+                f"{what}this thread is in the middle of another call of this client, which a signal "
+                "handler, a finalizer or the like cannot wait for: let it return first"
+            )
+        left = -1 if deadline is None else max(0, deadline - time.monotonic_ns())
+        return self._lock.hold(left) or self._refuse(what)
+
+    @staticmethod
+    def _refuse(what: str) -> NoReturn:
+        raise Timeout(
+            f"{what}other threads held the client until the deadline: one is reconnecting, or they "
+            "are busy"
+        )
+
+    @property
+    def busy_here(self) -> bool:
+        """Whether this thread is in the middle of a call that changes the client's state."""
+        return self._lock.mine
+
+    def let_go(self, what: Feed | Line) -> None:
+        """Have ``what`` ended: here if the lock is to be had, else by the next call.  Never waits, may
+        be called from a finalizer."""
+        self._pending.append(what)
+        if not self.over and not self.forked:
+            with self._lock.hold(0) or _BUSY:
+                pass
 
     def tend(self, line: Line, deadline: int | None = None) -> None:
         """Take what has arrived, send what waits and settle ``line``, without waiting, if nobody else
@@ -175,35 +218,31 @@ class Pump(ABC):
         Where the connection is broken, and it is time to, one attempt is made to connect again: until
         ``deadline`` at most, by default for GLANCE_S.
         """
-        if self._lock.acquire(blocking=False):
-            try:
-                if not self.closed and self.failure is None:
-                    self._tend(deadline)
-                line.settle()
-            finally:
-                self._lock.release()
+        with self._lock.hold(0) or _BUSY as held:
+            if held is None:
+                return
+            if not self.closed and self.failure is None:
+                self._tend(deadline)
+            line.settle()
 
     def look_after(self) -> None:
         """As :meth:`tend`, for every publisher: what the keeper does for an idle program."""
-        if self._lock.acquire(blocking=False):
-            try:
-                if not self.over and not self.forked:
-                    self._tend(None)
-                    for line in self.session.lines.values():
-                        line.settle()
-            finally:
-                self._lock.release()
+        with self._lock.hold(0) or _BUSY as held:
+            if held is None or self.over or self.forked:
+                return
+            self._tend(None)
+            for line in self.session.lines.values():
+                line.settle()
 
     @property
     def alive(self) -> bool:
         """Whether there is a connection, as far as what has arrived tells."""
-        if not self.forked and self._lock.acquire(blocking=False):
-            try:
-                if self.link is not None and not self.over and not self._pumping:
+        if not self.forked:
+            with self._lock.hold(0) or _BUSY as held:
+                if held is not None and self.link is not None and not self.over:
                     with contextlib.suppress(HermesError):  # kept, and raised by the next call
-                        self.wait(lambda: False, 0)
-            finally:
-                self._lock.release()
+                        if self._reading.free:
+                            self.wait(lambda: False, 0)
         return self.link is not None and not self.over
 
     def mark_forked(self) -> None:
@@ -224,7 +263,7 @@ class Pump(ABC):
             Closed, ConnectionLost, PeerError: that will not come to be.
         """
         while not ready():
-            self.check()
+            self.go_on()
             now = time.monotonic_ns()
             left = SLICE_NS if deadline is None else min(deadline - now, SLICE_NS)
             if self.link is None:
@@ -241,10 +280,21 @@ class Pump(ABC):
                 continue
             except PeerError as error:  # one that no new connection can change
                 self.give_up(error)
+                if self._closer:
+                    self.go_on()
                 raise
             if left <= 0:
                 return ready()
         return True
+
+    def go_on(self) -> None:
+        """Raise unless it makes sense to wait."""
+        if self._closer and self._closer != threading.get_ident():
+            raise Closed("the client is closed")
+        if self.closed or self.forked:
+            self.check()
+        if self.failure is not None:
+            raise self.failure.with_traceback(None)
 
     def until(
         self,
@@ -259,13 +309,8 @@ class Pump(ABC):
             raise Timeout(f"{what} took too long: {self.obstacle()}")
 
     def answer_to(self, ready: Callable[[], bool], deadline: int | None, what: str) -> None:
-        """Wait for an answer; full subscriptions do not stop the reading."""
-        self.asking += 1
-        self.freed()
-        try:
-            self.until(ready, deadline, what, writing=True)
-        finally:
-            self.asking -= 1
+        """Wait for an answer."""
+        self.until(ready, deadline, what, writing=True)
 
     def say(self, frame: bytes) -> None:
         """Send a frame that a new connection would make up for, should this one be broken."""
@@ -278,7 +323,11 @@ class Pump(ABC):
 
     def greeted(self) -> bool:
         """Whether there is a connection, and the broker has greeted us on it."""
-        return self.link is not None and self.session.protocol.welcome is not None
+        return (
+            self.link is not None
+            and self.session.protocol.state is ClientState.OPEN
+            and not self._closer
+        )
 
     def receive_for(self, take: Callable[[Inbox, Session], None], timeout_ns: int) -> None:
         """Read once, offering what comes to ``take`` before it is looked at in general.
@@ -286,7 +335,7 @@ class Pump(ABC):
         Does nothing if that cannot be done right now: :meth:`wait` knows why.
         """
         link = self.link
-        if link is None or self._pumping or self.closed or self.forked or self._full():
+        if link is None or not self._reading.free or self.closed or self.forked or self._closer:
             return
         try:
             self._pump(link, timeout_ns, False, take)
@@ -299,21 +348,14 @@ class Pump(ABC):
 
     def obstacle(self) -> str:
         """What may keep the broker from answering, for a message."""
-        full = [feed.pattern for feed in self.session.feeds.values() if self._is_full(feed)]
-        if full:
-            names = " and ".join(map(repr, full))
-            return (
-                f"nothing is read any more, because subscription {names} has {self._queue_bytes} "
-                "bytes waiting: consume it, or give it a client of its own"
-            )
         if self.link is None:
             return f"there is no connection to {self.url}: the broker is gone, or restarting"
         return f"the broker at {self.url} has not answered in time"
 
-    def freed(self) -> None:
-        """Something was consumed: who stopped reading may go on."""
-        if self._sleepers:
-            self._changed.notify_all()
+    def wake(self) -> None:
+        """Something has changed: who sleeps looks again."""
+        while self._sleepers:
+            self._sleepers.pop().release()
 
     # ---- moving bytes ----
 
@@ -321,20 +363,8 @@ class Pump(ABC):
         if self.link is None:
             now = time.monotonic_ns()
             self._reconnect(now, 0, deadline or now + int(GLANCE_S * NS_PER_S))
-        elif not self._pumping:
+        elif self._reading.free:
             self.wait(lambda: False, 0, writing=True)
-
-    def _is_full(self, feed: Feed) -> bool:
-        return feed.queued_bytes >= self._queue_bytes
-
-    def _full(self) -> bool:
-        if self.asking:
-            return False
-        limit = self._queue_bytes
-        for feed in self.session.feeds.values():  # noqa: SIM110 - a third of what any() costs
-            if feed.queued_bytes >= limit:
-                return True
-        return False
 
     def _step(self, link: Link, ready: Callable[[], bool], left_ns: int, writing: bool) -> None:
         """Wait for one thing at most, and take what it brought."""
@@ -346,17 +376,23 @@ class Pump(ABC):
             blocked = drained == 0
             if not blocked and ready():
                 return
-        if not self._pumping and not self._full():
+        if self._reading.free:
             self._pump(link, left_ns, blocked)
         elif blocked:
-            with self._away(link):
+            with self._lock.away(link.guard, link.native):
                 link.wait(readable=False, writable=True, timeout_ns=left_ns)
         else:
-            self._sleepers += 1
-            try:
-                self._changed.wait(left_ns / NS_PER_S)
-            finally:
-                self._sleepers -= 1
+            self._sleep(left_ns)
+
+    def _sleep(self, left_ns: int) -> None:
+        """Until another thread has read, or a while."""
+        waker = allocate_lock()
+        waker.acquire()
+        self._sleepers.append(waker)
+        with self._lock.away(None, True):
+            waker.acquire(timeout=left_ns / NS_PER_S)
+        if waker in self._sleepers:
+            self._sleepers.remove(waker)
 
     def _pump(
         self,
@@ -366,35 +402,35 @@ class Pump(ABC):
         take: Callable[[Inbox, Session], None] | None = None,
     ) -> None:
         """Read once, for everybody."""
-        inbox, session = self._inbox, self.session
+        inbox, session = link.inbox, self.session
+        if self._reading.mine and not link.native:
+            self._wait_for_lock(0, "")
         inbox.make_room(session.protocol.needed)
-        # Not _away(): this is the path of every message, and a context manager costs a microsecond.
-        self._pumping = True
-        link.users += 1
-        self._lock.release()
+        if inbox.news:  # a call was interrupted before it looked
+            left_ns = 0
         try:
-            if blocked:
-                link.wait(readable=True, writable=True, timeout_ns=left_ns)
-                left_ns = 0
-            size = link.receive(self._spin_ns if left_ns else 0, left_ns)
+            with self._reading.hold(0, True) or self._refuse(""):
+                size = self._read(link, left_ns, blocked)
         finally:
-            self._lock.acquire()
-            link.leave()
-            self._pumping = False
             if self._sleepers:
-                self._changed.notify_all()
-        if link is not self.link or size < 0:
+                self.wake()
+            if self._retired:
+                self._sweep()
+        if link is not self.link:
             return
-        if size == 0:
-            raise self._ended()
-        inbox.end += size
+        if not inbox.news:
+            if size == 0:
+                raise self._ended()
+            return
         if take is not None:
             take(inbox, session)
             if inbox.start == inbox.end:
+                inbox.looked = 0
                 session.protocol.needed = HEADER_SIZE
                 return
         try:
             inbox.start = session.receive(inbox.buffer, inbox.start, inbox.end)
+            inbox.looked = inbox.end - inbox.start
         except MalformedInput as error:
             if error.code in FINAL_CODES:
                 raise
@@ -405,16 +441,22 @@ class Pump(ABC):
         if session.failure is not None or session.closed:
             self._dismissed()
 
-    @contextlib.contextmanager
-    def _away(self, link: Link) -> Iterator[None]:
-        """Without the lock, while the link stays open."""
-        link.users += 1
-        self._lock.release()
-        try:
-            yield
-        finally:
-            self._lock.acquire()
-            link.leave()
+    def _read(self, link: Link, left_ns: int, blocked: bool) -> int:
+        """Read into the inbox, which accounts for it; without the lock where that waits."""
+        if link.waits:
+            # An exception in here has left nothing half done, if native code reads.
+            with self._lock.away(link.guard, link.native):
+                if blocked:
+                    link.wait(readable=True, writable=True, timeout_ns=left_ns)
+                    left_ns = 0
+                return link.receive(self._spin_ns if left_ns else 0, left_ns)
+        size = link.receive(0, 0)
+        if size == EMPTY and left_ns:
+            with self._lock.away(link.guard, False):
+                link.wait(readable=True, writable=blocked, timeout_ns=left_ns)
+            if link is self.link:
+                size = link.receive(0, 0)
+        return size
 
     def _answer(self, link: Link) -> None:
         output = self.session.protocol.output
@@ -440,18 +482,61 @@ class Pump(ABC):
         self.session.protocol.eof()
         return ConnectionLost("the broker ended the connection without a word: it was killed?")
 
+    # ---- after an interrupt, and at the end ----
+
+    def tidy(self) -> None:
+        """Do what others have left to be done: the lock was just taken."""
+        if self._lock.torn:
+            self._mend()
+            self._lock.torn = False  # last: what is interrupted here is done again
+        for _ in range(len(self._pending)):
+            what = self._pending[0]
+            if self.over:
+                self._pending.clear()
+                return
+            if not isinstance(what, Feed | Line):
+                self._finish(what)
+                self._pending.clear()
+                return
+            if not self._end(what):
+                self._pending.append(what)
+            self._pending.popleft()
+
+    def _mend(self) -> None:
+        """A call was interrupted while it held the lock: what was read is not accounted for, what was
+        to be said perhaps not said.  A new connection goes on behind what is in hand."""
+        if self.over:
+            return
+        for feed in self.session.feeds.values():
+            feed.recount()
+        self.wake()
+        if self.link is not None:
+            self._broke(ConnectionLost("a call was interrupted halfway"), ours=True)
+
+    def _retire(self) -> None:
+        """The link is over."""
+        link = self.link
+        if link is not None:
+            self._retired.append(link)
+            self.link = None
+            link.retire()
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Close the media of links that are over, where no thread waits on them any more."""
+        for link in list(self._retired):
+            if link.close():
+                self._retired.remove(link)
+
     def _drop(self) -> None:
-        """Let go of everything, at once.  Takes the lock."""
+        """Let go of everything, at once; nobody else has the lock."""
         self.closed = True
-        with self._lock:
-            link, self.link = self.link, None
-            for line in list(self.session.lines.values()):
-                if line.outbox is not None:
-                    line.outbox.close()
-            if link is not None:
-                link.retire()
-            self._changed.notify_all()
-        KEEPER.remove(self)
+        for line in list(self.session.lines.values()):
+            if line.outbox is not None:
+                line.outbox.close()
+        self._retire()
+        self._sweep()
+        self.wake()
         self.output.close()
 
 
@@ -461,8 +546,18 @@ def deadline_of(timeout: float | None) -> int | None:
     Raises:
         UsageError: ``timeout`` is no time.
     """
-    ns = nanoseconds(timeout, "timeout")
+    return deadline_in(nanoseconds(timeout, "timeout"))
+
+
+def deadline_in(ns: int) -> int | None:
+    """As :func:`deadline_of`, for a time that was checked."""
     return None if ns >= FOR_EVER_NS else time.monotonic_ns() + ns
+
+
+def _tidy(pump: weakref.ref[Pump]) -> None:
+    found = pump()
+    if found is not None:
+        found.tidy()
 
 
 def _mark_forked() -> None:
@@ -472,7 +567,3 @@ def _mark_forked() -> None:
 
 
 os.register_at_fork(after_in_child=_mark_forked)
-
-
-def _seconds_until(deadline: int | None) -> float:
-    return -1 if deadline is None else max(0.0, (deadline - time.monotonic_ns()) / NS_PER_S)

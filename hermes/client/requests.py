@@ -7,49 +7,45 @@ waited for.
 
 from __future__ import annotations
 
-import contextlib
 import secrets
 from collections.abc import Callable
 from typing import Any
 
 from hermes.client.connection import Connection
 from hermes.client.session import Answer, Feed, Line
-from hermes.errors import ConnectionLost, HermesError, Refused
+from hermes.errors import HermesError, Refused
 from hermes.native.outbox import Outbox
-from hermes.wire.client import ClientState
-from hermes.wire.messages import AckLevel, Start
-
-_SPEAKING = (ClientState.GREETING, ClientState.OPEN)
-
+from hermes.wire.messages import QUERIES_MAX, Start
 
 # ---- publishers ----
 
 
 def open_line(
-    connection: Connection,
-    ack: AckLevel,
-    publisher_id: bytes | None,
-    linger_ns: int,
-    window: int,
-    deadline: int | None,
-) -> Line:
+    connection: Connection, line: Line, linger_ns: int, window: int, deadline: int | None
+) -> None:
     """Open a publisher."""
     connection.until(connection.greeted, deadline, "opening a publisher")
     session = connection.session
     protocol = session.protocol
     assert protocol.welcome is not None
-    if ack == "durable" and not protocol.welcome.durable:
+    if line.level == "durable" and not protocol.welcome.durable:
         raise Refused(
             "this broker's storage cannot promise durable acknowledgements: ask for "
             "'appended', or start the broker with --storage mmap:",
             code="durable_unavailable",
         )
-    line = Line(protocol.new_id(), publisher_id or secrets.token_bytes(16), ack)
+    if protocol.publishers >= session.limits.publishers_max:
+        raise Refused(
+            f"this client has {protocol.publishers} publishers open, as many as the broker takes of "
+            "one connection (limits.publishers): close some, or connect once more",
+            code="too_many_publishers",
+        )
+    line.id = protocol.new_id()
     session.lines[line.id] = line
     try:
-        connection.say(protocol.open_publisher(line.id, line.publisher_id, ack))
+        connection.say(protocol.open_publisher(line.id, line.publisher_id, line.level))
         first = 1
-        if publisher_id is not None:
+        if line.resumes:
             connection.until(
                 lambda: line.opened is not None or line.failure is not None,
                 deadline,
@@ -63,12 +59,11 @@ def open_line(
         outbox.limit(session.limits.message_max)
         connection.output.add(outbox, linger_ns)
         line.outbox, line.lingers = outbox, linger_ns > 0
-        if ack == "appended":
+        if line.level == "appended":
             session.senders[line.id] = outbox.sender(None)
     except BaseException:
-        close_line(connection, line)
+        connection.close_line(line)
         raise
-    return line
 
 
 def reopen_line(connection: Connection, line: Line, deadline: int | None) -> None:
@@ -99,22 +94,6 @@ def reopen_line(connection: Connection, line: Line, deadline: int | None) -> Non
         )
 
 
-def close_line(connection: Connection, line: Line) -> None:
-    """End a publisher."""
-    outbox = line.outbox
-    if not connection.session.forget(line):
-        return
-    if outbox is not None:
-        outbox.close()
-        connection.output.remove(outbox)
-    protocol = connection.session.protocol
-    if connection.link is not None and protocol.state in _SPEAKING:
-        frame = protocol.close_publisher(line.id)
-        with contextlib.suppress(ConnectionLost):  # found out by whoever needs the connection
-            if frame:
-                connection.say(frame)
-
-
 def abandon_line(connection: Connection, line: Line) -> HermesError | None:
     """End a publisher whose connection is given up; what to tell about it, which is told once.
 
@@ -128,23 +107,20 @@ def abandon_line(connection: Connection, line: Line) -> HermesError | None:
 # ---- subscriptions ----
 
 
-def open_feed(
-    connection: Connection, pattern: str, start: Start, durable: str | None, deadline: int | None
-) -> Feed:
+def open_feed(connection: Connection, feed: Feed, start: Start, deadline: int | None) -> None:
     """Subscribe, and wait until the broker has confirmed."""
     connection.until(connection.greeted, deadline, "subscribing")
-    protocol = connection.session.protocol
-    feed = Feed(protocol.new_id(), pattern, durable)
+    protocol, pattern = connection.session.protocol, feed.pattern
+    feed.id = protocol.new_id()
     connection.session.feeds[feed.id] = feed
     try:
-        connection.say(protocol.subscribe(feed.id, pattern, start=start, durable=durable))
+        connection.say(protocol.subscribe(feed.id, pattern, start=start, durable=feed.durable))
         round_trip(connection, lambda: feed.failure is not None, deadline, f"to {pattern!r}")
         if feed.failure is not None:
             raise feed.failure
     except BaseException:
-        close_feed(connection, feed)
+        connection.close_feed(feed)
         raise
-    return feed
 
 
 def commit(
@@ -153,14 +129,15 @@ def commit(
     """Store positions and wait for the broker to confirm."""
     while True:
         connection.until(connection.greeted, deadline, "committing")
-        protocol, before = connection.session.protocol, feed.commits
+        protocol, before, id = connection.session.protocol, feed.commits, feed.id
         feed.commit_failure = None
-        connection.say(protocol.commit(feed.id, positions))
+        connection.say(protocol.commit(id, positions))
 
-        def answered(protocol: object = protocol, before: int = before) -> bool:
-            # A subscription that is refused, or a new connection, will not bring the answer.
+        def answered(protocol: object = protocol, before: int = before, id: int = id) -> bool:
+            # A subscription that is refused or was opened anew, or a new connection, will not bring
+            # the answer.
             other = connection.session.protocol is not protocol or feed.failure is not None
-            return feed.commits != before or other
+            return feed.commits != before or other or feed.id != id
 
         connection.answer_to(answered, deadline, "committing")
         if feed.commits != before or feed.failure is not None:
@@ -172,26 +149,8 @@ def commit(
 
 def recall(connection: Connection, feed: Feed) -> None:
     """Ask for what ``feed`` had no room for."""
-    # Not while an answer is awaited: it may be one to this subscription.
-    is_open = connection.session.protocol.state is ClientState.OPEN
-    if connection.link is not None and is_open and feed.failure is None and not connection.asking:
+    if connection.greeted() and feed.failure is None and feed.id in connection.session.feeds:
         connection.say(b"".join(connection.session.again(feed)))
-
-
-def close_feed(connection: Connection, feed: Feed) -> None:
-    """End a subscription."""
-    session = connection.session
-    protocol = session.protocol
-    open_there = feed.failure is None and feed.id in session.feeds
-    session.feeds.pop(feed.id, None)
-    feed.queue.clear()
-    feed.queued_bytes = 0
-    connection.freed()
-    if open_there and connection.link is not None and protocol.state in _SPEAKING:
-        with contextlib.suppress(ConnectionLost):  # found out by whoever needs the connection
-            frame = protocol.unsubscribe(feed.id)
-            if frame:
-                connection.say(frame)
 
 
 # ---- the broker itself ----
@@ -213,8 +172,13 @@ def _ask(
     connection: Connection, what: str, arguments: dict[str, str], deadline: int | None
 ) -> Answer:
     """Ask once; incomplete if the connection broke meanwhile."""
-    connection.until(connection.greeted, deadline, f"asking for {what}")
-    session, protocol = connection.session, connection.session.protocol
+    session = connection.session
+
+    def room() -> bool:
+        return connection.greeted() and session.protocol.asked < QUERIES_MAX
+
+    connection.until(room, deadline, f"asking for {what}")
+    protocol = session.protocol
     number, answer = protocol.new_id(), Answer()
     session.answers[number] = answer
 
@@ -226,7 +190,7 @@ def _ask(
         connection.say(protocol.query(number, what, arguments))
         connection.answer_to(over, deadline, f"asking for {what}")
     finally:
-        del session.answers[number]
+        session.answers.pop(number, None)
     return answer
 
 

@@ -6,20 +6,24 @@ lock or thread; the synchronous client is one shell around it.
 
 from __future__ import annotations
 
+import secrets
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 
 from hermes.errors import HermesError, MalformedInput, Refused
-from hermes.native.api import Sender
+from hermes.native.api import Message, Sender, together
 from hermes.native.frames import HEADER_SIZE
 from hermes.native.outbox import Outbox
 from hermes.wire import messages as m
 from hermes.wire.client import BatchReceived, ClientProtocol, Resume
 from hermes.wire.errorcodes import ERROR_CODES, exception_for
+
+if TYPE_CHECKING:
+    from hermes.client.batch import Batch
 
 MARK_COST = 64
 """Bytes a queued progress mark counts for, so that a bound on bytes bounds them too."""
@@ -54,19 +58,28 @@ class Segment(msgspec.Struct, gc=False):
 
 
 class Feed:
-    """One subscription's queue, from the connection to whoever consumes it."""
+    """One subscription's queue, from the connection to whoever consumes it.
+
+    Changed with the client's lock held; messages alone are taken from ``ready`` without.  A step that
+    an interrupt must not cut in two is one call of :func:`~hermes.native.api.together`.
+    """
 
     __slots__ = (
+        "batches",
         "commit_failure",
         "commits",
         "done",
         "dropped",
         "durable",
         "failure",
+        "gaps",
         "id",
         "pattern",
         "queue",
         "queued_bytes",
+        "ready",
+        "segment",
+        "taken",
     )
 
     def __init__(self, id: int, pattern: str, durable: str | None) -> None:
@@ -75,6 +88,16 @@ class Feed:
         self.durable = durable
         self.queue: deque[Segment | Gap] = deque()
         self.queued_bytes = 0
+        self.ready: deque[Message] = deque()
+        """Messages of ``segment`` that can be handed out."""
+        self.segment: Segment | None = None
+        """What is being handed out."""
+        self.batches: deque[tuple[Segment, Batch]] = deque()
+        """``segment`` as a batch that nobody has taken yet."""
+        self.gaps: deque[Gap] = deque()
+        """Gaps that the program has not been told of yet."""
+        self.taken: list[Message] = []
+        """Messages taken back out of ``ready``, which stand in no queue yet."""
         self.failure: HermesError | None = None
         self.commit_failure: HermesError | None = None
         """Why the last commit that failed did."""
@@ -95,14 +118,26 @@ class Feed:
         queue = self.queue
         if segment.start == segment.stop:
             if not queue:
-                self.done[segment.stream] = segment.through
+                self._pass(segment)
                 return
             last = queue[-1]
             if isinstance(last, Segment) and last.stream == segment.stream:
                 last.through = segment.through
                 return
         queue.append(segment)
-        self.queued_bytes += segment.stop - segment.start + MARK_COST
+        self.queued_bytes += _cost(segment)
+
+    def _pass(self, mark: Segment) -> None:
+        current = self.segment
+        if current is None or current.stream != mark.stream:
+            self.done[mark.stream] = mark.through
+        elif self.ready or self.batches or self.taken:
+            current.through = mark.through
+        else:
+            together(
+                self.done.__setitem__, (mark.stream, mark.through),
+                object.__setattr__, (self, "segment", None),
+            )  # fmt: skip
 
     def add_gap(self, gap: Gap) -> None:
         """Messages are missing here."""
@@ -110,39 +145,110 @@ class Feed:
         self.queued_bytes += MARK_COST
 
     def take_back(self, segment: Segment) -> None:
-        """``segment`` was taken and is of no use: drop what follows it in its stream, so that all of
-        it is asked for again."""
-        stream, kept = segment.stream, [one for one in self.queue if one.stream != segment.stream]
-        self.queue.clear()
-        self.queue.extend(kept)
-        self.queued_bytes = sum(
-            MARK_COST + (one.stop - one.start if isinstance(one, Segment) else 0) for one in kept
-        )
-        self.dropped[stream] = segment.after
+        """``segment``, the first of the queue, is of no use: drop it and what follows it in its
+        stream, so that all of it is asked for again."""
+        kept = [one for one in self.queue if one.stream != segment.stream]
+        together(
+            self.dropped.__setitem__, (segment.stream, segment.after),
+            self.queue.clear, (),
+            self.queue.extend, (kept,),
+        )  # fmt: skip
+        self.recount()
 
-    def take(self) -> Segment | Gap | None:
-        """The next batch with messages, or gap; None if there is none."""
-        while self.queue:
-            item = self.queue.popleft()
+    def next(self) -> Segment | None:
+        """The next batch with messages, which stays in the queue; None: there is none.
+
+        Gaps before it are moved to :attr:`gaps`, and end the search.
+        """
+        queue = self.queue
+        while queue:
+            item = queue[0]
             if isinstance(item, Gap):
+                together(
+                    self.done.__setitem__, (item.stream, item.last),
+                    self.gaps.append, (item,),
+                    queue.popleft, (),
+                )  # fmt: skip
                 self.queued_bytes -= MARK_COST
-                self.done[item.stream] = item.last
-                return item
-            self.queued_bytes -= item.stop - item.start + MARK_COST
+                return None
             if item.start != item.stop:
                 return item
             self.done[item.stream] = item.through
+            queue.popleft()
+            self.queued_bytes -= MARK_COST
         return None
+
+    def hand_out(self, segment: Segment, messages: list[Message]) -> None:
+        """``messages`` are those of ``segment``, the first of the queue."""
+        together(
+            self.ready.extend, (messages,),
+            object.__setattr__, (self, "segment", segment),
+            self.queue.popleft, (),
+        )  # fmt: skip
+        self.queued_bytes -= _cost(segment)
+
+    def hand_out_batch(self, segment: Segment, batch: Batch) -> None:
+        """``batch`` is ``segment``, the first of the queue."""
+        together(
+            self.batches.append, ((segment, batch),),
+            object.__setattr__, (self, "segment", segment),
+            self.queue.popleft, (),
+        )  # fmt: skip
+        self.queued_bytes -= _cost(segment)
+
+    def finish(self) -> None:
+        """All of the current segment was handed out."""
+        segment = self.segment
+        if segment is not None:
+            self.done[segment.stream] = segment.through
+            self.segment = None
+
+    def put_back(self, rest: Segment, handed: int) -> None:
+        """What was taken out of ``ready`` is ``rest``; up to ``handed`` its segment is done."""
+        together(
+            self.queue.appendleft, (rest,),
+            self.taken.clear, (),
+            self.done.__setitem__, (rest.stream, handed),
+            object.__setattr__, (self, "segment", None),
+        )  # fmt: skip
+        self.queued_bytes += _cost(rest)
+
+    def clear(self) -> None:
+        """Nobody wants what waits any more."""
+        self.queue.clear()
+        self.queued_bytes = 0
+
+    def recount(self) -> None:
+        """Count what waits again: a call was interrupted between changing it and counting."""
+        self.queued_bytes = sum(
+            MARK_COST if isinstance(item, Gap) else _cost(item) for item in self.queue
+        )
+
+    def positions(self) -> dict[str, int]:
+        """Stream name to the last sequence that was handed out, waits here or was not wanted."""
+        found = {**self.dropped, **self.done}
+        if self.segment is not None:
+            found[self.segment.stream] = self.segment.through
+        for item in self.queue:
+            found[item.stream] = item.last if isinstance(item, Gap) else item.through
+        return found
+
+
+def _cost(segment: Segment) -> int:
+    return segment.stop - segment.start + MARK_COST
 
 
 class Line:
     """One publisher: its outbox, and what the broker said of it."""
 
-    __slots__ = ("failure", "id", "level", "lingers", "opened", "outbox", "publisher_id")
+    __slots__ = ("failure", "id", "level", "lingers", "opened", "outbox", "publisher_id", "resumes")
 
-    def __init__(self, id: int, publisher_id: bytes, level: m.AckLevel) -> None:
-        self.id = id
-        self.publisher_id = publisher_id
+    def __init__(self, publisher_id: bytes | None, level: m.AckLevel) -> None:
+        self.id = 0
+        """Its number on the wire, once it is opened."""
+        self.publisher_id = publisher_id or secrets.token_bytes(m.PUBLISHER_ID_SIZE)
+        self.resumes = publisher_id is not None
+        """Whether it goes on behind the last message the broker has of it."""
         self.level = level
         self.lingers = False
         """Whether somebody else than the sending call puts its messages on the wire."""
@@ -248,17 +354,25 @@ class Session:
         # What was closed meanwhile is over.  A refused publisher waits for resend(): another program
         # may have its id by now.
         resume.publishers = [one for one in resume.publishers if self._goes_on(one.publisher)]
-        resume.subscriptions = [s for s in resume.subscriptions if s.subscription in self.feeds]
-        self._welcome = self.protocol.welcome or self._welcome
-        self.protocol = ClientProtocol(last_id=self.protocol.last_id)
-        self.failure, self.closed = None, False
-        self.failure_passes = self.failure_final = False
-        for line in self.lines.values():
-            line.opened = None
+        resume.subscriptions = [s for s in resume.subscriptions if self._is_open(s.subscription)]
         for subscription in resume.subscriptions:
             self._take_back(subscription)
-        hello = self.protocol.hello(client=client, identity=identity, credentials=credentials)
-        return [hello, *self.protocol.restore(resume)]
+        protocol = ClientProtocol(last_id=self.protocol.last_id)
+        hello = protocol.hello(client=client, identity=identity, credentials=credentials)
+        frames = [hello, *protocol.restore(resume)]
+        for line in self.lines.values():
+            line.opened = None
+        self.failure, self.closed = None, False
+        self.failure_passes = self.failure_final = False
+        self._welcome = self.protocol.welcome or self._welcome
+        self.protocol = protocol  # last: an interrupt before it leaves what is resumed from
+        for subscription in resume.subscriptions:
+            self.feeds[subscription.subscription].dropped.clear()
+        return frames
+
+    def _is_open(self, subscription: int) -> bool:
+        feed = self.feeds.get(subscription)
+        return feed is not None and feed.id == subscription
 
     def _goes_on(self, publisher: int) -> bool:
         line = self.lines.get(publisher)
@@ -278,23 +392,31 @@ class Session:
 
     def again(self, feed: Feed) -> list[bytes]:
         """Ask for what ``feed`` has dropped: its subscription opened anew, under another id."""
-        protocol = self.protocol
+        protocol, before = self.protocol, feed.id
         resume = protocol.snapshot()
-        message = next(s for s in resume.subscriptions if s.subscription == feed.id)
+        message = next(s for s in resume.subscriptions if s.subscription == before)
         self._take_back(message)
-        goodbye = protocol.unsubscribe(feed.id)
-        del self.feeds[feed.id]
-        feed.id = message.subscription = protocol.new_id()
-        self.feeds[feed.id] = feed
-        return [goodbye, *protocol.restore(Resume([], [message]))]
+        message.subscription = protocol.new_id()
+        # In this order one of the two is open, and known to the protocol, at every moment.
+        frames = protocol.restore(Resume([], [message]))
+        self.feeds[message.subscription] = feed
+        feed.id = message.subscription
+        goodbye = protocol.unsubscribe(before)
+        del self.feeds[before]
+        feed.dropped.clear()
+        return [goodbye, *frames]
 
     def _take_back(self, subscription: m.Subscribe) -> None:
-        """Have it begin where its feed began to drop."""
-        feed = self.feeds.get(subscription.subscription)
-        if feed is None:
-            return
-        subscription.start.positions.update(feed.dropped)
-        feed.dropped.clear()
+        """Have it begin behind what its feed has: that is what is told, not what was read."""
+        found = self.feeds[subscription.subscription].positions()
+        if found:
+            start = subscription.start
+            known = start.positions if start.at == "positions" else {}
+            subscription.start = m.Start(
+                at="positions",
+                positions={**known, **found},
+                otherwise=ClientProtocol.otherwise(start),
+            )
 
     # ---- input ----
 

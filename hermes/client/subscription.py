@@ -4,6 +4,7 @@ connection fills it.
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Literal, NoReturn
@@ -13,6 +14,7 @@ from hermes.client import requests
 from hermes.client.batch import SLICE_SIZE, Batch
 from hermes.client.connection import Connection
 from hermes.client.inbox import Inbox
+from hermes.client.pump import deadline_in
 from hermes.client.session import Feed, Gap, Segment, Session
 from hermes.client.starts import checked_positions
 from hermes.closing import Closable
@@ -26,14 +28,11 @@ from hermes.errors import (
     WrongType,
 )
 from hermes.native import _errors
-from hermes.native.api import Message, Reader
-from hermes.native.outbox import NS_PER_S
+from hermes.native.api import Message, Reader, together
 
 OnGap = Literal["raise", "skip"] | Callable[[Gap], object]
 SLICE_NS = 200_000_000
 """How long the first try of a wait for messages may take."""
-FOR_EVER = float("inf")
-"""A timeout that never passes."""
 POSITIONS_MAX = 1024
 """Streams that a commit may name: as many as a broker may announce."""
 
@@ -51,8 +50,7 @@ class Subscription(Closable):
         self._on_gap = on_gap
         self._reader = Reader(connection.session.limits.message_max)
         self._direct = self._reader.direct
-        self._ready: deque[Message] = deque()  # of the batch being handed out
-        self._segment: Segment | None = None
+        self._ready = feed.ready
         self._closed = False
 
     @property
@@ -78,10 +76,10 @@ class Subscription(Closable):
                 return ready.popleft()
             except IndexError:  # another thread was faster
                 pass
-        return self._next(_limit(timeout))
+        return self._next(checks.nanoseconds(timeout, "timeout"))
 
     def __iter__(self) -> Iterator[Message]:
-        """The messages, for ever, until :meth:`close`."""
+        """The messages, for ever, until :meth:`close`, or the client's."""
         return self.messages()
 
     def messages(self, timeout: float | None = None) -> Iterator[Message]:
@@ -89,9 +87,9 @@ class Subscription(Closable):
 
         Raises: as :meth:`receive`.
         """
-        return self._messages(_limit(timeout))
+        return self._messages(checks.nanoseconds(timeout, "timeout"))
 
-    def _messages(self, limit: float) -> Iterator[Message]:
+    def _messages(self, limit: int) -> Iterator[Message]:
         ready = self._ready
         while not self._closed:
             if ready:  # looked at first, because an exception costs more than a look
@@ -103,9 +101,7 @@ class Subscription(Closable):
                 try:
                     message = self._next(limit)
                 except Closed:
-                    if self._closed:
-                        return
-                    raise
+                    return
             yield message
 
     def batches(self, timeout: float | None = None) -> Iterator[Batch]:
@@ -114,16 +110,14 @@ class Subscription(Closable):
 
         Raises: as :meth:`receive`.
         """
-        return self._batches(_limit(timeout))
+        return self._batches(checks.nanoseconds(timeout, "timeout"))
 
-    def _batches(self, limit: float) -> Iterator[Batch]:
+    def _batches(self, limit: int) -> Iterator[Batch]:
         while not self._closed:
             try:
                 batch = self._next_batch(limit)
             except Closed:
-                if self._closed:
-                    return
-                raise
+                return
             yield batch
 
     # ---- positions ----
@@ -135,15 +129,16 @@ class Subscription(Closable):
         What :meth:`commit` stores; as ``start`` of another subscription it goes on from here.  While
         other threads consume, it may be behind what they have just been given, never ahead.
         """
+        feed = self._feed
         while True:
-            segment, found = self._segment, dict(self._feed.done)
+            segment, found = feed.segment, dict(feed.done)
             if segment is None:
                 return found
             try:
                 found[segment.stream] = self._ready[0].sequence - 1
             except IndexError:
-                found[segment.stream] = segment.through
-            if segment is self._segment:  # else another thread has gone on meanwhile
+                found[segment.stream] = segment.after if feed.batches else segment.through
+            if segment is feed.segment:  # else another thread has gone on meanwhile
                 return found
 
     def commit(
@@ -171,13 +166,21 @@ class Subscription(Closable):
             requests.commit(connection, self._feed, done, deadline)
 
     def close(self) -> None:
-        """End the subscription.  Idempotent."""
+        """End the subscription.  Idempotent; never waits for the broker."""
+        connection = self._connection
         if self._closed:
             return
         self._closed = True
-        if not self._connection.over:
-            with self._connection.locked(None):
-                requests.close_feed(self._connection, self._feed)
+        if not connection.over:
+            connection.let_go(self._feed)
+
+    def __del__(self) -> None:
+        if getattr(self, "_closed", True) or self._connection.over or self._connection.forked:
+            return
+        self._connection.let_go(self._feed)
+        if self._feed.id:
+            text = f"a subscription of {self._connection.url} to {self.pattern!r} was not closed"
+            warnings.warn(text, ResourceWarning, stacklevel=2)
 
     def __reduce__(self) -> NoReturn:
         raise WrongType(
@@ -196,26 +199,37 @@ class Subscription(Closable):
         if self._closed:
             raise Closed("the subscription is closed")
 
-    def _next(self, timeout: float) -> Message:
-        """The next message, from the connection.
+    def _next(self, limit_ns: int) -> Message:
+        """The next message, from the connection."""
+        ready, gaps = self._ready, self._feed.gaps
+        deadline, left = deadline_in(limit_ns), min(limit_ns, SLICE_NS)
+        while True:
+            self._prepare(deadline, left)
+            if ready:
+                try:
+                    # Behind the lock: an interrupt must not come between this and the caller.
+                    return ready.popleft()
+                except IndexError:  # another thread was faster
+                    pass
+            elif gaps:
+                self._tell(gaps)
 
-        Taken with the lock held: what is ready may be gone once it is let go.
-        """
-        connection, ready = self._connection, self._ready
-        deadline = connection.deadline(timeout)
-        connection.lock(deadline)
-        try:
-            feed = self._feed
-            if not (ready or feed.queue or feed.dropped or self._closed):
-                self._finish_segment()  # lets its memory go
-                left = int(min(timeout * NS_PER_S, SLICE_NS))
-                connection.receive_for(self._take, left)
-            while True:
-                if ready:
-                    try:
-                        return ready.popleft()
-                    except IndexError:  # another thread was faster: that needs no lock
-                        continue
+    def _prepare(self, deadline: int | None, left_ns: int) -> None:
+        """Have a message ready, or a gap."""
+        connection, feed = self._connection, self._feed
+        with connection.locked(deadline):
+            if not (
+                feed.queue
+                or self._ready
+                or feed.gaps
+                or feed.dropped
+                or feed.batches
+                or feed.taken
+                or self._closed
+            ):
+                feed.finish()  # lets its memory go
+                connection.receive_for(self._take, left_ns)
+            while not (self._ready or feed.gaps):
                 segment = self._next_segment(deadline)
                 if segment is None:
                     continue
@@ -230,15 +244,12 @@ class Subscription(Closable):
                 if isinstance(found, int):
                     self._unsound(found, segment)
                     continue
-                ready.extend(found)
-                self._segment = segment
-        finally:
-            connection.unlock()
+                feed.hand_out(segment, found)
 
     def _take(self, inbox: Inbox, session: Session) -> None:
         """The quick way of a batch into our hands: C checks it and makes its messages."""
         protocol = session.protocol
-        found = self._direct(
+        self._direct(
             inbox.buffer,
             inbox.start,
             inbox.end,
@@ -246,72 +257,87 @@ class Subscription(Closable):
             protocol.coverage,
             protocol.stream_names,
             session.senders,
+            self._feed,
+            inbox,
+            Segment,
         )
-        if found is None:
-            return
-        messages, start, stop, stream, after, through = found
-        self._ready.extend(messages)
-        self._segment = Segment(inbox.buffer, start, stop, stream, after, through)
-        inbox.start = stop
 
-    def _finish_segment(self) -> None:
-        segment = self._segment
-        if segment is not None:
-            self._feed.done[segment.stream] = segment.through
-            self._segment = None
+    def _next_batch(self, limit_ns: int) -> Batch:
+        feed, deadline = self._feed, deadline_in(limit_ns)
+        while True:
+            self._prepare_batch(deadline)
+            if feed.batches:
+                try:
+                    return feed.batches.popleft()[1]
+                except IndexError:  # another thread was faster
+                    pass
+            elif feed.gaps:
+                self._tell(feed.gaps)
 
-    def _next_batch(self, timeout: float) -> Batch:
-        connection = self._connection
-        deadline = connection.deadline(timeout)
-        with connection.locked(deadline):
-            while True:
-                segment = self._rest() or self._next_segment(deadline)
+    def _prepare_batch(self, deadline: int | None) -> None:
+        """Have a batch ready, or a gap."""
+        feed = self._feed
+        with self._connection.locked(deadline):
+            while not (feed.batches or feed.gaps):
+                self._take_back()
+                segment = self._next_segment(deadline)
                 if segment is None:
                     continue
                 start, stop = segment.start, segment.stop
                 index = self._reader.index(
                     segment.buffer, start, stop, segment.after, segment.through
                 )
-                if not isinstance(index, int):
-                    break
-                self._unsound(index, segment)
-            self._segment = segment
-            frames = memoryview(segment.buffer).toreadonly()[start:stop]
-            return Batch(
-                frames, index, segment.stream, segment.after, segment.through, self._reader
-            )
+                if isinstance(index, int):
+                    self._unsound(index, segment)
+                    continue
+                frames = memoryview(segment.buffer).toreadonly()[start:stop]
+                batch = Batch(
+                    frames, index, segment.stream, segment.after, segment.through, self._reader
+                )
+                feed.hand_out_batch(segment, batch)
 
     def _next_segment(self, deadline: int | None) -> Segment | None:
         """The next batch with messages; what was before it is done.  The lock is held.
 
-        None: there are messages ready, which another thread has read meanwhile.  Whoever hands a
-        batch out makes it ``_segment`` once its messages are ready: positions are read without the
-        lock, and never say more than is handed out.
+        It stays in the queue, until it is handed out in one step.  None: there is something else to
+        hand out.
         """
-        feed, connection = self._feed, self._connection
-        while not self._ready:
-            self._finish_segment()
-            item = feed.take()
-            if isinstance(item, Segment):
-                connection.freed()
-                return item
-            if item is not None:
-                self._gap(item)
-            elif self._closed:
-                raise Closed("the subscription is closed")
-            elif feed.failure is not None:
-                raise feed.failure.with_traceback(None)
-            elif not connection.wait(self._something, deadline):
-                raise Timeout(f"no message for {self.pattern!r} came in time")
-        return None
+        feed = self._feed
+        if feed.taken:  # a call was interrupted while it took them back
+            self._put_back()
+        if self._ready or feed.gaps:
+            return None
+        if feed.batches:
+            self._unbatch()
+            return None
+        feed.finish()
+        segment = feed.next()
+        if segment is None and not feed.gaps:
+            self._wait(deadline)
+        return segment
+
+    def _wait(self, deadline: int | None) -> None:
+        """Until something came, or nothing can come any more."""
+        if self._closed:
+            raise Closed("the subscription is closed")
+        if self._feed.failure is not None:
+            raise self._feed.failure.with_traceback(None)
+        if not self._connection.wait(self._something, deadline):
+            raise Timeout(f"no message for {self.pattern!r} came in time")
 
     def _something(self) -> bool:
         feed = self._feed
         if feed.dropped and not feed.queue:
             requests.recall(self._connection, feed)
-        return bool(feed.queue or self._ready) or feed.failure is not None or self._closed
+        found = feed.queue or self._ready or feed.gaps or feed.batches
+        return bool(found) or feed.failure is not None or self._closed
 
-    def _gap(self, gap: Gap) -> None:
+    def _tell(self, gaps: deque[Gap]) -> None:
+        """Tell the program of a gap, without the lock: its function may use this very client."""
+        try:
+            gap = gaps.popleft()
+        except IndexError:  # another thread was faster
+            return
         if self._on_gap == "skip":
             return
         if self._on_gap == "raise":
@@ -325,22 +351,34 @@ class Subscription(Closable):
         assert callable(self._on_gap)
         self._on_gap(gap)
 
-    def _rest(self) -> Segment | None:
-        """What :meth:`receive` has left of a batch, so that nothing is skipped."""
-        ready, segment, first = self._ready, self._segment, None
-        if not ready:
-            return None
+    def _unbatch(self) -> None:
+        """Have the messages of a batch ready that :meth:`batches` was interrupted before handing
+        out."""
+        feed = self._feed
+        segment = feed.batches[0][0]
+        found = self._reader.messages(
+            segment.buffer,
+            segment.start,
+            segment.stop,
+            segment.stream,
+            segment.after,
+            segment.through,
+        )
+        assert isinstance(found, list)
+        together(feed.ready.extend, (found,), feed.batches.popleft, ())
+
+    def _take_back(self) -> None:
+        """What :meth:`receive` has left of a batch goes back into the queue, so that nothing is
+        skipped."""
+        if self._ready:
+            together(self._feed.taken.extend, (self._ready,), self._ready.clear, ())
+        if self._feed.taken:
+            self._put_back()
+
+    def _put_back(self) -> None:
+        feed, segment = self._feed, self._feed.segment
         assert segment is not None
-        self._segment = None  # what is taken here is not handed out yet
-        while ready:  # from behind: another thread may be taking from the front, without the lock
-            try:
-                first = ready.pop()
-            except IndexError:
-                break
-        if first is None:
-            self._segment = segment
-            return None
-        handed = first.sequence - 1
+        handed = feed.taken[0].sequence - 1
         index = self._reader.index(
             segment.buffer, segment.start, segment.stop, segment.after, segment.through
         )
@@ -348,7 +386,8 @@ class Subscription(Closable):
         sequences, offsets = memoryview(index).cast("Q"), memoryview(index).cast("I")
         number = next(i for i in range(len(index) // SLICE_SIZE) if sequences[i * 4] > handed)
         start = segment.start + offsets[number * 8 + 4]
-        return Segment(segment.buffer, start, segment.stop, segment.stream, handed, segment.through)
+        rest = Segment(segment.buffer, start, segment.stop, segment.stream, handed, segment.through)
+        feed.put_back(rest, handed)
 
     def _unsound(self, code: int, segment: Segment) -> None:
         """Have ``segment`` sent again.
@@ -373,11 +412,6 @@ def checked_on_gap(on_gap: OnGap) -> None:
     if not callable(on_gap) and not (isinstance(on_gap, str) and on_gap in ("raise", "skip")):
         kind = UsageError if isinstance(on_gap, str) else WrongType
         raise kind(f"on_gap takes 'raise', 'skip' or a function, not {checks.shown(on_gap)}")
-
-
-def _limit(timeout: float | None) -> float:
-    limit = checks.duration(timeout, "timeout")
-    return FOR_EVER if limit is None else limit
 
 
 def _checked_positions(positions: Mapping[str, int]) -> dict[str, int]:

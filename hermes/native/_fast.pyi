@@ -1,9 +1,21 @@
 """What exists per message as a Python object.  The GIL is held throughout every call but
 :meth:`Source.receive`."""
 
-from typing import ClassVar, final
+from collections import deque
+from collections.abc import Callable, Sized
+from types import TracebackType
+from typing import Any, ClassVar, Protocol, Self, final
 
 from hermes.native.frames import Buffer
+
+class _Inbox(Protocol):
+    buffer: bytearray
+    start: int
+    end: int
+
+class _Feed(Protocol):
+    ready: deque[Message]
+    segment: Any
 
 REFUSED: int
 """What :meth:`Sender.send` returns for a message not taken: this minus the core's number."""
@@ -102,16 +114,87 @@ class Source:
         """One of the two: ``fd`` is -1 where it is a medium, which stays there as long as anybody
         may be in a call."""
 
-    def receive(self, buffer: bytearray, start: int, spin_ns: int, timeout_ns: int, /) -> int:
-        """Fill ``buffer`` from ``start`` on: how many bytes, 0 at the end, -HM_EEMPTY if none came.
+    def receive(self, inbox: _Inbox, spin_ns: int, timeout_ns: int, /) -> int:
+        """Fill ``inbox.buffer`` from ``inbox.end`` on, and move ``inbox.end``: how many bytes, 0 at
+        the end, -HM_EEMPTY if none came or there is no room.
 
         Tries for ``spin_ns``, then sleeps until something is there or ``timeout_ns`` (negative:
         none) have passed since the call; without the GIL.
 
         Raises:
             OSError: the medium failed.
-            ValueError: ``start`` is not within the buffer.
+            ValueError: ``inbox.end`` is not within the buffer.
         """
+
+@final
+class Lock:
+    """A lock that no exception leaves taken, wherever it strikes.
+
+    Has to be held in the ``with`` statement that takes it: ``with lock.hold(ns) or refuse():``.
+    """
+
+    def __new__(
+        cls,
+        tidy: Callable[[], object] = ...,
+        pending: Sized = ...,
+        clean: tuple[type[BaseException], ...] = ...,
+        /,
+    ) -> Self:
+        """``tidy`` is called with the lock held, before :meth:`hold` returns, when something is
+        ``pending`` or the lock is :attr:`torn`.  ``clean``: exceptions that leave what is guarded
+        as it should be."""
+
+    def hold(self, timeout_ns: int, again: bool = False, /) -> Hold | None:
+        """Take it, waiting ``timeout_ns`` at most (negative: for ever).
+
+        None: another thread had it, or this one has it, and does not want it ``again``.
+        """
+
+    def away(self, guard: object, spare: bool, /) -> Pass:
+        """Let it go until the end of the block.
+
+        ``guard`` is kept alive meanwhile.  ``spare``: an exception that ends the block has touched
+        nothing that is guarded.
+        """
+
+    @property
+    def mine(self) -> bool:
+        """Whether this thread has it."""
+    @property
+    def free(self) -> bool:
+        """Whether no other thread has it."""
+    torn: bool
+    """Whether an exception that is not clean has ended a hold since this was set to False."""
+
+@final
+class Hold:
+    """A lock while it is held."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> None: ...
+
+@final
+class Pass:
+    """A lock that its holder has let go of for a while."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> None: ...
+
+def together(*calls: Any) -> None:
+    """Call functions that are written in C, each followed by its tuple of arguments, one after the
+    other: an interrupt comes before the first or after the last."""
 
 @final
 class Reader:
@@ -135,13 +218,18 @@ class Reader:
         coverage: dict[int, int],
         names: dict[int, str],
         senders: dict[int, Sender],
+        feed: _Feed = ...,
+        inbox: _Inbox = ...,
+        segment: Callable[..., object] = ...,
         /,
     ) -> tuple[list[Message], int, int, str, int, int] | None:
         """If a whole, sound batch of subscription ``id`` stands at ``buffer[start]``, behind
         acknowledgements to ``senders`` (by publisher id) at most, and goes on where ``coverage``
         (subscription << 32 | stream index -> last sequence covered) says: ``(messages, start of
         its frames, stop, stream name, after, through)``; ``coverage`` is moved on and what is
-        acknowledged is freed.  Else None, and everything stands where it stood: it is for others
+        acknowledged is freed.  With ``feed``, ``inbox`` and ``segment`` the messages are in
+        ``feed.ready``, ``feed.segment`` is their segment and ``inbox.start`` is moved on when this
+        returns.  Else None, and everything stands where it stood: it is for others
         to say what is wrong, if anything is.
         """
     def index(

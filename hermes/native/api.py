@@ -32,4 +32,7 @@ envelope = _fast.envelope
 Reader = _fast.Reader
 Sender = _fast.Sender
 Source = _fast.Source
+Lock = _fast.Lock
+Hold = _fast.Hold
+together = _fast.together
 REFUSED = _fast.REFUSED

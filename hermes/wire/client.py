@@ -171,6 +171,16 @@ class ClientProtocol:
         it."""
         return self._last_id
 
+    @property
+    def asked(self) -> int:
+        """Queries that are not answered yet: QUERIES_MAX at most."""
+        return len(self._queries)
+
+    @property
+    def publishers(self) -> int:
+        """Publishers that are open: the broker's ``publishers_max`` at most."""
+        return len(self._publishers)
+
     # ---- output ----
 
     def new_id(self) -> int:
@@ -332,7 +342,7 @@ class ClientProtocol:
             start = message.start
             if positions:
                 # Streams whose first batch had not come yet begin as they would have.
-                otherwise = self._otherwise(start)
+                otherwise = self.otherwise(start)
                 start = m.Start(at="positions", positions=positions, otherwise=otherwise)
             subscriptions.append(msgspec.structs.replace(message, start=start))
         return Resume(list(self._publishers.values()), subscriptions)
@@ -359,7 +369,8 @@ class ClientProtocol:
     # ---- inside ----
 
     @staticmethod
-    def _otherwise(start: m.Start) -> Literal["latest", "earliest"]:
+    def otherwise(start: m.Start) -> Literal["latest", "earliest"]:
+        """Where streams begin of which nothing is known, with ``start``."""
         if start.at in ("positions", "durable"):
             return start.otherwise
         return "latest" if start.at == "latest" else "earliest"

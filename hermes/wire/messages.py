@@ -30,6 +30,9 @@ NAME_MAX = 128
 """Characters of a stream, client or durable name."""
 TEXT_MAX = 1024
 """Characters of a message for people."""
+QUERIES_MAX = 16
+"""Unanswered queries of one connection: an answer can be large, and no tool needs more than one or
+two."""
 
 Id = Annotated[int, msgspec.Meta(ge=0, le=ID_MAX)]
 Sequence = Annotated[int, msgspec.Meta(ge=0, le=SEQUENCE_MAX)]

@@ -56,9 +56,6 @@ from hermes.wire.codec import (
 )
 from hermes.wire.errorcodes import ERROR_CODES, MALFORMED_CODES, REFUSAL_CODES
 
-QUERIES_MAX = 16
-"""Unanswered queries of one connection: an answer can be large, and no tool needs more than one or
-two."""
 ANSWERED_MAX = 64
 """Frames answered in a row without an event (Ping, say), before a :class:`Pause`."""
 
@@ -576,8 +573,8 @@ class ServerProtocol:
     def _on_query(self, message: m.Query) -> None:
         if message.query in self._queries:
             self._violated("id_in_use", f"query {message.query} is not answered yet")
-        elif len(self._queries) >= QUERIES_MAX:
-            self._violated("too_many_queries", f"{QUERIES_MAX} queries are not answered yet")
+        elif len(self._queries) >= m.QUERIES_MAX:
+            self._violated("too_many_queries", f"{m.QUERIES_MAX} queries are not answered yet")
         else:
             self._queries.add(message.query)
             self.event = message

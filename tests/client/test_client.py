@@ -21,6 +21,7 @@ def test_what_was_made_from_a_client_goes_on_without_it(broker: hermes.Broker):
         publisher.flush()
         received = subscription.receive(5)
         subscription.close()
+        publisher.close()
         del publisher
     with pytest.warns(ResourceWarning, match=f"client of {broker.url} was not closed"):
         del subscription

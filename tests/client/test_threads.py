@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -24,26 +25,24 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
-def test_a_message_is_kept_for_whoever_waited_for_it(
-    client: hermes.Client, other: hermes.Client, monkeypatch: pytest.MonkeyPatch
-):
-    """A thread that consumes right when another one lets the lock go does not take its message."""
-    subscription = client.subscribe("md.a")
-    publisher = other.publisher("md.a")
-    publisher.send(b"1")
-    connection = client._connection
-    unlock, taken = connection.unlock, []
+@contextlib.contextmanager
+def held_by_another_thread(client: hermes.Client) -> Iterator[None]:
+    """The client's lock is."""
+    held, done = threading.Event(), threading.Event()
 
-    def consume_between() -> None:
-        monkeypatch.setattr(connection, "unlock", unlock)
-        unlock()
-        publisher.send(b"2")
-        taken.append(subscription.receive(10).payload)
+    def hold() -> None:
+        with client._connection.locked(None):
+            held.set()
+            done.wait()
 
-    monkeypatch.setattr(connection, "unlock", consume_between)
-
-    assert subscription.receive(10).payload == b"1"
-    assert taken == [b"2"]
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def test_what_one_thread_has_read_wakes_another(client: hermes.Client, other: hermes.Client):
@@ -56,9 +55,9 @@ def test_what_one_thread_has_read_wakes_another(client: hermes.Client, other: he
 
     reader, sleeper = threading.Thread(target=consume), threading.Thread(target=consume)
     reader.start()
-    until(lambda: client._connection._pumping)
+    until(lambda: not client._connection._reading.free)
     sleeper.start()
-    until(lambda: client._connection._sleepers == 1)
+    until(lambda: len(client._connection._sleepers) == 1)
 
     with other.publisher("md.a") as publisher:
         publisher.send_many([b"1", b"2"])
@@ -70,36 +69,18 @@ def test_what_one_thread_has_read_wakes_another(client: hermes.Client, other: he
     sleeper.join(10)
 
 
-def test_a_batch_takes_what_other_threads_have_left(
-    client: hermes.Client, other: hermes.Client, monkeypatch: pytest.MonkeyPatch
-):
-    """Messages that are taken one by one while the rest of their batch is handed out are in one of
-    the two only."""
+def test_a_batch_takes_what_other_threads_have_left(client: hermes.Client, other: hermes.Client):
+    """Messages that were taken one by one and the batch of the rest have nothing in common, and
+    nothing between them."""
     with other.publisher("md.a") as publisher:
         publisher.send_many([b"%d" % i for i in range(10)])
     subscription = client.subscribe("md.a", start="earliest")
-    single = [subscription.receive(10).payload]
-    rest = subscription._rest
-
-    class Raced(type(subscription._ready)):  # type: ignore[misc]
-        """A thread takes the first whenever the last is taken."""
-
-        def pop(self) -> object:
-            if len(self) > 1 and len(single) < 4:
-                single.append(self.popleft().payload)
-            return super().pop()
-
-        def clear(self) -> None:
-            single.append(self.popleft().payload)
-            super().clear()
-
-    monkeypatch.setattr(subscription, "_ready", Raced(subscription._ready))
+    single = [subscription.receive(10).payload for _ in range(4)]
 
     batch = next(subscription.batches(10))
 
     together = [bytes(payload) for payload in batch.payloads()]
     assert single + together == [b"%d" % i for i in range(10)]
-    assert rest() is None
     assert subscription.positions == {"default": 10}
 
 
@@ -110,7 +91,7 @@ def test_nothing_is_settled_beside_the_lock(client: hermes.Client, monkeypatch: 
     ack = Outbox.ack
 
     def watched(outbox: Outbox, sequence: int) -> bool:
-        if not client._connection._lock.locked() or busy.is_set():
+        if not client._connection.busy_here or busy.is_set():
             beside.append(sequence)
         return ack(outbox, sequence)
 
@@ -141,7 +122,7 @@ def test_an_abandoned_publisher_is_settled_under_the_lock(
     ack = Outbox.ack
 
     def watched(outbox: Outbox, sequence: int) -> bool:
-        held.append(client._connection._lock.locked())
+        held.append(client._connection.busy_here)
         return ack(outbox, sequence)
 
     monkeypatch.setattr(Outbox, "ack", watched)
@@ -163,7 +144,7 @@ def test_a_timeout_over_the_lock_says_whether_the_message_was_taken(wire: Wire):
         wire.cut()
         with pytest.raises(Timeout):
             client.ping(timeout=0.2)  # by now the loss is known
-        with client._connection.locked(None):
+        with held_by_another_thread(client):
             with pytest.raises(Timeout, match=r"message 1 was taken .* other threads held"):
                 publisher.send(bytes(60_000), timeout=0.01)
             with pytest.raises(Timeout, match="the message was not taken: other threads held"):

@@ -8,6 +8,7 @@ import struct
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from hermes.native._core import lib
@@ -295,30 +296,43 @@ def test_the_table_is_of_the_version_the_headers_say():
     assert api_address() != 0
 
 
+def place(buffer: bytearray, end: int) -> SimpleNamespace:
+    """An inbox, as far as a source knows it."""
+    return SimpleNamespace(buffer=buffer, end=end)
+
+
 def test_a_source_reads_behind_what_is_held_and_says_how_it_went():
-    """Bytes go to the place asked for; nothing, the end and a failure are told apart."""
+    """Bytes go to the end of what is held, which is moved on; nothing, the end, no room and a failure
+    are told apart."""
     ours, theirs = socket.socketpair()
-    buffer = bytearray(b"12345678")
+    inbox = place(bytearray(b"12345678"), 2)
     with ours, theirs:
         source = Source(ours.fileno(), None)
 
-        assert source.receive(buffer, 2, 0, 0) == EMPTY
+        assert source.receive(inbox, 0, 0) == EMPTY
+        assert inbox.end == 2
         theirs.send(b"abc")
-        assert source.receive(buffer, 2, 0, -1) == 3
-        assert buffer == b"12abc678"
+        assert source.receive(inbox, 0, -1) == 3
+        assert (inbox.buffer, inbox.end) == (b"12abc678", 5)
+        theirs.send(b"xyz?")
+        assert source.receive(inbox, 0, -1) == 3
+        assert source.receive(inbox, 0, -1) == EMPTY
+        assert (inbox.buffer, inbox.end) == (b"12abcxyz", 8)
+        inbox.end = 0
+        assert source.receive(inbox, 0, -1) == 1
         theirs.close()
-        assert source.receive(buffer, 0, 0, -1) == 0
+        assert source.receive(inbox, 0, -1) == 0
         with pytest.raises(OSError, match="Bad file descriptor") as caught:
-            Source(1_000_000, None).receive(buffer, 0, 0, 0)
+            Source(1_000_000, None).receive(inbox, 0, 0)
         assert caught.value.errno == errno.EBADF
 
 
-@pytest.mark.parametrize("start", [-1, 8, 9])
-def test_a_source_is_not_told_to_read_beside_its_buffer(start: int):
-    """A place outside the buffer, its end included, is refused."""
+@pytest.mark.parametrize("end", [-1, 9])
+def test_a_source_is_not_told_to_read_beside_its_buffer(end: int):
+    """A place outside the buffer is refused."""
     ours, theirs = socket.socketpair()
-    with ours, theirs, pytest.raises(ValueError, match="no room"):
-        Source(ours.fileno(), None).receive(bytearray(8), start, 0, 0)
+    with ours, theirs, pytest.raises(ValueError, match="not within a buffer of 8 bytes"):
+        Source(ours.fileno(), None).receive(place(bytearray(8), end), 0, 0)
 
 
 def test_a_source_is_one_thing():
@@ -338,7 +352,7 @@ def test_others_run_while_a_source_waits(spin_ns: int):
         begun = time.monotonic()
         thread.start()
 
-        size = Source(ours.fileno(), None).receive(bytearray(8), 0, spin_ns, 10_000_000_000)
+        size = Source(ours.fileno(), None).receive(place(bytearray(8), 0), spin_ns, 10_000_000_000)
 
         thread.join()
     assert size == 1

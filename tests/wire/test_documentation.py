@@ -15,7 +15,7 @@ from hermes.wire import messages as m
 from hermes.wire.client import STREAMS_MAX, BatchReceived, ClientState
 from hermes.wire.codec import CLASSES, CONTROL_MAX, HELLO_MAX, PROTOCOL_MAX, PROTOCOL_MIN
 from hermes.wire.errorcodes import ERROR_CODES
-from hermes.wire.server import QUERIES_MAX, ServerState
+from hermes.wire.server import ServerState
 from tests.wire import reference as ref
 from tests.wire.peers import Client, ModelBroker, frames_of
 
@@ -160,7 +160,7 @@ def test_the_limits_are_the_codes() -> None:
 
     assert limits["payload of Hello"] == f"{HELLO_MAX} bytes"
     assert limits["payload of another control frame"] == f"{CONTROL_MAX} bytes"
-    assert limits["unanswered queries"] == str(QUERIES_MAX)
+    assert limits["unanswered queries"] == str(m.QUERIES_MAX)
     assert limits["announced streams"] == str(STREAMS_MAX)
     text = section("## Control frames")
     assert f"1 to {m.NAME_MAX} characters" in text

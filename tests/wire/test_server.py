@@ -14,7 +14,7 @@ from hermes.native.envelopes import address_of
 from hermes.wire import messages as m
 from hermes.wire.codec import CONTROL_MAX, HELLO_MAX, encode_control
 from hermes.wire.errorcodes import ERROR_CODES
-from hermes.wire.server import QUERIES_MAX, PublisherRefused, ServerState, Violation
+from hermes.wire.server import PublisherRefused, ServerState, Violation
 from tests.wire import reference as ref
 from tests.wire.peers import BROKER_ID, LIMITS, MESSAGE_MAX, Server, cut
 
@@ -402,7 +402,7 @@ VIOLATIONS: list[tuple[str, bytes]] = [
     ("unknown_publisher", session(m.Open(1, UUID), m.Close(publisher=1)) + published(1, "a")),
     ("unknown_publisher", session(m.Close(publisher=1))),
     ("too_many_publishers", session(*open_many(LIMITS.publishers_max + 1))),
-    ("too_many_queries", session(*(m.Query(id, "stats") for id in range(QUERIES_MAX + 1)))),
+    ("too_many_queries", session(*(m.Query(id, "stats") for id in range(m.QUERIES_MAX + 1)))),
 ]
 
 

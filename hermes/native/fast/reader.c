@@ -331,18 +331,44 @@ static uint64_t find_batch(const reader *self, const region *bytes, PyObject *se
     }
 }
 
+/* Hands the messages of a batch to the subscription that waits for them, with what they were made
+ * of, and moves the inbox on: no step of Python's, hence no interrupt, comes between. */
+static int hand_over(PyObject *const *to, PyObject *buffer, PyObject *result) {
+    PyObject *feed = to[0], *inbox = to[1], *make = to[2];
+    PyObject *rest = PyTuple_GetSlice(result, 1, PyTuple_Size(result));
+    PyObject *stop = PyTuple_GetItem(result, 2);
+    PyObject *segment = NULL, *ready = PyObject_GetAttrString(feed, "ready"), *done = NULL;
+    if (rest != NULL && ready != NULL)
+        segment = PyObject_CallFunctionObjArgs(
+            make, buffer, PyTuple_GetItem(rest, 0), PyTuple_GetItem(rest, 1),
+            PyTuple_GetItem(rest, 2), PyTuple_GetItem(rest, 3), PyTuple_GetItem(rest, 4), NULL);
+    if (segment != NULL)
+        done = PyObject_CallMethod(ready, "extend", "O", PyTuple_GetItem(result, 0));
+    int status = done == NULL || PyObject_SetAttrString(feed, "segment", segment) < 0 ||
+                         PyObject_SetAttrString(inbox, "start", stop) < 0
+                     ? -1
+                     : 0;
+    Py_XDECREF(rest);
+    Py_XDECREF(segment);
+    Py_XDECREF(ready);
+    Py_XDECREF(done);
+    return status;
+}
+
 PyDoc_STRVAR(direct_doc,
-             "direct($self, buffer, start, end, id, coverage, names, senders, /)\n--\n\n"
+             "direct($self, buffer, start, end, id, coverage, names, senders, feed=..., inbox=..., "
+             "segment=..., /)\n--\n\n"
              "If a whole, sound batch of subscription ``id`` stands at buffer[start], behind "
              "acknowledgements to ``senders`` at most, and goes on where ``coverage`` says: "
              "``(messages, start of its frames, stop, stream name, after, through)``, and all that "
-             "is done with.  Else None.");
+             "is done with.  Else None.  With the last three, the messages are in ``feed.ready``, "
+             "their segment is ``feed.segment``, and ``inbox.start`` is moved on.");
 
 static PyObject *reader_direct(PyObject *object, PyObject *const *args, Py_ssize_t count) {
     reader *self = (reader *)object;
     region bytes;
-    if (count != 7 || !PyDict_Check(args[4]) || !PyDict_Check(args[5]) || !PyDict_Check(args[6]))
-        return PyErr_Format(PyExc_TypeError, "direct takes 7 arguments, the last three dicts");
+    if ((count != 7 && count != 10) || !PyDict_Check(args[4]) || !PyDict_Check(args[5]) || !PyDict_Check(args[6]))
+        return PyErr_Format(PyExc_TypeError, "direct takes 7 or 10 arguments, the fifth to seventh dicts");
     unsigned long long id = PyLong_AsUnsignedLongLong(args[3]);
     if (PyErr_Occurred() || region_of(args[0], args[1], args[2], &bytes) < 0)
         return NULL;
@@ -367,6 +393,8 @@ static PyObject *reader_direct(PyObject *object, PyObject *const *args, Py_ssize
         result =
             Py_BuildValue("OnnOKK", list, begin + HM_BATCH_HEADER, begin + (Py_ssize_t)size, name,
                           (unsigned long long)batch.after, (unsigned long long)batch.through);
+        if (result != NULL && count == 10 && hand_over(args + 7, args[0], result) < 0)
+            Py_CLEAR(result);
     }
 done:
     PyBuffer_Release(&bytes.view);

@@ -37,24 +37,59 @@ static void source_free(PyObject *object) {
 }
 
 PyDoc_STRVAR(receive_doc,
-             "receive($self, buffer, start, spin_ns, timeout_ns, /)\n--\n\n"
-             "Fill ``buffer`` from ``start`` on, waiting for it without the GIL: how many bytes.");
+             "receive($self, inbox, spin_ns, timeout_ns, /)\n--\n\n"
+             "Fill ``inbox.buffer`` from ``inbox.end`` on, waiting for it without the GIL, and move "
+             "``inbox.end``: how many bytes.");
+
+static PyObject *buffer_name, *end_name;
+
+/* The buffer of `inbox`, and where it is to be filled from: -1 with an exception set. */
+static Py_ssize_t place_of(PyObject *inbox, Py_buffer *view) {
+    PyObject *buffer = PyObject_GetAttr(inbox, buffer_name);
+    if (buffer == NULL)
+        return -1;
+    int status = PyObject_GetBuffer(buffer, view, PyBUF_WRITABLE);
+    Py_DECREF(buffer);
+    if (status < 0)
+        return -1;
+    PyObject *end = PyObject_GetAttr(inbox, end_name);
+    Py_ssize_t start = end != NULL ? PyLong_AsSsize_t(end) : -1;
+    Py_XDECREF(end);
+    if (start >= 0 && start <= view->len)
+        return start;
+    if (!PyErr_Occurred())
+        PyErr_Format(PyExc_ValueError, "%zd is not within a buffer of %zd bytes", start, view->len);
+    PyBuffer_Release(view);
+    return -1;
+}
+
+/* Accounts for what was read, before any step of Python's: an interrupt must not come between. */
+static PyObject *read_to(PyObject *inbox, Py_ssize_t start, int64_t size) {
+    if (size > 0) {
+        PyObject *end = PyLong_FromLongLong(start + size);
+        int status = end != NULL ? PyObject_SetAttr(inbox, end_name, end) : -1;
+        Py_XDECREF(end);
+        if (status < 0)
+            return NULL;
+    }
+    return PyLong_FromLongLong(size);
+}
 
 static PyObject *source_receive(PyObject *object, PyObject *const *args, Py_ssize_t count) {
     const source *self = (const source *)object;
     Py_buffer view;
-    if (count != 4)
-        return PyErr_Format(PyExc_TypeError, "receive takes 4 arguments, not %zd", count);
-    Py_ssize_t start = PyLong_AsSsize_t(args[1]);
-    uint64_t spin_ns = PyLong_AsUnsignedLongLong(args[2]);
-    int64_t timeout_ns = PyLong_AsLongLong(args[3]);
-    if (PyErr_Occurred() || PyObject_GetBuffer(args[0], &view, PyBUF_WRITABLE) < 0)
+    if (count != 3)
+        return PyErr_Format(PyExc_TypeError, "receive takes 3 arguments, not %zd", count);
+    uint64_t spin_ns = PyLong_AsUnsignedLongLong(args[1]);
+    int64_t timeout_ns = PyLong_AsLongLong(args[2]);
+    if (PyErr_Occurred())
         return NULL;
-    if (start < 0 || start >= view.len) {
-        PyErr_Format(PyExc_ValueError, "no room from %zd on in a buffer of %zd bytes", start,
-                     view.len);
+    Py_ssize_t start = place_of(args[0], &view);
+    if (start < 0)
+        return NULL;
+    if (start == view.len) { /* filled meanwhile: what is there is to be looked at first */
         PyBuffer_Release(&view);
-        return NULL;
+        return PyLong_FromLongLong(-HM_EEMPTY);
     }
     uint8_t *place = (uint8_t *)view.buf + start;
     uint64_t room = (uint64_t)(view.len - start);
@@ -70,7 +105,7 @@ static PyObject *source_receive(PyObject *object, PyObject *const *args, Py_ssiz
         errno = error;
         return PyErr_SetFromErrno(PyExc_OSError);
     }
-    return PyLong_FromLongLong(size);
+    return read_to(args[0], start, size);
 }
 
 static PyMethodDef methods[] = {
@@ -94,6 +129,10 @@ static PyType_Spec spec = {
 };
 
 int fast_add_source(PyObject *module) {
+    buffer_name = PyUnicode_InternFromString("buffer");
+    end_name = PyUnicode_InternFromString("end");
+    if (buffer_name == NULL || end_name == NULL)
+        return -1;
     PyObject *type = PyType_FromSpec(&spec);
     if (type == NULL)
         return -1;
