@@ -24,6 +24,8 @@ from hermes import checks, hookspecs, storage, transport
 from hermes.closing import Closable
 from hermes.errors import PluginFailed, PluginNotFound, UsageError
 from hermes.selection import VARIABLE, Selection
+from hermes.transport import Transport
+from hermes.url import Url, refuse_missing_scheme
 
 KINDS = {
     "hermes.transports": "transport",
@@ -124,6 +126,11 @@ def default_plugins() -> Plugins:
     return Plugins(points, environ=os.environ)
 
 
+def installed_names() -> set[str]:
+    """The names of all plugins of this environment, of every kind."""
+    return {plugin.name for plugin in default_plugins().listing()}
+
+
 def register_transport(scheme: str, factory: Callable[[], transport.Transport]) -> Registration:
     """Have ``scheme`` served by what ``factory`` makes, in this process only: for tests, and for
     plugins of one file.  See :func:`hermes.hookspecs.hermes_register_transports`.
@@ -221,6 +228,19 @@ class Plugins:
         """
         made: transport.Transport = self.make("transport", scheme)
         return made
+
+    def transport_of(self, url: Url) -> Transport:
+        """A new transport that serves ``url``.
+
+        Raises:
+            InvalidUrl: it has no scheme, as ``localhost:7601``.
+            And as :meth:`transport`.
+        """
+        try:
+            return self.transport(url.scheme)
+        except PluginNotFound:
+            refuse_missing_scheme(url)
+            raise
 
     def storage(self, scheme: str) -> storage.StorageBackend:
         """A new storage backend that serves ``scheme``.  Raises as :meth:`transport` does."""

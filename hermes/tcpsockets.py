@@ -19,6 +19,8 @@ from hermes.url import Url, refuse_user
 
 BACKLOG = 1024
 """Connections the OS completes before they are accepted: a thousand clients may start at once."""
+KEEPALIVE_MAX_S = 32767
+"""Seconds between probes that Linux takes at most: nine hours, for ever as far as probes go."""
 KEEPALIVE_PROBES = 4
 """Unanswered probes after which a silent peer counts as gone."""
 NS_PER_S = 1_000_000_000
@@ -88,7 +90,7 @@ def prepare(sock: socket.socket, options: DialOptions) -> None:
     if options.nodelay:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if options.keepalive:
-        seconds = max(1, options.keepalive // NS_PER_S)
+        seconds = min(max(1, options.keepalive // NS_PER_S), KEEPALIVE_MAX_S)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, seconds)
         sock.setsockopt(

@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl, quote, unquote
 
 import msgspec
 
-from hermes import units
+from hermes import checks, units
 from hermes.errors import InvalidUrl
 
 Options = TypeVar("Options", bound=msgspec.Struct)
@@ -113,6 +113,36 @@ def _blame(text: str, types: Mapping[str, Any]) -> str:
     return f"option {match['option']!r}: {expected[0].lower()}{expected[1:]}"
 
 
+ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9][A-Za-z0-9.-]*)(:[0-9]{1,5})?\Z")
+"""A host, or a host and port, as people write them without a scheme."""
+
+
+HINTED_MAX = 255
+"""Characters of a text that a hint repeats."""
+
+
+def _hint(text: str) -> str:
+    """What was likely meant by something that is no URL, for the end of its error."""
+    if re.fullmatch(r"[0-9]{1,5}", text):
+        return f"; did you mean tcp://127.0.0.1:{text}?"
+    if len(text) <= HINTED_MAX and ADDRESS.match(text):
+        return f"; did you mean tcp://{text}?"
+    if len(text) <= HINTED_MAX and text.startswith(("/", "./", "../", "~")):
+        return f"; did you mean mmap:{text}?"
+    return ""
+
+
+def refuse_missing_scheme(url: Url) -> None:
+    """For a scheme that nothing goes by: ``localhost:7601`` has none.
+
+    Raises:
+        InvalidUrl: it looks like a host and port.
+    """
+    if not url.scheme_has_authority and re.fullmatch(r"[0-9]{1,5}", url.path):
+        text = f"{url.scheme}:{url.path}"
+        raise InvalidUrl(f"{text!r} is not a URL: it has no scheme{_hint(text)}")
+
+
 def parse_url(text: str) -> Url:
     """Parse ``text``; a bare ``name`` means ``name:``, that is a transport or storage with its
     defaults.
@@ -121,9 +151,10 @@ def parse_url(text: str) -> Url:
         InvalidUrl: it is not a URL.
     """
     scheme, colon, rest = text.partition(":")
+    shown = checks.shown(without_password(text))
     if not SCHEME.match(scheme) or any(ord(c) < 32 for c in text) or text != text.strip():
         raise InvalidUrl(
-            f"{without_password(text)!r} is not a URL: expected scheme://host:port or scheme:path"
+            f"{shown} is not a URL: expected scheme://host:port or scheme:path{_hint(text)}"
         )
     if not colon:
         return Url(scheme=scheme)

@@ -115,7 +115,7 @@ class Broker(Closable):
     def _open(self, undo: ExitStack) -> None:
         config, plugins = self.config, self._registry or default_plugins()
         urls = [parse_url(text) for text in config.listeners]
-        transports = [plugins.transport(url.scheme) for url in urls]
+        transports = [plugins.transport_of(url) for url in urls]
         place = parse_url(config.storage)
         backend = plugins.storage(place.scheme)
         hooks = self._hooks = Hooks(plugins, config.plugins)

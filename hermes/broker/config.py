@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from hermes import units
+from hermes import checks, units
 from hermes.errors import InvalidConfig, InvalidTopic
 from hermes.native.patterns import check_given_pattern, check_given_topic
 from hermes.units import ByteSize, Duration
@@ -31,6 +31,8 @@ STREAMS_MAX = 64
 GIB = 2**30
 MIB = 2**20
 NS_PER_S = 1_000_000_000
+RETENTION_MIN = 64 * 1024
+"""Bytes of the smallest segment: a lower bound means nothing."""
 COMPLAINT = re.compile(r"(?P<problem>.+) - at `\$\.?(?P<key>[^`]+)`\Z", re.DOTALL)
 """A message of msgspec's about the value of a key."""
 
@@ -70,7 +72,14 @@ class Retention:
             ValueError: it is not of that form.
         """
         size, _, age = str(text).partition(",")
-        return cls(units.byte_size(size.strip()), units.duration(age.strip()) if age else 0)
+        found = cls(units.byte_size(size.strip()), units.duration(age.strip()) if age else 0)
+        if 0 < found.size < RETENTION_MIN:
+            meant = f"; did you mean {size.strip()}GiB?" if size.strip().isdigit() else ""
+            raise ValueError(
+                f"{checks.shown(text)} keeps less than the smallest segment, "
+                f"{ByteSize(RETENTION_MIN)}: retention removes whole segments{meant}"
+            )
+        return found
 
 
 RETENTION = Retention(10 * GIB)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from hermes.cli.exits import ExitCode
-from hermes.cli.options import Bytes, Duration, json_option
+from hermes.cli.options import Bytes, Count, Duration, Rate, UrlText, json_option
 
 if TYPE_CHECKING:
     from hermes.bench.contestant import Contestant, Job, Measure
@@ -47,15 +47,6 @@ class Listed(click.ParamType):  # type: ignore[type-arg]  # generic since click 
         if not all(parts):
             self.fail(f"{value!r} has an empty part: write it as 64,256,1024", param, ctx)
         return tuple(dict.fromkeys(self._one.convert(part, param, ctx) for part in parts))
-
-
-class Rate(click.FloatRange):
-    """Messages a second."""
-
-    name = "rate"
-
-    def __init__(self) -> None:
-        super().__init__(min=0, min_open=True)
 
 
 def sizes_option(function: Function) -> Function:
@@ -104,7 +95,7 @@ def common_options(function: Function) -> Function:
             ),
             click.option(
                 "--messages",
-                type=click.IntRange(min=1),
+                type=Count(),
                 metavar="N",
                 help="Messages of each measured pass, instead of a duration.",
             ),
@@ -118,6 +109,7 @@ def common_options(function: Function) -> Function:
             ),
             click.option(
                 "--storage",
+                type=UrlText(),
                 default="mmap",
                 show_default=True,
                 metavar="SPEC",

@@ -25,7 +25,7 @@ import click
 
 from hermes.cli.command import Command
 from hermes.cli.exits import ExitCode
-from hermes.cli.options import Bytes, json_option
+from hermes.cli.options import Bytes, Count, Rate, UrlText, json_option
 from hermes.closing import undisturbed
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ BAR_WIDTH = 44
 )
 @click.option(
     "--messages",
-    type=click.IntRange(min=1),
+    type=Count(),
     default=MESSAGES,
     show_default=True,
     metavar="N",
@@ -83,7 +83,7 @@ BAR_WIDTH = 44
 )
 @click.option(
     "--rate",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Rate(),
     default=RATE,
     show_default=True,
     metavar="R",
@@ -98,6 +98,7 @@ BAR_WIDTH = 44
 )
 @click.option(
     "--transport",
+    type=UrlText(),
     default="tcp://127.0.0.1:0",
     show_default=True,
     metavar="URL",
@@ -105,7 +106,7 @@ BAR_WIDTH = 44
 )
 @click.option(
     "--burst",
-    type=click.IntRange(min=0),
+    type=Count(0),
     default=BURST,
     show_default=True,
     metavar="N",
@@ -130,7 +131,10 @@ def command(
     import signal
 
     from hermes.cli.output import Progress, print_json
+    from hermes.plugins import default_plugins
+    from hermes.url import parse_url
 
+    default_plugins().transport_of(parse_url(transport))  # before a process is blamed
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: nothing is left behind
     with Progress(enabled=not as_json) as progress:
         burst = min(burst, BURST_BYTES // size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from hermes.cli.command import Command
-from hermes.cli.options import client_options, json_option
+from hermes.cli.options import Name, client_options, json_option
 from hermes.cli.query import EXITS
 
 
@@ -19,9 +19,10 @@ from hermes.cli.query import EXITS
     ],
     exits=EXITS,
 )
-@click.argument("name")
+@click.argument("name", type=Name())
 @click.option(
     "--identity",
+    type=Name(least=0),
     metavar="IDENTITY",
     help="The identity whose name it is, where the broker authenticates its clients; '' for a name "
     "that belongs to none.  Needed if several have it.",

@@ -15,7 +15,7 @@ from hermes.cli.command import SETTINGS, Command
 from hermes.cli.exits import MEANINGS, ExitCode
 from hermes.cli.formats import LINES
 from hermes.cli.group import Group
-from hermes.cli.options import json_option
+from hermes.cli.options import Count, json_option
 
 if TYPE_CHECKING:
     from hermes.native.verify import Problem, SegmentInfo, Verification
@@ -305,14 +305,12 @@ def show_verification(name: str, log: Verification) -> None:
 @click.option(
     "--from",
     "first",
-    type=click.IntRange(min=0),
+    type=Count(0),
     default=0,
     metavar="SEQUENCE",
     help="Begin with this sequence.  [default: the oldest]",
 )
-@click.option(
-    "--count", type=click.IntRange(min=1), metavar="N", help="Stop after so many of each stream."
-)
+@click.option("--count", type=Count(), metavar="N", help="Stop after so many of each stream.")
 @click.option(
     "--format",
     "form",

@@ -11,10 +11,13 @@ from urllib.parse import quote
 
 import click
 
-from hermes import units
+from hermes import checks, units
+from hermes.checks import INT64_MAX
 
 DEFAULT_URL = "tcp://127.0.0.1:7601"
 BARE_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?|\.[0-9]+")
+RATE_MIN, RATE_MAX = 1e-6, 1e9
+"""Messages a second: one in eleven days, and more than a machine can send."""
 TIMEOUT = "10s"
 """How long a client waits for an answer before it gives up."""
 
@@ -37,18 +40,109 @@ class Bytes(click.ParamType):  # type: ignore[type-arg]  # generic since click 8
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 only
-    """``1.5``, ``500ms``, ``2m``; a bare number is seconds.  The value is ns."""
+    """``1.5``, ``500ms``, ``2m``, ``inf``; a bare number is seconds.  The value is ns.
+
+    A time is over 0, unless ``zero`` has a meaning for the option.
+    """
 
     name = "seconds"
+
+    def __init__(self, *, zero: bool = False) -> None:
+        self._zero = zero
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Return ns."""
         if isinstance(value, int):
             return value
         try:
-            return int(units.duration(f"{value}s" if BARE_NUMBER.fullmatch(value) else value))
+            ns = int(units.duration(f"{value}s" if BARE_NUMBER.fullmatch(value) else value))
         except ValueError as error:
             self.fail(str(error), param, ctx)
+        if ns == 0 and not self._zero:
+            self.fail(f"{value!r} is not a time over 0; inf is for ever", param, ctx)
+        return ns
+
+
+class Count(click.IntRange):
+    """A number of things, of 63 bits at most."""
+
+    def __init__(self, least: int = 1) -> None:
+        super().__init__(min=least, max=INT64_MAX)
+
+
+class Rate(click.FloatRange):
+    """A rate a second: over 0; ``inf``, and what is faster than any machine, is no limit."""
+
+    name = "rate"
+
+    def __init__(self) -> None:
+        super().__init__(min=0, min_open=True)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return messages a second, RATE_MIN at least."""
+        rate: float = super().convert(value, param, ctx)
+        if not rate >= RATE_MIN:  # NaN compares with nothing
+            self.fail(f"{value!r} is not a rate of {RATE_MIN:g} a second at least", param, ctx)
+        return min(rate, RATE_MAX)
+
+
+class Retained(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 only
+    """``10GiB``, ``10GiB,7d``: what is kept of a stream.  The value is that text."""
+
+    name = "retention"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text, which says a retention."""
+        from hermes.broker.config import Retention
+
+        try:
+            Retention.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return str(value)
+
+
+class Name(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 only
+    """A name that a broker keeps: ``least`` to 128 characters."""
+
+    name = "name"
+
+    def __init__(self, least: int = 1) -> None:
+        self._least = least
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name."""
+        from hermes.errors import UsageError
+        from hermes.wire.messages import NAME_MAX
+
+        try:
+            return checks.text(value, "it", least=self._least, most=NAME_MAX)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+class UrlText(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 only
+    """A URL, or the name of a transport or storage."""
+
+    name = "url"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text, which is a URL."""
+        from hermes.errors import UsageError
+        from hermes.url import parse_url, refuse_missing_scheme
+
+        try:
+            url = parse_url(checks.text(value, "it"))
+            if url.path.isdigit() and not url.scheme_has_authority:
+                from hermes.plugins import installed_names
+
+                if url.scheme not in installed_names():
+                    refuse_missing_scheme(url)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+        return str(value)
 
 
 class StartPoint(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 only
@@ -66,6 +160,8 @@ class StartPoint(click.ParamType):  # type: ignore[type-arg]  # generic since cl
             start: str | int | datetime = value
             return start
         if re.fullmatch(r"[0-9]+", value):
+            if len(value) > len(str(INT64_MAX)) or int(value) > INT64_MAX:
+                self.fail(f"a sequence is {INT64_MAX} at most", param, ctx)
             return int(value)
         try:
             return parse_time(value)
@@ -85,7 +181,7 @@ def parse_time(text: str) -> datetime:
         return datetime.fromisoformat(text).astimezone()
     except (ValueError, OverflowError, OSError) as error:
         raise ValueError(
-            f"{text!r} is none of latest, earliest, last, a sequence (an integer), an ISO 8601 "
+            f"{checks.shown(text)} is none of latest, earliest, last, a sequence (an integer), an ISO 8601 "
             "time such as 2026-01-31T09:30:00, or @SECONDS since 1970"
         ) from error
 
@@ -103,8 +199,19 @@ def json_option(function: Function) -> Function:
 def exclude_plugins(ctx: click.Context, param: click.Parameter, names: tuple[str, ...]) -> None:
     """Put the names where this process and its children look."""
     if names and not ctx.resilient_parsing:
+        from hermes.cli.command import closest
+        from hermes.plugins import installed_names
         from hermes.selection import VARIABLE, excluding
 
+        known = installed_names()
+        for name in names:
+            if name not in known:
+                raise click.BadParameter(
+                    f"no plugin is called {checks.shown(name)}.{closest(name, sorted(known))}"
+                    f"  Installed: {', '.join(sorted(known))}",
+                    ctx,
+                    param,
+                )
         os.environ[VARIABLE] = excluding(os.environ.get(VARIABLE), names)
 
 
@@ -134,6 +241,7 @@ def client_options(function: Function) -> Function:
     return click.option(
         "--url",
         envvar="HERMES_URL",
+        type=UrlText(),
         default=DEFAULT_URL,
         show_default=True,
         show_envvar=True,

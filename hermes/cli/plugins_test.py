@@ -19,7 +19,7 @@ import click
 
 from hermes.cli.command import Command
 from hermes.cli.exits import ExitCode
-from hermes.cli.options import Duration, json_option
+from hermes.cli.options import Duration, UrlText, json_option
 
 MODULE = '''\
 """Written by ``hermes plugins test``."""
@@ -63,6 +63,7 @@ Report = dict[str, Any]
 @click.argument("name", metavar="NAME")
 @click.option(
     "--url",
+    type=UrlText(),
     metavar="URL",
     help="Where it listens or stores, free each time: with port 0, or with {tmp}, which becomes a "
     "new directory.  [default: found by trying]",
@@ -89,7 +90,7 @@ Report = dict[str, Any]
 @click.option(
     "--timeout",
     "timeout_ns",
-    type=Duration(),
+    type=Duration(zero=True),
     default="15m",
     show_default=True,
     help="Give up after this long.",

@@ -17,7 +17,15 @@ import click
 
 from hermes.cli.command import Command
 from hermes.cli.exits import ExitCode
-from hermes.cli.options import Bytes, client_options, intercept_option, intercepted, json_option
+from hermes.cli.options import (
+    Bytes,
+    Count,
+    Rate,
+    client_options,
+    intercept_option,
+    intercepted,
+    json_option,
+)
 
 if TYPE_CHECKING:
     from hermes.client import Publisher
@@ -78,14 +86,14 @@ STALL_NS = 50_000_000
 )
 @click.option(
     "--count",
-    type=click.IntRange(min=1),
+    type=Count(),
     metavar="N",
     help="Publish this many messages; with --stdin, stop after as many lines.",
 )
 @click.option("--size", type=Bytes(), help="Without MESSAGE: the size of a generated payload.")
 @click.option(
     "--rate",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Rate(),
     metavar="R",
     help="At most so many messages a second.  [default: no limit]",
 )
@@ -305,7 +313,7 @@ class Run:
             raise
         except HermesError:
             self._progress.close()
-            if not self._as_json:
+            if self._publisher.sent and not self._as_json:
                 sys.stderr.write(
                     f"hermes: it ends here: the first {plural(self._publisher.acked, 'message')} "
                     "are acknowledged, what comes behind them may be lost\n"

@@ -17,7 +17,15 @@ import click
 
 from hermes.cli.command import Command
 from hermes.cli.exits import ExitCode
-from hermes.cli.options import intercept_option, intercepted, json_option, no_plugin_option
+from hermes.cli.options import (
+    Bytes,
+    Retained,
+    UrlText,
+    intercept_option,
+    intercepted,
+    json_option,
+    no_plugin_option,
+)
 
 if TYPE_CHECKING:
     from hermes.broker.broker import Broker
@@ -57,12 +65,14 @@ if TYPE_CHECKING:
 @click.option(
     "--transport",
     "transports",
+    type=UrlText(),
     multiple=True,
     metavar="NAME-or-URL",
     help="Where to listen; may be repeated.  [default: tcp://127.0.0.1:7601]",
 )
 @click.option(
     "--storage",
+    type=UrlText(),
     metavar="SPEC",
     help="Where logs are kept: mmap:DIR, memory, or another plugin's URL.  [default: mmap: in "
     "the platform's data directory]",
@@ -95,11 +105,13 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--retention",
+    type=Retained(),
     metavar="BYTES[,AGE]",
     help="What to keep of each stream; 0 bytes: no bound.  [default: 10GiB]",
 )
 @click.option(
     "--segment",
+    type=Bytes(),
     metavar="BYTES",
     help="Size of a segment file: retention removes whole ones.  [default: 128MiB]",
 )
@@ -121,7 +133,7 @@ def command(
     config_file: Path | None,
     ready_file: Path | None,
     retention: str | None,
-    segment: str | None,
+    segment: int | None,
     plugins: tuple[str, ...],
     intercept: str | None,
     as_json: bool,

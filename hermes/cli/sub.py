@@ -18,7 +18,9 @@ from hermes.cli.command import Command
 from hermes.cli.exits import ExitCode, complain
 from hermes.cli.formats import json_line, text_line
 from hermes.cli.options import (
+    Count,
     Duration,
+    Name,
     StartPoint,
     client_options,
     intercept_option,
@@ -87,12 +89,11 @@ LINES = 1024
     "topic, a sequence, or a time (ISO 8601, or @SECONDS since 1970).  With --durable: where to "
     "begin the first time.",
 )
-@click.option(
-    "--count", type=click.IntRange(min=1), metavar="N", help="Stop after this many messages."
-)
+@click.option("--count", type=Count(), metavar="N", help="Stop after this many messages.")
 @click.option("--duration", "duration_ns", type=Duration(), help="Stop after this long.")
 @click.option(
     "--durable",
+    type=Name(),
     metavar="NAME",
     help="Keep the position under this name, in the broker, and go on from it next time.",
 )

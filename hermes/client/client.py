@@ -254,7 +254,7 @@ class Client:
         """
         checks.text(name, "name", least=1, most=NAME_MAX)
         if identity is not None:
-            checks.text(identity, "identity", least=1, most=NAME_MAX)
+            checks.text(identity, "identity", most=NAME_MAX)
         arguments = {} if identity is None else {"identity": identity}
         found: bool = self.query("forget", timeout=timeout, durable=name, **arguments)
         return found

@@ -430,7 +430,7 @@ def dial(url: Url, deadline: int | None) -> Channel:
     """
     from hermes.plugins import default_plugins
 
-    transport = default_plugins().transport(url.scheme)
+    transport = default_plugins().transport_of(url)
     refuse_listen_options(transport, url)
     left = -1 if deadline is None else max(1, deadline - time.monotonic_ns())
     return transport.dial(url, left if left < DIAL_MAX_NS else -1)

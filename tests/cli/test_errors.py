@@ -83,7 +83,7 @@ def test_errors_are_json_if_asked(hermes: Hermes, nobody: str) -> None:
         (("serve", "--stream", "md"), [b"NAME=PATTERN"]),
         (("serve", "--stream", "md=a", "--stream", "md=b"), [b"twice"]),
         (("serve", "--idle", "lazy"), [b"adaptive"]),
-        (("serve", "--retention", "lots"), [b"line: retention: 'lots' is not a size"]),
+        (("serve", "--retention", "lots"), [b"'--retention': 'lots' is not a size"]),
         (("serve", "--stream", "md=a..b"), [b"'a..b' is not a legal pattern"]),
         (("log", "verify", "/nonexistent"), [b"/nonexistent"]),
         (("log", "vreify", "."), [b"'verify'"]),

@@ -348,7 +348,7 @@ ENTRIES: dict[str, Entry] = {
     ),
     "Client.forget_durable": (
         method("client", "forget_durable", name="never"),
-        {"name": NAMES, "identity": NAMES | NONE, "timeout": TIMES | NONE},
+        {"name": NAMES, "identity": NAMES | NONE | {"''"}, "timeout": TIMES | NONE},
     ),
     **{
         f"Client.{name}": (method("client", name), {"timeout": TIMES | NONE})

@@ -53,7 +53,11 @@ def bridge() -> None:
     "--server", default="", metavar="KEY", help="The other side's public key, or its file."
 )
 @click.option(
-    "--high-water", default=1000, show_default=True, type=click.IntRange(1), help="Messages."
+    "--high-water",
+    default=1000,
+    show_default=True,
+    type=click.IntRange(1, 2**31 - 1),
+    help="Messages.",
 )
 @click.option("--url", envvar="HERMES_URL", default="tcp://127.0.0.1:7601", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
