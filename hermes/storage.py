@@ -53,6 +53,9 @@ class LogSettings:
     message_max: int
     """Largest payload that is taken from now on, bytes.  What the log holds may be larger, and is read
     all the same."""
+    given_out: int = 0
+    """Sequences up to here are known to have been delivered: a log that ends before goes on behind
+    them, with a gap in their place, if it can.  0: nothing is known."""
     retention_asked: bool = True
     """False: nobody has asked for ``retention_bytes``, and a storage that keeps less unless told may."""
 

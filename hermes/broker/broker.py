@@ -136,7 +136,8 @@ class Broker(Closable):
             kernel.agents.append(agent)
             loop.add(agent)
         # Last: where anything before is refused, no new stream is left in the storage.
-        streams.open(self._progress)
+        streams.open(self._progress, kernel.positions.farthest())
+        kernel.positions.rewind({place.name: place.last_sequence for place in streams})
         kernel.watch_logs()
         if len(kernel.agents) == 1:  # others would wait meanwhile
             kernel.express_spin_ns = loop.spin_ns

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from queue import SimpleQueue
 
 import msgspec
 
-from hermes.errors import HermesError, StorageDamaged, StorageFailed
+from hermes.broker import checked
+from hermes.errors import HermesError, StorageFailed
 from hermes.storage import Storage
 
 LOG = logging.getLogger("hermes.broker")
 
 STATE = "positions"
 """Under this name the storage keeps them."""
+NAMES_SHOWN = 8
+"""Durable names that a warning lists."""
 PARTS = 256
 """Parts of the encoded state: of 65,536 names, a commit has 256 encoded again."""
 
@@ -40,9 +43,11 @@ class Positions:
         self._storage = storage
         self._call = call
         self._names_max = names_max
+        self._checked = True  # what was loaded had a checksum
+        self._rewound: _Names = {}
+        self._changed: _Changes = {}
         self._stored = self._load()  # what is in it by stream is replaced, never changed
         self._reserved: set[str] = set()  # in use, and nothing committed yet
-        self._changed: _Changes = {}
         self._waiting: list[Done] = []
         self._writing = False
         self._dirty = False  # the last write failed: the storage has less than we do, or more
@@ -55,6 +60,33 @@ class Positions:
     def get(self, name: str) -> dict[str, int] | None:
         """What ``name`` has committed, stream by stream; None if nothing."""
         return self._stored.get(name)
+
+    def farthest(self) -> dict[str, int]:
+        """Stream name to the last sequence that any name has committed: it was delivered.  Empty if what
+        was loaded had no checksum: then it may be anything."""
+        found: dict[str, int] = {}
+        for positions in self._stored.values() if self._checked else ():
+            for stream, sequence in positions.items():
+                found[stream] = max(sequence, found.get(stream, 0))
+        return found
+
+    def rewind(self, last: Mapping[str, int]) -> None:
+        """Take back every position beyond ``last``, the last sequence of each stream, and warn of it."""
+        for name, positions in self._stored.items():
+            rewound = {of: at for of, at in positions.items() if at > last.get(of, at)}
+            if rewound:
+                self._rewound[name] = rewound
+        for name, rewound in self._rewound.items():
+            ends = {stream: last[stream] for stream in rewound}
+            self._stored[name] = self._changed[name] = {**self._stored[name], **ends}
+        if self._rewound:
+            warn_rewound(self._rewound)
+            self._store(lambda _problem: None)
+
+    def take_rewound(self, name: str) -> dict[str, int]:
+        """Stream name to the position that ``name`` had committed beyond the end of the stream when the
+        broker started; each is returned once."""
+        return self._rewound.pop(name, {})
 
     def __len__(self) -> int:
         """How many names have committed something."""
@@ -161,17 +193,28 @@ class Positions:
             self._begin()
 
     def _load(self) -> _Names:
-        state = self._storage.load_state(STATE)
+        state = checked.load(self._storage, STATE, "the durable positions")
         if state is None:
             return {}
+        self._checked = state.checked
         try:
-            return msgspec.msgpack.decode(state, type=_Names)
+            return msgspec.msgpack.decode(state.payload, type=_Names)
         except msgspec.DecodeError as error:
-            raise StorageDamaged(
-                f"the durable positions in {self._storage.url} cannot be read ({error}): move the "
-                "file of that name "
-                f"away; subscriptions then begin as if they had committed nothing"
-            ) from error
+            why = f"it is no map of positions: {error}"
+            raise checked.damaged(self._storage, STATE, "the durable positions", why) from error
+
+
+def warn_rewound(rewound: _Names) -> None:
+    """Warn of durable names whose position lies beyond the end of its stream."""
+    shown = ", ".join(sorted(rewound)[:NAMES_SHOWN])
+    more = len(rewound) - NAMES_SHOWN
+    LOG.warning(
+        "%d durable names had committed messages that are lost now, because a stream ends before "
+        "them: they go on from its end, and are told of a gap: %s%s",
+        len(rewound),
+        shown,
+        f" and {more} more" if more > 0 else "",
+    )
 
 
 class _Image:
@@ -188,7 +231,8 @@ class _Image:
         """The whole, after a change."""
         self._apply(names)
         count = sum(map(len, self._parts))
-        return b"".join([b"\xdf", count.to_bytes(4, "big"), *self._encoded])  # map 32
+        stored = b"".join([b"\xdf", count.to_bytes(4, "big"), *self._encoded])  # map 32
+        return checked.sealed(stored)
 
     def _apply(self, names: _Changes) -> None:
         touched = set()

@@ -7,7 +7,9 @@ Knows which topics a stream claims and which readers wait for it; not where thei
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
 
 from hermes.broker.backed import Backed
@@ -164,15 +166,21 @@ class Streams:
         self.opened = False
         """All of them are open; a Subscribe that comes before waits."""
 
-    def open(self, progress: Progress | None) -> None:
-        """Open every stream.
+    def open(
+        self, progress: Progress | None, given_out: Mapping[str, int] = MappingProxyType({})
+    ) -> None:
+        """Open every stream.  ``given_out``: stream name to the last sequence that is known to have been
+        delivered.
 
         Raises:
             StorageFailed, StorageFull, StorageDamaged: one cannot be opened; none is open.
         """
         try:
             for stream in self._stream_configs:
-                self._open(stream, self._config, self._storage, progress)
+                settings = replace(
+                    settings_for(stream, self._config), given_out=given_out.get(stream.name, 0)
+                )
+                self._open(stream, self._config, self._storage, progress, settings)
             for place in self._places:
                 for pattern in place.config.patterns:
                     self.router.claim(place.index, pattern)
@@ -246,9 +254,13 @@ class Streams:
         return wanted
 
     def _open(
-        self, stream: StreamConfig, config: Config, storage: Storage, progress: Progress | None
+        self,
+        stream: StreamConfig,
+        config: Config,
+        storage: Storage,
+        progress: Progress | None,
+        settings: LogSettings,
     ) -> None:
-        settings = settings_for(stream, config)
         log = storage.open_stream(stream.name, settings, progress)
         if isinstance(log, Log):
             report_losses(stream.name, log.report)
@@ -333,8 +345,8 @@ def report_losses(name: str, report: LogReport) -> None:
         )
     if report.end_missing:
         LOG.warning(
-            "stream %r: the newest %d messages are lost: its files end before it did; subscribers get "
-            "a gap in their place, and their sequences are not used again",
+            "stream %r: the newest %d messages are lost: its files end before it did, or before what "
+            "was delivered; subscribers get a gap in their place, and their sequences are not used again",
             name,
             report.end_missing,
         )

@@ -33,6 +33,11 @@ new_raw = ffi.new_allocator(should_clear_after_alloc=False)
 """Like ``ffi.new`` without clearing: memory never written is never touched."""
 
 
+def crc32c(data: bytes) -> int:
+    """CRC-32C of ``data``."""
+    return int(lib.hm_crc32c(0, ffi.from_buffer(data), len(data)))
+
+
 class MessageType(IntEnum):
     """The type of a frame."""
 

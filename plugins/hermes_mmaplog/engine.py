@@ -192,6 +192,7 @@ class MmapStorage:
                 disk_bytes=self._options.disk,
                 message_max=settings.message_max,
                 spares=self._options.spares,
+                given_out=settings.given_out,
                 progress=None if progress is None else _for_stream(progress, name),
             )
         except BaseException:

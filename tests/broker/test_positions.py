@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import queue
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
 
+from hermes.broker import checked
 from hermes.broker import positions as module
 from hermes.broker.positions import STATE, Positions
-from hermes.errors import HermesError, StorageFailed, StorageFull
+from hermes.errors import HermesError, StorageDamaged, StorageFailed, StorageFull
+from hermes.storage import Storage
 
 DEADLINE_S = 10.0
 
@@ -69,6 +71,13 @@ def positions(shelf: Any, loop: Loop) -> Iterator[Positions]:
     made.close()
 
 
+def stored(shelf: Shelf) -> Any:
+    """The positions on the shelf."""
+    state = checked.load(cast(Storage, shelf), STATE, "the durable positions")
+    assert state is not None
+    return msgspec.msgpack.decode(state.payload)
+
+
 def test_what_is_stored_is_what_was_committed(
     positions: Positions, shelf: Shelf, loop: Loop
 ) -> None:
@@ -83,7 +92,7 @@ def test_what_is_stored_is_what_was_committed(
     other = Positions(again, loop.calls.put, names_max=1)
 
     assert set(loop.answers) == {None}
-    assert msgspec.msgpack.decode(shelf.states[STATE]) == expected
+    assert stored(shelf) == expected
     assert {name: other.get(name) for name in expected} == expected
     assert len(other) == 700
 
@@ -95,12 +104,12 @@ def test_a_forgotten_name_is_not_stored(positions: Positions, shelf: Shelf, loop
     assert positions.forget("job", loop.answers.append)
     assert not positions.forget("job", loop.answers.append)
     loop.until(3)
-    forgotten = msgspec.msgpack.decode(shelf.states[STATE])
+    forgotten = stored(shelf)
     positions.commit("job", {"a": 1}, loop.answers.append)
     loop.until(4)
 
     assert forgotten == {"other": {"a": 6}}
-    assert msgspec.msgpack.decode(shelf.states[STATE]) == {"job": {"a": 1}, "other": {"a": 6}}
+    assert stored(shelf) == {"job": {"a": 1}, "other": {"a": 6}}
 
 
 def test_what_could_not_be_forgotten_can_be_again(
@@ -119,7 +128,7 @@ def test_what_could_not_be_forgotten_can_be_again(
     loop.until(3)
 
     assert [type(answer) for answer in loop.answers] == [type(None), StorageFull, type(None)]
-    assert msgspec.msgpack.decode(shelf.states[STATE]) == {}
+    assert stored(shelf) == {}
     assert not positions.forget("job", loop.answers.append)
 
 
@@ -141,7 +150,7 @@ def test_what_could_not_be_written_is_written_at_the_end(
 
     positions.close()
 
-    assert msgspec.msgpack.decode(shelf.states[STATE]) == {"other": {"a": 1}}
+    assert stored(shelf) == {"other": {"a": 1}}
 
 
 def test_a_name_does_not_go_back(positions: Positions, shelf: Shelf, loop: Loop) -> None:
@@ -150,7 +159,7 @@ def test_a_name_does_not_go_back(positions: Positions, shelf: Shelf, loop: Loop)
     positions.commit("job", {"a": 3, "b": 2}, loop.answers.append)
     loop.until(2)
 
-    assert msgspec.msgpack.decode(shelf.states[STATE]) == {"job": {"a": 5, "b": 2}}
+    assert stored(shelf) == {"job": {"a": 5, "b": 2}}
 
 
 @pytest.mark.parametrize(
@@ -175,7 +184,7 @@ def test_whatever_a_storage_raises_is_told(
 
     assert type(loop.answers[0]) is told
     assert loop.answers[1] is None
-    assert msgspec.msgpack.decode(shelf.states[STATE]) == {"job": {"a": 1}, "other": {"a": 1}}
+    assert stored(shelf) == {"job": {"a": 1}, "other": {"a": 1}}
     logged = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert bool(logged) is not isinstance(problem, HermesError)
 
@@ -201,3 +210,67 @@ def test_a_commit_encodes_its_share(
     loop.until(10_001)
 
     assert 0 < sum(encoded) < 500
+
+
+def test_each_bit_of_the_stored_positions_is_checked(
+    positions: Positions, shelf: Shelf, loop: Loop
+) -> None:
+    """Any flipped bit, and any byte too few or too many, is refused with the cure."""
+    positions.commit("billing", {"default": 300}, loop.answers.append)
+    loop.until(1)
+    sound = shelf.states[STATE]
+    hurt = [
+        sound[:byte] + bytes([sound[byte] ^ 1 << bit]) + sound[byte + 1 :]
+        for byte in range(len(sound))
+        for bit in range(8)
+    ]
+
+    for data in (*hurt, *(sound[:size] for size in range(len(sound))), sound + b"\0"):
+        shelf.states[STATE] = data
+        with pytest.raises(StorageDamaged, match="move the file of that name away"):
+            Positions(cast(Storage, shelf), loop.calls.put, names_max=10)
+    shelf.states[STATE] = sound
+
+
+def test_positions_of_an_older_hermes_are_read(shelf: Shelf, loop: Loop) -> None:
+    """Without a checksum they count for who committed them, and for nothing else."""
+    shelf.states[STATE] = msgspec.msgpack.encode({"job": {"a": 5}})
+
+    old = Positions(cast(Storage, shelf), loop.calls.put, names_max=10)
+
+    assert old.get("job") == {"a": 5}
+    assert old.farthest() == {}
+
+
+def test_the_farthest_position_of_each_stream_is_known(
+    positions: Positions, shelf: Shelf, loop: Loop
+) -> None:
+    """Over all names, also of a storage that is opened again."""
+    positions.commit("one", {"a": 5, "b": 9}, loop.answers.append)
+    positions.commit("two", {"a": 7}, loop.answers.append)
+    loop.until(2)
+
+    again = Positions(cast(Storage, shelf), loop.calls.put, names_max=10)
+
+    assert positions.farthest() == again.farthest() == {"a": 7, "b": 9}
+
+
+def test_a_position_beyond_its_stream_is_taken_back_and_named(
+    positions: Positions, shelf: Shelf, loop: Loop, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The name goes on from the end of the stream, is named in a warning, and is told once."""
+    positions.commit("ahead", {"a": 20, "b": 3}, loop.answers.append)
+    positions.commit("level", {"a": 10}, loop.answers.append)
+    loop.until(2)
+
+    positions.rewind({"a": 10, "b": 5})
+
+    assert positions.get("ahead") == {"a": 10, "b": 3}
+    assert positions.get("level") == {"a": 10}
+    assert positions.take_rewound("ahead") == {"a": 20}
+    assert positions.take_rewound("ahead") == positions.take_rewound("level") == {}
+    assert "ahead" in caplog.text
+    assert "level" not in caplog.text
+    loop.until(2)
+    positions.close()
+    assert stored(shelf) == {"ahead": {"a": 10, "b": 3}, "level": {"a": 10}}

@@ -1,0 +1,56 @@
+"""State that the broker keeps in a storage, with a checksum: a changed byte is noticed, never believed.
+
+Layout: ``HMST``, CRC-32C of the rest (little-endian), the rest.  What does not begin with ``HMST`` is
+of a Hermes without checksums; no single changed bit makes one of the other.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from hermes.errors import StorageDamaged
+from hermes.native.frames import crc32c
+from hermes.storage import Storage
+
+MAGIC = b"HMST"
+PAYLOAD_AT = len(MAGIC) + 4
+"""Offset of the payload: behind magic and checksum."""
+
+
+class State(NamedTuple):
+    """What was saved under a name."""
+
+    payload: bytes
+    checked: bool
+    """False: it was saved without a checksum."""
+
+
+def sealed(payload: bytes) -> bytes:
+    """``payload`` with its checksum."""
+    return MAGIC + crc32c(payload).to_bytes(4, "little") + payload
+
+
+def load(storage: Storage, name: str, what: str) -> State | None:
+    """The state ``name`` of ``storage``, of which the messages speak as ``what``; None if there is none.
+
+    Raises:
+        StorageDamaged: it is not what was saved.
+        StorageFailed: it cannot be read.
+    """
+    data = storage.load_state(name)
+    if data is None:
+        return None
+    if not data.startswith(MAGIC):
+        return State(data, checked=False)
+    payload = data[PAYLOAD_AT:]
+    if data != sealed(payload):
+        raise damaged(storage, name, what, "its checksum does not match")
+    return State(payload, checked=True)
+
+
+def damaged(storage: Storage, name: str, what: str, why: str) -> StorageDamaged:
+    """The error that says so, with the cure."""
+    return StorageDamaged(
+        f"{what} in {storage.url} cannot be read ({why}): restore the state {name!r} from a copy, or "
+        "move the file of that name away; subscriptions then begin as if they had committed nothing"
+    )
