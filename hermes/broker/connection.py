@@ -178,7 +178,8 @@ class Connection(Outgoing):
             if self._held is not None:
                 self._hold_more(data)
                 return
-            consumed = self._process(address_of(data), len(data))
+            with address_of(data) as place:
+                consumed = self._process(place, len(data))
             if consumed < len(data):
                 self._keep(data[consumed:])
             if self._kernel.backed:

@@ -35,6 +35,19 @@ def _bytes(memory: Any, size: int = -1) -> memoryview:
     return memoryview(ffi.buffer(memory, size)).toreadonly()
 
 
+def _flat(buffer: Any) -> memoryview:
+    """A read-only view of all bytes of a buffer that :func:`whole` has taken."""
+    view = memoryview(buffer)
+    if view.nbytes == 0:
+        return memoryview(b"")
+    if view.ndim != 1 or view.format != "B":
+        try:
+            view = view.cast("B")
+        except TypeError:  # items of several fields
+            view = memoryview(view.tobytes())
+    return view.toreadonly()
+
+
 class FrameIndex:
     """Where the frames of one buffer lie: 32 bytes a frame, filled by one call.
 
@@ -44,8 +57,8 @@ class FrameIndex:
 
     __slots__ = ("buffer", "consumed", "count", "records")
 
-    def __init__(self, data: Any, slices: Any, count: int, consumed: int) -> None:
-        self.buffer = _bytes(data)
+    def __init__(self, buffer: memoryview, slices: Any, count: int, consumed: int) -> None:
+        self.buffer = buffer
         self.count = count
         self.consumed = consumed
         """Bytes of whole frames; what follows is the beginning of one."""
@@ -204,14 +217,14 @@ def decode(buffer: Buffer, *, message_max: int = MESSAGE_MAX) -> FrameIndex:
         MalformedInput: a frame is not sound; ``offset`` says where it begins.
         UsageError: the buffer is not contiguous, or 4 GiB or larger.
     """
-    data = whole(buffer)
-    capacity = len(data) // HEADER_SIZE + 1
-    slices = new_raw("hm_slice[]", capacity)
     consumed, error = ffi.new("uint64_t *"), ffi.new("int32_t *")
-    count = lib.hm_frame_index(data, len(data), message_max, slices, capacity, consumed, error)
+    with whole(buffer) as data:
+        capacity = len(data) // HEADER_SIZE + 1
+        slices = new_raw("hm_slice[]", capacity)
+        count = lib.hm_frame_index(data, len(data), message_max, slices, capacity, consumed, error)
     if error[0] not in (0, -lib.HM_ETRUNC):
         fail(error[0], "decoding frames", offset=consumed[0])
-    return FrameIndex(data, slices, count, consumed[0])
+    return FrameIndex(_flat(buffer), slices, count, consumed[0])
 
 
 class Decoder:
@@ -226,13 +239,13 @@ class Decoder:
         MalformedInput: a frame is not sound, after all frames before it were handed out.
     """
 
-    __slots__ = ("_data", "_message_max", "_topics", "buffer", "consumed", "needed")
+    __slots__ = ("_message_max", "_topics", "buffer", "consumed", "needed")
 
     def __init__(self, buffer: Buffer, *, message_max: int = MESSAGE_MAX) -> None:
-        self._data = whole(buffer)
+        with whole(buffer):  # it is a buffer that can be read
+            self.buffer = _flat(buffer)
         self._message_max = message_max
         self._topics: dict[bytes, str] = {}
-        self.buffer = _bytes(self._data)
         self.consumed = 0
         """Bytes of the frames handed out."""
         self.needed = 0
@@ -244,15 +257,16 @@ class Decoder:
         consumed, error = ffi.new("uint64_t *"), ffi.new("int32_t *")
         while True:
             base = self.consumed
-            count = lib.hm_frame_index(
-                self._data + base,
-                len(self._data) - base,
-                self._message_max,
-                slices,
-                _SLICES_AT_ONCE,
-                consumed,
-                error,
-            )
+            with whole(self.buffer) as data:
+                count = lib.hm_frame_index(
+                    data + base,
+                    len(data) - base,
+                    self._message_max,
+                    slices,
+                    _SLICES_AT_ONCE,
+                    consumed,
+                    error,
+                )
             for here in _SLICE.iter_unpack(records[: count * _SLICE.size]):
                 header = Header(here[0], here[1], here[2] + base, here[3] + base, *here[4:])
                 self.consumed = header.payload_offset + (header.payload_len + 7 & ~7)
@@ -269,8 +283,9 @@ class Decoder:
         if error == 0:
             return False
         needed, found = ffi.new("uint64_t *"), ffi.new("hm_slice *")
-        left = len(self._data) - at
-        code = lib.hm_frame_check(self._data + at, left, self._message_max, found, needed)
+        left = len(self.buffer) - at
+        with whole(self.buffer) as data:
+            code = lib.hm_frame_check(data + at, left, self._message_max, found, needed)
         if code == -lib.HM_ETRUNC:
             self.needed = needed[0]
             return False

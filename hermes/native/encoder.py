@@ -87,22 +87,22 @@ class Encoder:
             UsageError: the payload is no buffer, the type is no frame's, or it is not MESSAGE and
                 has a topic or properties.
         """
-        data = _address(payload)
-        self._bounded(len(data))
-        if len(properties) > PROPERTIES_MAX:
-            raise MessageTooLarge(
-                f"properties of {len(properties)} bytes are over the limit of {PROPERTIES_MAX}: "
-                "what is large belongs into the payload"
+        with _address(payload) as data:
+            self._bounded(len(data))
+            if len(properties) > PROPERTIES_MAX:
+                raise MessageTooLarge(
+                    f"properties of {len(properties)} bytes are over the limit of "
+                    f"{PROPERTIES_MAX}: what is large belongs into the payload"
+                )
+            name = self._legal(topic) if type == MessageType.MESSAGE else encoded(topic, "topic")
+            size = frame_size(len(name), len(data), len(properties))
+            out = self._room(size)
+            # fmt: off
+            written = lib.hm_frame_encode(
+                out, size, type, name, len(name), properties, len(properties), data, len(data),
+                sequence, timestamp_ns,
             )
-        name = self._legal(topic) if type == MessageType.MESSAGE else encoded(topic, "topic")
-        size = frame_size(len(name), len(data), len(properties))
-        out = self._room(size)
-        # fmt: off
-        written = lib.hm_frame_encode(
-            out, size, type, name, len(name), properties, len(properties), data, len(data),
-            sequence, timestamp_ns,
-        )
-        # fmt: on
+            # fmt: on
         self._size += check(written, f"encoding a frame of type {int(type)}")
         return size
 
@@ -148,8 +148,8 @@ class Encoder:
             UsageError: the lengths are of another type, or do not add up to the buffer's.
         """
         name = self._legal(topic)
-        data = _address(joined)
-        with _view(lengths) as given:
+        with _address(joined) as data, _view(lengths) as given:
+            whole = len(data)
             if given.format not in ("I", "L") or given.itemsize != 4:
                 raise UsageError(f"lengths are 32-bit unsigned integers, not {given.format!r}")
             count = given.nbytes // 4
@@ -165,7 +165,7 @@ class Encoder:
                 )
                 # fmt: on
         if written == -lib.HM_EINVAL:
-            raise UsageError(f"the lengths do not add up to the {len(data)} bytes of the buffer")
+            raise UsageError(f"the lengths do not add up to the {whole} bytes of the buffer")
         self._size += check(written, "encoding frames")
         return int(written)
 

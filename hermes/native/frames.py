@@ -95,7 +95,10 @@ def frame_size(topic_len: int, payload_len: int, properties_len: int = 0) -> int
 
 
 def whole(buffer: Buffer) -> Any:
-    """The address of a buffer that frames are to be read from; it keeps the buffer alive.
+    """The address of a buffer that frames are to be read from, for a ``with`` statement.
+
+    An address of a memoryview must not outlive the call that asks for it: CPython up to 3.12
+    crashes when the garbage collector finds the two in a circle, such as an exception's.
 
     Raises:
         UsageError: the buffer is not contiguous, or 4 GiB or larger.
@@ -155,15 +158,15 @@ def decode_batch(buffer: Buffer, *, message_max: int = MESSAGE_MAX) -> Batch:
     Raises:
         MalformedInput: it is not a sound BATCH, or not wholly there.
     """
-    data = whole(buffer)
     found, needed = ffi.new("hm_slice *"), ffi.new("uint64_t *")
-    code = lib.hm_frame_check(data, len(data), message_max, found, needed)
-    if code < 0:
-        fail(code, "decoding a batch", offset=0)
-    if found.type != MessageType.BATCH:
-        fail(lib.HM_ETYPE, "decoding a batch", offset=0)
     batch = ffi.new("hm_batch *")
-    lib.hm_batch_parse(data, batch)
+    with whole(buffer) as data:
+        code = lib.hm_frame_check(data, len(data), message_max, found, needed)
+        if code < 0:
+            fail(code, "decoding a batch", offset=0)
+        if found.type != MessageType.BATCH:
+            fail(lib.HM_ETYPE, "decoding a batch", offset=0)
+        lib.hm_batch_parse(data, batch)
     return Batch(
         batch.id, batch.stream, batch.after, batch.through, batch.timestamp_ns, batch.frames_size
     )

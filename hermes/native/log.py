@@ -306,19 +306,19 @@ class Log(Closable):
         else:
             ffi.buffer(origin.publisher)[:] = publisher
             origin.first_sequence = first_sequence
-        data = ffi.from_buffer(frames)
         first = self._first
-        code = lib.hm_log_append(
-            self.handle,
-            ffi.cast("uint8_t *", data),
-            len(data),
-            count,
-            origin,
-            time.time_ns() if now_ns is None else now_ns,
-            first,
-            first + 1,
-            self._count,
-        )
+        with ffi.from_buffer("uint8_t[]", frames) as data:
+            code = lib.hm_log_append(
+                self.handle,
+                data,
+                len(data),
+                count,
+                origin,
+                time.time_ns() if now_ns is None else now_ns,
+                first,
+                first + 1,
+                self._count,
+            )
         if code < 0:
             self._refused(code, count)
         return Appended(first[0], first[1], self._count[0])

@@ -90,12 +90,12 @@ class Outbox:
 
     def put(self, topic: bytes, payload: Bytes, timestamp_ns: int = 0) -> int:
         """Encode one message and leave it there; its sequence, or -HM_E*."""
-        data = ffi.from_buffer("uint8_t[]", payload)
-        return int(
-            lib.hm_outbox_put(
-                self.handle, topic, len(topic), ffi.NULL, 0, data, len(data), timestamp_ns
+        with ffi.from_buffer("uint8_t[]", payload) as data:
+            return int(
+                lib.hm_outbox_put(
+                    self.handle, topic, len(topic), ffi.NULL, 0, data, len(data), timestamp_ns
+                )
             )
-        )
 
     def send_many(
         self,
@@ -112,13 +112,16 @@ class Outbox:
         ``lengths``: a contiguous buffer of 32-bit numbers.  ``first``: number of the first message
         to take, which begins at ``offset`` of ``joined``.
         """
-        data, sizes = ffi.from_buffer("uint8_t[]", joined), ffi.from_buffer("uint32_t[]", lengths)
-        left, count = len(data) - offset, len(sizes) - first
         waiting = ffi.new("int *")
-        taken = lib.hm_outbox_send_many(
-            self.handle, topic, len(topic), data + offset, left, sizes + first, count,
-            timestamp_ns, waiting,
-        )  # fmt: skip
+        with (
+            ffi.from_buffer("uint8_t[]", joined) as data,
+            ffi.from_buffer("uint32_t[]", lengths) as sizes,
+        ):
+            left, count = len(data) - offset, len(sizes) - first
+            taken = lib.hm_outbox_send_many(
+                self.handle, topic, len(topic), data + offset, left, sizes + first, count,
+                timestamp_ns, waiting,
+            )  # fmt: skip
         return Taken(int(taken), bool(waiting[0]))
 
     def send_rows(
@@ -135,20 +138,21 @@ class Outbox:
 
         Row i begins ``i * stride`` bytes into ``rows``, whose last row may end before the stride.
         """
-        base = ffi.from_buffer("uint8_t[]", rows)
-        count = 0 if len(base) < row_size else (len(base) - row_size) // stride + 1
         waiting = ffi.new("int *")
-        taken = lib.hm_outbox_send_rows(
-            self.handle, topic, len(topic), base + first * stride, row_size, stride, count - first,
-            timestamp_ns, waiting,
-        )  # fmt: skip
+        with ffi.from_buffer("uint8_t[]", rows) as base:
+            count = 0 if len(base) < row_size else (len(base) - row_size) // stride + 1
+            taken = lib.hm_outbox_send_rows(
+                self.handle, topic, len(topic), base + first * stride, row_size, stride,
+                count - first, timestamp_ns, waiting,
+            )  # fmt: skip
         return Taken(int(taken), bool(waiting[0]))
 
     def send_frames(self, frames: Bytes, *, offset: int = 0) -> Taken:
         """As many as fit of the whole message frames that stand from ``offset`` on."""
-        data = ffi.from_buffer("uint8_t[]", frames)
         waiting = ffi.new("int *")
-        taken = lib.hm_outbox_send_frames(self.handle, data + offset, len(data) - offset, waiting)
+        with ffi.from_buffer("uint8_t[]", frames) as data:
+            size = len(data) - offset
+            taken = lib.hm_outbox_send_frames(self.handle, data + offset, size, waiting)
         return Taken(int(taken), bool(waiting[0]))
 
     def batch(self, limit: int, now_ns: int) -> tuple[bytes, memoryview] | None:

@@ -131,7 +131,12 @@ class SpscRing(Closable):
             MessageTooLarge: it is over :attr:`record_max` and will never fit.
             MalformedInput: the consumer's cursor, in shared memory, makes no sense.
         """
-        source = data if type(data) is bytes else ffi.from_buffer(data)
+        if type(data) is not bytes:
+            with ffi.from_buffer(data) as source:
+                return self._push(source)
+        return self._push(data)
+
+    def _push(self, source: Any) -> bool:
         if len(source) > self.record_max:
             _too_large(len(source), self.record_max)
         result = lib.hm_spsc_push(self._ring or self._open(), source, len(source))
@@ -276,7 +281,12 @@ class MpmcRing(Closable):
         Raises:
             MessageTooLarge: it is over :attr:`record_max`.
         """
-        source = data if type(data) is bytes else ffi.from_buffer(data)
+        if type(data) is not bytes:
+            with ffi.from_buffer(data) as source:
+                return self._push(source)
+        return self._push(data)
+
+    def _push(self, source: Any) -> bool:
         if len(source) > self.record_max:
             _too_large(len(source), self.record_max)
         result = lib.hm_mpmc_push(self._ring or self._open(), source, len(source))

@@ -277,10 +277,10 @@ class Stream(Closable):
             StorageFull, StorageFailed, MessageTooLarge: as the log.
         """
         origin = _origin(self._origin, publisher, first_sequence)
-        data = ffi.from_buffer("uint8_t[]", frames)
-        code = lib.hm_stream_append(
-            self.handle, data, len(data), count, origin, _now(now_ns), self._count
-        )
+        with ffi.from_buffer("uint8_t[]", frames) as data:
+            code = lib.hm_stream_append(
+                self.handle, data, len(data), count, origin, _now(now_ns), self._count
+            )
         if code == -lib.HM_ELENGTH:
             raise MessageTooLarge(
                 "a message that is larger than a segment of the log cannot be kept"
@@ -362,8 +362,8 @@ class Stream(Closable):
 
         Returns how many bytes of them are sound.
         """
-        data = ffi.from_buffer("uint8_t[]", frames)
-        code = lib.hm_stream_learn(self.handle, position, sequence, data, len(data))
+        with ffi.from_buffer("uint8_t[]", frames) as data:
+            code = lib.hm_stream_learn(self.handle, position, sequence, data, len(data))
         return check(code, "learning topics")
 
     def ready(self) -> list[int]:
@@ -563,10 +563,10 @@ class Router:
         ``first_sequence`` on, and what is there already is skipped.
         """
         origin = _origin(self._origin, publisher, first_sequence)
-        data = ffi.from_buffer("uint8_t[]", frames)
-        lib.hm_router_publish(
-            self.handle, data, len(data), message_max, origin, _now(now_ns), self._feed
-        )
+        with ffi.from_buffer("uint8_t[]", frames) as data:
+            lib.hm_router_publish(
+                self.handle, data, len(data), message_max, origin, _now(now_ns), self._feed
+            )
         return self._feed
 
     def close(self) -> None:

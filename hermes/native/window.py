@@ -113,8 +113,8 @@ class Window(Log):
         """Bring what stands at ``position``; returns how many bytes of it are sound and were
         taken."""
         self._views.pop(sequence, None)  # of another stretch by that name
-        data = ffi.from_buffer("uint8_t[]", frames)
-        code = lib.hm_log_fill(self.handle, position, sequence, data, len(data))
+        with ffi.from_buffer("uint8_t[]", frames) as data:
+            code = lib.hm_log_fill(self.handle, position, sequence, data, len(data))
         return check(code, "bringing frames back into memory")
 
     def fill_hole(self, position: int, sequence: int, end: int, next_sequence: int) -> None:

@@ -205,11 +205,11 @@ class Cast:
         taken = 0
         for view in views:
             size, offset = len(view), 0
-            place = address_of(view)
             while offset < size:
-                fed: int = lib.hu_caster_feed(
-                    self.native, place + offset, size - offset, self._taken
-                )
+                with address_of(view) as place:
+                    fed: int = lib.hu_caster_feed(
+                        self.native, place + offset, size - offset, self._taken
+                    )
                 if fed < 0:
                     self._fail(f"its output makes no sense at byte {offset} (error {-fed})")
                     return 0
@@ -229,11 +229,11 @@ class Cast:
         connection is over."""
         message, size = self._wire.control(view, offset)
         if isinstance(message, m.Stream | m.Gap):
-            place = address_of(view) + offset
             if isinstance(message, m.Gap):
                 lib.hu_caster_gap(self.native, message.stream, message.last)
-            if lib.hu_caster_append(self.native, place, size) < 0:
-                return 0
+            with address_of(view) as place:
+                if lib.hu_caster_append(self.native, place + offset, size) < 0:
+                    return 0
         self._control(message)
         return 0 if self._wire.over else size
 

@@ -77,8 +77,8 @@ class UdpChannel:
     def receive_into(self, buffer: memoryview) -> int:
         """Fill ``buffer``: how many bytes, 0 at the end of input."""
         handle = self._live()
-        place = ffi.from_buffer("uint8_t[]", buffer, require_writable=True)
-        count = int(lib.hu_channel_receive(handle, place, len(place), 0, 0, self._error))
+        with ffi.from_buffer("uint8_t[]", buffer, require_writable=True) as place:
+            count = int(lib.hu_channel_receive(handle, place, len(place), 0, 0, self._error))
         if count == EMPTY:
             raise WouldBlock("nothing has arrived")
         if count == SYSTEM:
