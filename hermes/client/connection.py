@@ -34,7 +34,7 @@ from hermes.errors import (
 from hermes.native.outbox import Flusher, Outbox
 from hermes.transport import Channel, medium_of, refuse_listen_options
 from hermes.url import Url
-from hermes.wire.client import ClientState
+from hermes.wire.client import ClientState, what_answers
 
 LOG = logging.getLogger("hermes.client")
 
@@ -45,6 +45,12 @@ SLIPS_MAX = 5
 client gives up: what one connection cannot bear, such as changed bytes, the next may not meet."""
 SLIP_NS = 10_000_000_000
 """A slip this long after the one before it begins a new row."""
+WORDS_MAX = 64
+"""Bytes looked at of what is no broker: enough to tell what it is."""
+HUNG_UP = (
+    "that was before the broker said anything: check that a Hermes broker listens there, and for this "
+    "scheme (if it is a ZeroMQ socket: use zmq+tcp://)"
+)
 _SPEAKING = (ClientState.GREETING, ClientState.OPEN)
 LASTING_NS = 1_000_000_000
 """A connection that comes back and breaks within this time counts as another attempt that failed."""
@@ -133,9 +139,16 @@ class Connection(Pump):
                     raise ConnectionLost("another call has ended the connection")
             self._resume_lines(link)
             self._since_ns = time.monotonic_ns()
-        except BaseException:
+        except BaseException as error:
+            unknown = isinstance(error, ConnectionLost) and self.session.protocol.welcome is None
+            words = _last_words(channel) if unknown else b""
             if self.link is link:  # else another thread found out first
                 self._retire()
+            if words:
+                text = f"{what_answers(words)} [not_hermes]"
+                raise MalformedInput(text, code="not_hermes") from error
+            if unknown:
+                raise ConnectionLost(f"{error}; {HUNG_UP}") from error
             raise
         self.wake()
 
@@ -434,6 +447,15 @@ def dial(url: Url, deadline: int | None) -> Channel:
     refuse_listen_options(transport, url)
     left = -1 if deadline is None else max(1, deadline - time.monotonic_ns())
     return transport.dial(url, left if left < DIAL_MAX_NS else -1)
+
+
+def _last_words(channel: Channel) -> bytes:
+    """What stood to be read when a connection broke before the broker's Welcome."""
+    buffer = bytearray(WORDS_MAX)
+    try:
+        return bytes(buffer[: channel.receive_into(memoryview(buffer))])
+    except HermesError:
+        return b""
 
 
 def _introduction(name: str | None) -> str:

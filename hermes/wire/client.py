@@ -112,6 +112,20 @@ class Resume(msgspec.Struct):
     """Their starts are where the lost connection had come to."""
 
 
+ZMTP = b"\xff"
+"""What ZeroMQ's greeting begins with."""
+
+
+def what_answers(beginning: Buffer) -> str:
+    """A sentence for input that is not the protocol's, by how it begins."""
+    if bytes(beginning[:1]) == ZMTP:
+        return (
+            "that is a ZeroMQ socket: use zmq+tcp:// and the port that the broker's listener names, "
+            "not one of its doors"
+        )
+    return "what answers there does not begin with HRMS"
+
+
 class ClientProtocol:
     """One connection.  Belongs to one thread; no method blocks.  See the module's docstring for its
     use."""
@@ -315,7 +329,7 @@ class ClientProtocol:
                 self.needed = needed
                 return None
             else:
-                self._refuse(-kind)
+                self._refuse(-kind, buffer[start : start + 1])
             start = following
 
     def eof(self) -> bool:
@@ -390,12 +404,12 @@ class ClientProtocol:
         self.state = ClientState.CLOSED
         raise MalformedInput(f"{message} [{code}]", code=code)
 
-    def _refuse(self, error: int) -> NoReturn:
+    def _refuse(self, error: int, beginning: Buffer) -> NoReturn:
         """The input is not a sound frame, or there should be none."""
         self._refuse_after_close()
         first = self.state is ClientState.GREETING
         if first and error == EMAGIC:
-            self._violated("not_hermes", "what answers there does not begin with HRMS")
+            self._violated("not_hermes", what_answers(beginning))
         if error == EVERSION:
             text = f"the broker's frames are not of version {FRAME_VERSION}"
             self.output.append(self._encode(m.Error("unsupported_version", text)))

@@ -24,6 +24,7 @@ from hermes.native.decoder import decode
 from hermes.native.frames import BATCH_HEADER_SIZE, encode_batch
 from hermes.transport import Kernel, Peer
 from hermes.wire import messages as m
+from hermes_zmq import paths
 from hermes_zmq import pump as pumps
 from hermes_zmq.options import DoorPlace, ListenOptions
 from hermes_zmq.peers import Peers
@@ -109,6 +110,7 @@ class Door:
         self.socket = socket
         self.address = address
         self.fd = int(socket.getsockopt(zmq.FD))
+        self._inode = paths.inode(address)
         self.monitor = Monitor(socket)
         self.awake = True
         """There may be news: poll until there is none."""
@@ -219,6 +221,7 @@ class Door:
         """Close the socket; what libzmq has taken may still leave."""
         self.monitor.close()
         self.socket.close()
+        paths.remove(self.address, self._inode)
 
     def _connect(self) -> Wire:
         house = self.house

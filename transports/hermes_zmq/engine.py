@@ -77,7 +77,10 @@ class ZmqAgent:
             undo.callback(self._epoll.close)
             self._gatekeeper = self._admit(options)
             undo.callback(self._gatekeeper.close)
-            self._doors = self._open(url, options)
+            self._doors: list[Any] = []
+            for place in places(url, options):
+                self._doors.append(self._open_door(self._house(url, options), place, str(url)))
+                undo.callback(self._doors[-1].close)
             undo.pop_all()
         self._by_fd: dict[int, Door] = {}
         self._monitors: dict[int, Door] = {}
@@ -253,9 +256,9 @@ class ZmqAgent:
         users = curve.read_users(options.users) if options.users else None
         return curve.Gatekeeper(self._context, users, keyed=self._keys is not None)
 
-    def _open(self, url: Url, options: ListenOptions) -> list[Any]:
+    def _house(self, url: Url, options: ListenOptions) -> House:
         credentials = {} if url.password is None else {"password": url.password}
-        house = House(
+        return House(
             self._kernel,
             self,
             options,
@@ -264,7 +267,6 @@ class ZmqAgent:
             credentials,
             self._faults,
         )
-        return [self._open_door(house, place, str(url)) for place in places(url, options)]
 
     def _open_door(self, house: House, place: Any, url: str) -> Door:
         kind, door = KINDS[place.role]

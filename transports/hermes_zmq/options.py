@@ -5,8 +5,10 @@ Knows no socket.
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -206,7 +208,16 @@ def _endpoints(url: Url, options: ListenOptions, role: str) -> list[str]:
 
 def _tcp(url: Url, port: int, *, passive: bool) -> str:
     _, address = resolve(url.host or DEFAULT_HOST, port, url=str(url), passive=passive)[0]
-    return f"tcp://{host_port((address[0], port or '*'))}"
+    return f"tcp://{host_port((_scoped(address), port or '*'))}"
+
+
+def _scoped(address: Any) -> str:
+    """The host of an address, with the interface that a link-local one is of."""
+    host = str(address[0])
+    if len(address) == 4 and address[3] and "%" not in host:
+        with contextlib.suppress(OSError):
+            return f"{host}%{socket.if_indextoname(address[3])}"
+    return host
 
 
 def _ipc(url: Url, role: str) -> str:

@@ -19,6 +19,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from hermes.addresses import cannot_listen
 from hermes.errors import InvalidUrl
+from hermes_zmq import paths
 
 KEEPALIVE_S = 30
 """Silence after which the OS probes whether a TCP peer's machine is still there."""
@@ -87,10 +88,11 @@ def bind(socket: Socket, endpoint: str, *, url: str) -> str:
         AddressInUse, InvalidUrl: it says what to do.
     """
     allow_ipv6(socket, endpoint)
-    try:
-        socket.bind(endpoint)
-    except zmq.ZMQError as error:
-        raise _cannot_bind(endpoint, url, error) from error
+    with paths.claimed(endpoint, url=url):
+        try:
+            socket.bind(endpoint)
+        except zmq.ZMQError as error:
+            raise _cannot_bind(endpoint, url, error) from error
     return str(socket.getsockopt_string(zmq.LAST_ENDPOINT)).rstrip("\0")
 
 
