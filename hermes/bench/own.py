@@ -47,7 +47,7 @@ class HermesPublisher:
 
     def __init__(self, where: Mapping[str, Any], topic: str, client: Any = None) -> None:
         self._client = client or _connect(where)
-        self._publisher = self._client.publisher(topic)
+        self._publisher = self._client.publisher(topic, ack=where.get("ack", "appended"))
         self.send = self._publisher.send
 
     def burst(self, payload: bytes, count: int) -> None:

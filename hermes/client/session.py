@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import msgspec
 
 from hermes.errors import HermesError, MalformedInput, Refused
-from hermes.native.api import Message, Sender, together
+from hermes.native.api import Message, Sender, acknowledge, together
 from hermes.native.frames import HEADER_SIZE
 from hermes.native.outbox import Outbox
 from hermes.wire import messages as m
-from hermes.wire.client import BatchReceived, ClientProtocol, Resume
+from hermes.wire.client import BatchReceived, ClientProtocol, ClientState, Resume
 from hermes.wire.errorcodes import ERROR_CODES, exception_for
 
 if TYPE_CHECKING:
     from hermes.client.batch import Batch
+
+_OPEN = ClientState.OPEN
 
 MARK_COST = 64
 """Bytes a queued progress mark counts for, so that a bound on bytes bounds them too."""
@@ -429,7 +431,10 @@ class Session:
         """
         protocol = self.protocol
         receive, feeds, names = protocol.receive, self.feeds, protocol.stream_names
+        senders = self.senders
         while start < end:
+            if senders and protocol.state is _OPEN:
+                start = acknowledge(buffer, start, end, senders)
             event = receive(buffer, start, end)
             start = protocol.position
             if event is None:

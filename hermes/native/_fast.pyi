@@ -36,6 +36,15 @@ def envelope(
         ValueError: ``[start, end)`` is not within the buffer.
     """
 
+def acknowledge(buffer: Buffer, start: int, end: int, senders: dict[int, Sender], /) -> int:
+    """Settle the acknowledgements to ``senders`` that stand at ``buffer[start]``: of those to one in a
+    row the last alone.  Returns where something else begins, which may be an acknowledgement of what
+    was never sent.
+
+    Raises:
+        ValueError: ``[start, end)`` is not within the buffer.
+    """
+
 @final
 class Message:
     """One message: read-only, a value that can be compared, hashed, copied and pickled.

@@ -29,6 +29,7 @@ _fast.bind(api_address())
 
 Message = _fast.Message
 envelope = _fast.envelope
+acknowledge = _fast.acknowledge
 Reader = _fast.Reader
 Sender = _fast.Sender
 Source = _fast.Source

@@ -14,7 +14,15 @@ import pytest
 from hermes.native._core import lib
 
 from hermes.native import _fast
-from hermes.native.api import API_VERSION, REFUSED, Message, Reader, Source, api_address
+from hermes.native.api import (
+    API_VERSION,
+    REFUSED,
+    Message,
+    Reader,
+    Source,
+    acknowledge,
+    api_address,
+)
 from hermes.native.outbox import EMPTY, Outbox
 from hermes.wire import messages as m
 from hermes.wire.codec import ControlEncoder
@@ -181,6 +189,9 @@ def acked_batch(*acks: m.Ack) -> tuple[bytes, bytes]:
     return b"".join(map(encode, acks)), header + bytes(frames_)
 
 
+encode_control = ControlEncoder().encode
+
+
 def offered(count: int) -> Outbox:
     """An outbox of which ``count`` messages are on the wire."""
     outbox = Outbox(id=3)
@@ -244,6 +255,65 @@ def test_an_acknowledgement_is_not_taken_without_its_batch():
         assert found is None
 
     assert outbox.status().acked == 0
+
+
+def test_acknowledgements_are_settled_up_to_what_is_none():
+    """Those in front are taken, of several publishers; what else stands behind them is left."""
+    first, second = offered(300), offered(3)
+    senders = {3: first.sender(None), 4: second.sender(None)}
+    acks = b"".join(
+        encode_control(m.Ack(publisher, sequence))
+        for publisher, sequence in [*((3, n) for n in range(1, 201)), (4, 2), (3, 300), (4, 1)]
+    )
+    data = b"12345678" + acks + encode_control(m.Pong(7)) + encode_control(m.Ack(4, 3))
+
+    found = acknowledge(data, 8, len(data), senders)
+
+    assert found == 8 + len(acks)
+    assert first.status().acked == 300
+    assert second.status().acked == 2
+    assert acknowledge(data, found, len(data), senders) == found
+
+
+@pytest.mark.parametrize("cut", [1, 8, 31, 40])
+def test_half_an_acknowledgement_waits(cut: int):
+    """What has not wholly arrived is left."""
+    outbox = offered(3)
+    one = encode_control(m.Ack(3, 1))
+    data = one + encode_control(m.Ack(3, 2))[:-cut]
+
+    assert acknowledge(data, 0, len(data), {3: outbox.sender(None)}) == len(one)
+    assert outbox.status().acked == 1
+
+
+@pytest.mark.parametrize(
+    "ack",
+    [m.Ack(4, 1), m.Ack(3, 1, "opened"), m.Ack(3, 2, "durable"), m.Ack(3, 4)],
+    ids=["another's", "opened", "durable", "never sent"],
+)
+def test_an_acknowledgement_for_the_protocol_to_judge_is_left(ack: m.Ack):
+    """It stays where it stands, and so does what is behind it; what is before it is settled, unless
+    it is an older one of the same that was never sent."""
+    outbox = offered(3)
+    good, bad = encode_control(m.Ack(3, 1)), encode_control(ack)
+    data = good + bad + encode_control(m.Ack(5, 3))
+    senders = {3: outbox.sender(None)}
+
+    assert acknowledge(data, 0, len(data), senders) == len(good)
+    assert acknowledge(data, len(good), len(data), senders) == len(good)
+    assert outbox.status().acked == (0 if ack.sequence == 4 else 1)
+
+
+def test_what_acknowledge_takes_is_checked():
+    """Nothing that is no sender is written to, and nothing outside the buffer is read."""
+    ack = encode_control(m.Ack(3, 1))
+
+    with pytest.raises(TypeError, match="is not a Sender"):
+        acknowledge(ack, 0, len(ack), {3: object()})  # type: ignore[dict-item]
+    with pytest.raises(TypeError, match="4 arguments, the last a dict"):
+        acknowledge(ack, 0, len(ack), [])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="buffer of"):
+        acknowledge(ack, 0, len(ack) + 1, {})
 
 
 def test_half_a_frame_is_an_error():

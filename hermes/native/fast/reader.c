@@ -242,11 +242,6 @@ static PyObject *envelope(PyObject *module, PyObject *const *args, Py_ssize_t co
                          found.payload_len, found.kind);
 }
 
-static PyMethodDef functions[] = {
-    {"envelope", (PyCFunction)(void (*)(void))envelope, METH_FASTCALL, envelope_doc},
-    {NULL, NULL, 0, NULL},
-};
-
 /* Whether the batch begins where the last one of its subscription and stream ended; the number of
  * both. */
 static PyObject *continues(const hm_batch *batch, PyObject *coverage) {
@@ -285,20 +280,29 @@ typedef struct {
     } items[ACKS_MAX];
 } acks;
 
-/* Notes what the control frame at `frame` acknowledges to one of `senders`; 0: it is something
- * else, or there is no room.  -1 with an exception set. */
-static int note_ack(acks *noted, const uint8_t *frame, uint32_t payload_len, PyObject *senders) {
+/* What the acknowledgement at `frame` says to one of `senders`: 1; 0: it is something else.  -1 with
+ * an exception set. */
+static int read_ack(const uint8_t *frame, uint32_t payload_len, PyObject *senders,
+                    hm_outbox **outbox, uint64_t *sequence) {
     uint32_t publisher;
-    uint64_t sequence;
-    if (noted->count == ACKS_MAX ||
-        !fast_core->ack_parse(frame + HM_FRAME_HEADER, payload_len, &publisher, &sequence))
+    if (!fast_core->ack_parse(frame + HM_FRAME_HEADER, payload_len, &publisher, sequence))
         return 0;
     PyObject *key = PyLong_FromUnsignedLong(publisher);
     PyObject *sender = key != NULL ? PyDict_GetItemWithError(senders, key) : NULL;
     Py_XDECREF(key);
-    hm_outbox *outbox = sender != NULL ? fast_outbox_of(sender) : NULL;
-    if (outbox == NULL)
-        return PyErr_Occurred() ? -1 : 0;
+    *outbox = sender != NULL ? fast_outbox_of(sender) : NULL;
+    return *outbox != NULL ? 1 : PyErr_Occurred() ? -1 : 0;
+}
+
+/* As read_ack, kept in `noted`; 0 also if there is no room. */
+static int note_ack(acks *noted, const uint8_t *frame, uint32_t payload_len, PyObject *senders) {
+    hm_outbox *outbox;
+    uint64_t sequence;
+    if (noted->count == ACKS_MAX)
+        return 0;
+    int status = read_ack(frame, payload_len, senders, &outbox, &sequence);
+    if (status <= 0)
+        return status;
     noted->items[noted->count].outbox = outbox;
     noted->items[noted->count++].sequence = sequence;
     return 1;
@@ -355,6 +359,56 @@ static int hand_over(PyObject *const *to, PyObject *buffer, PyObject *result) {
     return status;
 }
 
+PyDoc_STRVAR(
+    acknowledge_doc,
+    "acknowledge(buffer, start, end, senders, /)\n--\n\n"
+    "Settle the acknowledgements to ``senders`` that stand at buffer[start], of those to one "
+    "in a row the last alone; returns where something else begins.");
+
+/* One that acknowledges what was never sent is left where it stands. */
+static PyObject *acknowledge(PyObject *module, PyObject *const *args, Py_ssize_t count) {
+    (void)module;
+    region bytes;
+    if (count != 4 || !PyDict_Check(args[3]))
+        return PyErr_Format(PyExc_TypeError, "acknowledge takes 4 arguments, the last a dict");
+    if (region_of(args[0], args[1], args[2], &bytes) < 0)
+        return NULL;
+    hm_outbox *last = NULL;
+    uint64_t at = 0, place = 0, through = 0;
+    int status = 1;
+    while (status > 0) {
+        hm_slice slice;
+        uint64_t needed, sequence = 0;
+        hm_outbox *outbox = NULL;
+        const uint8_t *frame = bytes.data + at;
+        int64_t size = fast_core->frame_check(frame, bytes.size - at, HM_ACK_MAX, &slice, &needed);
+        status = size > 0 && (uint64_t)size <= bytes.size - at && slice.type == HM_ACK
+                     ? read_ack(frame, slice.payload_len, args[3], &outbox, &sequence)
+                     : 0;
+        if (last != NULL && (status <= 0 || outbox != last)) {
+            if (fast_core->outbox_ack(last, through) != 0) {
+                at = place;
+                break;
+            }
+            last = NULL;
+        }
+        if (status > 0) {
+            last = outbox;
+            place = at;
+            through = sequence;
+            at += (uint64_t)size;
+        }
+    }
+    PyBuffer_Release(&bytes.view);
+    return status < 0 ? NULL : PyLong_FromSsize_t(PyLong_AsSsize_t(args[1]) + (Py_ssize_t)at);
+}
+
+static PyMethodDef functions[] = {
+    {"envelope", (PyCFunction)(void (*)(void))envelope, METH_FASTCALL, envelope_doc},
+    {"acknowledge", (PyCFunction)(void (*)(void))acknowledge, METH_FASTCALL, acknowledge_doc},
+    {NULL, NULL, 0, NULL},
+};
+
 PyDoc_STRVAR(direct_doc,
              "direct($self, buffer, start, end, id, coverage, names, senders, feed=..., inbox=..., "
              "segment=..., /)\n--\n\n"
@@ -367,8 +421,10 @@ PyDoc_STRVAR(direct_doc,
 static PyObject *reader_direct(PyObject *object, PyObject *const *args, Py_ssize_t count) {
     reader *self = (reader *)object;
     region bytes;
-    if ((count != 7 && count != 10) || !PyDict_Check(args[4]) || !PyDict_Check(args[5]) || !PyDict_Check(args[6]))
-        return PyErr_Format(PyExc_TypeError, "direct takes 7 or 10 arguments, the fifth to seventh dicts");
+    if ((count != 7 && count != 10) || !PyDict_Check(args[4]) || !PyDict_Check(args[5]) ||
+        !PyDict_Check(args[6]))
+        return PyErr_Format(PyExc_TypeError,
+                            "direct takes 7 or 10 arguments, the fifth to seventh dicts");
     unsigned long long id = PyLong_AsUnsignedLongLong(args[3]);
     if (PyErr_Occurred() || region_of(args[0], args[1], args[2], &bytes) < 0)
         return NULL;
