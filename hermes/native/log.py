@@ -339,6 +339,13 @@ class Log(Closable):
             raise UsageError(f"a publisher id has {PUBLISHER_BYTES} bytes, not {len(publisher)}")
         return int(lib.hm_log_publisher(self.handle, publisher))
 
+    def misses(self, publisher: bytes, sequence: int) -> bool:
+        """Whether this log has lost a message that it had of ``publisher``, at or below
+        :meth:`publisher_sequence`: sent again, it is no repetition."""
+        if len(publisher) != PUBLISHER_BYTES:
+            raise UsageError(f"a publisher id has {PUBLISHER_BYTES} bytes, not {len(publisher)}")
+        return bool(lib.hm_log_misses(self.handle, publisher, sequence))
+
     def read(self, position: int, limit: int) -> Run | Hole | None:
         """The longest run of whole frames at ``position`` of at most ``limit`` bytes, but at least
         one frame.

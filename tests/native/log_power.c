@@ -318,19 +318,47 @@ static void remove_directory(const char *directory) {
 /* ---- the model ---- */
 
 typedef struct {
-    uint64_t id; /* unique over all lives; 0: not on this time line, or lost */
-    uint32_t publisher;
-    uint64_t publisher_sequence;
+    uint64_t id;     /* unique over all lives */
+    uint64_t length; /* bytes of payload */
+    uint64_t at;     /* the log's sequence of it on this time line; 0: none */
+    bool served;     /* the last look at the log found it */
+    bool hurt;       /* its bytes were changed on disk, when it was there */
 } message;
 
-static message *model; /* by sequence */
+/* Publishers keep everything they ever sent; what they have not heard of as durable they send again
+ * after each crash, if not at once then before anything new. */
+typedef struct {
+    message *sent; /* by the publisher's sequence */
+    uint64_t last;
+    uint64_t acked;
+    bool behind; /* since a crash it has not sent again what is not acknowledged */
+} sender;
+
+typedef struct {
+    uint32_t publisher;
+    uint64_t sequence; /* the publisher's; 0: none, or lost */
+} origin;
+
+static origin *model; /* by the log's sequence */
+static sender senders[PUBLISHERS];
 static uint64_t next_id = 1;
-static uint64_t sent[PUBLISHERS];
 static uint64_t clock_ns = 1000000000;
+static uint64_t segment_bytes;
+static uint64_t resent, refilled;
+
+static message *message_at(uint64_t sequence) {
+    const origin *from = &model[sequence];
+    return from->sequence ? &senders[from->publisher].sent[from->sequence] : NULL;
+}
+
+static void identify(uint32_t publisher, uint8_t id[16]) {
+    memset(id, 0, 16);
+    id[0] = (uint8_t)(publisher + 1);
+}
 
 static hm_log *open_log(const char *directory) {
-    hm_log_options options = {.segment_bytes = 16384,
-                              .retention_bytes = 120000,
+    hm_log_options options = {.segment_bytes = segment_bytes,
+                              .retention_bytes = 8 * segment_bytes,
                               .message_max = HM_MESSAGE_MAX,
                               .spares = 2};
     hm_log_report report;
@@ -343,30 +371,80 @@ static hm_log *open_log(const char *directory) {
     return log;
 }
 
-static void append(hm_log *log) {
+/* Appends the publisher's messages [first, first + count). */
+static void append_run(hm_log *log, uint32_t publisher, uint64_t first, uint32_t count) {
     static uint8_t frames[65536];
     uint64_t size = 0, sequence, position;
-    uint32_t count = 1 + (uint32_t)draw(12), publisher = (uint32_t)draw(PUBLISHERS), appended;
-    hm_origin origin = {.first_sequence = sent[publisher] + 1};
+    uint32_t appended;
+    hm_origin run = {.first_sequence = first};
     hm_log_status status;
 
-    origin.publisher[0] = (uint8_t)(publisher + 1);
+    identify(publisher, run.publisher);
     hm_log_status_get(log, &status);
     for (uint32_t i = 0; i < count; i++) {
-        uint64_t payload[160] = {next_id};
-        uint64_t length = sizeof next_id * (1 + draw(draw(4) ? 20 : 160));
+        message *sent = &senders[publisher].sent[first + i];
+        uint64_t payload[160] = {sent->id};
         int64_t written =
             hm_frame_encode(frames + size, sizeof frames - size, HM_MESSAGE, (const uint8_t *)"t.a",
-                            3, NULL, 0, (const uint8_t *)payload, (uint32_t)length, 0, 0);
-        assert(written > 0);
+                            3, NULL, 0, (const uint8_t *)payload, (uint32_t)sent->length, 0, 0);
+        assert(written > 0 && status.next_sequence + i < MESSAGES);
         size += (uint64_t)written;
-        assert(status.next_sequence + i < MESSAGES);
-        model[status.next_sequence + i] = (message){next_id++, publisher, ++sent[publisher]};
+        sent->at = status.next_sequence + i;
+        model[sent->at] = (origin){publisher, first + i};
+    }
+    int error =
+        hm_log_append(log, frames, size, count, &run, clock_ns, &sequence, &position, &appended);
+    assert(error == 0 && sequence == status.next_sequence);
+}
+
+/* Whether the log takes this message for one that it has, as a broker asks it. */
+static bool known(hm_log *log, uint32_t publisher, uint64_t sequence) {
+    uint8_t id[16];
+    identify(publisher, id);
+    return sequence <= hm_log_publisher(log, id) && !hm_log_misses(log, id, sequence);
+}
+
+/* Sends again what is not acknowledged; what the log knows is skipped. */
+static void send_again(hm_log *log, uint32_t publisher) {
+    sender *from = &senders[publisher];
+    uint64_t sequence = from->acked + 1;
+    while (sequence <= from->last) {
+        uint32_t count = 0;
+        while (count < 12 && sequence + count <= from->last &&
+               !known(log, publisher, sequence + count))
+            count++;
+        if (count) {
+            uint8_t id[16];
+            identify(publisher, id);
+            refilled += sequence <= hm_log_publisher(log, id);
+            append_run(log, publisher, sequence, count);
+        }
+        resent += count;
+        sequence += count ? count : 1;
+    }
+    from->behind = false;
+}
+
+static void append(hm_log *log) {
+    uint32_t publisher = (uint32_t)draw(PUBLISHERS), count = 1 + (uint32_t)draw(draw(3) ? 2 : 12);
+    sender *from = &senders[publisher];
+    if (from->behind)
+        send_again(log, publisher);
+    uint64_t first = from->last + 1;
+    for (uint32_t i = 0; i < count; i++) {
+        assert(from->last + 1 < MESSAGES);
+        from->sent[++from->last] =
+            (message){.id = next_id++, .length = sizeof(uint64_t) * (1 + draw(draw(4) ? 20 : 160))};
     }
     clock_ns += draw(3000000);
-    int error =
-        hm_log_append(log, frames, size, count, &origin, clock_ns, &sequence, &position, &appended);
-    assert(error == 0 && sequence == status.next_sequence);
+    append_run(log, publisher, first, count);
+}
+
+/* A sync has ended: some publishers hear that what is in the log is durable, others do not. */
+static void acknowledge(void) {
+    for (uint32_t i = 0; i < PUBLISHERS; i++)
+        if (!senders[i].behind && draw(2))
+            senders[i].acked = senders[i].last;
 }
 
 static void check_run(hm_log *log, const hm_range *range) {
@@ -381,11 +459,17 @@ static void check_run(hm_log *log, const hm_range *range) {
         uint64_t id;
         assert(span > 0 && slice.sequence == sequence);
         memcpy(&id, frames + at + slice.payload_offset, sizeof id);
-        if (model[sequence].id != id) {
-            fprintf(stderr, "sequence %lu is message %lu, expected %lu\n", sequence, id,
-                    model[sequence].id);
+        message *found = message_at(sequence);
+        if (found == NULL || found->id != id || found->at != sequence) {
+            fprintf(stderr, "sequence %lu is message %lu, expected %lu at %lu\n", sequence, id,
+                    found ? found->id : 0, found ? found->at : 0);
             abort();
         }
+        if (found->served) {
+            fprintf(stderr, "sequence %lu is message %lu a second time\n", sequence, id);
+            abort();
+        }
+        found->served = true;
         at += (uint64_t)span;
         sequence++;
     }
@@ -422,27 +506,22 @@ static void change_byte(const char *directory, const hurt *victim) {
 
 static void lose(uint64_t from, uint64_t to, uint64_t kept_from, uint64_t synced) {
     for (uint64_t sequence = from; sequence < to; sequence++) {
-        if (sequence >= kept_from && sequence <= synced && model[sequence].id) {
+        if (sequence >= kept_from && sequence <= synced && model[sequence].sequence) {
             fprintf(stderr, "sequence %lu was on disk and is lost\n", sequence);
             abort();
         }
-        model[sequence].id = 0;
     }
 }
 
-/* `kept_from`: oldest message before the crash; `synced`: the last one a finished sync covered. */
-static void judge(hm_log *log, uint64_t kept_from, uint64_t synced, uint64_t written) {
+/* Reads everything.  `kept_from`: oldest message before; `synced`: the last one that a finished sync
+ * covered. */
+static void read_all(hm_log *log, uint64_t kept_from, uint64_t synced) {
     hm_log_status status;
     hm_range range;
-    uint64_t last[PUBLISHERS] = {0};
-
+    for (uint32_t i = 0; i < PUBLISHERS; i++)
+        for (uint64_t sequence = 1; sequence <= senders[i].last; sequence++)
+            senders[i].sent[sequence].served = false;
     hm_log_status_get(log, &status);
-    if (getenv("LOG_POWER_VERBOSE"))
-        fprintf(stderr, "was %lu..%lu, synced %lu; is %lu..%lu\n", kept_from, written, synced,
-                status.first_sequence, status.next_sequence);
-    assert(status.next_sequence <= written);
-    assert(status.next_sequence > synced);
-    lose(1, status.first_sequence, kept_from, synced);
     uint64_t at = status.start_position, expected = status.first_sequence;
     for (int kind; (kind = hm_log_read(log, at, 5000, &range)) != 0;) {
         if (kind == 1) {
@@ -465,30 +544,82 @@ static void judge(hm_log *log, uint64_t kept_from, uint64_t synced, uint64_t wri
         }
     }
     assert(expected == status.next_sequence);
-    for (uint64_t sequence = 1; sequence < expected; sequence++) {
-        message *known = &model[sequence];
-        if (known->publisher_sequence > last[known->publisher])
-            last[known->publisher] = known->publisher_sequence;
+}
+
+/* What the log knows of each publisher is what it has of it: neither more, else a message that is
+ * sent again would be skipped and is nowhere, nor less, else it would be there twice. */
+static void check_senders(hm_log *log, uint64_t first) {
+    for (uint32_t i = 0; i < PUBLISHERS; i++) {
+        for (uint64_t sequence = 1; sequence <= senders[i].last; sequence++) {
+            message *sent = &senders[i].sent[sequence];
+            bool trimmed = sent->at && sent->at < first;
+            bool has = known(log, i, sequence);
+            if (trimmed ? !has && sequence > senders[i].acked : has != sent->served) {
+                fprintf(stderr, "message %lu of publisher %u, last at %lu, %s: the log %s it\n",
+                        sequence, i, sent->at,
+                        trimmed        ? "trimmed"
+                        : sent->served ? "there"
+                                       : "lost",
+                        has ? "knows" : "does not know");
+                abort();
+            }
+        }
+    }
+}
+
+/* Everything that is not too old is there, once. */
+static void check_complete(hm_log *log) {
+    hm_log_status status;
+    hm_log_status_get(log, &status);
+    read_all(log, 0, 0);
+    for (uint32_t i = 0; i < PUBLISHERS; i++) {
+        for (uint64_t sequence = 1; sequence <= senders[i].last; sequence++) {
+            const message *sent = &senders[i].sent[sequence];
+            bool excused = sent->hurt || (sent->at && sent->at < status.first_sequence);
+            if (!sent->served && !excused && !senders[i].behind) {
+                fprintf(stderr, "message %lu of publisher %u is nowhere (last at %lu, %s)\n",
+                        sequence, i, sent->at,
+                        sequence <= senders[i].acked ? "acknowledged" : "not acknowledged");
+                abort();
+            }
+        }
+    }
+}
+
+static void judge(hm_log *log, uint64_t kept_from, uint64_t synced, uint64_t written) {
+    hm_log_status status;
+
+    hm_log_status_get(log, &status);
+    if (getenv("LOG_POWER_VERBOSE"))
+        fprintf(stderr, "was %lu..%lu, synced %lu; is %lu..%lu\n", kept_from, written, synced,
+                status.first_sequence, status.next_sequence);
+    assert(status.next_sequence <= written);
+    assert(status.next_sequence > synced);
+    lose(1, status.first_sequence, kept_from, synced);
+    read_all(log, kept_from, synced);
+    check_senders(log, status.first_sequence);
+    for (uint64_t sequence = status.first_sequence; sequence < written; sequence++) {
+        message *sent = message_at(sequence);
+        bool here = sent && sent->at == sequence;
+        if (here && !sent->served)
+            sent->at = 0;
+        if (!here || !sent->served)
+            model[sequence] = (origin){0};
     }
     for (uint32_t i = 0; i < PUBLISHERS; i++) {
-        uint8_t id[16] = {(uint8_t)(i + 1)};
-        uint64_t remembered = hm_log_publisher(log, id), durable = 0;
-        for (uint64_t sequence = 1; sequence <= synced; sequence++)
-            if (model[sequence].publisher == i)
-                durable = model[sequence].publisher_sequence;
-        if (remembered > last[i] || remembered < durable) {
-            fprintf(stderr, "publisher %u: %lu, not within %lu..%lu\n", i, remembered, durable,
-                    last[i]);
-            abort();
-        }
-        sent[i] = remembered;
-        /* Kept without its record, it is nobody's: the publisher sends it again. */
-        for (uint64_t sequence = 1; sequence < expected; sequence++)
-            if (model[sequence].publisher == i && model[sequence].publisher_sequence > remembered)
-                model[sequence].publisher_sequence = remembered;
+        senders[i].behind = true;
+        if (draw(3))
+            send_again(log, i);
     }
-    for (uint64_t sequence = expected; sequence < written; sequence++)
-        model[sequence] = (message){0};
+    check_complete(log);
+}
+
+static void forget_senders(void) {
+    memset(model, 0, MESSAGES * sizeof *model);
+    for (uint32_t i = 0; i < PUBLISHERS; i++) {
+        senders[i].last = senders[i].acked = 0;
+        senders[i].behind = false;
+    }
 }
 
 /* A life without a sync, whose messages reach the disk and whose records do not: it held none.  In
@@ -525,8 +656,7 @@ static bool lose_names(const char *root, int kept) {
     pthread_mutex_unlock(&lock);
     for (int life = 0; life < 3; life++)
         remove_directory(directory[life]);
-    memset(model, 0, MESSAGES * sizeof *model);
-    memset(sent, 0, sizeof sent);
+    forget_senders();
     return more;
 }
 
@@ -535,8 +665,13 @@ int main(int argc, char **argv) {
     char directory[256], survivor[256];
     state = strtoull(argv[2], NULL, 10) * 2654435769u + 88172645463325252u;
     int lives = atoi(argv[3]);
+    segment_bytes = draw(2) ? 16384 : 65536;
     model = calloc(MESSAGES, sizeof *model);
     assert(model);
+    for (uint32_t i = 0; i < PUBLISHERS; i++) {
+        senders[i].sent = calloc(MESSAGES, sizeof *senders[i].sent);
+        assert(senders[i].sent);
+    }
     for (int kept = 0; lose_names(argv[1], kept); kept++)
         continue;
     snprintf(directory, sizeof directory, "%s/0", argv[1]);
@@ -548,9 +683,10 @@ int main(int argc, char **argv) {
         for (uint64_t steps = draw(draw(4) ? 60 : 4); steps > 0; steps--) {
             append(log);
             uint64_t what = draw(20);
-            if (what == 0)
+            if (what == 0) {
                 assert(hm_log_sync_wait(log, 60000000000u) == 0);
-            else if (what == 1)
+                acknowledge();
+            } else if (what == 1)
                 assert(hm_log_sync_begin(log) == 0);
         }
         uint64_t end = draw(8);
@@ -561,15 +697,18 @@ int main(int argc, char **argv) {
         if (clean) {
             assert(hm_log_close(log) == 0);
             synced = before.next_sequence - 1;
+            acknowledge();
         }
         hurt victim = {0};
-        if (end == 1 && synced >= before.first_sequence && model[synced].id)
+        if (end == 1 && synced >= before.first_sequence && model[synced].sequence)
             victim = choose_victim(log, &before);
+        if (victim.sequence)
+            message_at(victim.sequence)->hurt = true;
         snprintf(survivor, sizeof survivor, "%s/%d", argv[1], life);
         lose_power(survivor, victim.sequence != 0);
         if (victim.sequence) {
             change_byte(survivor, &victim);
-            model[victim.sequence].id = 0;
+            model[victim.sequence].sequence = 0;
         }
         if (!clean)
             hm_log_close(log);
@@ -592,7 +731,10 @@ int main(int argc, char **argv) {
     pthread_mutex_unlock(&lock);
     remove_directory(directory);
     free(model);
-    printf("%d lives, %lu with synced messages, %lu that lost some, %lu with a hurt one\n", lives,
-           synced_lives, cuts, hurt_lives);
+    for (uint32_t i = 0; i < PUBLISHERS; i++)
+        free(senders[i].sent);
+    printf("%d lives, %lu with synced messages, %lu that lost some, %lu with a hurt one, "
+           "%lu messages sent again and taken, of which %lu runs behind others\n",
+           lives, synced_lives, cuts, hurt_lives, resent, refilled);
     return 0;
 }

@@ -341,10 +341,17 @@ def test_misuse_is_answered(tmp_path: Path) -> None:
 def test_a_sync_that_takes_too_long_times_out(tmp_path: Path) -> None:
     """A deadline that has passed is an answer, and the sync still happens."""
     with Log.open(tmp_path, segment_bytes=1 << 20) as log:
-        log.append(frames(500), 500)
-        with pytest.raises(Timeout):
-            log.sync(timeout_ns=0)
+        late = False
+        deadline = time.monotonic() + EVENT_TIMEOUT_S
+        while not late and time.monotonic() < deadline:
+            log.append(frames(10), 10)
+            try:
+                log.sync(timeout_ns=0)  # a busy machine may have it done before it looks
+            except Timeout:
+                late = True
+        assert late
         log.sync()
+        assert log.status().synced_sequence == log.status().next_sequence - 1
 
 
 # dying processes ---------------------------------------------------------------------------------

@@ -46,7 +46,9 @@ def fill(log: Log, count: int = MESSAGES) -> None:
         )
 
 
-def make(directory: Path, *, closed: bool = True, count: int = MESSAGES) -> Path:
+def make(
+    directory: Path, *, closed: bool = True, synced: bool = False, count: int = MESSAGES
+) -> Path:
     """A log of a few segments, as a clean close or as a crash leaves it."""
     directory.mkdir()
     log = Log.open(directory, segment_bytes=SEGMENT_BYTES, spares=0)
@@ -54,6 +56,8 @@ def make(directory: Path, *, closed: bool = True, count: int = MESSAGES) -> Path
     if closed:
         log.close()
         return directory
+    if synced:
+        log.sync()
     copy = directory.with_name(directory.name + "-crashed")
     shutil.copytree(directory, copy)
     log.close()
@@ -95,7 +99,7 @@ def test_a_sound_log_has_no_problems(tmp_path: Path, closed: bool) -> None:
 @pytest.mark.parametrize("closed", [True, False])
 def test_one_flipped_byte_is_traced_to_its_frame(tmp_path: Path, closed: bool) -> None:
     """Whichever byte of a frame is hurt, its segment and offset are named and all others are counted."""
-    directory = make(tmp_path / "log", closed=closed)
+    directory = make(tmp_path / "log", closed=closed, synced=True)
     chance = random.Random(7)
     for name, starts in frame_starts(directory).items():
         sound = (directory / name).read_bytes()
@@ -110,6 +114,26 @@ def test_one_flipped_byte_is_traced_to_its_frame(tmp_path: Path, closed: bool) -
                 assert [(p.file, p.offset, p.missing) for p in found.problems] == [(name, first, 1)]
                 assert found.messages == MESSAGES - 1
         (directory / name).write_bytes(sound)
+
+
+def test_where_nothing_was_synced_the_log_ends_at_the_first_unsound_frame(tmp_path: Path) -> None:
+    """Verifying judges as opening does: sound frames behind it in the last segment do not count."""
+    directory = make(tmp_path / "log", closed=False)
+    name, starts = list(frame_starts(directory).items())[-1]
+    hurt = bytearray((directory / name).read_bytes())
+    hurt[starts[2] + 1] ^= 1
+    (directory / name).write_bytes(hurt)
+    lost = len(starts) - 1 - 2
+
+    found = verify_log(directory)
+
+    assert [(p.kind, p.offset, p.missing) for p in found.problems] == [
+        (ProblemKind.TORN, starts[2], lost)
+    ]
+    assert found.messages == MESSAGES - lost
+    with Log.open(directory, segment_bytes=SEGMENT_BYTES) as log:
+        assert log.status().next_sequence == MESSAGES - lost + 1
+        assert log.publisher_sequence(PUBLISHER) == MESSAGES - lost
 
 
 def test_every_flipped_byte_beside_the_frames_is_noticed(tmp_path: Path) -> None:

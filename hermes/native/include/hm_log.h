@@ -136,6 +136,10 @@ void hm_log_expect(const hm_log *log, uint64_t offset, uint64_t size);
 /* The last sequence of `publisher` in this log, 0 if unknown. */
 uint64_t hm_log_publisher(hm_log *log, const uint8_t *publisher);
 
+/* Whether the log had this message of `publisher`, at or below its last sequence, and has lost it
+ * since: sent again, it is no repetition. */
+int hm_log_misses(const hm_log *log, const uint8_t *publisher, uint64_t sequence);
+
 /* The longest run of whole frames at `position` of at most `limit` bytes (at least one frame,
  * whatever its size), within one segment.  Returns 1; 0 at the tail; -HM_EGONE: retention has
  * passed it; -HM_EDAMAGED: quarantined.  On both, `range->position` and `first_sequence` are where

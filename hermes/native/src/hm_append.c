@@ -54,9 +54,12 @@ static void note_publisher(hm_log *log, const hm_origin *origin, uint64_t count)
         log->last_publisher_next = 0;
         return;
     }
-    uint64_t last = origin->first_sequence + count - 1;
-    log->last_publisher = hm_publishers_set(log->publishers, origin->publisher, last);
-    log->last_publisher_next = last + 1;
+    uint64_t next = origin->first_sequence + count;
+    log->last_publisher =
+        hm_publishers_keep(log->publishers, origin->publisher, origin->first_sequence, next);
+    log->last_publisher_next = next;
+    /* What was lost and is sent again is a record of its own: extending one only counts on. */
+    log->last_extensible = log->last_publisher == NULL || log->last_publisher->last < next;
 }
 
 /* Lengthens the last record by `count` messages. */
@@ -253,6 +256,10 @@ void hm_log_expect(const hm_log *log, uint64_t offset, uint64_t size) {
     for (uint64_t line = at / CACHE_LINE * CACHE_LINE; line < at + size; line += CACHE_LINE) {
         __builtin_prefetch(segment->map + line, 1, 2);
     }
+}
+
+int hm_log_misses(const hm_log *log, const uint8_t *publisher, uint64_t sequence) {
+    return hm_publishers_misses(log->publishers, publisher, sequence);
 }
 
 uint64_t hm_log_publisher(hm_log *log, const uint8_t *publisher) {

@@ -150,8 +150,28 @@ static uint32_t take_unsynced(hm_pool *pool, hm_segment **list) {
     return count;
 }
 
-/* 0 or errno. */
-static int sync_sealed(hm_pool *pool) {
+/* Says in the segment what is on disk, for who opens it after a crash.  The mark itself is left to
+ * the kernel: without it, what is unsound there is taken for a torn tail. */
+static void mark_synced(const hm_segment *segment, uint64_t turn, uint64_t end,
+                        uint64_t next_sequence) {
+    const hm_synced synced = {end, next_sequence};
+    hm_synced_encode(segment->map, segment->header_crc, turn, &synced);
+}
+
+/* What is marked already is left alone: of thousands of segments none is written again. */
+static void mark_sealed(const hm_segment *segment, uint64_t turn) {
+    hm_synced before;
+    if (segment->header_crc == 0) {
+        return; /* its header page is lost */
+    }
+    hm_synced_decode(segment->map, segment->header_crc, &before);
+    if (before.next_sequence < segment->next_sequence) {
+        mark_synced(segment, turn, segment->end, segment->next_sequence);
+    }
+}
+
+/* 0 or errno.  `failed`: no sync says anything any more.  `turn`: of the marks. */
+static int sync_sealed(hm_pool *pool, bool failed, uint64_t turn) {
     hm_segment *list;
     bool many = take_unsynced(pool, &list) > HM_SYNC_EACH_MAX;
     /* Each sync of a file waits for the journal; beyond a few, one for the whole file system is
@@ -163,13 +183,17 @@ static int sync_sealed(hm_pool *pool) {
         if (error == 0 && !many) {
             error = sync_segment(&todo);
         }
+        if (error == 0 && !failed) {
+            mark_sealed(todo.segment, turn);
+        }
         end_job(pool, &todo, error);
     }
     return error;
 }
 
-static int sync_everything(hm_pool *pool, const job *active, bool directory) {
-    int error = sync_sealed(pool);
+static int sync_everything(hm_pool *pool, const job *active, bool directory, bool failed,
+                           uint64_t turn) {
+    int error = sync_sealed(pool, failed, turn);
     if (error == 0 && active->segment) {
         error = sync_segment(active);
     }
@@ -177,14 +201,6 @@ static int sync_everything(hm_pool *pool, const job *active, bool directory) {
         error = errno;
     }
     return error;
-}
-
-/* Says in the segment what is on disk, for who opens it after a crash.  The mark itself is left to
- * the kernel: without it, what is unsound there is taken for a torn tail. */
-static void mark_synced(const hm_segment *segment, uint64_t turn, uint64_t end,
-                        uint64_t next_sequence) {
-    const hm_synced synced = {end, next_sequence};
-    hm_synced_encode(segment->map, segment->header_crc, turn, &synced);
 }
 
 void hm_helper_sync(hm_pool *pool) {
@@ -200,8 +216,8 @@ void hm_helper_sync(hm_pool *pool) {
     hm_end mark = pool->sync_mark;
     pthread_mutex_unlock(&pool->lock);
 
-    int error = sync_everything(pool, &active, directory);
-    error = fault ? fault : error;
+    /* A sync that is to fail, for a test, does nothing. */
+    int error = fault ? fault : sync_everything(pool, &active, directory, failed, turn);
     if (active.segment) {
         if (error == 0 && !failed) {
             mark_synced(active.segment, turn, active.end, target);

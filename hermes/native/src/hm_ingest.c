@@ -317,12 +317,14 @@ static int accept(const take *t, const uint8_t *frame, uint64_t size) {
         return flush(t) == STOP ? STOP : refused(t, who, route->stream, in->sequence, error);
     if (!hm_run_continues(run, who->known, who, route->stream, in->sequence) && flush(t) == STOP)
         return STOP;
+    if (hm_known_has(in->router, who->known, route->stream, in->sequence)) {
+        if (flush(t) == STOP)
+            return STOP;
+        t->feed->duplicates++;
+        touch(in, who, in->sequence, route->stream);
+        return GO_ON;
+    }
     if (run->count == 0) {
-        if (who->known != NULL && in->sequence <= who->known->last[route->stream]) {
-            t->feed->duplicates++;
-            touch(in, who, in->sequence, route->stream);
-            return GO_ON;
-        }
         run->known = who->known;
         run->owner = who;
     }

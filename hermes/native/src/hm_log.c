@@ -287,6 +287,10 @@ static int close_active(hm_log *log) {
         hm_helper_sync(pool);
         error = pool->failed;
         pthread_mutex_unlock(&pool->lock);
+        bool marks = log->active->sealed; /* nothing of what is closed is a torn tail */
+        if (error == 0 && marks && hm_map_sync(log->active->map, 0, HM_PAGE) != 0) {
+            error = -HM_EIO;
+        }
         if (error == 0 && pool->end_fd >= 0 && fsync(pool->end_fd) != 0) {
             error = -HM_EIO;
         }

@@ -34,9 +34,11 @@
 #define HM_WARM_FIRST     4194304 /* bytes made warm before a log has shown that it is busy */
 #define HM_WARM_REST      31      /* times as long as a slice took the helper rests, at most */
 #define HM_WARM_REST_MIN  200000  /* ns: what is shorter is not worth the helper's going to sleep */
-#define HM_WARM_LEAD      4     /* times as fast as the log is written it is made warm, at least */
-#define HM_NUDGE_STEP   1048576 /* bytes after which the helper hears how fast the log is written */
-#define HM_POPULATE_MAX 16      /* hints that may wait; more are dropped, they are hints */
+#define HM_WARM_LEAD      4   /* times as fast as the log is written it is made warm, at least */
+#define HM_NUDGE_STEP 1048576 /* bytes after which the helper hears how fast the log is written */
+#define HM_LOG_MISSING_MAX                                                                         \
+    4096 /* ranges that are lost and may be sent again, per log; the oldest is given up */
+#define HM_POPULATE_MAX 16 /* hints that may wait; more are dropped, they are hints */
 #define HM_SYNC_EACH_MAX                                                                           \
     16 /* segments synced one by one; beyond, the file system is asked once, first */
 #define HM_STARVED_WAIT_NS 100000000 /* ns between tries to get a segment on a full disk */
@@ -358,12 +360,32 @@ typedef struct {
     uint32_t newer, older; /* in the order of use, index + 1 */
 } hm_publisher;
 
+/* Messages of a publisher, [first, next) in its own sequence, that the log had and has lost: they
+ * are no repetitions when they are sent again. */
+typedef struct {
+    uint8_t publisher[16];
+    uint64_t first;
+    uint64_t next;
+} hm_missing;
+
 hm_publishers *hm_publishers_new(void);
 void hm_publishers_free(hm_publishers *table);
 hm_publisher *hm_publishers_find(hm_publishers *table, const uint8_t *id);
 /* Notes `last` for `id`; the longest silent makes room.  The entry, valid until the next call;
  * NULL: no memory. */
 hm_publisher *hm_publishers_set(hm_publishers *table, const uint8_t *id, uint64_t last);
+/* The log has [first, next) of `id`; what it has beyond that stays. */
+hm_publisher *hm_publishers_keep(hm_publishers *table, const uint8_t *id, uint64_t first,
+                                 uint64_t next);
+/* The log had [first, next) of `id`, and has lost it. */
+void hm_publishers_lose(hm_publishers *table, const uint8_t *id, uint64_t first, uint64_t next);
+/* `first` comes next of `id`: what is not known before it is there, or `lost`. */
+void hm_publishers_expect(hm_publishers *table, const uint8_t *id, uint64_t first, bool lost);
+bool hm_publishers_misses(const hm_publishers *table, const uint8_t *id, uint64_t sequence);
+/* The first range lost of `id` that begins at `from` or behind, or NULL. */
+const hm_missing *hm_publishers_missing(const hm_publishers *table, const uint8_t *id,
+                                        uint64_t from);
+uint32_t hm_publishers_missing_count(const hm_publishers *table);
 uint32_t hm_publishers_count(const hm_publishers *table);
 /* From the longest silent to the latest. */
 hm_publisher *hm_publishers_oldest(hm_publishers *table);
@@ -455,8 +477,10 @@ typedef struct {
     uint64_t base_sequence;
     uint64_t base_position;
     uint64_t next_sequence; /* sequences from here on do not belong here; UINT64_MAX: not known */
-    bool sealed;            /* `end` and `next_sequence` are exact */
-    hm_synced synced;       /* what is unsound before it is no torn tail */
+    uint64_t covered;       /* sequences from here on no record covers; UINT64_MAX: not known */
+    bool sealed;            /* `end` and `next_sequence` are exact; taken back if it ends earlier */
+    bool last;              /* nothing was written behind it: it ends where something is unsound */
+    hm_synced synced;       /* but what was synced is damaged, and does not end it */
     const hm_record *marks; /* sound records in order, or NULL */
     uint64_t mark_count;
     uint64_t *progress; /* NULL, or counts bytes for another thread */
@@ -505,6 +529,15 @@ typedef struct {
     hm_seal seal;
     hm_synced synced;
 } hm_files;
+
+/* Sequence up to which the records say who sent what; UINT64_MAX: they say so of everything, or are
+ * damaged or gone.  Slots of zeros, records that are missing at the end of a sealed segment, and
+ * those that leave out sequences never reached the disk. */
+uint64_t hm_records_covered(const hm_files *files, uint64_t base_sequence);
+
+/* How far the frames of the last segment were on disk, by its own marks and the log's end mark. */
+hm_synced hm_synced_extent(const hm_files *files, uint64_t base_sequence, uint64_t base_position,
+                           const hm_end *end);
 
 /* 0 or -HM_E*; damage is not an error here. */
 int hm_files_open(int dirfd, uint64_t base, bool writable, hm_files *files);

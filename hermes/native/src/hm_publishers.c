@@ -11,6 +11,9 @@ struct hm_publishers {
     uint32_t count;
     uint32_t capacity;
     uint32_t newest, oldest; /* index + 1 */
+    hm_missing *missing;     /* in no order */
+    uint32_t missing_count;
+    uint32_t missing_room;
     uint32_t buckets[BUCKETS];
 };
 
@@ -21,6 +24,7 @@ hm_publishers *hm_publishers_new(void) {
 void hm_publishers_free(hm_publishers *table) {
     if (table) {
         free(table->entries);
+        free(table->missing);
         free(table);
     }
 }
@@ -66,6 +70,58 @@ static void unlink_bucket(hm_publishers *table, const hm_publisher *entry) {
     *at = entry->chain;
 }
 
+static bool is_of(const hm_missing *missing, const uint8_t *id) {
+    return memcmp(missing->publisher, id, sizeof missing->publisher) == 0;
+}
+
+/* Notes that [first, next) are lost.  Without room the oldest such note is given up. */
+static void add_missing(hm_publishers *table, const uint8_t *id, uint64_t first, uint64_t next) {
+    if (table->missing_count == table->missing_room && table->missing_room < HM_LOG_MISSING_MAX) {
+        uint32_t room = table->missing_room ? table->missing_room * 2 : 16;
+        hm_missing *grown = realloc(table->missing, room * sizeof *grown);
+        if (grown) {
+            table->missing = grown;
+            table->missing_room = room;
+        }
+    }
+    if (table->missing_room == 0) {
+        return;
+    }
+    if (table->missing_count == table->missing_room) {
+        memmove(table->missing, table->missing + 1,
+                --table->missing_count * sizeof *table->missing);
+    }
+    hm_missing *added = &table->missing[table->missing_count++];
+    memcpy(added->publisher, id, sizeof added->publisher);
+    added->first = first;
+    added->next = next;
+}
+
+/* [first, next) are not missing, or no longer. */
+static void regain(hm_publishers *table, const uint8_t *id, uint64_t first, uint64_t next) {
+    for (uint32_t i = 0, count = table->missing_count; i < count; i++) {
+        hm_missing *at = &table->missing[i];
+        if (!is_of(at, id) || at->first >= next || at->next <= first) {
+            continue;
+        }
+        hm_missing had = *at;
+        at->next = at->first; /* empty, unless it begins before */
+        if (had.first < first) {
+            at->next = first;
+        }
+        if (had.next > next) {
+            add_missing(table, id, next, had.next);
+        }
+    }
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < table->missing_count; i++) {
+        if (table->missing[i].first < table->missing[i].next) {
+            table->missing[kept++] = table->missing[i];
+        }
+    }
+    table->missing_count = kept;
+}
+
 /* A free entry: a new one, or the longest silent one's. */
 static hm_publisher *take_entry(hm_publishers *table) {
     if (table->count == table->capacity && table->capacity < HM_LOG_PUBLISHERS_MAX) {
@@ -83,6 +139,7 @@ static hm_publisher *take_entry(hm_publishers *table) {
         return NULL; /* no memory for even one: the filter forgets */
     }
     hm_publisher *entry = &table->entries[table->oldest - 1];
+    regain(table, entry->id, 0, UINT64_MAX);
     unlink_use(table, entry);
     unlink_bucket(table, entry);
     return entry;
@@ -105,6 +162,80 @@ hm_publisher *hm_publishers_set(hm_publishers *table, const uint8_t *id, uint64_
     entry->last = last;
     link_newest(table, entry);
     return entry;
+}
+
+static uint64_t last_of(hm_publishers *table, const uint8_t *id) {
+    const hm_publisher *entry = hm_publishers_find(table, id);
+    return entry ? entry->last : 0;
+}
+
+hm_publisher *hm_publishers_keep(hm_publishers *table, const uint8_t *id, uint64_t first,
+                                 uint64_t next) {
+    uint64_t last = last_of(table, id);
+    if (first <= last) {
+        regain(table, id, first, next);
+    }
+    return hm_publishers_set(table, id, next > last ? next - 1 : last);
+}
+
+void hm_publishers_lose(hm_publishers *table, const uint8_t *id, uint64_t first, uint64_t next) {
+    uint64_t last = last_of(table, id);
+    for (uint32_t i = 0; i < table->missing_count; i++) {
+        hm_missing *at = &table->missing[i];
+        if (!is_of(at, id)) {
+            continue;
+        }
+        if (at->first <= first && at->next >= next) {
+            return;
+        }
+        if (at->next == last + 1 && first >= at->first) { /* nothing that is there lies between */
+            at->next = next > at->next ? next : at->next;
+            first = next;
+            break;
+        }
+    }
+    if (first < next) {
+        add_missing(table, id, first, next);
+    }
+    hm_publishers_set(table, id, next > last ? next - 1 : last);
+}
+
+void hm_publishers_expect(hm_publishers *table, const uint8_t *id, uint64_t first, bool lost) {
+    uint64_t last = last_of(table, id);
+    if (first <= last + 1) {
+        return;
+    }
+    if (lost) {
+        hm_publishers_lose(table, id, last + 1, first);
+    } else {
+        hm_publishers_set(table, id, first - 1);
+    }
+}
+
+bool hm_publishers_misses(const hm_publishers *table, const uint8_t *id, uint64_t sequence) {
+    for (uint32_t i = 0; i < table->missing_count; i++) {
+        const hm_missing *at = &table->missing[i];
+        if (at->first <= sequence && sequence < at->next && is_of(at, id)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+const hm_missing *hm_publishers_missing(const hm_publishers *table, const uint8_t *id,
+                                        uint64_t from) {
+    const hm_missing *first = NULL;
+    for (uint32_t i = 0; i < table->missing_count; i++) {
+        const hm_missing *at = &table->missing[i];
+        if (at->first >= from && is_of(at, id) && (first == NULL || at->first < first->first)) {
+            first = at;
+        }
+    }
+    return first;
+}
+
+uint32_t hm_publishers_missing_count(const hm_publishers *table) {
+    return table->missing_count;
 }
 
 uint32_t hm_publishers_count(const hm_publishers *table) {

@@ -29,8 +29,9 @@ typedef struct {
     hm_listing listing;
     found *found;
     uint64_t count;
-    hm_end end; /* where the log had ended, as far as its end mark knows */
-    bool again; /* a segment was written in the place of those that are lost: recover once more */
+    hm_end end;   /* where the log had ended, as far as its end mark knows */
+    bool again;   /* a segment was written in the place of those that are lost: recover once more */
+    bool unnamed; /* messages of senders that no record names are lost: see remember_publishers */
 } recovery;
 
 static bool is_sealed(const found *segment) {
@@ -40,36 +41,10 @@ static bool is_sealed(const found *segment) {
 /* Whether it held messages, whatever is left of them. */
 static bool was_written(const found *segment) {
     return segment->walk.messages > 0 || segment->walk.synced.next_sequence > segment->base ||
-           (is_sealed(segment) && segment->files.seal.next_sequence > segment->base);
+           (segment->walk.sealed && segment->walk.next_sequence > segment->base);
 }
 
 /* reading ------------------------------------------------------------------------------------- */
-
-/* Sequence up to which the records of an unsealed last segment say that messages were committed.  A
- * slot of zeros before other records never reached the disk: what it spoke of was not synced, and
- * who had sent it is not known, so the log ends before it.  Records that are there but damaged say
- * nothing, nor does a missing index: then whatever sound frames follow are kept. */
-static uint64_t index_coverage(const found *segment) {
-    uint64_t covered = segment->base;
-    for (uint64_t i = 0; i < segment->files.slot_count; i++) {
-        const hm_record *slot = &segment->files.slots[i];
-        int error = hm_record_check(slot);
-        if (error == -HM_EEMPTY) {
-            return covered;
-        }
-        if (error) {
-            return segment->unsound_records ? UINT64_MAX : covered;
-        }
-        covered = slot->first_sequence + hm_record_count(slot);
-    }
-    return segment->files.has_index ? covered : UINT64_MAX;
-}
-
-/* Sequence up to which messages of an unsealed last segment are believed to have been committed. */
-static uint64_t committed_next(const found *segment) {
-    uint64_t covered = index_coverage(segment), synced = segment->files.synced.next_sequence;
-    return covered > synced ? covered : synced;
-}
 
 static int read_records(found *segment, uint64_t base_position) {
     const hm_files *files = &segment->files;
@@ -95,8 +70,15 @@ static uint64_t base_position(const found *segment, uint64_t previous_end) {
     return hm_records_position(files->slots, files->slot_count, segment->base, previous_end);
 }
 
+/* Sequence up to which messages of a segment without a seal, and without another behind it, are
+ * believed to have been committed. */
+static uint64_t committed_next(const hm_synced *synced, uint64_t covered) {
+    return covered > synced->next_sequence ? covered : synced->next_sequence;
+}
+
 /* Verifies one segment.  `previous_*`: where the one before ended, 0: there is none.  `next_base`:
- * of the one after it, UINT64_MAX if there is none. */
+ * of the one after it, UINT64_MAX if nothing was written behind it: then the log ends where a frame
+ * is unsound or without a record, unless it was synced. */
 static int verify(recovery *self, found *segment, uint64_t previous_end, uint64_t previous_next,
                   uint64_t next_base) {
     hm_walk *walk = &segment->walk;
@@ -114,15 +96,21 @@ static int verify(recovery *self, found *segment, uint64_t previous_end, uint64_
     }
     const hm_seal *seal = &segment->files.seal;
     bool sealed = is_sealed(segment) && seal->next_sequence <= next_base;
+    uint64_t covered = hm_records_covered(&segment->files, segment->base);
+    bool last = next_base == UINT64_MAX;
+    hm_synced synced = last ? hm_synced_extent(&segment->files, segment->base, position, &self->end)
+                            : segment->files.synced;
     *walk = (hm_walk){.map = segment->files.map,
                       .end = sealed ? seal->end : segment->files.size,
                       .base_sequence = segment->base,
                       .base_position = position,
                       .next_sequence = sealed                    ? seal->next_sequence
                                        : next_base != UINT64_MAX ? next_base
-                                                                 : committed_next(segment),
+                                                                 : committed_next(&synced, covered),
+                      .covered = covered,
                       .sealed = sealed,
-                      .synced = segment->files.synced,
+                      .last = last,
+                      .synced = synced,
                       .marks = segment->records,
                       .mark_count = segment->record_count,
                       .progress = self->progress};
@@ -430,14 +418,91 @@ static bool rebuild_marks(found *segment, builder *self) {
 
 /* taking over --------------------------------------------------------------------------------- */
 
-static void remember_publishers(hm_log *log, const found *segment) {
+/* Messages that the damage of `walk` took out of [first, next). */
+static uint64_t lost_of(const hm_walk *walk, uint64_t first, uint64_t next) {
+    uint64_t lost = 0;
+    for (uint32_t i = 0; i < walk->damage_count; i++) {
+        const hm_damage *damage = &walk->damage[i];
+        uint64_t from = damage->first_sequence > first ? damage->first_sequence : first;
+        uint64_t to = damage->next_sequence < next ? damage->next_sequence : next;
+        lost += to > from ? to - from : 0;
+    }
+    return lost;
+}
+
+/* Whether messages of the segment are lost that no record names the sender of. */
+static bool loses_unnamed(const found *segment) {
+    uint64_t named = 0;
     for (uint64_t i = 0; i < segment->record_count; i++) {
         const hm_record *record = &segment->records[i];
-        uint64_t next = record->publisher_first + hm_record_count(record);
-        if (next && !hm_publisher_nobody(record->publisher)) {
-            hm_publishers_set(log->publishers, record->publisher, next - 1);
+        named += lost_of(&segment->walk, record->first_sequence,
+                         record->first_sequence + hm_record_count(record));
+    }
+    return named < lost_of(&segment->walk, 0, UINT64_MAX);
+}
+
+/* The publisher's messages of one record: what the log has of them, and what it has lost. */
+static void remember_run(hm_publishers *publishers, const hm_walk *walk, const hm_record *record) {
+    uint64_t first = record->first_sequence, end = first + hm_record_count(record);
+    uint64_t shift = record->publisher_first - first; /* from the log's sequence to its own */
+    for (uint32_t i = 0; i < walk->damage_count && first < end; i++) {
+        const hm_damage *damage = &walk->damage[i];
+        uint64_t from = damage->first_sequence > first ? damage->first_sequence : first;
+        uint64_t to = damage->next_sequence < end ? damage->next_sequence : end;
+        if (from >= to) {
+            continue;
         }
-        log->time_ns = record->time_ns > log->time_ns ? record->time_ns : log->time_ns;
+        if (from > first) {
+            hm_publishers_keep(publishers, record->publisher, first + shift, from + shift);
+        }
+        hm_publishers_lose(publishers, record->publisher, from + shift, to + shift);
+        first = to;
+    }
+    if (first < end) {
+        hm_publishers_keep(publishers, record->publisher, first + shift, end + shift);
+    }
+}
+
+/* The checkpoint at the beginning of a segment: of each publisher its next sequence, or where what is
+ * lost of it begins and ends, in turn, and then its next.  Returns how many records it takes. */
+static uint64_t remember_checkpoint(recovery *self, const found *segment) {
+    hm_publishers *publishers = self->log->publishers;
+    uint64_t i = 0, turn = 0;
+    for (; i < segment->record_count && hm_record_count(&segment->records[i]) == 0; i++) {
+        const hm_record *record = &segment->records[i];
+        const hm_record *before = i ? record - 1 : record;
+        bool same = i && memcmp(before->publisher, record->publisher, 16) == 0;
+        turn = same ? turn + 1 : 0;
+        if (record->publisher_first == 0 || hm_publisher_nobody(record->publisher)) {
+            continue;
+        }
+        if (turn % 2) {
+            hm_publishers_lose(publishers, record->publisher, before->publisher_first,
+                               record->publisher_first);
+        } else {
+            hm_publishers_expect(publishers, record->publisher, record->publisher_first,
+                                 self->unnamed);
+        }
+    }
+    return i;
+}
+
+/* What each publisher has in the log, and what of it is lost, so that it can be sent again.  Where
+ * messages are lost that no record names (the file is gone, or the record as well), what is missing
+ * between what is known of a publisher before and after is taken for lost. */
+static void remember_publishers(recovery *self, const found *segment) {
+    hm_publishers *publishers = self->log->publishers;
+    uint64_t checkpoint = remember_checkpoint(self, segment);
+    self->unnamed = (self->unnamed && checkpoint == 0) || loses_unnamed(segment);
+    for (uint64_t i = 0; i < segment->record_count; i++) {
+        const hm_record *record = &segment->records[i];
+        uint64_t *time_ns = &self->log->time_ns;
+        *time_ns = record->time_ns > *time_ns ? record->time_ns : *time_ns;
+        if (i >= checkpoint && !hm_publisher_nobody(record->publisher)) {
+            hm_publishers_expect(publishers, record->publisher, record->publisher_first,
+                                 self->unnamed);
+            remember_run(publishers, &segment->walk, record);
+        }
     }
 }
 
@@ -474,7 +539,7 @@ static int take_records(hm_segment *segment, found *from) {
 }
 
 static uint64_t last_time(const found *segment) {
-    if (is_sealed(segment)) {
+    if (segment->walk.sealed) {
         return segment->files.seal.last_time_ns;
     }
     /* A record may have been extended for up to a tick. */
@@ -543,7 +608,15 @@ static void renew_header(hm_segment *segment) {
     segment->header_crc = header.crc;
 }
 
-/* Seals the cut segment; on disk before anything new is written. */
+static void mark_whole(hm_segment *segment) {
+    const hm_synced synced = {segment->end, segment->next_sequence};
+    for (uint64_t turn = 0; turn < 2; turn++) {
+        hm_synced_encode(segment->map, segment->header_crc, turn, &synced);
+    }
+}
+
+/* Seals the cut segment; on disk before anything new is written, and its frames before the seal that
+ * says so. */
 static int seal_durably(hm_segment *segment, bool header_lost) {
     int dirfd = segment->pool->dirfd;
     segment->fd = open_again(dirfd, segment->base_sequence, "log");
@@ -556,7 +629,11 @@ static int seal_durably(hm_segment *segment, bool header_lost) {
         if (header_lost) {
             renew_header(segment);
         }
+        failed = fsync(fd) != 0 || (index_fd >= 0 && fsync(index_fd) != 0);
+    }
+    if (!failed) {
         segment->sealed = false;
+        mark_whole(segment);
         hm_segment_seal(segment, true);
         failed = fsync(fd) != 0 || (index_fd >= 0 && fsync(index_fd) != 0) || fsync(dirfd) != 0;
     }
@@ -584,7 +661,7 @@ static int adopt(recovery *self, found *from, bool needs_seal) {
     from->files.map = segment->map;
     count_damage(self, &from->walk);
     clip_records(from);
-    remember_publishers(log, from);
+    remember_publishers(self, from);
     error = take_records(segment, from);
     from->walk.damage = NULL;
     from->files.map = NULL;
@@ -602,6 +679,7 @@ static int adopt(recovery *self, found *from, bool needs_seal) {
 static void note_hole(recovery *self, const found *segment, const found *next) {
     uint64_t first = segment->walk.expected, position = end_position(segment);
     if (next && next->base > first) {
+        self->unnamed = true;
         self->report->damaged_ranges++;
         self->report->missing += next->base - first;
         self->report->damaged_bytes += next->walk.base_position - position;
@@ -616,11 +694,11 @@ static int adopt_all(recovery *self, const found *last) {
         }
         const found *next = segment == last ? NULL : following(self, segment);
         close_damage(segment, next);
-        note_hole(self, segment, next);
-        int error = adopt(self, segment, segment == last && !is_sealed(segment));
+        int error = adopt(self, segment, segment == last && !segment->walk.sealed);
         if (error) {
             return error;
         }
+        note_hole(self, segment, next);
     }
     return 0;
 }
@@ -644,7 +722,7 @@ static void remember_empty(recovery *self, const found *last) {
         if (segment->gone && !segment->mislaid && segment->base == self->log->next_sequence &&
             (last == NULL || segment > last)) {
             clip_records(segment); /* of what it held nothing is left but the checkpoint */
-            remember_publishers(self->log, segment);
+            remember_publishers(self, segment);
         }
     }
 }
@@ -712,11 +790,16 @@ static void skip_lost_end(recovery *self, uint64_t next) {
     self->report->end_missing = lost;
 }
 
+static bool is_whole(const found *segment) {
+    const hm_walk *walk = &segment->walk;
+    return walk->sealed && walk->damage_count == 0 && walk->offset == walk->end;
+}
+
 static int decide(recovery *self) {
     hm_log *log = self->log;
     found *last = last_written(self);
-    while (last && !last->walk.sealed) {
-        /* Nothing was written behind it, so its own records say what was committed. */
+    while (last && !last->walk.last && !is_whole(last)) {
+        /* Nothing was written behind it: it ends where something is missing that was not synced. */
         int error = verify(self, last, last->walk.base_position, 0, UINT64_MAX);
         if (error) {
             return error;

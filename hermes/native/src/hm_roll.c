@@ -26,18 +26,31 @@ void hm_log_nudge(hm_log *log) {
     pthread_mutex_unlock(&pool->lock);
 }
 
-/* A count-0 record for each publisher: the duplicate filter no longer depends on older segments. */
+static void checkpoint_record(const hm_log *log, hm_segment *segment, const uint8_t *publisher,
+                              uint64_t first_sequence) {
+    hm_origin origin = {.first_sequence = first_sequence};
+    memcpy(origin.publisher, publisher, sizeof origin.publisher);
+    hm_index_add(segment, &origin, segment->base_sequence, segment->base_position, log->time_ns, 0);
+}
+
+/* A count-0 record for each publisher: the duplicate filter no longer depends on older segments.
+ * Before it, two for each range that is lost: where it begins and where it ends. */
 static int write_checkpoint(hm_log *log, hm_segment *segment) {
-    int error = hm_index_room(segment, hm_publishers_count(log->publishers) + 1U);
+    uint64_t count = hm_publishers_count(log->publishers) +
+                     2 * (uint64_t)hm_publishers_missing_count(log->publishers);
+    int error = hm_index_room(segment, count + 1);
     if (error) {
         return error;
     }
     for (hm_publisher *publisher = hm_publishers_oldest(log->publishers); publisher;
          publisher = hm_publishers_newer(log->publishers, publisher)) {
-        hm_origin origin = {.first_sequence = publisher->last + 1};
-        memcpy(origin.publisher, publisher->id, sizeof origin.publisher);
-        hm_index_add(segment, &origin, segment->base_sequence, segment->base_position, log->time_ns,
-                     0);
+        const hm_missing *lost = hm_publishers_missing(log->publishers, publisher->id, 0);
+        while (lost) {
+            checkpoint_record(log, segment, publisher->id, lost->first);
+            checkpoint_record(log, segment, publisher->id, lost->next);
+            lost = hm_publishers_missing(log->publishers, publisher->id, lost->first + 1);
+        }
+        checkpoint_record(log, segment, publisher->id, publisher->last + 1);
     }
     return 0;
 }

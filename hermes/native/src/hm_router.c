@@ -216,8 +216,11 @@ int hm_run_flush(hm_router *router, uint64_t now_ns, hm_feed *feed, uint32_t *ap
                 frame += hm_frame_skip(frame);
             feed->bytes += (uint64_t)(frame - run->frames);
         }
-        if (run->known != NULL)
-            run->known->last[run->stream] = run->first_sequence + *appended - 1;
+        if (run->known != NULL) {
+            uint64_t *last = &run->known->last[run->stream];
+            uint64_t appended_last = run->first_sequence + *appended - 1;
+            *last = appended_last > *last ? appended_last : *last;
+        }
     }
     run->count = run->span_count = 0;
     run->size = 0;
@@ -323,7 +326,10 @@ void hm_router_publish(hm_router *router, const uint8_t *frames, uint64_t size,
         const hm_route *route = &router->previous;
         if (!hm_run_continues(run, known, NULL, route->stream, sequence))
             failed = publish_run(router, now_ns, &begun, feed);
-        if (!failed && known != NULL && run->count == 0 && sequence <= known->last[route->stream]) {
+        if (!failed && hm_known_has(router, known, route->stream, sequence)) {
+            failed = publish_run(router, now_ns, &begun, feed);
+            if (failed)
+                break;
             feed->duplicates++;
             at += bytes;
             continue;

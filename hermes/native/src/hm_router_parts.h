@@ -76,6 +76,13 @@ int hm_run_flush(hm_router *router, uint64_t now_ns, hm_feed *feed, uint32_t *ap
 int hm_run_add(hm_run *run, const uint8_t *frame, uint64_t size, uint64_t sequence,
                const hm_route *route);
 
+/* Whether the stream has this message of the publisher: it is sent again. */
+static inline int hm_known_has(const hm_router *router, const hm_known *known, uint32_t stream,
+                               uint64_t sequence) {
+    return known != NULL && sequence <= known->last[stream] &&
+           !hm_log_misses(hm_stream_log(router->streams[stream]), known->publisher, sequence);
+}
+
 /* 1 if the run is empty, or goes on with this message. */
 static inline int hm_run_continues(const hm_run *run, const hm_known *known, const void *owner,
                                    uint32_t stream, uint64_t sequence) {

@@ -144,7 +144,8 @@ static void spare_name(char *out, uint32_t number, const char *suffix) {
 }
 
 uint64_t hm_index_reserve(uint64_t segment_bytes) {
-    uint64_t records = segment_bytes / HM_FRAME_SMALLEST + HM_LOG_PUBLISHERS_MAX;
+    uint64_t records = segment_bytes / HM_FRAME_SMALLEST + HM_LOG_PUBLISHERS_MAX +
+                       2 * (uint64_t)HM_LOG_MISSING_MAX;
     return (records * sizeof(hm_record) + HM_PAGE - 1) / HM_PAGE * HM_PAGE;
 }
 

@@ -25,7 +25,7 @@ typedef struct {
     hm_verification *result;
     int dirfd;
     bool frames;
-    bool last; /* of the directory */
+    bool last; /* no messages stand behind it */
     uint64_t *progress;
     uint64_t next_base;    /* of the following segment, UINT64_MAX: none */
     uint64_t expected;     /* sequence after the segment before, 0: there is none */
@@ -141,7 +141,8 @@ static void add_tail(verifier *self, uint64_t base, const hm_walk *walk, uint64_
     if (walk->expected >= promised && walk->tail_error == 0) {
         return;
     }
-    bool torn = !walk->sealed && self->last && walk->expected >= self->end.next_sequence;
+    bool torn = !walk->sealed && self->last && /* else it is quarantined */
+                walk->expected >= self->end.next_sequence;
     add_problem(self, (hm_problem){base, walk->offset, 0, walk->expected,
                                    promised > walk->expected ? promised : walk->expected,
                                    torn ? HM_PROBLEM_TORN : HM_PROBLEM_FRAMES,
@@ -168,8 +169,12 @@ static void check_frames(verifier *self, hm_verified *out, const hm_files *files
                     .base_sequence = out->base_sequence,
                     .base_position = out->base_position,
                     .next_sequence = promised,
+                    .covered = hm_records_covered(files, out->base_sequence),
                     .sealed = sealed,
-                    .synced = files->synced,
+                    .last = self->last,
+                    .synced = self->last ? hm_synced_extent(files, out->base_sequence,
+                                                            out->base_position, &self->end)
+                                         : files->synced,
                     .marks = records,
                     .mark_count = count,
                     .progress = self->progress};
@@ -180,7 +185,7 @@ static void check_frames(verifier *self, hm_verified *out, const hm_files *files
     *bad_marks = walk.bad_marks;
     out->messages = walk.messages;
     out->bytes = walk.bytes;
-    out->end = sealed ? walk.end : walk.offset;
+    out->end = walk.sealed ? walk.end : walk.offset;
     free(walk.damage);
 }
 
@@ -316,6 +321,29 @@ static void check_end(verifier *self, bool damaged) {
     }
 }
 
+/* Whether opening would find messages in it if nothing stood behind it. */
+static bool holds_messages(int dirfd, uint64_t base) {
+    hm_files files;
+    if (hm_files_open(dirfd, base, false, &files) != 0) {
+        return false;
+    }
+    hm_walk probe = {.map = files.map, .end = files.size};
+    bool holds = files.synced.next_sequence > base ||
+                 (hm_records_covered(&files, base) > base &&
+                  hm_walk_check(&probe, HM_LOG_SEGMENT_HEADER, base) > 0);
+    hm_files_close(&files);
+    return holds;
+}
+
+/* Index of the last segment that holds messages, 0 if none does. */
+static uint64_t last_written(const verifier *self, const hm_listing *listing) {
+    uint64_t last = listing->count;
+    while (last > 0 && !holds_messages(self->dirfd, listing->bases[last - 1])) {
+        last--;
+    }
+    return last ? last - 1 : 0;
+}
+
 static int check_all(verifier *self) {
     hm_listing listing;
     bool damaged;
@@ -326,9 +354,10 @@ static int check_all(verifier *self) {
     }
     self->result->segments = calloc(listing.count + 1, sizeof *self->result->segments);
     error = self->result->segments ? 0 : -HM_ENOMEM;
+    uint64_t last = error ? 0 : last_written(self, &listing);
     for (uint64_t i = 0; error == 0 && i < listing.count; i++) {
-        self->last = i + 1 == listing.count;
-        self->next_base = self->last ? UINT64_MAX : listing.bases[i + 1];
+        self->last = i >= last;
+        self->next_base = i + 1 == listing.count ? UINT64_MAX : listing.bases[i + 1];
         error = check_segment(self, listing.bases[i]);
     }
     if (error == 0) {

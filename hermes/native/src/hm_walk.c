@@ -224,8 +224,8 @@ static bool resync(const hm_walk *walk, place *found) {
     return marked;
 }
 
-/* Damage at the very end with nothing sound behind it is a torn tail, as far as it was not synced.
- */
+/* Damage at the very end of an unsealed segment that others follow ends where the caller says, as
+ * far as it was not synced. */
 static void give_back_tail(hm_walk *walk) {
     uint64_t position = walk->base_position + walk->offset - HM_LOG_SEGMENT_HEADER;
     hm_damage *last = walk->damage_count ? &walk->damage[walk->damage_count - 1] : NULL;
@@ -273,17 +273,30 @@ static void report_progress(const hm_walk *walk, uint64_t *reported) {
     *reported = walk->offset;
 }
 
+/* Frames that no record covers are not believed: their publishers may send them again.  Those that
+ * were synced are damage all the same. */
+static void quarantine_uncovered(hm_walk *walk) {
+    if (walk->expected < walk->covered || !is_synced(walk, walk->offset, walk->expected)) {
+        return;
+    }
+    hm_walk_add_damage(walk, walk->offset, walk->synced.end, walk->synced.next_sequence,
+                       -HM_EEMPTY);
+    walk->offset = walk->synced.end;
+    walk->expected = walk->synced.next_sequence;
+}
+
 void hm_walk_run(hm_walk *walk) {
     uint64_t mark = 0, reported = HM_LOG_SEGMENT_HEADER;
     walk->offset = HM_LOG_SEGMENT_HEADER;
     walk->expected = walk->base_sequence;
-    if (walk->sealed || walk->synced.next_sequence > walk->next_sequence) {
+    if (walk->synced.next_sequence > walk->next_sequence) {
         walk->synced = (hm_synced){0};
     }
     if (walk->synced.end > walk->end) {
         walk->synced.end = walk->end; /* somebody has cut the file */
     }
-    while (walk->expected < walk->next_sequence && walk->offset < walk->end) {
+    uint64_t stop = walk->covered < walk->next_sequence ? walk->covered : walk->next_sequence;
+    while (walk->expected < stop && walk->offset < walk->end) {
         int64_t size = hm_walk_check(walk, walk->offset, walk->expected);
         uint64_t position = walk->base_position + walk->offset - HM_LOG_SEGMENT_HEADER;
         if (size > 0) {
@@ -298,7 +311,8 @@ void hm_walk_run(hm_walk *walk) {
             continue;
         }
         place next = {0, 0};
-        if (!resync(walk, &next)) {
+        bool ends = walk->last && !is_synced(walk, walk->offset, walk->expected);
+        if (ends || !resync(walk, &next)) {
             walk->tail_error = (int32_t)size;
             break;
         }
@@ -307,8 +321,12 @@ void hm_walk_run(hm_walk *walk) {
         walk->expected = next.sequence;
         mark = skip_marks(walk, mark, walk->base_position + next.offset - HM_LOG_SEGMENT_HEADER);
     }
+    quarantine_uncovered(walk);
     bool complete =
         walk->expected >= walk->next_sequence && (!walk->sealed || walk->offset == walk->end);
+    if (walk->last && walk->offset < walk->end) {
+        walk->sealed = false; /* it ends before its seal */
+    }
     if (!walk->sealed) {
         give_back_tail(walk);
     } else if (!complete && walk->tail_error == 0) {
@@ -348,6 +366,42 @@ uint64_t hm_records_sift(const hm_record *slots, uint64_t count, uint64_t base_s
     }
     *next_sequence = sequence;
     return kept;
+}
+
+hm_synced hm_synced_extent(const hm_files *files, uint64_t base_sequence, uint64_t base_position,
+                           const hm_end *end) {
+    uint64_t offset = end->position - base_position + HM_LOG_SEGMENT_HEADER;
+    bool sealed = files->seal_error == 0;
+    if (end->next_sequence <= files->synced.next_sequence || end->next_sequence <= base_sequence ||
+        end->position < base_position) {
+        return files->synced;
+    }
+    if (sealed && end->next_sequence >= files->seal.next_sequence) {
+        return (hm_synced){files->seal.end, files->seal.next_sequence};
+    }
+    /* Beyond the file: segments behind it are lost, and where its own frames end is not known. */
+    return offset > files->size ? files->synced : (hm_synced){offset, end->next_sequence};
+}
+
+uint64_t hm_records_covered(const hm_files *files, uint64_t base_sequence) {
+    bool sealed = files->seal_error == 0;
+    uint64_t covered = base_sequence, wanted = sealed ? files->seal.records : files->slot_count;
+    if (!files->has_index) {
+        return UINT64_MAX;
+    }
+    for (uint64_t i = 0; i < wanted && i < files->slot_count; i++) {
+        const hm_record *slot = &files->slots[i];
+        int error = hm_record_check(slot);
+        if (error == -HM_EEMPTY || (error == 0 && slot->first_sequence > covered)) {
+            return covered; /* it, or how far the one before it was extended, is not on disk */
+        }
+        if (error || slot->first_sequence < covered) {
+            return UINT64_MAX;
+        }
+        covered += hm_record_count(slot);
+    }
+    bool complete = files->slot_count >= wanted && covered >= files->seal.next_sequence;
+    return sealed && complete ? UINT64_MAX : covered;
 }
 
 uint64_t hm_records_position(const hm_record *slots, uint64_t count, uint64_t base,
