@@ -151,10 +151,9 @@ static void add_tail(verifier *self, uint64_t base, const hm_walk *walk, uint64_
 
 /* What the segment must hold: up to its seal, else up to the next segment, else what its records
  * cover, or its synced mark. */
-static uint64_t promised_next(const verifier *self, const hm_files *files, uint64_t covered) {
-    if (files->synced.next_sequence > covered) {
-        covered = files->synced.next_sequence;
-    }
+static uint64_t promised_next(const verifier *self, const hm_files *files, const hm_synced *synced,
+                              uint64_t covered) {
+    covered = synced->next_sequence > covered ? synced->next_sequence : covered;
     return files->seal_error == 0 ? files->seal.next_sequence
            : self->last           ? covered
                                   : self->next_base;
@@ -162,7 +161,7 @@ static uint64_t promised_next(const verifier *self, const hm_files *files, uint6
 
 static void check_frames(verifier *self, hm_verified *out, const hm_files *files,
                          const hm_record *records, uint64_t count, uint64_t promised,
-                         uint64_t *bad_marks) {
+                         const hm_synced *synced, uint64_t *bad_marks) {
     bool sealed = files->seal_error == 0;
     hm_walk walk = {.map = files->map,
                     .end = sealed ? files->seal.end : files->size,
@@ -172,9 +171,7 @@ static void check_frames(verifier *self, hm_verified *out, const hm_files *files
                     .covered = hm_records_covered(files, out->base_sequence),
                     .sealed = sealed,
                     .last = self->last,
-                    .synced = self->last ? hm_synced_extent(files, out->base_sequence,
-                                                            out->base_position, &self->end)
-                                         : files->synced,
+                    .synced = *synced,
                     .marks = records,
                     .mark_count = count,
                     .progress = self->progress};
@@ -251,7 +248,9 @@ static int judge(verifier *self, uint64_t base, const hm_files *files, hm_record
     out->base_position = position;
     check_header(self, base, files);
     check_hole(self, out);
-    uint64_t promised = promised_next(self, files, covered);
+    hm_synced synced =
+        self->last ? hm_synced_extent(files, base, position, &self->end) : files->synced;
+    uint64_t promised = promised_next(self, files, &synced, covered);
     if (files->size < HM_LOG_SEGMENT_HEADER) {
         out->end = files->size;
         if (promised != UINT64_MAX && promised > base) {
@@ -259,7 +258,7 @@ static int judge(verifier *self, uint64_t base, const hm_files *files, hm_record
                                            -HM_ETRUNC});
         }
     } else if (self->frames) {
-        check_frames(self, out, files, records, count, promised, &bad_marks);
+        check_frames(self, out, files, records, count, promised, &synced, &bad_marks);
     } else {
         claim_frames(out, files, records, count, promised);
     }
