@@ -22,18 +22,20 @@ a proof.
 
 ``sanitizer="fuzzer"``: libFuzzer beside the others, made by clang; without it the test is skipped.
 
-Every C file is compiled once per session, sanitizer and those defines that it mentions, itself or in a
-header; each program once too.
+Every C file is compiled once per content, sanitizer and those defines that it mentions, itself or in a
+header; each program once too.  They are kept in ``build/native-tests``, which `make clean` removes.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -51,6 +53,8 @@ HEADERS = (INCLUDE, SOURCES, *PLUGINS.values())
 WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror")
 COMMON = ("-std=c11", "-D_GNU_SOURCE", "-O1", "-g", "-fno-omit-frame-pointer", "-pthread")
 RUN_TIMEOUT_S = 240.0
+UNUSED_S = 7 * 24 * 3600
+"""After which an object that no session has used is removed."""
 HANG_TIMEOUT_S = 60.0
 """After which a program that is expected to fail has done so by hanging."""
 
@@ -117,14 +121,27 @@ def _command(sanitizer: Sanitizer) -> list[str]:
 
 
 @cache
-def _words(file: Path) -> frozenset[str]:
-    """Every word of a C file and of those that it includes."""
+def _texts(file: Path) -> dict[Path, str]:
+    """A C file and all that it includes of ours, with their texts."""
     text = file.read_text()
-    found = set(re.findall(r"\w+", text))
+    found = {file: text}
     for name in re.findall(r'^#include "(.+?)"', text, re.M):
         place = next(place for place in (file.parent, *HEADERS) if (place / name).exists())
-        found |= _words(place / name)
-    return frozenset(found)
+        found |= _texts(place / name)
+    return found
+
+
+@cache
+def _words(file: Path) -> frozenset[str]:
+    """Every word of a C file and of those that it includes."""
+    return frozenset(word for text in _texts(file).values() for word in re.findall(r"\w+", text))
+
+
+@cache
+def _version(compiler: str) -> str:
+    """The compiler's own words."""
+    done = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True)
+    return done.stdout
 
 
 def _sources(program: Path) -> list[Path]:
@@ -135,11 +152,17 @@ def _sources(program: Path) -> list[Path]:
 
 
 class _Builder:
-    """Objects and programs made so far, by the command that makes them."""
+    """Objects and programs, each kept in ``place`` under a digest of all that it is made from.
+
+    They outlive the session: what has not changed is not compiled again, by other processes neither.
+    """
 
     def __init__(self, place: Path) -> None:
         self._place = place
-        self._made: dict[tuple[str, ...], Path] = {}
+        place.mkdir(parents=True, exist_ok=True)
+        for entry in place.iterdir():
+            if time.time() - entry.stat().st_mtime > UNUSED_S:
+                shutil.rmtree(entry, ignore_errors=True)
 
     def program(self, source: Path, sanitizer: Sanitizer, defines: tuple[str, ...]) -> Path:
         command = _command(sanitizer)
@@ -148,23 +171,29 @@ class _Builder:
                 pool.submit(self._object, file, command, defines) for file in _sources(source)
             ]
         objects = [str(future.result()) for future in futures]
-        return self._make((*command, *objects, "-lm"), source.stem)
+        return self._make((*command, *objects, "-lm"), source.stem, ())
 
     def _object(self, file: Path, command: list[str], defines: tuple[str, ...]) -> Path:
         mentioned = [f"-D{one}" for one in defines if one.partition("=")[0] in _words(file)]
-        return self._make((*command, *mentioned, "-c", str(file)), f"{file.stem}.o")
+        texts = tuple(text for _, text in sorted(_texts(file).items()))
+        return self._make((*command, *mentioned, "-c", str(file)), f"{file.stem}.o", texts)
 
-    def _make(self, command: tuple[str, ...], name: str) -> Path:
-        if command not in self._made:
-            target = Path(tempfile.mkdtemp(dir=self._place)) / name
-            _call([*command, "-o", str(target)])
-            self._made[command] = target
-        return self._made[command]
+    def _make(self, command: tuple[str, ...], name: str, texts: tuple[str, ...]) -> Path:
+        made_from = repr((_version(command[0]), command, texts))
+        target = self._place / hashlib.sha256(made_from.encode()).hexdigest()[:32] / name
+        if not target.exists():
+            target.parent.mkdir(exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=target.parent) as place:
+                made = Path(place) / name
+                _call([*command, "-o", str(made)])
+                made.rename(target)  # whole or not at all: others may be at it too
+        os.utime(target.parent)
+        return target
 
 
 @pytest.fixture(scope="session")
-def _builder(tmp_path_factory: pytest.TempPathFactory) -> _Builder:
-    return _Builder(tmp_path_factory.mktemp("native"))
+def _builder() -> _Builder:
+    return _Builder(ROOT / "build" / "native-tests")
 
 
 @pytest.fixture
