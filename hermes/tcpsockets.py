@@ -19,6 +19,8 @@ from hermes.url import Url, refuse_user
 
 BACKLOG = 1024
 """Connections the OS completes before they are accepted: a thousand clients may start at once."""
+BUFFER_MAX = 1 << 30
+"""Bytes of a socket's buffer that are asked for at most: the system counts them in 31 bits, twice."""
 KEEPALIVE_MAX_S = 32767
 """Seconds between probes that Linux takes at most: nine hours, for ever as far as probes go."""
 KEEPALIVE_PROBES = 4
@@ -127,6 +129,8 @@ def _listener(url: Url, family: int, address: Any, options: ListenOptions) -> so
 
 def _size_buffers(sock: socket.socket, options: DialOptions) -> None:
     if options.send_buffer:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, options.send_buffer)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, min(options.send_buffer, BUFFER_MAX))
     if options.receive_buffer:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, options.receive_buffer)
+        sock.setsockopt(
+            socket.SOL_SOCKET, socket.SO_RCVBUF, min(options.receive_buffer, BUFFER_MAX)
+        )

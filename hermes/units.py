@@ -6,6 +6,7 @@ are declared with these types, and :func:`decode` is the hook that reads them.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -81,21 +82,23 @@ def byte_size(text: str | int) -> ByteSize:
         raise ValueError(
             f"{shown(text)} is not a size: expected bytes as in 4096, 64KiB, 128MiB or 10GiB"
         )
+    if not match[2] and "." in match[1]:
+        raise ValueError(f"{shown(text)} is not a number of bytes: it has a fraction and no unit")
     size = float(match[1]) * BYTES[match[2].lower()]
     if size > SIZE_MAX:
         raise ValueError(f"{shown(text)} is over the largest size, which is 4194304TiB")
     return ByteSize(round(size) if match[2] else int(size))
 
 
-def duration(text: str | int) -> Duration:
-    """Read a duration: at most a hundred years, which ``inf`` means too.
+def duration(text: str | float | None) -> Duration:
+    """Read a duration: at most a hundred years, which ``inf`` means too, and so does None.
 
     Raises:
         ValueError: it is none; the message says what one looks like.
     """
     if (isinstance(text, str) and text == "0") or (type(text) is int and text == 0):
         return Duration(0)
-    if isinstance(text, str) and text == "inf":
+    if text is None or (isinstance(text, str | float) and text in ("inf", math.inf)):
         return Duration(FOR_EVER_NS)
     match = _NUMBER.match(text) if isinstance(text, str) else None
     if match is None or match[2].lower() not in NANOSECONDS:

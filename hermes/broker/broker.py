@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, NoReturn, Self, TypeVar
 
 from hermes import checks
 from hermes.broker import queries
-from hermes.broker.config import Config, from_values
+from hermes.broker.config import Config, checked, from_values
 from hermes.broker.hooks import Hooks
 from hermes.broker.kernel import Kernel
 from hermes.broker.loop import Loop
@@ -75,7 +75,7 @@ class Broker(Closable):
             checks.wrong_type("registry", "a hermes.plugins.Plugins", registry)
         if progress is not None and not callable(progress):
             checks.wrong_type("progress", "a function", progress)
-        self.config = config if config is not None else from_values(settings)
+        self.config = from_values(settings) if config is None else checked(config)
         self._registry = registry
         self._progress = progress
         self._kernel: Kernel | None = None

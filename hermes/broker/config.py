@@ -11,15 +11,17 @@ import difflib
 import re
 import tomllib
 import typing
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 
 from hermes import checks, units
-from hermes.errors import InvalidConfig, InvalidTopic
+from hermes.errors import InvalidConfig, InvalidTopic, InvalidUrl, UsageError
 from hermes.native.patterns import check_given_pattern, check_given_topic
 from hermes.units import ByteSize, Duration
+from hermes.url import parse_url
 
 Idle = Literal["block", "adaptive", "spin"]
 
@@ -65,12 +67,16 @@ class Retention:
         return f"{self.size},{self.age_ns}" if self.age_ns else str(self.size)
 
     @classmethod
-    def parse(cls, text: str | int) -> Retention:
+    def parse(cls, text: str | int | Retention) -> Retention:
         """Read ``BYTES[,AGE]``.
 
         Raises:
             ValueError: it is not of that form.
         """
+        if isinstance(text, Retention):
+            return text
+        if isinstance(text, bool) or not isinstance(text, str | int):
+            raise ValueError(f"{checks.shown(text)} is not BYTES[,AGE], as in 10GiB or 10GiB,7d")
         size, _, age = str(text).partition(",")
         found = cls(units.byte_size(size.strip()), units.duration(age.strip()) if age else 0)
         if 0 < found.size < RETENTION_MIN:
@@ -82,6 +88,8 @@ class Retention:
         return found
 
 
+PLAIN = (bool, int, float, bytes, date, Retention)
+"""Types of values that are held to a setting's own type as they are, beside texts, tables and lists."""
 RETENTION = Retention(10 * GIB)
 """Of a stream of which nothing says how much is kept."""
 
@@ -152,7 +160,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_
     def __post_init__(self) -> None:
         _check_streams(self.streams)
         if not self.listeners:
-            raise ValueError("a broker needs at least one listener")
+            raise ValueError("listeners: a broker needs at least one listener")
         if self.metrics <= 0:
             raise ValueError("metrics is a time over 0")
 
@@ -184,11 +192,50 @@ def from_values(values: dict[str, Any], *, source: str = "the configuration") ->
     Raises:
         InvalidConfig: a key is unknown (the closest is suggested) or a value is impossible.
     """
+    values = _plain(values, source, "")
     _refuse_unknown_keys(values, Config, source, "")
     try:
-        return msgspec.convert(values, Config, dec_hook=_decode)
-    except msgspec.ValidationError as error:
+        config = msgspec.convert(values, Config, dec_hook=_decode)
+    except (ValueError, RecursionError) as error:  # msgspec's is a ValueError too
         raise InvalidConfig(f"{source}: {_blame(str(error))}") from error
+    _check_urls(config, source)
+    return config
+
+
+def _plain(value: Any, source: str, where: str) -> Any:
+    """``value`` with what is NumPy's in it as Python's own, and every text in UTF-8."""
+    if isinstance(value, dict):
+        place = f"{where}." if where else ""
+        for key in value:
+            if not isinstance(key, str):
+                raise InvalidConfig(f"{source}: {where}: {checks.shown(key)} is no key: a str is")
+        return {key: _plain(item, source, f"{place}{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, source, f"{where}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, str):
+        try:
+            return checks.text(value, where)
+        except UsageError as error:
+            raise InvalidConfig(f"{source}: {error}") from error
+    if hasattr(value, "dtype") and hasattr(value, "tolist"):
+        found = value.tolist()
+        return _plain(found, source, where) if isinstance(found, list) else found
+    if isinstance(value, msgspec.Struct):
+        return to_values(value)
+    if value is not None and not isinstance(value, PLAIN) and not where.startswith("plugins."):
+        raise InvalidConfig(f"{source}: {where} is not {checks.shown(value)}")
+    return value
+
+
+def _check_urls(config: Config, source: str) -> None:
+    for key, texts in (("listeners", config.listeners), ("storage", [config.storage])):
+        for text in texts:
+            try:
+                parse_url(checks.text(text, "a URL"))
+            except InvalidUrl as error:
+                raise InvalidUrl(f"{source}: {key}: {error}") from error
+            except UsageError as error:
+                raise InvalidConfig(f"{source}: {key}: {error}") from error
 
 
 def _blame(text: str) -> str:
@@ -197,7 +244,7 @@ def _blame(text: str) -> str:
     return text if match is None else f"{match['key']}: {match['problem']}"
 
 
-def to_values(config: Config) -> dict[str, Any]:
+def to_values(config: msgspec.Struct) -> dict[str, Any]:
     """The configuration as plain values, defaults included: what ``from_values`` reads."""
 
     def encode(value: Any) -> Any:
@@ -206,9 +253,9 @@ def to_values(config: Config) -> dict[str, Any]:
     def spell(value: Any) -> Any:
         if isinstance(value, msgspec.Struct):
             return {
-                name: spell(getattr(value, name))
-                for name in value.__struct_fields__
-                if getattr(value, name) is not None
+                field.name: spell(_typed(field.type, getattr(value, field.name)))
+                for field in msgspec.structs.fields(value)
+                if getattr(value, field.name) is not None
             }
         if isinstance(value, list):
             return [spell(item) for item in value]
@@ -218,6 +265,24 @@ def to_values(config: Config) -> dict[str, Any]:
 
     spelled: dict[str, Any] = spell(config)
     return spelled
+
+
+def _typed(kind: Any, value: Any) -> Any:
+    """A plain integer in a struct that a program has made, as the duration that it stands for."""
+    return Duration(value) if kind is Duration and type(value) is int else value
+
+
+def checked(config: Config) -> Config:
+    """``config``, which a program has made, held to its types: msgspec does that to what it reads only.
+
+    Raises:
+        InvalidConfig: a field has a wrong type or an impossible value.
+    """
+    try:
+        values = to_values(config)
+    except (TypeError, ValueError) as error:
+        raise InvalidConfig(f"config: {error}") from error
+    return from_values(values, source="config")
 
 
 def _decode(kind: type, value: Any) -> Any:
@@ -253,7 +318,7 @@ def _refuse_unknown_keys(values: Any, kind: Any, source: str, where: str) -> Non
     """Descend into the tables that are structs; a key that no field has is an error with a
     suggestion."""
     if isinstance(values, list):
-        (item,) = typing.get_args(kind) or (None,)
+        item = typing.get_args(kind)[0] if typing.get_origin(kind) is list else None
         for index, value in enumerate(values):
             _refuse_unknown_keys(value, item, source, f"{where}[{index}]")
     if (

@@ -6,13 +6,8 @@ The calls and their parameters are found by inspection: one without an entry her
 
 from __future__ import annotations
 
-import ctypes
-import datetime
-import decimal
-import fractions
 import inspect
 import itertools
-import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -22,113 +17,10 @@ import pytest
 
 import hermes
 from hermes import errors
+from tests.pool import POOL
 
 HANGS_S = 60.0
 """Seconds after which a call is said to hang."""
-
-POOL: dict[str, Any] = {
-    "None": None,
-    "True": True,
-    "False": False,
-    "0": 0,
-    "1": 1,
-    "-1": -1,
-    "2**20": 2**20,
-    "2**40 + 1": 2**40 + 1,
-    "2**63": 2**63,
-    "2**64": 2**64,
-    "10**400": 10**400,
-    "-10**400": -(10**400),
-    "10**5000": 10**5000,
-    "0.0": 0.0,
-    "0.25": 0.25,
-    "-0.25": -0.25,
-    "1e12": 1e12,
-    "inf": math.inf,
-    "-inf": -math.inf,
-    "nan": math.nan,
-    "1j": 1j,
-    "Decimal": decimal.Decimal("0.25"),
-    "Decimal nan": decimal.Decimal("nan"),
-    "Fraction": fractions.Fraction(1, 4),
-    "timedelta": datetime.timedelta(seconds=1),
-    "int64": np.int64(1),
-    "int64 -1": np.int64(-1),
-    "uint64": np.uint64(2**64 - 1),
-    "float32": np.float32(0.25),
-    "float64": np.float64(0.25),
-    "float64 nan": np.float64("nan"),
-    "numpy True": np.True_,
-    "numpy False": np.False_,
-    "datetime64": np.datetime64(1, "s"),
-    "''": "",
-    "'a'": "a",
-    "'1ms'": "1ms",
-    "'x' * 129": "x" * 129,
-    "'x' * 5000": "x" * 5000,
-    "a surrogate": "\ud800",
-    "NUL": "a\0b",
-    "'a..b'": "a..b",
-    "'a.*'": "a.*",
-    "'a*'": "a*",
-    "'a.>.b'": "a.>.b",
-    "'md.#'": "md.#",
-    "'md/+/x'": "md/+/x",
-    "numpy str": np.str_("a"),
-    "b''": b"",
-    "b'a'": b"a",
-    "16 bytes": b"x" * 16,
-    "bytearray": bytearray(16),
-    "memoryview": memoryview(b"x" * 16),
-    "[]": [],
-    "['a']": ["a"],
-    "[b'a']": [b"a"],
-    "[1]": [1],
-    "(b'a', bytearray)": (b"a", bytearray(b"b")),
-    "a generator": (b"a" for _ in range(2)),
-    "[array, array]": [np.zeros(3), np.zeros((2, 2))],
-    "[object array]": [np.array(["a", None], dtype=object)],
-    "{}": {},
-    "{'a': 'b'}": {"a": "b"},
-    "{'default': 1}": {"default": 1},
-    "{'default': int64}": {"default": np.int64(1)},
-    "{'default': -1}": {"default": -1},
-    "{'default': 1.0}": {"default": 1.0},
-    "{'default': True}": {"default": True},
-    "{'': 1}": {"": 1},
-    "{1: 1}": {1: 1},
-    "{b'a': 'b'}": {b"a": "b"},
-    "object": object(),
-    "a type": int,
-    "a function": lambda *_: None,
-    "doubles": np.zeros(3),
-    "2-D": np.zeros((4, 4), dtype=np.uint8),
-    "not contiguous": np.zeros((4, 4), dtype=np.uint8)[:, 1:3],
-    "Fortran's order": np.zeros((4, 3), order="F"),
-    "0-D": np.zeros((), dtype=np.uint8),
-    "3-D": np.zeros((2, 2, 2)),
-    "empty array": np.zeros(0),
-    "bools": np.zeros(2, dtype=bool),
-    "complex": np.zeros(2, dtype=complex),
-    "records": np.zeros(2, dtype=[("Open", "f8"), ("Px", "i4", 3)]),
-    "objects": np.array(["a", None], dtype=object),
-    "record of an object": np.zeros(1, dtype=[("a", [("b", "f8"), ("c", "O")])]),
-    "datetimes": np.zeros(2, dtype="M8[ns]"),
-    "ctypes ints": (ctypes.c_int * 4)(),
-    "ctypes pointers": (ctypes.c_void_p * 2)(),
-    "ctypes strings": (ctypes.c_char_p * 2)(),
-    "ctypes objects": (ctypes.py_object * 1)(None),
-    "a datetime": datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
-    "year 1": datetime.datetime.min,
-    "year 9999": datetime.datetime.max,
-    "a date": datetime.date(2026, 1, 1),
-    "Start": hermes.Start(),
-    "Start of nonsense": "made below",
-    "Message": hermes.Message("a", b"b"),
-}
-WRONG_START = hermes.Start()
-WRONG_START.at = "foo"  # type: ignore[assignment]
-POOL["Start of nonsense"] = WRONG_START
 
 INTEGERS = {"0", "1", "2**20", "2**40 + 1", "int64", "0-D"}
 BIG_INTEGERS = {"2**63", "uint64"}

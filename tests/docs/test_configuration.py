@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from hermes.broker.config import Config, Limits, StreamConfig, from_values, to_values
+from hermes.broker.config import RETENTION, Config, Limits, StreamConfig, from_values, to_values
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 
@@ -39,7 +39,10 @@ def test_every_key_is_documented(heading: str, kind: type[msgspec.Struct]) -> No
 
 @pytest.mark.parametrize(
     ("heading", "values"),
-    [("The broker", to_values(Config())), ("`[limits]`", to_values(Config())["limits"])],
+    [
+        ("The broker", {"retention": str(RETENTION), **to_values(Config())}),
+        ("`[limits]`", to_values(Config())["limits"]),
+    ],
 )
 def test_documented_defaults_are_the_real_ones(heading: str, values: dict[str, object]) -> None:
     """A default in the page is the one that the code has."""

@@ -35,6 +35,8 @@ COPY_SIZE = 262144
 """Bytes of a listener's ring for small pieces, per session; clients' rings are as large as their
 window."""
 NS_PER_MS = 1_000_000
+BUFFER_MAX = 1 << 30
+"""Bytes of a socket's buffer that are asked for at most: the system counts them in 31 bits, twice."""
 SO_RCVBUFFORCE = 33
 SO_SNDBUFFORCE = 32
 IP_PMTUDISC_PROBE = 3
@@ -65,7 +67,7 @@ class DialOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     drop: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
     """Share of datagrams that are not sent, on purpose, and of a multicast group's that are not
     received: cheap enough for measurements."""
-    seed: Annotated[int, msgspec.Meta(ge=0)] = 0
+    seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 2)] = 0
     """Number from which the choice of those follows."""
     interface: str = ""
     """Multicast: the interface, by its address as in `127.0.0.1`, or for a group of IPv6 by its name or
@@ -199,12 +201,13 @@ def made(family: int, options: DialOptions) -> socket.socket:
         sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, IP_PMTUDISC_PROBE)
     else:
         sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE)
+    size = min(options.buffer, BUFFER_MAX)
     for forced, asked in (
         (SO_RCVBUFFORCE, socket.SO_RCVBUF),
         (SO_SNDBUFFORCE, socket.SO_SNDBUF),
     ):
         try:
-            sock.setsockopt(socket.SOL_SOCKET, forced, options.buffer)
+            sock.setsockopt(socket.SOL_SOCKET, forced, size)
         except OSError:  # not privileged: as much as everybody may have
-            sock.setsockopt(socket.SOL_SOCKET, asked, options.buffer)
+            sock.setsockopt(socket.SOL_SOCKET, asked, size)
     return sock

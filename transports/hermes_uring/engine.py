@@ -14,6 +14,7 @@ from typing import Annotated
 import msgspec
 
 from hermes import tcpsockets
+from hermes.errors import InvalidUrl
 from hermes.streamsockets import SocketAgent, no_room
 from hermes.tcpsockets import DialOptions
 from hermes.transport import API_VERSION, Agent, Capabilities, Channel, Kernel
@@ -30,6 +31,10 @@ QUEUE_SIZE = 1024
 """Submissions prepared before they are submitted early: one per connection that has output."""
 
 LOG = logging.getLogger("hermes.uring")
+
+
+BUFFERS_MAX = 32768
+"""Buffers that the kernel takes in one group."""
 
 
 class ListenOptions(tcpsockets.ListenOptions, frozen=True, forbid_unknown_fields=True):
@@ -91,6 +96,9 @@ class AutoTransport(UringTransport):
 
 def _listen(url: Url, kernel: Kernel, scheme: str) -> Agent:
     options = url.options(ListenOptions)
+    if options.buffers > BUFFERS_MAX * BUFFER_SIZE:
+        most = ByteSize(BUFFERS_MAX * BUFFER_SIZE)
+        raise InvalidUrl(f"{url}: option 'buffers': {most} at most, not {options.buffers}")
     sock = tcpsockets.listen(url, options, authenticates=kernel.authenticates)
     try:
         ring = make_ring(

@@ -81,11 +81,11 @@ class ListenOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     form: Literal["multipart", "single"] = "multipart"
     """How ZeroMQ programs get what Hermes clients publish: as two parts, or as one, with a space
     between topic and payload."""
-    high_water: Annotated[int, msgspec.Meta(ge=1)] = 1000
+    high_water: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] = 1000
     """Messages that may wait in a socket for each peer and direction (ZMQ_SNDHWM, ZMQ_RCVHWM)."""
     message_max: ByteSize = ByteSize(16 * 1024 * 1024)
     """Bytes of one part over which libzmq hangs up on its sender (ZMQ_MAXMSGSIZE), plus 64 KiB."""
-    connections: Annotated[int, msgspec.Meta(ge=1)] = 10_000
+    connections: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 10_000
     """Hermes clients served at a time; further ones are turned away."""
     curve: str = ""
     """The listener's key file, as `hermes keys new` writes it: every door speaks CURVE only."""
@@ -201,7 +201,7 @@ def _endpoints(url: Url, options: ListenOptions, role: str) -> list[str]:
     if len(texts) > 1 and role != "sub":
         raise InvalidUrl(f"{url}: only sub takes several ports, {role}={asked} does not")
     for text in texts:
-        if not text.isdecimal() or int(text) > PORT_MAX:
+        if not text.isdecimal() or len(text) > len(str(PORT_MAX)) or int(text) > PORT_MAX:
             raise InvalidUrl(f"{url}: {role}={text} is not a port (0 to {PORT_MAX})")
     return [_tcp(url, int(text), passive=True) for text in texts]
 
