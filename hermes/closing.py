@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import signal
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from enum import IntEnum
 from types import TracebackType
 from typing import Self
+
+
+class AtExit(IntEnum):
+    """What is ended when the program ends, in this order: what comes later serves what comes first."""
+
+    CLIENTS = 0
+    BROKERS = 1
+    CHANNELS = 2
+
+
+_at_exit: list[tuple[AtExit, Callable[[], object]]] = []
+
+
+def at_exit(stage: AtExit, function: Callable[[], object]) -> None:
+    """Call ``function`` when the program ends, with others of Hermes in the order of their stages.
+
+    Threads that are no daemons have ended by then, the others still run, and new ones can be started.
+    ``function`` has to bound the time it takes.
+    """
+    _at_exit.append((stage, function))
+
+
+def _end() -> None:
+    for _, function in sorted(_at_exit, key=lambda entry: entry[0]):
+        function()
+
+
+atexit.register(_end)
 
 
 class Closable(ABC):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack
@@ -22,7 +23,7 @@ from hermes.broker.kernel import Kernel
 from hermes.broker.loop import Loop
 from hermes.broker.signals import Signals, quiet_collector
 from hermes.broker.streams import Streams
-from hermes.closing import Closable
+from hermes.closing import AtExit, Closable, at_exit
 from hermes.errors import Closed, HermesError, UsageError, WrongType
 from hermes.forks import close_in_children
 from hermes.plugins import Plugins, default_plugins
@@ -34,6 +35,11 @@ LOG = logging.getLogger("hermes.broker")
 
 T = TypeVar("T")
 
+NS_PER_S = 1_000_000_000
+EXIT_S = 1.0
+"""Seconds over ``limits.stop`` that the end of the program waits for a broker to stop."""
+_started: weakref.WeakSet[Broker] = weakref.WeakSet()
+"""Brokers that serve in a thread of their own."""
 STOP_POLL_NS = 2_000_000
 """How often a stopping broker looks whether its clients have what they are owed."""
 
@@ -228,6 +234,7 @@ class Broker(Closable):
             self._thread = threading.Thread(
                 target=self._serve_guarded, name="hermes-broker", daemon=True
             )
+            _started.add(self)
             self._thread.start()
         return self
 
@@ -257,6 +264,13 @@ class Broker(Closable):
         failure, self._untold = self._untold, None
         if failure is not None:
             raise failure
+
+    def end_at_exit(self) -> None:
+        """Stop in order because the program ends, and wait no longer than that may take."""
+        thread = self._thread
+        if thread is not None and thread.is_alive():
+            self.stop()
+            thread.join(self.config.limits.stop / NS_PER_S + EXIT_S)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -363,3 +377,12 @@ class Broker(Closable):
             raise Closed("the broker has been stopped") from None
         finally:
             self._asked.discard(future)
+
+
+def _end_all() -> None:
+    """The program ends: so does every broker in it, behind its clients."""
+    for broker in list(_started):
+        broker.end_at_exit()
+
+
+at_exit(AtExit.BROKERS, _end_all)

@@ -148,6 +148,7 @@ class Client:
             publisher_id = _checked_id(publisher_id)
         deadline = connection.deadline(timeout)
         line = Line(publisher_id, ack)
+        line.topic = name
         try:
             with connection.locked(deadline):
                 requests.open_line(connection, line, linger_ns, window, deadline)

@@ -20,8 +20,9 @@ from hermes.checks import FOR_EVER_NS
 from hermes.client.keeper import KEEPER
 from hermes.client.link import Link, Output
 from hermes.client.output import ChannelOutput
-from hermes.client.pump import ATTEMPT_S, NS_PER_S, SLICE_NS, Pump, Slip, deadline_of
+from hermes.client.pump import ATTEMPT_S, NS_PER_S, SLICE_NS, Pump, Slip, deadline_of, open_pumps
 from hermes.client.session import Feed, Line, Segment, Session
+from hermes.closing import AtExit, at_exit
 from hermes.errors import (
     ConnectFailed,
     ConnectionLost,
@@ -415,24 +416,45 @@ class Connection(Pump):
         link.write(session.protocol.close())
         self.wait(lambda: session.closed or self.link is not link, deadline, writing=True)
 
-    def at_exit(self, deadline: int) -> None:
+    def end_at_exit(self, deadline: int) -> None:
         """End in order within what is left of the program's time, and say what could not be sent."""
+        self.exiting = True
         left = max(0, deadline - time.monotonic_ns()) / NS_PER_S
         try:
             self.close(left if self.timeout is None else min(left, self.timeout))
         except HermesError as error:
-            LOG.warning("%s: not sent at the end of the program: %s", self.url, error)
-        text = f"client of {self.url} was not closed"
-        warnings.warn(text, ResourceWarning, stacklevel=2, source=self)
+            self._say_missing(f"at the end of the program: {error}")
+
+    def _say_missing(self, why: str) -> None:
+        """Log what was sent and is not acknowledged: nothing is lost without a word."""
+        for line in self.session.lines.values():
+            if line.unacknowledged:
+                LOG.warning(
+                    "%s: %d messages of the publisher of %r (%s) are not acknowledged, %s",
+                    self.url,
+                    line.unacknowledged,
+                    "any topic" if line.topic is None else line.topic.decode(),
+                    line.publisher_id.hex(),
+                    why,
+                )
 
     def __del__(self) -> None:
         if not self.closed and not self.forked:
             text = f"client of {self.url} was not closed"
-            left = sum(line.unacknowledged for line in self.session.lines.values())
+            self._say_missing("because the client was not closed")
             self._drop()
-            if left:
-                LOG.warning("%s, and %d messages are unacknowledged", text, left)
             warnings.warn(text, ResourceWarning, stacklevel=2, source=self)
+
+
+def _end_all() -> None:
+    """The program ends: so does every client that is still open."""
+    deadline = time.monotonic_ns() + int(EXIT_S * NS_PER_S)
+    for connection in open_pumps():
+        if isinstance(connection, Connection):
+            connection.end_at_exit(deadline)
+
+
+at_exit(AtExit.CLIENTS, _end_all)
 
 
 def dial(url: Url, deadline: int | None) -> Channel:

@@ -50,6 +50,8 @@ ATTEMPT_S = 5.0
 """Seconds one attempt may take: a broker that is up answers sooner."""
 GLANCE_S = 0.25
 """Seconds of an attempt that nobody has said to wait for: a broker on another continent answers in it."""
+EXIT_NAP_S = 1.0
+"""Seconds a daemon thread waits for the end of the program before it is told that its client is closed."""
 NS_PER_S = 1_000_000_000
 
 _pumps: weakref.WeakSet[Pump] = weakref.WeakSet()
@@ -104,6 +106,8 @@ class Pump(ABC):
         """Why there will be no link any more, once it is given up."""
         self.ending = False
         """Whether :meth:`close` has begun: nothing new is taken."""
+        self.exiting = False
+        """Whether the program ends."""
         self._closer = 0
         """The thread that says goodbye to the broker; 0: none."""
         self.closed = False
@@ -153,9 +157,17 @@ class Pump(ABC):
                 "this client was made before the fork: connect in the child for one of its own"
             )
         if self.closed or self.ending:
+            self._end_quietly()
             raise Closed("the client is closed")
         if self.failure is not None:
             raise self.failure.with_traceback(None)
+
+    def _end_quietly(self) -> None:
+        """A daemon thread that is still at work when the program ends should end with it, not with a
+        traceback."""
+        if self.exiting and threading.current_thread().daemon:
+            with self._lock.away(None, True) if self._lock.mine else _BUSY:
+                time.sleep(EXIT_NAP_S)
 
     def lost(self, lines: list[Line]) -> HermesError | None:
         """What to tell about ``lines`` now that the connection is given up; None: nothing is missing."""
@@ -290,6 +302,7 @@ class Pump(ABC):
     def go_on(self) -> None:
         """Raise unless it makes sense to wait."""
         if self._closer and self._closer != threading.get_ident():
+            self._end_quietly()
             raise Closed("the client is closed")
         if self.closed or self.forked:
             self.check()
@@ -558,6 +571,11 @@ def _tidy(pump: weakref.ref[Pump]) -> None:
     found = pump()
     if found is not None:
         found.tidy()
+
+
+def open_pumps() -> list[Pump]:
+    """All of this process that are not closed."""
+    return [pump for pump in list(_pumps) if not pump.closed and not pump.forked]
 
 
 def _mark_forked() -> None:

@@ -243,12 +243,24 @@ def _cost(segment: Segment) -> int:
 class Line:
     """One publisher: its outbox, and what the broker said of it."""
 
-    __slots__ = ("failure", "id", "level", "lingers", "opened", "outbox", "publisher_id", "resumes")
+    __slots__ = (
+        "failure",
+        "id",
+        "level",
+        "lingers",
+        "opened",
+        "outbox",
+        "publisher_id",
+        "resumes",
+        "topic",
+    )
 
     def __init__(self, publisher_id: bytes | None, level: m.AckLevel) -> None:
         self.id = 0
         """Its number on the wire, once it is opened."""
         self.publisher_id = publisher_id or secrets.token_bytes(m.PUBLISHER_ID_SIZE)
+        self.topic: bytes | None = None
+        """Topic of its messages, unless told otherwise."""
         self.resumes = publisher_id is not None
         """Whether it goes on behind the last message the broker has of it."""
         self.level = level

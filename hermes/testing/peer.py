@@ -5,16 +5,23 @@ See :mod:`hermes.testing.peers`; it prints one line when it is ready.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 import time
+from typing import Any
 
-from hermes.errors import ConnectFailed
+import hermes
+from hermes.errors import ConnectFailed, UsageError
+from hermes.plugins import register_transport
 from hermes.testing.kernel import EchoKernel
 from hermes.testing.peers import LIFE_S, play, say
 from hermes.transport import Transport
 from hermes.url import Url
 
 DIAL_NS = 30_000_000_000
+LEFT_OPEN: list[Any] = []
+"""Nothing closes what is in here: the program ends with it."""
 NOBODY = 65534
 """The user without rights that every Linux has."""
 
@@ -54,5 +61,32 @@ def listen(transport: Transport, url: Url, argument: str) -> None:
         agent.poll(10_000_000)
 
 
+def leave_open(transport: Transport, url: Url, argument: str) -> None:
+    """Publish over a client that nobody closes, and end as ``argument`` says.
+
+    ``embed``: to a broker of this process, which nobody closes either.
+    """
+    way, _, broker = argument.partition(" ")
+    with contextlib.suppress(UsageError):  # it is installed
+        LEFT_OPEN.append(register_transport(url.scheme, lambda: transport))
+    if broker:
+        LEFT_OPEN.append(hermes.Broker(listeners=[str(url)], storage="memory:").start())
+    client = hermes.connect(LEFT_OPEN[-1].url if broker else str(url))
+    subscription, publisher = client.subscribe("other"), client.publisher("left")
+    LEFT_OPEN.extend((client, subscription, publisher))
+    publisher.send(b"the last message")
+    if way == "raise":
+        raise RuntimeError("nobody catches this, as is to be tested")
+    sys.exit(3 if way == "exit" else 0)
+
+
 if __name__ == "__main__":
-    play("transport", {"dial": dial, "dial_as_nobody": dial_as_nobody, "listen": listen})
+    play(
+        "transport",
+        {
+            "dial": dial,
+            "dial_as_nobody": dial_as_nobody,
+            "leave_open": leave_open,
+            "listen": listen,
+        },
+    )

@@ -99,6 +99,13 @@ class Peer:
         said = self.line()
         assert said == line, f"the process said {said!r} instead of {line!r}"
 
+    def ended(self) -> int:
+        """The status it ends with by itself."""
+        try:
+            return self._process.wait(self._deadline_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError("the process does not end") from None
+
     def kill(self) -> None:
         """End it as ``kill -9`` does."""
         self._process.kill()

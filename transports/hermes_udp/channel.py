@@ -5,7 +5,6 @@ Knows no protocol; the native side does all that happens per datagram.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import select
@@ -16,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hermes.addresses import addresses, host_port
+from hermes.closing import AtExit, at_exit
 from hermes.errors import ConnectFailed, ConnectionLost, WouldBlock
 from hermes.intercept import Interception
 from hermes.native.envelopes import address_of
@@ -172,13 +172,16 @@ class Lingering:
         self._entries: list[tuple[Any, Closing]] = []
         self._inherited: list[tuple[Any, Closing]] = []
         self._tended = threading.Lock()  # the thread holds it, or whoever is about to start it
-        atexit.register(self.wait)
+        self._ending = False  # the program: there is no time for a thread any more
+        at_exit(AtExit.CHANNELS, self.wait)
         os.register_at_fork(after_in_child=self._leave_to_parent)
 
     def add(self, handle: Any, closing: Closing) -> None:
         """Close a channel."""
         lib.hu_channel_close(handle, closing.done_fd)
         self._entries.append((handle, closing))
+        if self._ending:
+            return  # ends with the process
         if self._tended.acquire(blocking=False):
             try:
                 threading.Thread(target=self._tend, name="hermes-udp-closing", daemon=True).start()
@@ -187,16 +190,19 @@ class Lingering:
                 self.reap()
 
     def reap(self, timeout_ms: int = 0) -> None:
-        """Free those that are done."""
+        """Free those that are done, or are within ``timeout_ms`` altogether."""
+        deadline = time.monotonic_ns() + timeout_ms * NS_PER_MS
         for entry in list(self._entries):
             closing = entry[1]
             poller = select.poll()
             poller.register(closing.done_fd, select.POLLIN)
-            if poller.poll(timeout_ms) and self._claim(entry):
+            left = max(0, deadline - time.monotonic_ns())
+            if poller.poll(-(-left // NS_PER_MS)) and self._claim(entry):
                 closing.close()
 
     def wait(self) -> None:
         """Before the process ends: for all of them, within the time they linger."""
+        self._ending = True
         self.reap(PATIENCE_MS)
 
     def _tend(self) -> None:

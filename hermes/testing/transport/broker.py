@@ -15,6 +15,8 @@ import pytest
 import hermes
 from hermes.errors import ConnectionLost, HermesError, MessageTooLarge, WouldBlock
 from hermes.plugins import register_transport
+from hermes.testing.contract import needs
+from hermes.testing.peers import Peer
 from hermes.testing.transport.contract import Contract
 from hermes.testing.transport.exchange import SIZES
 from hermes.testing.transport.stage import with_options
@@ -139,6 +141,27 @@ class BrokerContract(Contract):
         assert publisher.acked == 1000
         with pytest.raises(HermesError):
             client.ping(timeout=TIMEOUT_S)
+
+    @needs("processes")
+    @pytest.mark.parametrize(("way", "status"), [("fall", 0), ("exit", 3), ("raise", 1)])
+    def test_a_program_ends_with_an_open_client(
+        self, client: hermes.Client, url_of: Url, way: str, status: int
+    ) -> None:
+        """However it ends, it ends, and what it had published arrives: a channel that is closed then
+        finds no time for threads."""
+        subscription = client.subscribe("left")
+
+        with Peer("hermes.testing.peer", self, "leave_open", url_of, way) as program:
+            assert program.ended() == status
+
+        assert subscription.receive(timeout=TIMEOUT_S).payload == b"the last message"
+
+    def test_a_program_ends_with_an_open_client_and_broker(
+        self, free_url: Callable[..., Url]
+    ) -> None:
+        """Both in one process, and neither closed: it ends all the same."""
+        with Peer("hermes.testing.peer", self, "leave_open", free_url(), "exit embed") as program:
+            assert program.ended() == 3
 
     def test_random_bytes_harm_nobody(
         self, url_of: Url, transport: Transport, client: hermes.Client
