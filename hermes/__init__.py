@@ -36,6 +36,7 @@ _HOMES = {
     "GapDetected": "hermes.errors",
     "HermesError": "hermes.errors",
     "Message": "hermes.client",
+    "Position": "hermes.client",
     "Publisher": "hermes.client",
     "Refused": "hermes.errors",
     "Start": "hermes.client",

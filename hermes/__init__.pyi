@@ -6,6 +6,7 @@ from hermes.client import Batch as Batch
 from hermes.client import Client as Client
 from hermes.client import Gap as Gap
 from hermes.client import Message as Message
+from hermes.client import Position as Position
 from hermes.client import Publisher as Publisher
 from hermes.client import Start as Start
 from hermes.client import Subscription as Subscription

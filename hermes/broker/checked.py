@@ -38,19 +38,26 @@ def load(storage: Storage, name: str, what: str) -> State | None:
         StorageFailed: it cannot be read.
     """
     data = storage.load_state(name)
-    if data is None:
-        return None
+    return None if data is None else opened(data, storage.url, name, what)
+
+
+def opened(data: bytes, place: str, name: str, what: str) -> State:
+    """What :func:`sealed` made ``data`` of; the messages name ``place``, ``name`` and ``what``.
+
+    Raises:
+        StorageDamaged: it is not what was saved.
+    """
     if not data.startswith(MAGIC):
         return State(data, checked=False)
     payload = data[PAYLOAD_AT:]
     if data != sealed(payload):
-        raise damaged(storage, name, what, "its checksum does not match")
+        raise damaged(place, name, what, "its checksum does not match")
     return State(payload, checked=True)
 
 
-def damaged(storage: Storage, name: str, what: str, why: str) -> StorageDamaged:
+def damaged(place: str, name: str, what: str, why: str) -> StorageDamaged:
     """The error that says so, with the cure."""
     return StorageDamaged(
-        f"{what} in {storage.url} cannot be read ({why}): restore the state {name!r} from a copy, or "
+        f"{what} in {place} cannot be read ({why}): restore the state {name!r} from a copy, or "
         "move the file of that name away; subscriptions then begin as if they had committed nothing"
     )

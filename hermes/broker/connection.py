@@ -748,6 +748,10 @@ class Connection(Outgoing):
             stored = self._kernel.durable_positions(name, self)
         subscription = Subscription(self, request)
         subscription.open(self._kernel.streams, request.start, stored)
+        if request.start.at == "durable" and subscription.durable_key is not None:
+            rewound = self._kernel.positions.take_rewound(subscription.durable_key)
+            for reader in subscription.readers:
+                reader.rewound = rewound.get(reader.place.name, 0)
         return subscription
 
     def _subscribed(self, subscription: Subscription) -> None:
@@ -758,7 +762,14 @@ class Connection(Outgoing):
         for reader in subscription.readers:
             place = reader.place
             reader.follow()
-            self._protocol.position(number, place.index, place.name, reader.cursor.through)
+            through, epoch = reader.cursor.through, place.epochs.current
+            if reader.rewound > through:
+                place.gaps += 1
+                self._protocol.stream(place.index, place.name, epoch)
+                self._protocol.gap(
+                    number, place.index, first=through + 1, last=reader.rewound, reason="epoch"
+                )
+            self._protocol.position(number, place.index, place.name, through, epoch)
             self._seat(reader)
             self.activate(reader)
 
@@ -809,7 +820,8 @@ class Connection(Outgoing):
         if subscription is None:
             self._unknown_subscription(number)
             return
-        problem = self._commit_problem(subscription, request.positions)
+        positions = self._common(request)
+        problem = self._commit_problem(subscription, positions)
         if problem:
             self._protocol.error("commit_refused", problem, subscription=number, fatal=False)
             return
@@ -823,7 +835,16 @@ class Connection(Outgoing):
                 self._protocol.error("storage_failed", str(error), subscription=number, fatal=False)
             self.mark()
 
-        kernel.commit(subscription, request.positions, done)
+        kernel.commit(subscription, positions, done)
+
+    def _common(self, request: m.Commit) -> dict[str, int]:
+        """The positions to commit, as far as this log has what their epochs had."""
+        common = {}
+        for name, sequence in request.positions.items():
+            place = self._kernel.streams.by_name(name)
+            epoch = request.epochs.get(name, 0)
+            common[name] = sequence if place is None else place.epochs.common(sequence, epoch)
+        return common
 
     def _commit_problem(self, subscription: Subscription, positions: dict[str, int]) -> str | None:
         if subscription.durable is None:

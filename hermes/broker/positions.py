@@ -201,7 +201,7 @@ class Positions:
             return msgspec.msgpack.decode(state.payload, type=_Names)
         except msgspec.DecodeError as error:
             why = f"it is no map of positions: {error}"
-            raise checked.damaged(self._storage, STATE, "the durable positions", why) from error
+            raise checked.damaged(self._storage.url, STATE, "the durable positions", why) from error
 
 
 def warn_rewound(rewound: _Names) -> None:

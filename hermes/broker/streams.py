@@ -7,6 +7,7 @@ Knows which topics a stream claims and which readers wait for it; not where thei
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from types import MappingProxyType
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, cast
 
 from hermes.broker.backed import Backed
 from hermes.broker.config import RETENTION, STREAMS_MAX, Config, StreamConfig
+from hermes.broker.epochs import Epochs, EpochStore
 from hermes.errors import InvalidConfig, InvalidTopic
 from hermes.native.log import Log, LogReport
 from hermes.native.patterns import check_pattern, check_topic, covers, match, overlap
@@ -72,6 +74,8 @@ class ServedStream:
         remember."""
         self.gaps = 0
         """Gaps reported to subscribers."""
+        self.epochs = Epochs()
+        """Which life of the log its sequences are of."""
         self.synced = 0
         """Sequences up to here are on disk, as far as we were told."""
         self.sync_wanted = False
@@ -181,6 +185,9 @@ class Streams:
                     settings_for(stream, self._config), given_out=given_out.get(stream.name, 0)
                 )
                 self._open(stream, self._config, self._storage, progress, settings)
+            nexts = {place.name: place.last_sequence + 1 for place in self._places}
+            for name, epochs in EpochStore(self._storage).begin(nexts, time.time_ns()).items():
+                self._names[name].epochs = epochs
             for place in self._places:
                 for pattern in place.config.patterns:
                     self.router.claim(place.index, pattern)

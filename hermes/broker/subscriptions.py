@@ -47,13 +47,21 @@ class Reader:
         "next",
         "place",
         "progress",
+        "rewound",
         "seat",
         "subscription",
     )
 
     def __init__(
-        self, subscription: Subscription, place: ServedStream, start: Start, value: int
+        self,
+        subscription: Subscription,
+        place: ServedStream,
+        start: Start,
+        value: int,
+        rewound: int = 0,
     ) -> None:
+        self.rewound = rewound
+        """The position that was asked for, if its epoch ended before it; else 0."""
         self.subscription = subscription
         self.connection = subscription.connection
         self.place = place
@@ -125,8 +133,8 @@ class Subscription:
         places = streams.met_by(self.filter, prefix=self.prefix)
         starts = _starts(start, places, streams, stored or {})
         try:
-            for place, (kind, value) in zip(places, starts, strict=True):
-                self.readers.append(Reader(self, place, kind, value))
+            for place, (kind, value, rewound) in zip(places, starts, strict=True):
+                self.readers.append(Reader(self, place, kind, value, rewound))
         except Exception:
             self.close()
             raise
@@ -186,22 +194,29 @@ class Opening:
 
 def _starts(
     start: m.Start, places: list[ServedStream], streams: Streams, stored: dict[str, int]
-) -> list[tuple[Start, int]]:
-    """Where to begin in each of ``places``."""
+) -> list[tuple[Start, int, int]]:
+    """Where to begin in each of ``places``, and the position asked for if its epoch ended before it."""
     simple = _SIMPLE.get(start.at)
     if simple is not None:
-        return [(simple, 0)] * len(places)
+        return [(simple, 0, 0)] * len(places)
     if start.at == "time":
-        return [(Start.TIME, start.time_ns)] * len(places)
+        return [(Start.TIME, start.time_ns, 0)] * len(places)
     if start.at == "sequence":
-        return [(Start.SEQUENCE, _bare_sequence(start.sequence, places))]
+        return [(Start.SEQUENCE, _bare_sequence(start.sequence, places), 0)]
     wanted = stored if start.at == "durable" else start.positions
     unknown = [name for name in wanted if streams.by_name(name) is None]
     if unknown and start.at == "positions":
         have = ", ".join(place.name for place in streams)
         raise RequestRefused("invalid_start", f"there is no stream {unknown[0]!r}; streams: {have}")
+    epochs = start.epochs if start.at == "positions" else {}
     return [
-        _from_position(place, wanted.get(place.name), _SIMPLE[start.otherwise]) for place in places
+        _from_position(
+            place,
+            wanted.get(place.name),
+            epochs.get(place.name, 0),
+            otherwise=_SIMPLE[start.otherwise],
+        )
+        for place in places
     ]
 
 
@@ -218,12 +233,13 @@ def _bare_sequence(sequence: int, places: list[ServedStream]) -> int:
 
 
 def _from_position(
-    place: ServedStream, position: int | None, otherwise: Start
-) -> tuple[Start, int]:
+    place: ServedStream, position: int | None, epoch: int, *, otherwise: Start
+) -> tuple[Start, int, int]:
     if position is None:
-        return otherwise, 0
-    _refuse_ahead(place, position)
-    return Start.SEQUENCE, position + 1
+        return otherwise, 0, 0
+    common = place.epochs.common(position, epoch)
+    _refuse_ahead(place, common)
+    return Start.SEQUENCE, common + 1, position if common < position else 0
 
 
 def _refuse_ahead(place: ServedStream, position: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from hermes.client.batch import Batch
 from hermes.client.client import DEFAULT_URL, Client, connect
+from hermes.client.position import Position
 from hermes.client.publisher import Publisher
 from hermes.client.session import Gap
 from hermes.client.starts import StartPoint
@@ -21,6 +22,7 @@ __all__ = [
     "Client",
     "Gap",
     "Message",
+    "Position",
     "Publisher",
     "Start",
     "StartPoint",

@@ -8,10 +8,11 @@ waited for.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from hermes.client.connection import Connection
+from hermes.client.position import epochs_of
 from hermes.client.session import Answer, Feed, Line
 from hermes.errors import HermesError, Refused
 from hermes.native.outbox import Outbox
@@ -124,14 +125,15 @@ def open_feed(connection: Connection, feed: Feed, start: Start, deadline: int | 
 
 
 def commit(
-    connection: Connection, feed: Feed, positions: dict[str, int], deadline: int | None
+    connection: Connection, feed: Feed, positions: Mapping[str, int], deadline: int | None
 ) -> None:
     """Store positions and wait for the broker to confirm."""
     while True:
         connection.until(connection.greeted, deadline, "committing")
         protocol, before, id = connection.session.protocol, feed.commits, feed.id
         feed.commit_failure = None
-        connection.say(protocol.commit(id, positions))
+        plain = {stream: int(sequence) for stream, sequence in positions.items()}
+        connection.say(protocol.commit(id, plain, epochs_of(positions)))
 
         def answered(protocol: object = protocol, before: int = before, id: int = id) -> bool:
             # A subscription that is refused or was opened anew, or a new connection, will not bring

@@ -40,11 +40,25 @@ class Gap:
     """First missing sequence."""
     last: int
     """Last missing sequence, inclusive."""
-    reason: Literal["retention", "damaged"]
+    reason: Literal["retention", "damaged", "epoch"]
+    epoch: int = 0
+    """With ``epoch``: the epoch in which other messages have these sequences; it goes on with
+    ``first``."""
+
+    @property
+    def position(self) -> int:
+        """The subscription goes on behind it."""
+        return self.first - 1 if self.reason == "epoch" else self.last
 
     def __str__(self) -> str:
-        why = "retention passed by" if self.reason == "retention" else "its storage is damaged"
-        return f"{self.stream!r} lost {self.first} to {self.last}: {why}"
+        return f"{self.stream!r} lost {self.first} to {self.last}: {_WHY[self.reason]}"
+
+
+_WHY = {
+    "retention": "retention passed by",
+    "damaged": "its storage is damaged",
+    "epoch": "its log went back, and other messages have these sequences now",
+}
 
 
 class Segment(msgspec.Struct, gc=False):
@@ -73,9 +87,11 @@ class Feed:
         "done",
         "dropped",
         "durable",
+        "epochs",
         "failure",
         "gaps",
         "id",
+        "latest",
         "pattern",
         "queue",
         "queued_bytes",
@@ -107,6 +123,10 @@ class Feed:
         """Commits the broker has confirmed or refused."""
         self.done: dict[str, int] = {}
         """Stream name to the last sequence that is consumed or was not wanted."""
+        self.epochs: dict[str, int] = {}
+        """Stream name to the epoch of what is in ``done``."""
+        self.latest: dict[str, int] = {}
+        """Stream name to the epoch of the newest that waits here."""
         self.dropped: dict[str, int] = {}
         """Stream name to the last sequence before the first that had no room: from there on all is
         dropped, until it is asked for again."""
@@ -114,6 +134,21 @@ class Feed:
     def drop(self, stream: str, after: int) -> None:
         """There is no room for what comes behind ``after``."""
         self.dropped.setdefault(stream, after)
+
+    def begin(self, stream: str, epoch: int) -> None:
+        """What arrives of ``stream`` is of ``epoch``.
+
+        Unless a gap says that sequences are other messages' now, what was handed out before is of that
+        epoch as well.
+        """
+        if self.latest.get(stream) == epoch == self.epochs.get(stream):
+            return
+        self.latest[stream] = epoch
+        if not any(
+            isinstance(one, Gap) and one.stream == stream and one.reason == "epoch"
+            for one in self.queue
+        ):
+            self.epochs[stream] = epoch
 
     def add(self, segment: Segment) -> None:
         """A batch arrived."""
@@ -167,7 +202,10 @@ class Feed:
             item = queue[0]
             if isinstance(item, Gap):
                 together(
-                    self.done.__setitem__, (item.stream, item.last),
+                    self.done.__setitem__, (item.stream, item.position),
+                    self.epochs.__setitem__, (
+                        item.stream, item.epoch or self.epochs.get(item.stream, 0)
+                    ),
                     self.gaps.append, (item,),
                     queue.popleft, (),
                 )  # fmt: skip
@@ -232,7 +270,7 @@ class Feed:
         if self.segment is not None:
             found[self.segment.stream] = self.segment.through
         for item in self.queue:
-            found[item.stream] = item.last if isinstance(item, Gap) else item.through
+            found[item.stream] = item.position if isinstance(item, Gap) else item.through
         return found
 
 
@@ -422,7 +460,8 @@ class Session:
 
     def _take_back(self, subscription: m.Subscribe) -> None:
         """Have it begin behind what its feed has: that is what is told, not what was read."""
-        found = self.feeds[subscription.subscription].positions()
+        feed = self.feeds[subscription.subscription]
+        found = feed.positions()
         if found:
             start = subscription.start
             known = start.positions if start.at == "positions" else {}
@@ -430,6 +469,7 @@ class Session:
                 at="positions",
                 positions={**known, **found},
                 otherwise=ClientProtocol.otherwise(start),
+                epochs={**start.epochs, **feed.latest},
             )
 
     # ---- input ----
@@ -455,6 +495,9 @@ class Session:
                 feed = feeds.get(event.subscription)
                 if feed is None:
                     continue
+                if event.start == event.end:
+                    name = names[event.stream]
+                    feed.begin(name, protocol.epochs.get(name, 0))
                 if feed.queued_bytes >= self._queued_max or feed.dropped:
                     feed.drop(names[event.stream], event.after)
                 else:
@@ -495,7 +538,11 @@ class Session:
         if feed is None:
             return
         name = self.protocol.stream_names[gap.stream]
-        if feed.dropped:
+        if gap.reason == "epoch":  # told once: it is not asked for again
+            epoch = self.protocol.epochs.get(name, 0)
+            feed.latest[name] = epoch
+            feed.add_gap(Gap(name, gap.first, gap.last, gap.reason, epoch))
+        elif feed.dropped:
             feed.drop(name, gap.first - 1)
         else:
             feed.add_gap(Gap(name, gap.first, gap.last, gap.reason))

@@ -9,6 +9,7 @@ from typing import Literal, cast
 from msgspec.structs import replace
 
 from hermes import checks
+from hermes.client.position import Position, epochs_of
 from hermes.errors import UsageError, WrongType
 from hermes.wire.messages import NAME_MAX, SEQUENCE_MAX, Start
 
@@ -37,7 +38,8 @@ def start_of(point: StartPoint, durable: str | None) -> Start:
             point.check()
         except UsageError as error:
             raise type(error)(f"start: {error}") from error
-        return replace(point, positions=dict(point.positions))  # the client moves them on
+        positions, epochs = dict(point.positions), dict(point.epochs)
+        return replace(point, positions=positions, epochs=epochs)  # the client moves them on
     if durable is not None:
         if isinstance(point, str) and point in ("latest", "earliest"):
             word: Literal["latest", "earliest"] = "latest" if point == "latest" else "earliest"
@@ -54,7 +56,8 @@ def start_of(point: StartPoint, durable: str | None) -> Start:
     if isinstance(point, datetime):
         return Start(at="time", time_ns=_time_ns(point))
     if isinstance(point, Mapping):
-        return Start(at="positions", positions=checked_positions(point, "start"))
+        found = checked_positions(point, "start")
+        return Start(at="positions", positions=_plain(found), epochs=epochs_of(found))
     if hasattr(point, "__index__") and not checks.is_bool(point):
         try:
             return Start(at="sequence", sequence=checks.integer(point, "start", most=SEQUENCE_MAX))
@@ -74,8 +77,16 @@ def checked_positions(positions: Mapping[str, int], name: str) -> dict[str, int]
     found = {}
     for stream, sequence in positions.items():
         stream = checks.text(stream, f"a stream's name in {name}", least=1, most=NAME_MAX)
-        found[stream] = checks.integer(sequence, f"{name}[{stream!r}]", most=SEQUENCE_MAX)
+        found[stream] = (
+            sequence
+            if isinstance(sequence, Position)
+            else checks.integer(sequence, f"{name}[{stream!r}]", most=SEQUENCE_MAX)
+        )
     return found
+
+
+def _plain(positions: Mapping[str, int]) -> dict[str, int]:
+    return {stream: int(sequence) for stream, sequence in positions.items()}
 
 
 def _time_ns(moment: datetime) -> int:

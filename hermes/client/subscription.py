@@ -14,6 +14,7 @@ from hermes.client import requests
 from hermes.client.batch import SLICE_SIZE, Batch
 from hermes.client.connection import Connection
 from hermes.client.inbox import Inbox
+from hermes.client.position import Position
 from hermes.client.pump import deadline_in
 from hermes.client.session import Feed, Gap, Segment, Session
 from hermes.client.starts import checked_positions
@@ -123,8 +124,8 @@ class Subscription(Closable):
     # ---- positions ----
 
     @property
-    def positions(self) -> dict[str, int]:
-        """Stream name to the last sequence that was handed out or was not wanted.
+    def positions(self) -> dict[str, Position]:
+        """Stream name to the last sequence that was handed out or was not wanted, with its epoch.
 
         What :meth:`commit` stores; as ``start`` of another subscription it goes on from here.  While
         other threads consume, it may be behind what they have just been given, never ahead.
@@ -132,14 +133,15 @@ class Subscription(Closable):
         feed = self._feed
         while True:
             segment, found = feed.segment, dict(feed.done)
+            epochs = dict(feed.epochs)
             if segment is None:
-                return found
+                return _with_epochs(found, epochs)
             try:
                 found[segment.stream] = self._ready[0].sequence - 1
             except IndexError:
                 found[segment.stream] = segment.after if feed.batches else segment.through
             if segment is feed.segment:  # else another thread has gone on meanwhile
-                return found
+                return _with_epochs(found, epochs)
 
     def commit(
         self, positions: Mapping[str, int] | None = None, *, timeout: float | None = None
@@ -412,6 +414,10 @@ def checked_on_gap(on_gap: OnGap) -> None:
     if not callable(on_gap) and not (isinstance(on_gap, str) and on_gap in ("raise", "skip")):
         kind = UsageError if isinstance(on_gap, str) else WrongType
         raise kind(f"on_gap takes 'raise', 'skip' or a function, not {checks.shown(on_gap)}")
+
+
+def _with_epochs(positions: dict[str, int], epochs: dict[str, int]) -> dict[str, Position]:
+    return {of: Position(sequence, epochs.get(of, 0)) for of, sequence in positions.items()}
 
 
 def _checked_positions(positions: Mapping[str, int]) -> dict[str, int]:

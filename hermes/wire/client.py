@@ -142,6 +142,7 @@ class ClientProtocol:
         "_through",
         "_unsubscribing",
         "coverage",
+        "epochs",
         "needed",
         "output",
         "position",
@@ -155,6 +156,8 @@ class ClientProtocol:
         self.welcome: m.Welcome | None = None
         """The broker's answer to Hello: limits, and what it can do."""
         self.stream_names: dict[int, str] = {}
+        self.epochs: dict[str, int] = {}
+        """Stream name to the epoch of what is delivered on this connection; not named: not known."""
         self.output: list[bytes] = []
         """Answers to be sent; the caller clears it."""
         self.position = 0
@@ -265,10 +268,12 @@ class ClientProtocol:
         self._forget(subscription)
         return self._say(m.Unsubscribe(subscription))
 
-    def commit(self, subscription: int, positions: dict[str, int]) -> bytes:
+    def commit(
+        self, subscription: int, positions: dict[str, int], epochs: dict[str, int] | None = None
+    ) -> bytes:
         """Store positions under the subscription's durable name; answered by a Commit event or an
         Error."""
-        return self._ask(m.Commit(subscription, positions))
+        return self._ask(m.Commit(subscription, positions, epochs or {}))
 
     def ping(self, token: int) -> bytes:
         """Answered by Pong with the same token, behind the answers to everything sent before."""
@@ -348,6 +353,15 @@ class ClientProtocol:
 
     # ---- taking a session over ----
 
+    def _epochs(self, subscription: int, start: m.Start) -> dict[str, int]:
+        """The epochs of :meth:`positions`, as far as they are known."""
+        found = dict(start.epochs)
+        for key in self._through:
+            name = self.stream_names[key & m.ID_MAX]
+            if key >> 32 == subscription and name in self.epochs:
+                found[name] = self.epochs[name]
+        return found
+
     def snapshot(self) -> Resume:
         """What is open, each subscription starting behind the last batch handed out."""
         subscriptions = []
@@ -357,7 +371,12 @@ class ClientProtocol:
             if positions:
                 # Streams whose first batch had not come yet begin as they would have.
                 otherwise = self.otherwise(start)
-                start = m.Start(at="positions", positions=positions, otherwise=otherwise)
+                start = m.Start(
+                    at="positions",
+                    positions=positions,
+                    otherwise=otherwise,
+                    epochs=self._epochs(message.subscription, start),
+                )
             subscriptions.append(msgspec.structs.replace(message, start=start))
         return Resume(list(self._publishers.values()), subscriptions)
 
@@ -485,6 +504,8 @@ class ClientProtocol:
         if len(self.stream_names) >= STREAMS_MAX:
             self._violated("unexpected", f"more than {STREAMS_MAX} streams")
         self.stream_names[message.index] = message.name
+        if message.epoch:
+            self.epochs[message.name] = message.epoch
         return message
 
     def _on_ack(self, message: m.Ack) -> m.Ack | None:
@@ -498,11 +519,23 @@ class ClientProtocol:
         id, stream = message.subscription, message.stream
         if message.last < message.first:
             self._violated("coverage", f"a gap from {message.first} to {message.last}")
+        if message.reason == "epoch":
+            return self._on_rewind(message)
         if self._through.get(id << 32 | stream) is None and id not in self._unsubscribing:
             self._violated("coverage", f"a gap before the first batch of subscription {id}")
         if not self._continues(id, stream, message.first - 1, message.last):
             return None
         self._through[id << 32 | stream] = message.last
+        return message
+
+    def _on_rewind(self, message: m.Gap) -> m.Gap | None:
+        id, key = message.subscription, message.subscription << 32 | message.stream
+        if key in self._through or message.first < 1:
+            self._violated("coverage", f"an epoch ends within subscription {id}")
+        # As if it had begun at the position that was asked for.
+        if not self._begins(id, message.stream, message.last, message.last):
+            return None
+        self._through[key] = message.first - 1
         return message
 
     def _continues(self, id: int, stream: int, after: int, through: int) -> bool:

@@ -36,6 +36,8 @@ two."""
 
 Id = Annotated[int, msgspec.Meta(ge=0, le=ID_MAX)]
 Sequence = Annotated[int, msgspec.Meta(ge=0, le=SEQUENCE_MAX)]
+Epoch = Annotated[int, msgspec.Meta(ge=0, le=SEQUENCE_MAX)]
+"""Which life of a stream's log a sequence is of; 0: not known."""
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=NAME_MAX)]
 Text = Annotated[str, msgspec.Meta(max_length=TEXT_MAX)]
 Version = Annotated[int, msgspec.Meta(ge=0, le=VERSION_MAX)]
@@ -108,6 +110,8 @@ class Start(msgspec.Struct, omit_defaults=True):
     says."""
     otherwise: Literal["latest", "earliest"] = "earliest"
     """For ``durable`` and ``positions``: where to begin in a stream that has no position."""
+    epochs: dict[str, Epoch] = {}
+    """Stream name to the epoch that its position is of.  Streams not named: not known."""
 
     def __post_init__(self) -> None:
         self.check()
@@ -129,6 +133,13 @@ class Start(msgspec.Struct, omit_defaults=True):
             if sequence.__class__ is not int or not 0 <= sequence <= SEQUENCE_MAX:
                 name = f"positions[{stream!r}]"
                 self.positions[stream] = checks.integer(sequence, name, most=SEQUENCE_MAX)
+            if epoch := getattr(sequence, "epoch", 0):  # a position of the client's
+                self.epochs.setdefault(stream, epoch)
+        if not isinstance(self.epochs, dict):
+            checks.wrong_type("epochs", "a dict of stream name to epoch", self.epochs)
+        for stream, epoch in self.epochs.items():
+            checks.text(stream, "a stream's name in epochs")
+            self.epochs[stream] = checks.integer(epoch, f"epochs[{stream!r}]", most=SEQUENCE_MAX)
 
 
 class Subscribe(msgspec.Struct, omit_defaults=True):
@@ -151,11 +162,13 @@ class Unsubscribe(msgspec.Struct):
     subscription: Id
 
 
-class Stream(msgspec.Struct):
+class Stream(msgspec.Struct, omit_defaults=True):
     """Broker: which name a stream index stands for on this connection."""
 
     index: Id
     name: Name
+    epoch: Epoch = 0
+    """The epoch that its sequences are of."""
 
 
 class Ack(msgspec.Struct, omit_defaults=True):
@@ -172,17 +185,23 @@ class Commit(msgspec.Struct, omit_defaults=True):
     subscription: Id
     positions: dict[str, Sequence]
     """Stream name to the last sequence the subscriber is done with."""
+    epochs: dict[str, Epoch] = {}
+    """Stream name to the epoch that the position is of.  Streams not named: the current one."""
 
 
 class Gap(msgspec.Struct):
     """Broker: sequences first..last of this stream cannot be delivered; what was there is unknown
+    now.
+
+    With ``epoch`` it comes before the first batch: the position that was asked for, ``last``, is of
+    an epoch that ended before it.  The subscription begins with ``first``, which another message has
     now."""
 
     subscription: Id
     stream: Id
     first: Sequence
     last: Sequence
-    reason: Literal["retention", "damaged"]
+    reason: Literal["retention", "damaged", "epoch"]
 
 
 class Ping(msgspec.Struct):

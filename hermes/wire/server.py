@@ -288,18 +288,20 @@ class ServerProtocol:
         else:
             self._send(m.Ack(publisher, sequence, level))
 
-    def stream(self, index: int, name: str) -> None:
+    def stream(self, index: int, name: str, epoch: int = 0) -> None:
         """Announce the stream before its first batch or gap; does nothing if it was announced."""
         if index not in self._announced:
             self._announced.add(index)
-            self._send(m.Stream(index, name))
+            self._send(m.Stream(index, name, epoch))
 
-    def position(self, subscription: int, index: int, name: str, through: int) -> None:
+    def position(
+        self, subscription: int, index: int, name: str, through: int, epoch: int = 0
+    ) -> None:
         """Tell where a subscription stands in a stream: announces the stream, then an empty batch.
 
         The answer to Subscribe is one of these per stream that its filter can meet.
         """
-        self.stream(index, name)
+        self.stream(index, name, epoch)
         self._append(
             encode_batch(
                 id=subscription, stream=index, after=through, through=through, frames_size=0
@@ -313,10 +315,11 @@ class ServerProtocol:
         *,
         first: int,
         last: int,
-        reason: Literal["retention", "damaged"],
+        reason: Literal["retention", "damaged", "epoch"],
     ) -> None:
         """``first`` .. ``last`` cannot be delivered.  ``first`` is the successor of the last
-        batch's ``through``."""
+        batch's ``through``; with ``epoch`` there was no batch, and :meth:`position` follows with
+        ``first - 1``."""
         self._send(m.Gap(subscription, stream, first, last, reason))
 
     def committed(self, subscription: int, positions: dict[str, int]) -> None:

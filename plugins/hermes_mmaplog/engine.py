@@ -5,7 +5,7 @@
     DIR                      locked itself, by flock(2)
     DIR/lock                 the owner's process; locked as well
     DIR/state/NAME           small named state, replaced atomically
-    DIR/streams/NAME/        one log: docs/log-format.md
+    DIR/streams/NAME/        one log: docs/log-format.md; and small named state of that stream
 
 Knows nothing of topics or connections.  Turns every ``OSError`` into one of :mod:`hermes.errors`.
 """
@@ -206,12 +206,7 @@ class MmapStorage:
         Raises:
             StorageFailed: it cannot be read.
         """
-        path = self._directory / STATE / _checked_name(name, "state")
-        with _disk_errors(f"reading the state {name!r}"):
-            try:
-                return path.read_bytes()
-            except FileNotFoundError:
-                return None
+        return _load(self._directory / STATE / _checked_name(name, "state"))
 
     def save_state(self, name: str, state: bytes) -> None:
         """Replace the state ``name``; on disk when it returns, and never half of it.
@@ -220,17 +215,24 @@ class MmapStorage:
             StorageFailed, StorageFull: it could not be written; the state before stands.
         """
         self._check_open()
-        path = self._directory / STATE / _checked_name(name, "state")
-        temporary = path.with_name(f".{name}.new")  # no legal name begins with a dot
-        with _disk_errors(f"saving the state {name!r}"):
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-            descriptor = os.open(temporary, flags, FILE_MODE)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(state)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-            _sync_directory(path.parent)
+        _save(self._directory / STATE / _checked_name(name, "state"), state)
+
+    def load_stream_state(self, stream: str, name: str) -> bytes | None:
+        """State that is kept in the directory of ``stream``, as last saved; None if there is none.
+
+        Raises:
+            StorageFailed: it cannot be read.
+        """
+        return _load(self._stream_state(stream, name))
+
+    def save_stream_state(self, stream: str, name: str, state: bytes) -> None:
+        """As :meth:`save_state`, in the directory of ``stream``, which exists."""
+        self._check_open()
+        _save(self._stream_state(stream, name), state)
+
+    def _stream_state(self, stream: str, name: str) -> Path:
+        directory = self._directory / STREAMS / _checked_name(stream, "stream")
+        return directory / _checked_name(name, "state")
 
     def close(self) -> None:
         """Give up the lock.  Idempotent."""
@@ -241,6 +243,27 @@ class MmapStorage:
     def _check_open(self) -> None:
         if self._closed:
             raise Closed(f"the storage {self.url} is closed")
+
+
+def _load(path: Path) -> bytes | None:
+    with _disk_errors(f"reading the state {path.name!r}"):
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return None
+
+
+def _save(path: Path, state: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.new")  # no legal name begins with a dot
+    with _disk_errors(f"saving the state {path.name!r}"):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        descriptor = os.open(temporary, flags, FILE_MODE)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(state)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_directory(path.parent)
 
 
 def _for_stream(progress: Progress, name: str) -> Callable[[int, int], None]:

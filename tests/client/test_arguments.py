@@ -313,7 +313,12 @@ ENTRIES: dict[str, Entry] = {
             "time_ns": INTEGERS,
             "positions": POSITIONS | {"{'': 1}"},
             "otherwise": set(),
+            "epochs": POSITIONS | {"{'': 1}"},
         },
+    ),
+    "Position.__init__": (
+        lambda stage, **arguments: hermes.Position(**{"sequence": 1, **arguments}),
+        {"sequence": INTEGERS, "epoch": INTEGERS},
     ),
     "register_transport": (
         lambda stage, **arguments: _register("register_transport")(

@@ -69,7 +69,7 @@ class TakeOver:
         self._select: Any = None
         self._pattern = ""
         self._cast: dict[str, int] = {}
-        self._reason: Literal["retention", "damaged"] = "retention"
+        self._reason: Literal["retention", "damaged", "epoch"] = "retention"
 
     # ---- the client's frames ----
 
@@ -123,7 +123,8 @@ class TakeOver:
             case m.Gap():
                 if message.subscription in self._leaving:
                     return False
-                self.handed_out(message.subscription, message.stream, message.last)
+                end = message.first - 1 if message.reason == "epoch" else message.last
+                self.handed_out(message.subscription, message.stream, end)
             case m.Unsubscribe() if message.subscription in self._leaving:
                 self._left(message.subscription)
                 return False
