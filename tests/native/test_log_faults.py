@@ -151,6 +151,142 @@ def test_a_really_full_disk_refuses_and_recovers(small_disk: Path) -> None:
         assert len(numbers(log)) == taken + more
 
 
+def record_each(log: Log, first: int, *, size: int = 64) -> int:
+    """Append messages with a record of their own until the log refuses; returns how many it took."""
+    taken = 0
+    while True:
+        try:
+            log.append(frames(1, size, first + taken), 1, now_ns=10**9 + (first + taken) * 10**7)
+        except StorageFull:
+            return taken
+        taken += 1
+        assert taken < 100_000
+
+
+def wait_for_spare(log: Log) -> None:
+    """Wait until a segment is ready."""
+    deadline = time.monotonic() + EVENT_TIMEOUT_S
+    while log.status().spares == 0 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert log.status().spares > 0
+
+
+def test_an_index_without_room_goes_on_in_the_prepared_segment(tmp_path: Path) -> None:
+    """A quota that a spare has used up does not refuse what the spare can hold."""
+    segment = 65536
+    quota = 2 * (segment + 4096)
+    with Log.open(tmp_path, segment_bytes=segment, disk_bytes=quota, spares=1) as log:
+        log.append(
+            frames(40), 40
+        )  # makes a spare wanted, and leaves room for records of small ones
+        wait_for_spare(log)
+
+        taken = record_each(log, 41)
+
+        status = log.status()
+        assert status.segments == 2
+        assert taken > 2 * 4096 // 64
+        assert numbers(log) == list(range(1, 41 + taken))
+
+
+@pytest.mark.parametrize("size", [16, 64, 900])
+def test_refusals_end_each_time_somebody_makes_room(small_disk: Path, size: int) -> None:
+    """Whether a segment or an index could not grow, with a segment ready or without: when there is
+    space the descriptor tells, and appends work."""
+    ballast = [small_disk / f"ballast-{number}" for number in range(5)]
+    for piece in ballast:
+        piece.write_bytes(bytes(150_000))
+    directory = small_disk / "log"
+    directory.mkdir()
+    with Log.open(directory, segment_bytes=65536, spares=1) as log:
+        written = record_each(log, 1, size=size)
+        for piece in ballast:
+            piece.unlink()
+            wait_for(log, LogEvent.SPACE)
+            more = record_each(log, written + 1, size=size)
+            assert more > 0
+            written += more
+        assert numbers(log) == list(range(1, written + 1))
+
+
+def test_a_checkpoint_that_does_not_fit_is_a_refusal_that_ends(tmp_path: Path) -> None:
+    """Thousands of publishers: the index of a new segment needs more than a spare's has."""
+    segment, publishers = 65536, 1000
+    quota = 2 * (segment + 4096) + publishers * 64
+    options: dict[str, Any] = {"segment_bytes": segment, "disk_bytes": quota, "spares": 1}
+    with Log.open(tmp_path, **options, retention_ns=10**12) as log:
+        now_ns = 10**9
+        for number in range(1, 2 * publishers):
+            now_ns += 10**7
+            try:
+                log.append(
+                    frames(1, 16, number),
+                    1,
+                    publisher=(number % publishers + 1).to_bytes(16, "big"),
+                    first_sequence=number,
+                    now_ns=now_ns,
+                )
+            except StorageFull:
+                break
+        else:
+            pytest.fail("the quota was never met")
+        last = log.status().next_sequence
+
+        with pytest.raises(StorageFull):
+            log.append(frames(1), 1, now_ns=now_ns)
+        assert log.status().next_sequence == last
+        log.trim(now_ns + 2 * 10**12)
+        assert log.status().next_sequence == last
+
+
+DESCRIPTORS = """
+import resource, sys, time
+from hermes.errors import StorageFull
+from hermes.native import Encoder, Log
+encoder = Encoder()
+encoder.encode(bytes(4000), topic="t")
+frame = bytes(encoder.view)
+with Log.open(sys.argv[1], segment_bytes=16384, spares=1) as log:
+    held = []
+    while True:
+        try:
+            held.append(open("/dev/null"))
+        except OSError:
+            break
+    taken = 0
+    try:
+        while taken < 1000:
+            log.append(frame, 1)
+            taken += 1
+    except (MemoryError, StorageFull):
+        pass
+    assert taken < 1000
+    for one in held:
+        one.close()
+    deadline = time.monotonic() + 60
+    while log.status().spares == 0 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert log.status().spares > 0
+    for _ in range(100):
+        log.append(frame, 1)
+    print(log.status().next_sequence == taken + 101, log.status().failed)
+"""
+
+
+def test_a_log_without_descriptors_goes_on_when_there_are_some(tmp_path: Path) -> None:
+    """Each segment needs two files: without them appends are refused, and a segment is made ready as
+    soon as they can be had."""
+    done = subprocess.run(
+        ["sh", "-c", 'ulimit -n 40; exec "$0" -c "$1" "$2"', sys.executable, DESCRIPTORS, tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=EVENT_TIMEOUT_S,
+        check=False,
+    )
+
+    assert (done.stdout, done.returncode) == ("True 0\n", 0), done.stderr
+
+
 # failing syncs -----------------------------------------------------------------------------------
 
 

@@ -99,7 +99,15 @@ static int append_here(hm_log *log, const uint8_t *frames, uint64_t size, uint32
     hm_segment *segment = log->active;
     assert(size <= segment->map_size - segment->end);
     /* Two consecutive records cover more than HM_INDEX_SPAN between them. */
-    int error = hm_index_room(segment, 2 * (size / HM_INDEX_SPAN) + 2);
+    uint64_t records = 2 * (size / HM_INDEX_SPAN) + 2;
+    int error = hm_index_room(segment, records);
+    if (error == -HM_ENOSPACE && hm_segment_frame_bytes(segment)) {
+        /* Its index cannot grow.  A prepared segment has an index of its own. */
+        error = hm_log_roll(log, now_ns);
+        segment = log->active;
+        assert(error || size <= segment->map_size - segment->end);
+        error = error ? error : hm_index_room(segment, records);
+    }
     if (error) {
         return hm_log_starve(log, error);
     }

@@ -1,6 +1,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <sys/mman.h>
+#include <sys/statvfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -248,10 +249,33 @@ static void add_ready(hm_pool *pool, hm_segment *segment) {
     segment->next = pool->ready;
     pool->ready = segment;
     pool->ready_count++;
-    if (pool->starved) {
-        pool->starved = false;
-        hm_pool_event(pool, HM_LOG_EVENT_SPACE);
+}
+
+/* Whether the quota and the disk have `bytes` more.  A guess: who asks tries, and is refused again.
+ */
+static bool has_room(const hm_pool *pool, uint64_t bytes) {
+    struct statvfs disk;
+    uint64_t quota = pool->options.disk_bytes;
+    if (quota && pool->disk_used + bytes > quota) {
+        return false;
     }
+    return pool->dirfd < 0 || fstatvfs(pool->dirfd, &disk) != 0 ||
+           (uint64_t)disk.f_bavail * disk.f_frsize >= bytes;
+}
+
+/* The one way out of `starved`, whatever led into it: a segment is ready, and its index can grow.
+ * Where that proves wrong, the next refusal leads back; not more often than every
+ * HM_STARVED_WAIT_NS. */
+static bool relieve(hm_pool *pool) {
+    uint64_t now = pool->starved && pool->ready_count ? now_ns() : 0;
+    if (now == 0 || now < pool->relieved_ns + HM_STARVED_WAIT_NS ||
+        !has_room(pool, pool->starved_bytes)) {
+        return false;
+    }
+    pool->starved = false;
+    pool->relieved_ns = now;
+    hm_pool_event(pool, HM_LOG_EVENT_SPACE);
+    return true;
 }
 
 /* Makes a retired segment a spare.  Lock held on entry and exit. */
@@ -296,8 +320,8 @@ static void wait_for_work(hm_pool *pool, uint64_t until_ns) {
 
 static bool wants_spare(const hm_pool *pool) {
     uint32_t coming = pool->ready_count + pool->circulating;
-    return pool->starved ? pool->ready_count == 0
-                         : pool->spare_wanted && coming < pool->options.spares;
+    bool needed = pool->starved && pool->ready_count == 0;
+    return needed || (pool->spare_wanted && coming < pool->options.spares);
 }
 
 /* The segment that is to be made warm next, and up to where; NULL: none is. */
@@ -319,6 +343,8 @@ static bool prepare(hm_pool *pool) {
     hm_segment *next;
     if (pool->populate_count) {
         populate_next(pool);
+    } else if (relieve(pool)) {
+        /* somebody waits for it */
     } else if (pool->returned) {
         take_returned(pool); /* quick, and a segment that is not there costs the writer most */
     } else if (wants_spare(pool) && make_spare(pool)) {
@@ -337,7 +363,7 @@ static uint64_t next_look(const hm_pool *pool) {
     if (cold(pool, &target) != NULL) {
         return pool->rest_ns;
     }
-    return wants_spare(pool) ? now_ns() + HM_STARVED_WAIT_NS : 0;
+    return wants_spare(pool) || pool->starved ? now_ns() + HM_STARVED_WAIT_NS : 0;
 }
 
 /* A sync first, because somebody waits.  Then a step of the rest even if the next sync is asked for

@@ -49,10 +49,10 @@ int hm_index_room(hm_segment *segment, uint64_t count) {
         return error;
     }
     if (segment->index_fd >= 0) {
-        int failed = posix_fallocate(segment->index_fd, (off_t)have, (off_t)more);
-        if (failed) {
+        error = hm_file_allocate(segment->index_fd, have, more);
+        if (error) {
             uncharge(segment, more);
-            return failed == ENOSPC || failed == EDQUOT || failed == EFBIG ? -HM_ENOSPACE : -HM_EIO;
+            return error;
         }
     }
     segment->record_capacity += more / sizeof(hm_record);

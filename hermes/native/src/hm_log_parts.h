@@ -212,7 +212,9 @@ struct hm_pool {
     uint32_t spare_next;  /* number of the next spare file */
     uint64_t index_chunk; /* bytes an index file grows by */
     bool spare_wanted;
-    bool starved; /* an append was refused for want of space */
+    bool starved; /* an append was refused for want of space; hm_helper.c alone takes it back */
+    uint64_t starved_bytes; /* of an index: what it needs at least beside a segment */
+    uint64_t relieved_ns;   /* CLOCK_MONOTONIC when it was taken back last */
     uint64_t disk_used;
     uint64_t retired_pinned;
     uint64_t recycled;
@@ -316,6 +318,8 @@ void hm_segment_name(char *out, size_t size, uint64_t base, const char *suffix);
 /* Waits for [begin, end) of the mapping to be on disk: 0 or errno. */
 int hm_map_sync(void *map, uint64_t begin, uint64_t end);
 uint64_t hm_index_reserve(uint64_t segment_bytes);
+/* Gives [offset, offset + size) of a file storage: 0 or -HM_E*. */
+int hm_file_allocate(int fd, uint64_t offset, uint64_t size);
 
 void hm_header_encode(uint8_t *page, const hm_header *header);
 /* 0; -HM_EMAGIC, -HM_EVERSION (sound, but newer), -HM_ECRC. */

@@ -190,10 +190,17 @@ void hm_log_retire_due(hm_log *log, uint64_t capacity, uint64_t now_ns) {
     }
 }
 
+/* Bytes that an index must be able to grow by: a chunk, or the checkpoint it begins with. */
+static uint64_t index_need(const hm_log *log) {
+    uint64_t checkpoint = (uint64_t)hm_publishers_count(log->publishers) * sizeof(hm_record);
+    return checkpoint > log->pool->index_chunk ? checkpoint : log->pool->index_chunk;
+}
+
 int hm_log_starve(hm_log *log, int error) {
-    if (error == -HM_ENOSPACE) {
+    if (error == -HM_ENOSPACE || error == -HM_ENOMEM) { /* ENOMEM: memory, or descriptors */
         pthread_mutex_lock(&log->pool->lock);
         log->pool->starved = true;
+        log->pool->starved_bytes = index_need(log);
         pthread_cond_signal(&log->pool->wake);
         pthread_mutex_unlock(&log->pool->lock);
     }

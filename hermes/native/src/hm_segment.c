@@ -165,10 +165,10 @@ static int code_of(int error) {
                                                                    : -HM_EIO;
 }
 
-static int allocate(int fd, uint64_t size) {
+int hm_file_allocate(int fd, uint64_t offset, uint64_t size) {
     int error;
     do {
-        error = posix_fallocate(fd, 0, (off_t)size);
+        error = posix_fallocate(fd, (off_t)offset, (off_t)size);
     } while (error == EINTR);
     return error ? code_of(error) : 0;
 }
@@ -250,7 +250,7 @@ static int fill_segment(hm_segment *segment) {
         segment->name = HM_NAME_SPARE;
         error = create(segment, "log", &segment->fd);
         if (error == 0) {
-            error = allocate(segment->fd, segment->map_size);
+            error = hm_file_allocate(segment->fd, 0, segment->map_size);
         }
     }
     if (error == 0) {
