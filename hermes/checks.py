@@ -21,12 +21,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn, TypeVar
 
 from hermes.errors import UsageError, WrongType
+from hermes.shown import redacted
 
 NS_PER_S = 1_000_000_000
 FOR_EVER_NS = 100 * 365 * 86400 * NS_PER_S
 """A hundred years, nanoseconds: no time is longer, so that sums with a clock fit 64 bits."""
 U64_MAX = 2**64 - 1
 INT64_MAX = 2**63 - 1
+LOOKED_AT = 65536
+"""Characters of a wrong value in which a password is looked for."""
 SHOWN_MAX = 80
 """Characters of a wrong value that an error shows."""
 POINTERS = re.compile(r"[OPXz&]|Z(?![fdgFDG])")
@@ -41,13 +44,15 @@ Choice = TypeVar("Choice", bound=str)
 def shown(value: object) -> str:
     """A short form of ``value`` for an error; its type alone where its repr fails."""
     try:
-        text = (
-            repr(value)
-            if not isinstance(value, str | bytes | bytearray)
-            else repr(value[:SHOWN_MAX])
-        )
+        if isinstance(value, str):
+            text = repr(redacted(value[:LOOKED_AT])[: SHOWN_MAX + 1])
+        elif isinstance(value, bytes | bytearray):
+            text = repr(bytes(value[:LOOKED_AT]))
+        else:
+            text = repr(value)
     except Exception:  # a stranger's __repr__ may fail in any way
         return f"a {type(value).__name__}"
+    text = redacted(text)
     return text if len(text) <= SHOWN_MAX else f"{text[:SHOWN_MAX]}... ({type(value).__name__})"
 
 

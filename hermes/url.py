@@ -21,6 +21,7 @@ import msgspec
 
 from hermes import checks, units
 from hermes.errors import InvalidUrl
+from hermes.shown import redacted
 
 Options = TypeVar("Options", bound=msgspec.Struct)
 
@@ -31,14 +32,13 @@ AUTHORITY = re.compile(
     r"(?:\[(?P<literal>[0-9a-fA-F:.%\w]+)\]|(?P<host>[^\[\]:@]*))"
     r"(?::(?P<port>\d{1,5}))?\Z"
 )
-CREDENTIALS = re.compile(r"//([^@:/?]*):.*@", re.DOTALL)
 COMPLAINT = re.compile(r"(?P<expected>.+) - at `\$\.(?P<option>\w+)`\Z", re.DOTALL)
 """A message of msgspec's."""
 BOOLEANS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
 """What people write for a boolean option, beside true, false, 1 and 0."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Url:
     """A parsed URL.  ``str()`` gives it back without credentials, so that it may be logged."""
 
@@ -57,7 +57,15 @@ class Url:
         query = "&".join(f"{quote(key)}={quote(value)}" for key, value in self.query.items())
         slashes = "//" if self.scheme_has_authority else ""
         path = quote(self.path, safe="/ ~+:@,=!$&'()*;[]")
-        return f"{self.scheme}:{slashes}{authority}{path}{'?' + query if query else ''}"
+        text = f"{self.scheme}:{slashes}{authority}{path}"
+        if any("@" in part for part in self.query):  # a password with a ? in it
+            return redacted(f"{text}?{unquote(query)}")
+        if "@" in path:  # a user and a password behind a slash too few, or with a / in it
+            text = redacted(text)
+        return f"{text}{'?' + redacted(query) if query else ''}"
+
+    def __repr__(self) -> str:
+        return f"Url({str(self)!r})"
 
     @property
     def scheme_has_authority(self) -> bool:
@@ -92,7 +100,7 @@ def parse_options(
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             listed = ", ".join(sorted(known)) or "none"
-            raise InvalidUrl(f"{owner} has no option {name!r}{hint} (it has: {listed})")
+            raise InvalidUrl(f"{owner} has no option {redacted(name)!r}{hint} (it has: {listed})")
         if known[name].type is bool and isinstance(value, str):
             found[name] = BOOLEANS.get(value.lower(), value)
     try:
@@ -123,6 +131,8 @@ HINTED_MAX = 255
 
 def _hint(text: str) -> str:
     """What was likely meant by something that is no URL, for the end of its error."""
+    if "@" in text:  # a password would be shown
+        return ""
     if re.fullmatch(r"[0-9]{1,5}", text):
         return f"; did you mean tcp://127.0.0.1:{text}?"
     if len(text) <= HINTED_MAX and ADDRESS.match(text):
@@ -151,7 +161,7 @@ def parse_url(text: str) -> Url:
         InvalidUrl: it is not a URL.
     """
     scheme, colon, rest = text.partition(":")
-    shown = checks.shown(without_password(text))
+    shown = checks.shown(redacted(text))
     if not SCHEME.match(scheme) or any(ord(c) < 32 for c in text) or text != text.strip():
         raise InvalidUrl(
             f"{shown} is not a URL: expected scheme://host:port or scheme:path{_hint(text)}"
@@ -162,7 +172,7 @@ def parse_url(text: str) -> Url:
     query: dict[str, str] = {}
     for key, value in parse_qsl(query_text, keep_blank_values=True):
         if key in query:
-            raise InvalidUrl(f"option {key!r} is given twice in {without_password(text)!r}")
+            raise InvalidUrl(f"option {key!r} is given twice in {redacted(text)!r}")
         query[key] = value
     if not rest.startswith("//"):
         return Url(scheme=scheme, path=unquote(rest), query=query)
@@ -176,17 +186,15 @@ def _with_authority(
     match = AUTHORITY.match(authority)
     if match is None:
         raise InvalidUrl(
-            f"{without_password(text)!r} is not a URL: what stands behind // is not host:port (an IPv6 "
+            f"{redacted(text)!r} is not a URL: what stands behind // is not host:port (an IPv6 "
             "address stands in brackets, as in [::1]:7601; in a password an @ is written %40, a / "
             "%2F)"
         )
     port = int(match["port"]) if match["port"] else None
     if port is not None and port > PORT_MAX:
-        raise InvalidUrl(f"{without_password(text)!r} is not a URL: port {port} is over {PORT_MAX}")
+        raise InvalidUrl(f"{redacted(text)!r} is not a URL: port {port} is over {PORT_MAX}")
     if not authority and not path:
-        raise InvalidUrl(
-            f"{without_password(text)!r} is not a URL: nothing stands after {scheme}://"
-        )
+        raise InvalidUrl(f"{redacted(text)!r} is not a URL: nothing stands after {scheme}://")
     return Url(
         scheme=scheme,
         host=match["literal"] or match["host"] or "",
@@ -210,8 +218,3 @@ def refuse_user(url: Url) -> None:
             f"{url}: a listener has no user and password: clients give theirs in their own URLs, "
             "and a plugin of the broker knows them, as in --plugin 'tokens?file=users.toml'"
         )
-
-
-def without_password(text: str) -> str:
-    """What may be shown of a URL, even one that cannot be parsed: all but a password."""
-    return CREDENTIALS.sub(r"//\1:***@", text)

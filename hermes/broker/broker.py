@@ -211,7 +211,7 @@ class Broker(Closable):
     # Running.
 
     def run(self, *, signals: bool = True) -> None:
-        """Serve until :meth:`stop`, or with ``signals`` until SIGTERM or SIGINT; a signal while it
+        """Serve until :meth:`stop`, or with ``signals`` until SIGTERM, SIGINT, SIGQUIT or SIGHUP; a signal while it
         stops forces the end.
 
         With ``signals`` it must be called in the main thread.

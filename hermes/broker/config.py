@@ -181,7 +181,9 @@ def load(path: str | Path) -> Config:
         values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InvalidConfig(f"{path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
+        if not isinstance(error, tomllib.TOMLDecodeError | UnicodeDecodeError):
+            raise InvalidConfig(f"{str(path)!r} is no file's name: {error}") from error
         raise InvalidConfig(f"{path} is not TOML: {error}") from error
     return from_values(values, source=str(path))
 

@@ -20,7 +20,7 @@ from hermes.broker.owners import durable_name
 from hermes.errors import InvalidTopic
 from hermes.hookspecs import EVERYTHING
 from hermes.native.patterns import check_pattern, match
-from hermes.url import without_password
+from hermes.shown import redacted
 from hermes.wire.codec import CONTROL_MAX
 
 if TYPE_CHECKING:
@@ -123,8 +123,8 @@ def _configuration(kernel: Kernel) -> dict[str, Any]:
     values = to_values(kernel.config)
     return {
         **values,
-        "listeners": [without_password(text) for text in values["listeners"]],
-        "storage": without_password(values["storage"]),
+        "listeners": [redacted(text) for text in values["listeners"]],
+        "storage": redacted(values["storage"]),
         "plugins": {name: list(of) for name, of in values["plugins"].items()},
     }
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,8 +17,14 @@ if TYPE_CHECKING:
 
 
 class Signals:
-    """SIGTERM and SIGINT: the first stops a broker, the second has it end at once, as the first does
-    if it was asked to stop before; while it is not ``opened`` they interrupt whoever opens it."""
+    """The signals of a process that is a broker.
+
+    SIGTERM, SIGINT and SIGQUIT: the first stops the broker in order, the second has it end at once,
+    as the first does if it was asked to stop before.  SIGHUP stops it in order as well, however
+    often it comes (a terminal that is closed sends it twice), unless it was ignored from the start,
+    as by ``nohup``.  SIGUSR1 and SIGUSR2 do nothing.  While the broker is not ``opened``, those that
+    stop it interrupt its opening.
+    """
 
     def __init__(self, broker: Broker, *, opened: bool) -> None:
         self._broker = broker
@@ -29,15 +35,29 @@ class Signals:
     @contextlib.contextmanager
     def handled(self) -> Iterator[None]:
         """Handle them inside; as before afterwards."""
-        numbers = (signal.SIGTERM, signal.SIGINT)
-        before = {number: signal.signal(number, self._on_signal) for number in numbers}
+        handlers: dict[signal.Signals, Callable[[int, FrameType | None], None]] = {
+            signal.SIGTERM: self._on_signal,
+            signal.SIGINT: self._on_signal,
+            signal.SIGQUIT: self._on_signal,
+            signal.SIGUSR1: self._ignore,
+            signal.SIGUSR2: self._ignore,
+        }
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            handlers[signal.SIGHUP] = self._on_signal
+        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def _ignore(self, number: int, frame: FrameType | None) -> None:
+        """Not by SIG_IGN, which programs that are started would inherit."""
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP and self.opened:
+            self._broker.stop()
+            return
         self.count += 1
         if not self.opened:
             raise KeyboardInterrupt

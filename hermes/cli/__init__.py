@@ -8,6 +8,9 @@ from __future__ import annotations
 def main() -> None:
     """Run the command that ``sys.argv`` names, and exit with its code."""
     try:
+        from hermes.cli import terminal
+
+        terminal.prepare()
         from hermes.cli.app import app
         from hermes.cli.exits import reported
     except KeyboardInterrupt:  # nothing is there yet that could say more

@@ -38,6 +38,13 @@ COMMANDS: dict[str, str] = {
 """The built-in commands, in the order in which ``hermes --help`` shows them."""
 
 
+SHIPPED: dict[str, tuple[str, str]] = {
+    "bridge": ("hermes_zmq.commands", "Pass messages between a broker and ZeroMQ programs."),
+    "keys": ("hermes_zmq.commands", "Make keys for encrypted transports."),
+}
+"""Commands that a package of this distribution announces: its module, and the line in ``--help``."""
+
+
 class Commands(LazyGroup):
     """Built-in commands first, then those that plugins bring."""
 
@@ -63,10 +70,9 @@ class Commands(LazyGroup):
 
     def rows(self) -> list[tuple[str, str]]:
         """Those of plugins say where they come from: their modules are not imported."""
-        brought = (
-            (name, f"Brought by the package {found[0].module.partition('.')[0]}.")
-            for name, found in sorted(plugin_commands().items())
-        )
+        brought = [
+            (name, summary(name, found)) for name, found in sorted(plugin_commands().items())
+        ]
         return [*super().rows(), *brought]
 
 
@@ -84,6 +90,14 @@ def plugin_commands() -> dict[str, list[EntryPoint]]:
             continue
         found.setdefault(entry.name, []).append(entry)
     return found
+
+
+def summary(name: str, entries: list[EntryPoint]) -> str:
+    """What ``--help`` says of a plugin's command."""
+    module, line = SHIPPED.get(name, ("", ""))
+    if all(entry.module == module for entry in entries):
+        return line
+    return f"Brought by the package {entries[0].module.partition('.')[0]}."
 
 
 def load(entries: list[EntryPoint]) -> click.Command:

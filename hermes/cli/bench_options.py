@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from hermes.cli.exits import ExitCode
+from hermes.cli.files import OutputFile
 from hermes.cli.options import Bytes, Count, Duration, Rate, UrlText, json_option
+from hermes.cli.output import say
 
 if TYPE_CHECKING:
     from hermes.bench.contestant import Contestant, Job, Measure
@@ -170,14 +172,15 @@ def common_options(function: Function) -> Function:
     return function
 
 
-def check_places(**places: Path | None) -> None:
+def check_places(folder: Path | None, **files: Path | None) -> None:
     """Find out before minutes of measuring whether what is asked for can be written."""
-    for name, place in places.items():
-        if place is not None and not place.absolute().parent.is_dir():
-            raise click.BadParameter(
-                f"{place} cannot be written: {place.absolute().parent} is no directory",
-                param_hint=f"--{name}",
-            )
+    for name, file in files.items():
+        if file is not None:
+            OutputFile(file, f"--{name}")
+    if folder is not None and not folder.parent.is_dir():
+        raise click.BadParameter(
+            f"{folder} cannot be written: {folder.parent} is no directory", param_hint="--hgrm"
+        )
 
 
 def check_sizes(sizes: Sequence[int], measures: Sequence[Measure]) -> None:
@@ -215,7 +218,7 @@ def run(
     from hermes.bench.own import contestants
     from hermes.cli.output import Progress
 
-    check_places(output=output, html=html, hgrm=hgrm)
+    check_places(hgrm, output=output, html=html)
     seconds = None if duration_ns is None else duration_ns / 1e9
     asked = planning.Wishes(duration_s=seconds, **wishes)
     check_sizes(asked.sizes, asked.measures)
@@ -239,7 +242,7 @@ def run(
         show(result)
         for path in (output, html, hgrm):
             if path is not None:
-                click.echo(f"written: {path}")
+                say(f"written: {path}")
     problems = complaints(result["rows"])
     if problems:
         sys.stderr.write("".join(f"hermes: {problem}\n" for problem in problems))
@@ -251,11 +254,11 @@ def keep(
 ) -> None:
     """Write the files that were asked for."""
     if output is not None:
-        output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        OutputFile(output, "--output").write(json.dumps(result, indent=1) + "\n")
     if html is not None:
         from hermes.bench.page import page
 
-        html.write_text(page(result), encoding="utf-8")
+        OutputFile(html, "--html").write(page(result))
     if hgrm is not None:
         from hermes.bench.result import write_histograms
 

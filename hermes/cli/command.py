@@ -16,18 +16,23 @@ SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_
 
 
 class Command(click.Command):
-    """A click command with examples and exit codes, which ``--help`` shows."""
+    """A click command with examples and exit codes, which ``--help`` shows.
+
+    ``logs``: it runs code that may log, which goes to stderr.
+    """
 
     def __init__(
         self,
         *args: Any,
         examples: Sequence[Example] = (),
         exits: dict[ExitCode, str] | Sequence[ExitCode] = (),
+        logs: bool = True,
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("context_settings", SETTINGS)
         super().__init__(*args, **kwargs)
         self.examples = tuple(examples)
+        self.logs = logs
         named = exits if isinstance(exits, dict) else {code: MEANINGS[code] for code in exits}
         always = {code: MEANINGS[code] for code in (ExitCode.OK, ExitCode.USAGE)}
         self.exits: dict[ExitCode, str] = dict(sorted({**always, **named}.items()))
@@ -44,6 +49,10 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; errors become a sentence and an exit code."""
+        if self.logs:
+            from hermes.cli.loglines import log_to_stderr
+
+            log_to_stderr()
         with reported(as_json=bool(ctx.params.get("as_json"))):
             return super().invoke(ctx)
         return None

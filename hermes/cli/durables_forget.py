@@ -6,6 +6,7 @@ import click
 
 from hermes.cli.command import Command
 from hermes.cli.options import Name, client_options, json_option
+from hermes.cli.output import say
 from hermes.cli.query import EXITS
 
 
@@ -47,4 +48,4 @@ def command(name: str, identity: str | None, url: str, timeout_ns: int, as_json:
 
         print_json({"forgotten": name})
     else:
-        click.echo(f"forgot {name}")
+        say(f"forgot {name}")

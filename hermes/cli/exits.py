@@ -6,6 +6,7 @@ not our fault.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
@@ -13,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 from typing import TYPE_CHECKING
+
+from hermes.shown import printable_lines, redacted_prose
 
 if TYPE_CHECKING:
     from hermes.errors import HermesError
@@ -112,6 +115,8 @@ def explain(error: HermesError) -> str:
 
 def explain_fault(error: OSError) -> str:
     """What the system says, and of what: without a file's name it is nearly always the output."""
+    if error.filename is None and error.errno == errno.EBADF:
+        return "standard input or output is closed: redirect it, as in >/dev/null"
     if error.filename is None and error.errno in NO_SPACE:
         return (
             f"the output could not be written: {error.strerror}; if it goes to a file, make room "
@@ -125,10 +130,12 @@ def complain(text: str, *, kind: str, code: int, as_json: bool) -> None:
     if as_json:
         import json
 
-        text = json.dumps({"error": kind, "message": text, "exit_code": int(code)})
+        text = json.dumps({"error": kind, "message": redacted_prose(text), "exit_code": int(code)})
     else:
-        text = f"hermes: {text}"
-    sys.stderr.write(text + "\n")
+        text = f"hermes: {printable_lines(redacted_prose(text))}"
+    with contextlib.suppress(OSError):  # nobody reads: the exit code says it as well
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
 
 
 def discard_output() -> None:
@@ -160,7 +167,7 @@ def reported(*, as_json: bool) -> Iterator[None]:
     except OSError as error:
         code = ExitCode.FAILED
         complain(explain_fault(error), kind=type(error).__name__, code=code, as_json=as_json)
-        if error.errno in NO_SPACE:
+        if error.errno in NO_SPACE or error.errno == errno.EBADF:
             discard_output()  # or the interpreter complains of the same when it ends
     else:
         return

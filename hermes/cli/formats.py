@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import base64
 
-CONTROLS = [*range(0x20), *range(0x7F, 0xA0)]
-ESCAPES = {code: f"\\x{code:02x}" for code in CONTROLS if code != 0x09} | {
-    0x0A: "\\n",
-    0x0D: "\\r",
-}
-"""Control characters but the tab: a payload must not move the cursor, nor look like two
-messages."""
+from hermes.shown import printable
 
 
 def raw_line(topic: str, stream: str, sequence: int, timestamp_ns: int, payload: bytes) -> bytes:
@@ -20,8 +14,8 @@ def raw_line(topic: str, stream: str, sequence: int, timestamp_ns: int, payload:
 
 def text_line(topic: str, stream: str, sequence: int, timestamp_ns: int, payload: bytes) -> bytes:
     """Topic, sequence, payload; what a terminal would obey, or cannot show, is escaped."""
-    shown = payload.decode("utf-8", "backslashreplace").translate(ESCAPES)
-    return f"{topic.translate(ESCAPES)} {sequence} {shown}\n".encode()
+    shown = printable(payload.decode("utf-8", "backslashreplace"), tabs=True)
+    return f"{printable(topic)} {sequence} {shown}\n".encode()
 
 
 def json_line(topic: str, stream: str, sequence: int, timestamp_ns: int, payload: bytes) -> bytes:

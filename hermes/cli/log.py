@@ -16,6 +16,7 @@ from hermes.cli.exits import MEANINGS, ExitCode
 from hermes.cli.formats import LINES
 from hermes.cli.group import Group
 from hermes.cli.options import Count, json_option
+from hermes.cli.output import say
 
 if TYPE_CHECKING:
     from hermes.native.verify import Problem, SegmentInfo, Verification
@@ -35,7 +36,8 @@ DUMP_BATCH = 1024
     context_settings=SETTINGS,
 )
 def command() -> None:
-    """Look into a data directory.  Nothing is changed, and a broker may run on it meanwhile.
+    """Look into a data directory of the storage mmap.  Nothing is changed, and a broker may run on it
+    meanwhile.  What other storages keep is looked into with their own tools (sqlite: sqlite3).
 
     DIR is what `hermes serve --storage mmap:DIR` was given, or the folder of one stream in it.
     """
@@ -157,7 +159,7 @@ def show_segments(name: str, log: Verification) -> None:
         for segment in log.segments
     ]
     columns = ["segment", ">first", ">last", ">messages", ">bytes", "from", "to", "state"]
-    click.echo(f"stream {name}: {plural(log.messages, 'message')}, {format_bytes(log.bytes)}")
+    say(f"stream {name}: {plural(log.messages, 'message')}, {format_bytes(log.bytes)}")
     print_table(columns, rows)
 
 
@@ -260,23 +262,23 @@ def show_verification(name: str, log: Verification) -> None:
         f"{plural(len(log.segments), 'segment')}"
     )
     if log.sound:
-        click.echo(f"stream {name}: clean: {held}")
+        say(f"stream {name}: clean: {held}")
         return
     found, lost = plural(len(log.problems), "problem"), plural(log.missing, "message")
-    click.echo(f"stream {name}: {found}, {lost} missing")
+    say(f"stream {name}: {found}, {lost} missing")
     for problem in log.problems[:PROBLEMS_SHOWN]:
-        click.echo(f"  {log.directory / problem.file}, offset {problem.offset}: {problem.text}")
+        say(f"  {log.directory / problem.file}, offset {problem.offset}: {problem.text}")
         if problem.missing:
-            click.echo(
+            say(
                 f"    missing: sequences {problem.first_missing} to {problem.last_missing}; "
                 "behind it: "
                 f"{plural(sound_behind(log, problem), 'sound message')}"
             )
     if len(log.problems) > PROBLEMS_SHOWN:
-        click.echo(f"  ... and {len(log.problems) - PROBLEMS_SHOWN:,} more: --json has all")
+        say(f"  ... and {len(log.problems) - PROBLEMS_SHOWN:,} more: --json has all")
     if log.torn:
-        click.echo("  a torn tail is what a crash leaves: the broker cuts it when it starts")
-    click.echo(f"  {held}")
+        say("  a torn tail is what a crash leaves: the broker cuts it when it starts")
+    say(f"  {held}")
 
 
 @command.command(

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from hermes.closing import Closable
+from hermes.shown import printable
 
 PROGRESS_NS = 200_000_000
 """Between two progress lines: often enough to look alive, too seldom to cost anything."""
@@ -42,8 +43,13 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
             column.removeprefix(">"), justify="right" if right else "left", overflow="fold"
         )
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     Console(width=width, highlight=False, markup=False).print(table)
+
+
+def say(text: str = "") -> None:
+    """One line on stdout, whatever names stand in it."""
+    sys.stdout.write(printable(text) + "\n")
 
 
 def write_all(descriptor: int, data: memoryview | bytes) -> None:
@@ -94,7 +100,7 @@ class Progress(Closable):
             return
         self._next_ns = time.monotonic_ns() + PROGRESS_NS
         self._shown = True
-        sys.stderr.write(f"\r\x1b[K{text}")
+        sys.stderr.write(f"\r\x1b[K{printable(text)}")
         sys.stderr.flush()
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ import click
 from hermes.cli.command import Command, closest
 from hermes.cli.exits import ExitCode
 from hermes.cli.options import Duration, json_option
+from hermes.cli.output import say
 
 if TYPE_CHECKING:
     from hermes.plugins import Installed, Plugins
@@ -115,9 +116,9 @@ def show(known: dict[str, Any]) -> None:
     }
     for label, text in facts.items():
         if text:
-            click.echo(f"{label:<10} {text}")
+            say(f"{label:<10} {text}")
     if known["options"]:
-        click.echo("")
+        say("")
         print_table(
             ["option", "value", "default", "where", "meaning"],
             [

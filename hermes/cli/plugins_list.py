@@ -8,6 +8,7 @@ import click
 
 from hermes.cli.command import Command
 from hermes.cli.options import Duration, json_option, no_plugin_option
+from hermes.cli.output import say
 
 if TYPE_CHECKING:
     from hermes.plugins import Plugins
@@ -60,7 +61,7 @@ def command(check: bool, deadline_ns: int, as_json: bool) -> None:
     else:
         show(rows)
         for sentence in plugins.strangers():
-            click.echo(sentence)
+            say(sentence)
 
 
 def rows_of(plugins: Plugins, *, check: bool, deadline_ns: int) -> list[dict[str, Any]]:
@@ -101,4 +102,4 @@ def show(rows: list[dict[str, Any]]) -> None:
     print_table(["kind", "name", "module", "from", "state"], lines)
     for row in rows:
         if row["reason"]:
-            click.echo(f"{row['kind']} {row['name']} {row['state']}: {row['reason']}")
+            say(f"{row['kind']} {row['name']} {row['state']}: {row['reason']}")

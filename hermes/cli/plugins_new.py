@@ -10,6 +10,7 @@ import click
 
 from hermes.cli.command import Command
 from hermes.cli.options import json_option
+from hermes.cli.output import say
 
 KINDS = ["transport", "storage"]
 
@@ -85,12 +86,12 @@ def command(
             }
         )
         return
-    click.echo(f"wrote {kind} {names.scheme} into {directory}:")
+    say(f"wrote {kind} {names.scheme} into {directory}:")
     for path in texts:
-        click.echo(f"  {path}")
-    click.echo("next:")
+        say(f"  {path}")
+    say("next:")
     for line in commands:
-        click.echo(f"  {line}")
+        say(f"  {line}")
 
 
 def check_free(kind: str, scheme: str, package: str) -> None:

@@ -19,6 +19,7 @@ import click
 
 from hermes.cli.command import Command
 from hermes.cli.exits import ExitCode
+from hermes.cli.files import OutputFile
 from hermes.cli.options import Duration, UrlText, json_option
 
 MODULE = '''\
@@ -112,13 +113,14 @@ def command(
     claims to be able to do, how many tests of each group passed, and which failed.  A claim that is
     not made is not tested.
     """
+    written = None if report is None else OutputFile(report, "--report")
     kind = kind_of(name)
     require(kind)
     text = module(kind, name, url, settings)
     with tempfile.TemporaryDirectory(prefix="hermes-test-") as place:
         found, code = run(Path(place), text, chosen, timeout_ns)
-    if report is not None:
-        report.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    if written is not None:
+        written.write(json.dumps(found, indent=2) + "\n")
     if as_json:
         from hermes.cli.output import print_json
 

@@ -18,6 +18,7 @@ import click
 from hermes.cli.command import Command
 from hermes.cli.exits import ExitCode
 from hermes.cli.options import json_option
+from hermes.cli.output import say
 
 if TYPE_CHECKING:
     from hermes.testing.validation import Finding, Target
@@ -183,8 +184,8 @@ def as_row(finding: Finding) -> Row:
 
 def show(report: Row) -> None:
     """One report: a line per finding, the cure below it."""
-    click.echo(f"{report['kind']} {report['name']} ({report['module']})")
+    say(f"{report['kind']} {report['name']} ({report['module']})")
     for finding in report["findings"]:
-        click.echo(f"  {MARKS[finding['level']]:8} {finding['check']:15} {finding['text']}")
+        say(f"  {MARKS[finding['level']]:8} {finding['check']:15} {finding['text']}")
         if finding["cure"]:
-            click.echo(f"  {'':8} {'':15} -> {finding['cure']}")
+            say(f"  {'':8} {'':15} -> {finding['cure']}")

@@ -311,13 +311,19 @@ class Run:
                 f"{self._publisher.acked:,} of them are acknowledged\n"
             )
             raise
-        except HermesError:
+        except HermesError as error:
             self._progress.close()
             if self._publisher.sent and not self._as_json:
+                acked = self._publisher.acked
                 sys.stderr.write(
-                    f"hermes: it ends here: the first {plural(self._publisher.acked, 'message')} "
-                    "are acknowledged, what comes behind them may be lost\n"
+                    f"hermes: it ends here: the first {plural(acked, 'message')} are acknowledged, "
+                    "what comes behind them may be lost\n"
+                    if acked
+                    else "hermes: it ends here: no message was acknowledged\n"
                 )
+            reason = error.__cause__
+            if isinstance(reason, HermesError) and type(reason) is type(error):
+                raise reason from None  # what the other adds is for programs
             raise
         finally:
             self._progress.close()

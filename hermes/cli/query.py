@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from hermes.cli.exits import MEANINGS, ExitCode
+from hermes.cli.output import say
 
 EXITS = {
     code: MEANINGS[code] for code in (ExitCode.TIMED_OUT, ExitCode.UNREACHABLE, ExitCode.REFUSED)
@@ -36,12 +37,11 @@ def show_rows(rows: list[dict[str, Any]], columns: dict[str, str], nothing: str)
     """A table with ``columns`` (head to field), or the sentence ``nothing`` if there are no
     rows.
     """
-    import click
 
     from hermes.cli.output import print_table
 
     if not rows:
-        click.echo(nothing)
+        say(nothing)
         return
     heads = [
         f"{'>' if isinstance(rows[0].get(name), int | float) else ''}{head}"

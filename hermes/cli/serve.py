@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -17,6 +17,7 @@ import click
 
 from hermes.cli.command import Command
 from hermes.cli.exits import ExitCode
+from hermes.cli.files import OutputFile
 from hermes.cli.options import (
     Bytes,
     Retained,
@@ -30,6 +31,8 @@ from hermes.cli.options import (
 if TYPE_CHECKING:
     from hermes.broker.broker import Broker
     from hermes.broker.config import Config
+
+LOG = logging.getLogger("hermes.broker")
 
 
 @click.command(
@@ -53,7 +56,7 @@ if TYPE_CHECKING:
         ("From a file; flags win over it", "hermes serve --config broker.toml --idle spin"),
     ],
     exits={
-        ExitCode.OK: "stopped in order by SIGTERM or SIGINT: everything taken is in the log, "
+        ExitCode.OK: "stopped in order by a signal: everything taken is in the log, "
         "on disk where that was promised",
         ExitCode.UNREACHABLE: "an address is taken",
         ExitCode.STORAGE: "the storage cannot be opened, is locked by another broker, or "
@@ -138,12 +141,20 @@ def command(
     intercept: str | None,
     as_json: bool,
 ) -> None:
-    """Run a broker until SIGTERM or SIGINT (Ctrl-C).
+    """Run a broker until SIGTERM, SIGINT (Ctrl-C), SIGQUIT or SIGHUP.
 
     The first signal stops it in order: no new connections, everything it took is appended and
     synced, clients are told. A second signal ends it at once; what was acknowledged is in the log
     all the same.
     """
+    from hermes.errors import UsageError
+    from hermes.shown import redacted
+    from hermes.url import parse_url
+
+    ready = None
+    if ready_file is not None:
+        ready = OutputFile(ready_file, "--ready-file")
+        ready.remove()  # one from an earlier run would mislead a program that waits for it
     config = configure(
         config_file,
         {
@@ -156,8 +167,14 @@ def command(
         [parse_stream(text) for text in streams],
         dict(parse_plugin(text) for text in plugins),
     )
+    for text in config.listeners:
+        if parse_url(text).scheme == "inproc":
+            raise UsageError(
+                f"{redacted(text)}: inproc reaches clients in the broker's own process, and this one "
+                "has none: take tcp, or start the broker in your program (hermes.broker.Broker)"
+            )
     config.listeners = [intercepted(url, intercept) for url in config.listeners]
-    serve(config, ready_file, as_json=as_json)
+    serve(config, ready, as_json=as_json)
 
 
 def parse_stream(text: str) -> dict[str, Any]:
@@ -176,19 +193,21 @@ def parse_stream(text: str) -> dict[str, Any]:
 def parse_plugin(text: str) -> tuple[str, dict[str, str]]:
     """``NAME[?OPTION=VALUE&...]`` as one ``[plugins.NAME]`` table."""
     from hermes.errors import InvalidUrl
+    from hermes.shown import redacted
     from hermes.url import parse_url
 
+    shown = redacted(text.partition("?")[0])  # a value may be a secret
     try:
         url = parse_url(text if "?" not in text else text.replace("?", ":?", 1))
     except InvalidUrl as error:
         raise click.BadParameter(
-            f"{text!r} is not NAME[?OPTION=VALUE], as in 'tokens?file=users.toml' (quoted, because "
+            f"{shown!r} is not NAME[?OPTION=VALUE], as in 'tokens?file=users.toml' (quoted, because "
             "of the shell)",
             param_hint="--plugin",
         ) from error
     if url.path or url.scheme_has_authority:
         raise click.BadParameter(
-            f"{text!r} is not NAME[?OPTION=VALUE]: options stand behind a '?'",
+            f"{shown!r} is not NAME[?OPTION=VALUE]: options stand behind a '?'",
             param_hint="--plugin",
         )
     return url.scheme, url.query
@@ -232,35 +251,14 @@ def configure(
     )
 
 
-def check_place(path: Path) -> None:
-    """Find out before the broker is open whether the ready file can be written."""
-    if not os.access(path.absolute().parent, os.W_OK | os.X_OK):
-        raise click.BadParameter(
-            f"{path} cannot be written: {path.absolute().parent} is no directory of ours",
-            param_hint="--ready-file",
-        )
-
-
-def write_ready(path: Path, ready: dict[str, Any]) -> None:
-    """Write the file so that whoever sees it sees all of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps(ready) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def serve(config: Config, ready_file: Path | None, *, as_json: bool) -> None:
+def serve(config: Config, ready_file: OutputFile | None, *, as_json: bool) -> None:
     """Open the broker, say where it is, and run it until a signal stops it."""
     from hermes.broker.broker import Broker
     from hermes.broker.signals import Signals, quiet_collector
     from hermes.cli.figures import format_bytes
     from hermes.cli.output import Progress
+    from hermes.cli.terminal import offer
 
-    if ready_file is not None:
-        check_place(ready_file)
-        ready_file.unlink(missing_ok=True)  # one from an earlier run would mislead who waits for it
     with Progress() as progress:
 
         def verifying(stream: str, done: int, total: int) -> None:
@@ -275,9 +273,11 @@ def serve(config: Config, ready_file: Path | None, *, as_json: bool) -> None:
                 broker.open()
                 progress.close()
                 ready = describe(broker)
-                announce(broker, ready, as_json=as_json)
+                announced = announcement(broker, ready, as_json=as_json)
                 if ready_file is not None:
-                    write_ready(ready_file, ready)
+                    ready_file.write(json.dumps(ready) + "\n")
+                if not offer(announced):
+                    LOG.warning("nobody reads the standard output: serving all the same")
                 signals.opened = True
                 quiet_collector()
                 broker.run(signals=False)
@@ -304,49 +304,48 @@ def describe(broker: Broker) -> dict[str, Any]:
     }
 
 
-def announce(broker: Broker, ready: dict[str, Any], *, as_json: bool) -> None:
-    """Say where it listens, where it stores, and what it keeps."""
+def announcement(broker: Broker, ready: dict[str, Any], *, as_json: bool) -> str:
+    """Where it listens, where it stores, and what it keeps: lines, or one of JSON."""
+    from hermes.shown import printable
     from hermes.units import ByteSize, Duration
 
     streams = broker.streams()
     if as_json:
-        from hermes.cli.output import print_json
-
         kept = [
             {key: stream[key] for key in ("name", "patterns", "retention_bytes", "retention_ns")}
             for stream in streams
         ]
-        print_json(
-            {
-                **ready,
-                "storage": broker.storage_url,
-                "streams": kept,
-                "message_max": broker.message_max,
-                "plugins": broker.plugins,
-            }
-        )
-        return
+        facts = {
+            **ready,
+            "storage": broker.storage_url,
+            "streams": kept,
+            "message_max": broker.message_max,
+            "plugins": broker.plugins,
+        }
+        return json.dumps(facts) + "\n"
+    lines = []
     for listener in ready["listeners"]:
-        click.echo(f"listening on {listener['url']}")
+        lines.append(f"listening on {listener['url']}")
         for role, address in listener.get("doors", {}).items():
-            click.echo(f"             {address} ({role})")
-    click.echo(f"storing in   {broker.storage_url}")
+            lines.append(f"             {address} ({role})")
+    lines.append(f"storing in   {broker.storage_url}")
     if broker.plugins:
-        click.echo(f"plugins      {', '.join(broker.plugins)}")
+        lines.append(f"plugins      {', '.join(broker.plugins)}")
     for stream in streams:
         size, age_ns = stream["retention_bytes"], stream["retention_ns"]
         bounds = [str(ByteSize(size))] if size else []
         bounds += [str(Duration(age_ns))] if age_ns else []
         patterns = f" ({', '.join(stream['patterns'])})" if stream["patterns"] else ""
-        click.echo(f"stream       {stream['name']}{patterns} keeps {' and '.join(bounds) or 'all'}")
+        kept_of = " and ".join(bounds) or "all"
+        lines.append(f"stream       {stream['name']}{patterns} keeps {kept_of}")
     lowered = broker.message_max < broker.config.limits.message
     why = f", for the sake of segments (limits.message is {broker.config.limits.message})"
-    click.echo(f"messages     up to {ByteSize(broker.message_max)}{why if lowered else ''}")
-    sys.stdout.flush()
+    lines.append(f"messages     up to {ByteSize(broker.message_max)}{why if lowered else ''}")
+    return "".join(f"{printable(line)}\n" for line in lines)
 
 
-def forget_ready(path: Path) -> None:
+def forget_ready(file: OutputFile) -> None:
     """Remove the file that says we are ready, if it is ours."""
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        if json.loads(path.read_text(encoding="utf-8"))["pid"] == os.getpid():
-            path.unlink()
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, click.BadParameter):
+        if json.loads(file.read())["pid"] == os.getpid():
+            file.remove()

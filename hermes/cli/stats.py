@@ -9,6 +9,7 @@ import click
 
 from hermes.cli.command import Command
 from hermes.cli.options import Duration, client_options, json_option
+from hermes.cli.output import say
 from hermes.cli.query import EXITS, flatten, show_rows
 
 CLIENTS_SHOWN = 20
@@ -107,12 +108,12 @@ def show(counters: dict[str, Any], *, everything: bool, as_json: bool) -> None:
         show_side_by_side("listeners", alike, everything=everything)
     show_side_by_side("streams", streams, everything=everything)
     if clients:
-        click.echo()
+        say()
         shown = clients if everything else clients[:CLIENTS_SHOWN]
         rest = len(clients) - len(shown)
         show_rows(shown, CLIENT_FIELDS, "")
         if rest > 0:
-            click.echo(f"and {plural(rest, 'client')} more: --all shows them")
+            say(f"and {plural(rest, 'client')} more: --all shows them")
 
 
 def show_side_by_side(what: str, columns: dict[str, dict[str, Any]], *, everything: bool) -> None:
@@ -134,10 +135,10 @@ def show_side_by_side(what: str, columns: dict[str, dict[str, Any]], *, everythi
             or counter in ALWAYS_SHOWN
             or not NOTHING.issuperset(values.get(counter, "-") for values in part.values())
         ]
-        click.echo()
+        say()
         print_table([what, *(f">{name}" for name in part)], rows)
         if len(rows) < len(counters):
-            click.echo(f"and {plural(len(counters) - len(rows), 'counter')} at 0: --all shows them")
+            say(f"and {plural(len(counters) - len(rows), 'counter')} at 0: --all shows them")
 
 
 def label(counter: str) -> str:

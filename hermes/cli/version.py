@@ -23,6 +23,7 @@ def distribution_version() -> str:
 @click.command(
     "version",
     cls=Command,
+    logs=False,
     short_help="Show versions.",
     examples=[
         ("Paste this into a bug report", "hermes version"),

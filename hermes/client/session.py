@@ -322,8 +322,11 @@ class Line:
         text = f"{self.failure}; {self.unacknowledged} messages are unacknowledged"
         cure = "resend() tries them again"
         if isinstance(self.failure, Refused):
-            return Refused(f"{text}; {cure}", code=self.failure.code)
-        return kind(f"{text}; {cure}")
+            found: HermesError = Refused(f"{text}; {cure}", code=self.failure.code)
+        else:
+            found = kind(f"{text}; {cure}")
+        found.__cause__ = self.failure
+        return found
 
     @property
     def unacknowledged(self) -> int:

@@ -41,6 +41,8 @@ class Store:
         Raises:
             InvalidConfig: the file is none of ours.
         """
+        if self.path.exists() and not self.path.is_file():
+            raise InvalidConfig(f"{self.path} is no file: name another with --state")
         try:
             data = self.path.read_bytes()
         except FileNotFoundError:

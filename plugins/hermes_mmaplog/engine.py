@@ -32,6 +32,7 @@ from hermes.errors import (
 )
 from hermes.locks import PlaceLock
 from hermes.native.log import Log
+from hermes.paths import path_of
 from hermes.storage import API_VERSION, Capabilities, LogSettings, Progress
 from hermes.units import ByteSize
 from hermes.url import Url
@@ -296,10 +297,12 @@ class MmapBackend:
         if url.host:
             raise InvalidUrl(f"{url}: expected mmap:DIR or mmap:/absolute/DIR, without a host")
         options = url.options(Options)
-        path = Path(url.path).expanduser() if url.path else default_directory()
-        return MmapStorage(path, options)
+        return MmapStorage(path_of(url.path or default_directory(), url=str(url)), options)
 
 
-def default_directory() -> Path:
+def default_directory() -> str:
     """Where ``mmap:`` alone keeps its data, e.g. ``~/.local/share/hermes``."""
-    return Path(platformdirs.user_data_dir("hermes", appauthor=False))
+    try:
+        return platformdirs.user_data_dir("hermes", appauthor=False)
+    except RuntimeError:  # no home directory is known: said by path_of
+        return "~/.local/share/hermes"

@@ -30,6 +30,7 @@ from hermes.errors import (
     StorageFailed,
 )
 from hermes.locks import PlaceLock
+from hermes.paths import path_of
 from hermes.storage import API_VERSION, Capabilities, LogSettings, Progress
 from hermes.url import Url
 from hermes_sqlitelog.database import PAGE_SIZE, connect, errors, transaction
@@ -274,4 +275,4 @@ class SqliteBackend:
         """
         if url.host or not url.path:
             raise InvalidUrl(f"{url}: expected sqlite:PATH or sqlite:/absolute/PATH")
-        return SqliteStorage(Path(url.path).expanduser(), url.options(Options))
+        return SqliteStorage(path_of(url.path, url=str(url)), url.options(Options))

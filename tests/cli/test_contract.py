@@ -413,7 +413,7 @@ def test_durable_names_are_listed_and_forgotten(hermes: Hermes, broker: RunningB
     again = hermes("durables", "forget", "job", url=broker.url)
 
     assert json.loads(listed.stdout) == [
-        {"name": "job", "positions": {"default": 1}, "in_use": False}
+        {"name": "job", "identity": None, "positions": {"default": 1}, "in_use": False}
     ]
     assert b"default 1" in table.stdout
     assert (forgotten.returncode, forgotten.stdout) == (0, b"forgot job\n")

@@ -162,7 +162,7 @@ def test_relative_and_default_places(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert storage.directory == tmp_path / "data"
         assert storage.url == f"mmap:{tmp_path / 'data'}"
     with closing(MmapBackend().open(parse_url("mmap:"))) as storage:
-        assert storage.directory == default_directory() == tmp_path / "share" / "hermes"
+        assert storage.directory == Path(default_directory()) == tmp_path / "share" / "hermes"
 
 
 def test_a_host_makes_no_sense() -> None:

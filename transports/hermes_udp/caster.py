@@ -93,8 +93,8 @@ def place_of(url: Url, group: Group, options: ListenOptions) -> CastPlace:
     if not (options.insecure or is_loopback(source)):
         raise InvalidUrl(
             f"{url}: what is cast by {source[0]} can be read by whoever joins the group there, also "
-            "if the broker asks its clients who they are: cast by the loopback, or say that you want "
-            "this by adding insecure=yes"
+            "if the broker asks its clients who they are: cast by the loopback (interface=127.0.0.1), "
+            "or say that you want this by adding insecure=yes"
         )
     credentials = {} if url.password is None else {"password": url.password}
     return CastPlace(str(url), group, source, options, url.username, credentials)

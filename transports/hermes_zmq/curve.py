@@ -80,7 +80,7 @@ def write_keys(name: str | Path, *, overwrite: bool = False) -> tuple[Path, Path
     public, secret = zmq.curve_keypair()
     secret_file, public_file = Path(f"{name}.key"), Path(f"{name}.pub")
     for file in (secret_file, public_file):
-        if file.exists() and not overwrite:
+        if file.exists() and not (overwrite and file.is_file()):
             raise FileExistsError(f"{file} is there already")
     both = f'    public-key = "{public.decode()}"\n'
     _write(public_file, f"metadata\ncurve\n{both}", 0o644)
