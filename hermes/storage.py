@@ -94,7 +94,8 @@ class StreamLog(Protocol):
 
     Sequences count messages from 1 and have no gaps.  A position is a count of bytes of frames over the life of the
     log: after a frame stands at its position plus its size, whatever was trimmed or lost before.  Frames are kept as
-    they are, byte for byte; times are ``CLOCK_REALTIME`` nanoseconds and never go back.
+    they are, byte for byte; times are nanoseconds of the broker's clock and do not go back, unless
+    that clock was ahead for long and has been set right.
 
     No call waits for a disk or a network longer than one batch takes, but for :meth:`close`: an append or a sync that
     takes longer is completed later, and what has completed is collected by :meth:`status` after :meth:`events`.

@@ -214,8 +214,10 @@ class Backed:
         else:
             at = Place(state.start_position, state.first_sequence)
             wanted = at.first_sequence
-        if at.position > self._shown.position:
+        if at.position >= self._shown.position:
             at = Place(self._shown.position, self._shown.sequence)
+            if start is Start.TIME:
+                cursor.hold(value)
         reason = GONE if wanted < state.first_sequence else DAMAGED
         cursor.place(at.position, at.first_sequence, wanted=wanted, reason=reason)
 
@@ -260,6 +262,7 @@ class Backed:
             end_position=self._shown.position,
             synced_sequence=state.synced_sequence,
             failed=failed,
+            last_time_ns=getattr(self.store, "last_time_ns", 0),
         )
 
     def sync_begin(self) -> None:

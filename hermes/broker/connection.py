@@ -442,7 +442,7 @@ class Connection(Outgoing):
 
     def _process(self, data: Any, size: int) -> int:
         """Feed ``size`` bytes at ``data``; returns how many are done with."""
-        now_ns = time.time_ns()
+        now_ns = self._kernel.clock.now_ns()
         return self._work_off(self._receive(data, size, now_ns), data, size, now_ns)
 
     def _work_off(self, offset: int, data: Any, size: int, now_ns: int, ends_ns: int = 0) -> int:
@@ -560,7 +560,7 @@ class Connection(Outgoing):
                 self._sink.touched = True
             size = result.size
             data = kernel.scratch_address
-            now_ns = time.time_ns()
+            now_ns = self._kernel.clock.now_ns()
             consumed = self._work_off(
                 self._protocol.resume(feed, data, size, now_ns), data, size, now_ns
             )

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from hermes.broker import queries
 from hermes.broker.backed import CHOKE_BYTES, HAND_OVER_BYTES, Backed
+from hermes.broker.clock import WATCH_NS, Clock
 from hermes.broker.config import Config
 from hermes.broker.connection import Connection
 from hermes.broker.hooks import Hooks
@@ -33,6 +34,7 @@ from hermes.native.express import HandOut
 from hermes.native.log import LogEvent
 from hermes.storage import Storage
 from hermes.transport import Agent, Peer
+from hermes.units import Duration
 from hermes.url import parse_url
 from hermes.wire.messages import Limits
 
@@ -106,7 +108,8 @@ class Kernel:
         self.durable = storage.durable
         self.server = _server_name()
         self.broker_id = os.urandom(16)
-        self.started_ns = time.time_ns()
+        self.clock = Clock()
+        self.started_ns = time.monotonic_ns()
         self.agents: list[Agent] = []
         largest = message_max(config)
         self.limits = Limits(
@@ -218,7 +221,7 @@ class Kernel:
                 served.append(connection)
                 wanted.append(want)
         if served:
-            found = self._handing_out.run(wanted, time.time_ns())
+            found = self._handing_out.run(wanted, self.clock.now_ns())
             for connection, (sent, deliveries, special) in zip(served, found, strict=True):
                 try:
                     if special:
@@ -482,6 +485,9 @@ class Kernel:
     def watch_logs(self) -> None:
         """The streams are open: have the loop watch their logs' descriptors."""
         self.backed = [place.backed for place in self.streams if place.backed is not None]
+        self.streams.router.set_clock(self.clock.offset_ns)
+        newest = max(place.log.status().last_time_ns for place in self.streams)
+        self.clock.newest(newest)
         for place in self.streams:
             fd = place.log.fileno()
             if fd >= 0:
@@ -605,6 +611,7 @@ class Kernel:
     def _begin_timers(self) -> None:
         self.loop.call_every(PROGRESS_NS, self._mark_progress)
         self.loop.call_every(TRIM_NS, self._trim)
+        self.loop.call_every(WATCH_NS, self._watch_clock)
         self.loop.call_every(GREETING_NS, self._dismiss_silent)
         if self.hooks.measures:
             self.loop.call_every(
@@ -638,7 +645,7 @@ class Kernel:
         for place in self.streams:
             backed = place.backed
             if place.settings.retention_ns or backed or place.log.status().pinned:
-                place.log.trim(time.time_ns())
+                place.log.trim(self.clock.age_ns())
             if backed is not None:
                 self._stored(place, backed)
             pinned += place.log.status().pinned
@@ -647,6 +654,16 @@ class Kernel:
 
     def _unpin(self, connection: Connection) -> None:
         self.copied_bytes += connection.unpin()
+
+    def _watch_clock(self) -> None:
+        step_ns = self.clock.watch()
+        self.streams.router.set_clock(self.clock.offset_ns)
+        if step_ns is not None:
+            LOG.warning(
+                "the wall clock was set %s by %s: append times follow it from now on",
+                "forward" if step_ns > 0 else "back",
+                Duration(abs(step_ns) // NS_PER_S * NS_PER_S),
+            )
 
     def _dismiss_silent(self) -> None:
         if not self._ungreeted:

@@ -8,7 +8,6 @@ This is the path every message takes: what runs once per send is written to do l
 
 from __future__ import annotations
 
-import time
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -175,7 +174,7 @@ class Outgoing(Acknowledging):
 
     def _pull_readers(self, views: list[memoryview], size: int, limit: int) -> int:
         active = self._active
-        now_ns = time.time_ns()
+        now_ns = self._kernel.clock.now_ns()
         turn = SHARE if len(active) > 1 else limit
         idle = fetches = 0
         while active and size < limit and len(views) < VIEWS_MAX and idle < len(active):

@@ -95,7 +95,7 @@ def counters(kernel: Kernel) -> dict[str, Any]:
         "pid": os.getpid(),
         "server": kernel.server,
         "python": sys.version.split()[0],
-        "uptime_ns": time.time_ns() - kernel.started_ns,
+        "uptime_ns": time.monotonic_ns() - kernel.started_ns,
         "loop": {
             "passes": kernel.loop.passes,
             "waits": kernel.loop.waits,

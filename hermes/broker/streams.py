@@ -17,6 +17,7 @@ from hermes.broker.backed import Backed
 from hermes.broker.config import RETENTION, STREAMS_MAX, Config, StreamConfig
 from hermes.broker.epochs import Epochs, EpochStore
 from hermes.errors import InvalidConfig, InvalidTopic
+from hermes.native.frames import STORED_MAX
 from hermes.native.log import Log, LogReport
 from hermes.native.patterns import check_pattern, check_topic, covers, match, overlap
 from hermes.native.stream import Cursor, Router, Start, Stream
@@ -30,7 +31,7 @@ LOG = logging.getLogger("hermes.broker")
 FRAME_OVERHEAD = 8192
 """Bytes of a segment that no payload can use: its header, a frame's header, a long topic,
 padding."""
-MESSAGE_MAX = 512 << 20
+MESSAGE_MAX = STORED_MAX
 """Bytes of one payload, whatever is configured: half of what the native core appends at once, which
 is a fact it relies on."""
 MISPLACED_MAX = 1_000

@@ -134,7 +134,10 @@ class Subscription:
         starts = _starts(start, places, streams, stored or {})
         try:
             for place, (kind, value, rewound) in zip(places, starts, strict=True):
-                self.readers.append(Reader(self, place, kind, value, rewound))
+                reader = Reader(self, place, kind, value, rewound)
+                self.readers.append(reader)
+                if start.at == "positions" and start.time_ns > place.stream.log.newest_time():
+                    reader.cursor.hold(start.time_ns)
         except Exception:
             self.close()
             raise

@@ -473,6 +473,7 @@ class Session:
                 positions={**known, **found},
                 otherwise=ClientProtocol.otherwise(start),
                 epochs={**start.epochs, **feed.latest},
+                time_ns=start.time_ns,
             )
 
     # ---- input ----

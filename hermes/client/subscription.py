@@ -30,6 +30,7 @@ from hermes.errors import (
 )
 from hermes.native import _errors
 from hermes.native.api import Message, Reader, together
+from hermes.native.frames import STORED_MAX
 
 OnGap = Literal["raise", "skip"] | Callable[[Gap], object]
 SLICE_NS = 200_000_000
@@ -49,7 +50,7 @@ class Subscription(Closable):
         self._connection = connection
         self._feed = feed
         self._on_gap = on_gap
-        self._reader = Reader(connection.session.limits.message_max)
+        self._reader = Reader(STORED_MAX)  # limits of today are for publishers
         self._direct = self._reader.direct
         self._ready = feed.ready
         self._closed = False

@@ -26,6 +26,10 @@ BATCH_HEADER_SIZE: int = lib.HM_BATCH_HEADER
 """Bytes of a batch before its frames."""
 MESSAGE_MAX: int = lib.HM_MESSAGE_MAX
 """Bytes of payload a message may have, unless a broker says otherwise."""
+STORED_MAX: int = lib.HM_STORED_MAX
+"""Bytes of a payload that a log may hold, whatever limit holds today: what readers take."""
+DELIVERED_MAX: int = lib.HM_STORED_MAX + lib.HM_BATCH_SLACK
+"""Bytes of frames in a batch that a broker delivers, likewise."""
 PROPERTIES_MAX: int = lib.HM_PROPERTIES_MAX
 """Bytes of a message's properties."""
 

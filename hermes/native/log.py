@@ -5,8 +5,7 @@ append, is decided above.  ``hermes/native/include/hm_log.h`` is the contract in
 ``docs/log-format.md`` what stands on disk.
 
 Positions are absolute byte counts over the life of the log; sequences count messages from 1; times
-are
-``CLOCK_REALTIME`` nanoseconds as the log's owner passed them in.
+are nanoseconds of the clock that the log's owner passed in.
 
 Threads: one thread owns a log and makes every call; views of its memory may be held, read and
 dropped by any, and stay valid after :meth:`Log.trim` and :meth:`Log.close`.
@@ -116,6 +115,7 @@ class LogStatus(NamedTuple):
     cold_rolls: int
     failed: int
     failed_errno: int
+    last_time_ns: int
 
 
 class LogEvent(IntFlag):
@@ -408,6 +408,10 @@ class Log(Closable):
         before; else the tail."""
         lib.hm_log_locate_time(self.handle, max(time_ns, 0), self._range)
         return Place(self._range.position, self._range.first_sequence)
+
+    def newest_time(self) -> int:
+        """The time of the newest append, about; 0 if there was none."""
+        return int(lib.hm_log_newest_time(self.handle))
 
     def time_at(self, position: int) -> int:
         """Append time of the message at ``position``, to :data:`INDEX_TICK_NS`; 0 if nothing is

@@ -6,7 +6,7 @@ stream takes a topic; an :class:`Ingest` is the inbound side of one connection. 
 a socket, a protocol message or a user.  The headers ``hm_stream.h``, ``hm_router.h`` and
 ``hm_ingest.h`` are the contract in full.
 
-Positions and sizes are bytes, sequences count messages from 1, times are ``CLOCK_REALTIME``
+Positions and sizes are bytes, sequences count messages from 1, times are the broker's clock,
 nanoseconds.
 
 Lifetimes are explicit: close cursors and ingests, then the router, then streams, then their logs.
@@ -443,6 +443,10 @@ class Cursor:
         ``wanted`` to it if that is less."""
         lib.hm_cursor_place(self.handle, position, sequence, wanted, reason)
 
+    def hold(self, time_ns: int) -> None:
+        """Before the first batch: deliver nothing that is appended before ``time_ns``."""
+        lib.hm_cursor_hold(self.handle, time_ns)
+
     def next(self, limit: int, now_ns: int, progress: bool = False) -> Delivery:
         """Produce the next batch, of at most ``limit`` bytes of frames but at least one frame, and
         move on.
@@ -512,6 +516,10 @@ class Router:
         if self._handle is None:
             raise Closed("the router is closed")
         return self._handle
+
+    def set_clock(self, offset_ns: int) -> None:
+        """Stamp what native code appends with ``CLOCK_BOOTTIME`` plus ``offset_ns``."""
+        lib.hm_router_set_clock(self.handle, offset_ns)
 
     def add(self, stream: Stream) -> int:
         """Add a stream (borrowed) and return its index: 0, 1, ...

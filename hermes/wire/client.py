@@ -40,7 +40,7 @@ from hermes.native.envelopes import (
     EnvelopeReader,
     error_text,
 )
-from hermes.native.frames import BATCH_HEADER_SIZE, HEADER_SIZE
+from hermes.native.frames import BATCH_HEADER_SIZE, DELIVERED_MAX, HEADER_SIZE
 from hermes.wire import messages as m
 from hermes.wire.codec import (
     BATCH_TYPE,
@@ -375,6 +375,7 @@ class ClientProtocol:
                     at="positions",
                     positions=positions,
                     otherwise=otherwise,
+                    time_ns=start.time_ns,
                     epochs=self._epochs(message.subscription, start),
                 )
             subscriptions.append(msgspec.structs.replace(message, start=start))
@@ -493,7 +494,8 @@ class ClientProtocol:
             text = f"the broker chose protocol version {message.version}"
             self._violated("unsupported_version", text)
         self.welcome = message
-        self._reader.batch_max = message.limits.batch_max
+        # The limits are for what we send: a log may hold what was taken under others.
+        self._reader.batch_max = max(message.limits.batch_max, DELIVERED_MAX)
         if self.state is ClientState.GREETING:
             self.state = ClientState.OPEN
         return message

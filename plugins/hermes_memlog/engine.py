@@ -24,16 +24,16 @@ SEGMENTS_MIN = 8
 class Options(msgspec.Struct, forbid_unknown_fields=True):
     """``memory:?limit=BYTES``."""
 
-    limit: ByteSize | None = None
-    """Most bytes of frames that a stream keeps; the oldest go first.  Not given: as many as the
-    stream's retention says, or 256MiB where nothing says how many."""
+    limit: ByteSize = ByteSize(0)
+    """Most bytes of frames that a stream keeps; the oldest go first.  0: as many as the stream's
+    retention says, or 256MiB where nothing says how many."""
 
 
 class MemoryStorage:
     """One place in memory; see :class:`hermes.storage.Storage` for the contract."""
 
-    def __init__(self, limit: int | None) -> None:
-        """Keep at most ``limit`` bytes a stream, if not None."""
+    def __init__(self, limit: int) -> None:
+        """Keep at most ``limit`` bytes a stream, if not 0."""
         self._limit = limit
         self._streams: set[str] = set()
         self._states: dict[str, bytes] = {}
@@ -42,7 +42,7 @@ class MemoryStorage:
     @property
     def url(self) -> str:
         """``memory:``, with its limit if it was given one."""
-        return "memory:" if self._limit is None else f"memory:?limit={self._limit}"
+        return f"memory:?limit={self._limit}" if self._limit else "memory:"
 
     @property
     def durable(self) -> bool:
@@ -84,7 +84,7 @@ class MemoryStorage:
     def _retention(self, name: str, settings: LogSettings) -> int:
         """Bytes that the stream keeps: as asked, but never without a bound."""
         asked = settings.retention_bytes if settings.retention_asked else 0
-        if self._limit is None:
+        if not self._limit:
             return asked or LIMIT
         if asked > self._limit:
             raise InvalidConfig(
@@ -131,7 +131,7 @@ class MemoryBackend:
                 f"{url}: a memory storage has no path; expected memory: or memory:?limit=BYTES"
             )
         limit = url.options(Options).limit
-        if limit is not None and limit < LIMIT_MIN:
+        if 0 < limit < LIMIT_MIN:
             raise InvalidUrl(
                 f"{url}: limit={limit} is too little: {ByteSize(LIMIT_MIN)} is the least"
             )

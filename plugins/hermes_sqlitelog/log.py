@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hermes.errors import Closed, MalformedInput, StorageFailed, UsageError
 from hermes.native.decoder import FrameIndex, decode
+from hermes.native.frames import STORED_MAX
 from hermes.native.log import INDEX_TICK_NS, Appended, Hole, LogEvent, Place, Run
 from hermes_sqlitelog.database import errors, transaction
 
@@ -31,6 +32,8 @@ TRIM_ROWS = 8192
 """Rows that one trim deletes at most: some milliseconds."""
 PUBLISHERS_MAX = 65536
 """Publishers remembered per stream; the longest silent goes first."""
+BACK_SLACK_NS = 1_000_000_000
+"""Append times are held when the clock goes back by no more than this."""
 ROW = "first_sequence, messages, position, size, time_ns, publisher, publisher_first, crc, frames"
 _NUMBERS = struct.Struct("<7q")
 _TAIL = struct.Struct("<2q")
@@ -118,6 +121,7 @@ class SqliteLog:
         self._find_start()
         newest = self._row("first_sequence >= ? ORDER BY first_sequence DESC", 0)
         self._newest_ns = 0 if newest is None or not self._is_sound(newest) else newest.time_ns
+        self._newest_ns = min(self._newest_ns, time.time_ns())
         # What was committed before is synced by the first sync; who asks is not told before.
         self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
@@ -140,8 +144,7 @@ class SqliteLog:
         size = len(frames)
         number, position = state.next_sequence, state.end_position
         who = publisher or NOBODY
-        self._newest_ns = max(self._newest_ns, time.time_ns() if now_ns is None else now_ns)
-        now_ns = self._newest_ns
+        now_ns = self._time(time.time_ns() if now_ns is None else now_ns)
         columns = (number, count, position, size, now_ns, who, first_sequence)
         tail = (number + count, position + size)
         with transaction(self._database, what) as database:
@@ -171,17 +174,17 @@ class SqliteLog:
         before = state.start_position
         bounds = []
         if keep.retention_bytes:
-            bounds.append(("position < ?", state.end_position - keep.retention_bytes))
+            bounds.append(state.end_position - keep.retention_bytes)
         if keep.retention_ns:
             now_ns = time.time_ns() if now_ns is None else now_ns
             # A row may hold messages up to a tick younger than it says.
-            bounds.append(("time_ns < ?", now_ns - keep.retention_ns - INDEX_TICK_NS))
+            bounds.append(self._end_of_old(now_ns - keep.retention_ns - INDEX_TICK_NS))
         with transaction(self._database, f"trimming stream {self._name!r}") as database:
-            for bound, value in bounds:
+            for bound in bounds:
                 database.execute(
                     "DELETE FROM batch WHERE rowid IN (SELECT rowid FROM batch WHERE stream = ? "
-                    f"AND {bound} ORDER BY first_sequence LIMIT ?)",
-                    (self._id, value, TRIM_ROWS),
+                    "AND position < ? ORDER BY first_sequence LIMIT ?)",
+                    (self._id, bound, TRIM_ROWS),
                 )
             database.execute(
                 "DELETE FROM publisher WHERE stream = ? AND publisher IN (SELECT publisher FROM "
@@ -245,15 +248,17 @@ class SqliteLog:
         return self._sound_from("first_sequence > ? ORDER BY first_sequence", sequence)
 
     def locate_time(self, time_ns: int) -> Place:
-        """By the index of times: early by a tick at most, or by the damage before it."""
-        at = self._sound_from(
-            "time_ns >= ? ORDER BY time_ns, first_sequence", time_ns - INDEX_TICK_NS + 1
-        )
-        for _, _, next_sequence, end in self._sound_rows(
-            "position < ? ORDER BY position DESC", at.position
-        ):
-            return Place(end, next_sequence)
-        return Place(self._state.start_position, self._state.first_sequence)
+        """By the index of times: early by a tick at most, or by what stands before it and is
+        damaged, or has the time of a clock that was ahead."""
+        state = self._opened()
+        at = self._first_since(time_ns - INDEX_TICK_NS + 1)
+        if time_ns > self._newest_ns:
+            return at
+        before = self._sound_rows("position < ? ORDER BY position DESC", at.position)
+        for _, _, next_sequence, end, appended_ns in before:
+            if appended_ns <= self._newest_ns:
+                return Place(end, next_sequence)
+        return Place(state.start_position, state.first_sequence)
 
     # The disk.
 
@@ -366,7 +371,7 @@ class SqliteLog:
     def _index(self, row: Row) -> FrameIndex | None:
         """Its frames; None if one is unsound."""
         try:
-            index = decode(row.frames, message_max=self._settings.message_max)
+            index = decode(row.frames, message_max=STORED_MAX)
         except MalformedInput:
             return None
         first = row.first_sequence
@@ -374,15 +379,64 @@ class SqliteLog:
             return None
         return index if index.sequence[-1] == row.next_sequence - 1 else None
 
+    @property
+    def last_time_ns(self) -> int:
+        """The newest row's append time; 0 if there is none."""
+        return self._newest_ns
+
+    def _time(self, now_ns: int) -> int:
+        """The append time of a row: never before the newest's, unless the clock was set back by more
+        than a little."""
+        if not self._newest_ns - BACK_SLACK_NS <= now_ns <= self._newest_ns:
+            self._newest_ns = now_ns
+        return self._newest_ns
+
+    def _first_since(self, time_ns: int) -> Place:
+        """The first sound row appended at ``time_ns`` or later, but not ahead of the newest; the end
+        if there is none."""
+        rowid = 0
+        while True:
+            with errors(f"reading stream {self._name!r}"):
+                (rowid,) = self._database.execute(
+                    "SELECT min(rowid) FROM batch WHERE stream = ? AND time_ns BETWEEN ? AND ? AND "
+                    "rowid > ?",
+                    (self._id, time_ns, self._newest_ns, rowid),
+                ).fetchone()
+            if rowid is None:
+                return Place(self._state.end_position, self._state.next_sequence)
+            for first, position, _, _, _ in self._sound_rows("rowid = ?", rowid):
+                return Place(position, first)
+
+    def _end_of_old(self, time_ns: int) -> int:
+        """Position after the oldest rows that were appended before ``time_ns``.
+
+        Rows ahead of the newest have the time of a clock that was wrong: they go with what follows.
+        """
+        with errors(f"reading stream {self._name!r}"):
+            rows = self._database.execute(
+                "SELECT position + size, time_ns FROM batch WHERE stream = ? ORDER BY "
+                "first_sequence LIMIT ?",
+                (self._id, TRIM_ROWS),
+            )
+            old = 0
+            for end, appended_ns in rows:
+                if time_ns <= appended_ns <= self._newest_ns:
+                    break
+                if appended_ns < time_ns:
+                    old = end
+            rows.close()
+        return int(old)
+
     def _sound_from(self, condition: str, value: int) -> Place:
         """The first sound row of those that meet ``condition``; the end if there is none."""
-        for first, position, _, _ in self._sound_rows(condition, value):
+        for first, position, _, _, _ in self._sound_rows(condition, value):
             return Place(position, first)
         state = self._state
         return Place(state.end_position, state.next_sequence)
 
-    def _sound_rows(self, condition: str, value: int) -> Iterator[tuple[int, int, int, int]]:
-        """First sequence, position, next sequence and end of the rows whose columns are sound.
+    def _sound_rows(self, condition: str, value: int) -> Iterator[tuple[int, int, int, int, int]]:
+        """First sequence, position, next sequence, end and append time of the rows whose columns are
+        sound.
 
         However many are not, a few are in memory at a time, and their frames are not read.
         """
@@ -399,7 +453,7 @@ class SqliteLog:
             for *row, size in found:
                 if self._are_sound(tuple(row), size):
                     first, messages, position = row[:3]
-                    yield first, position, first + messages, position + size
+                    yield first, position, first + messages, position + size, row[4]
 
     def _behind(self, position: int) -> Hole:
         """What stands at ``position`` is damaged: go on at the next sound row."""

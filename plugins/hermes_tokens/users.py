@@ -32,8 +32,8 @@ TOKEN_MIN = 16
 """Characters of a token: whoever may connect may guess, as fast as the broker answers."""
 
 SETTLED_NS = 100_000_000
-"""A file that was changed less than this before it was read is read again the next time: times in a
-file system are as coarse as some milliseconds, and it may have changed once more within one."""
+"""A file is read again until it has looked the same for so long: times in a file system are as coarse
+as some milliseconds, and it may have changed once more within one."""
 
 Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 Token = Annotated[str, msgspec.Meta(min_length=TOKEN_MIN)]
@@ -88,6 +88,7 @@ class Users:
         """
         self._path = path
         self._stamp: tuple[int, ...] = ()
+        self._seen: tuple[tuple[int, ...], int] = ((), 0)
         self._by_name: dict[str, User] = {}
         self.refresh()
 
@@ -103,7 +104,11 @@ class Users:
                     return
                 self._stamp, self._by_name = (), {}
                 _check_mode(self._path, status)
-                begun_ns = time.time_ns()
+                settled = self._seen[0] == stamp and (
+                    time.monotonic_ns() - self._seen[1] > SETTLED_NS
+                )
+                if self._seen[0] != stamp:
+                    self._seen = (stamp, time.monotonic_ns())
                 text = file.read(SIZE_MAX + 1)
         except OSError as error:
             self._stamp, self._by_name = (), {}
@@ -111,7 +116,7 @@ class Users:
         if len(text) > SIZE_MAX:
             raise InvalidConfig(f"{self._path} has more than {SIZE_MAX} bytes")
         self._by_name = _parse(self._path, text)
-        if abs(begun_ns - status.st_ctime_ns) > SETTLED_NS:
+        if settled:
             self._stamp = stamp
 
     def get(self, name: str) -> User | None:

@@ -178,7 +178,7 @@ class Swallows(SqliteLog):
 
 
 class Follows(SqliteLog):
-    """Takes every step that the clock makes."""
+    """Takes every step that the clock makes, and looks times up as if they were in order."""
 
     def append(self, frames: memoryview, count: int, **more: Any) -> Appended:
         """At the time that it was given, whatever came before."""
@@ -191,6 +191,13 @@ class Follows(SqliteLog):
             (more["now_ns"], row_crc(self._id, columns), self._id, where.first_sequence),
         )
         return where
+
+    def locate_time(self, time_ns: int) -> Place:
+        """The row with the least time that is late enough."""
+        row = self._row("time_ns >= ? ORDER BY time_ns, first_sequence", time_ns)
+        if row is None:
+            return Place(self._state.end_position, self._state.next_sequence)
+        return Place(row.position, row.first_sequence)
 
 
 class Restless(SqliteLog):

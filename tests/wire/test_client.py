@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hermes import errors
+from hermes.native.frames import DELIVERED_MAX
 from hermes.wire import messages as m
 from hermes.wire.client import BatchReceived, ClientProtocol, ClientState
 from hermes.wire.codec import CONTROL_MAX, encode_control
@@ -414,7 +415,7 @@ OPEN: list[tuple[str, bytes]] = [
     ("bad_type", ref.frame(99)),
     ("bad_flags", ref.frame(26, b"\x80", b"topic")),
     ("bad_length", ref.HEADER.pack(b"HRMS", 1, 26, 0, 0, 0, CONTROL_MAX + 1, 0)),
-    ("bad_length", ref.HEADER.pack(b"HRMS", 1, 2, 0, 0, 0, LIMITS.batch_max + 32, 0)),
+    ("bad_length", ref.HEADER.pack(b"HRMS", 1, 2, 0, 0, 0, DELIVERED_MAX + 32, 0)),
     ("bad_padding", ref.frame(26, b"\x80")[:-1] + b"\x01"),
     ("bad_checksum", changed(PONG, 28, PONG[28] ^ 1)),
     ("bad_checksum", changed(BATCH, 44, 1)),

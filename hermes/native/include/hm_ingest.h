@@ -72,4 +72,7 @@ void hm_ingest_feed(hm_ingest *ingest, const uint8_t *data, uint64_t size, uint6
 uint32_t hm_ingest_touched(hm_ingest *ingest, hm_touched *touched, uint32_t capacity);
 /* cdef-end */
 
+/* The broker's clock; see hm_router_set_clock. */
+uint64_t hm_ingest_now(const hm_ingest *ingest);
+
 #endif

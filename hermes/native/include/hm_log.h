@@ -88,6 +88,7 @@ typedef struct {
     uint64_t cold_rolls; /* rolls that found no prepared segment */
     int32_t failed;      /* 0, or the -HM_E* with which appends are refused */
     int32_t failed_errno;
+    uint64_t last_time_ns; /* append time of the newest message, about; 0: none is known */
 } hm_log_status;
 
 /* A run of whole frames within one segment. */
@@ -120,7 +121,8 @@ int hm_log_open_memory(const hm_log_options *options, hm_log **log);
 int hm_log_close(hm_log *log);
 
 /* Appends `count` whole, validated MESSAGE frames that fill `size` bytes: copies and stamps them.
- * `now_ns` is CLOCK_REALTIME; a clock that goes back is held.  All or nothing unless the disk fails
+ * `now_ns` is the broker's clock.  If it goes back by up to a second, append times stay what they were;
+ * by more, a new segment begins: times are in order within each.  All or nothing unless the disk fails
  * between two segments, in which case `*appended` says how many messages are in the log.
  * -HM_ENOSPACE: refused for now; -HM_EIO: refused until opened again; -HM_ELENGTH: a frame larger
  * than a segment. */
@@ -147,10 +149,14 @@ int hm_log_misses(const hm_log *log, const uint8_t *publisher, uint64_t sequence
 int hm_log_read(hm_log *log, uint64_t position, uint64_t limit, hm_range *range);
 
 /* The first position with a sequence >= `sequence`, or an append time >= `time_ns`: sets position
- * and first_sequence.  At or past the tail: the tail.  Before the start: the start.  O(log n).  By
- * time, what is damaged directly before comes first: when it was appended is not known. */
+ * and first_sequence.  At or past the tail: the tail.  Before the start: the start.  By
+ * time, what is damaged directly before comes first: when it was appended is not known.  Likewise a
+ * segment whose times are those of a wrong clock, ahead of the newest or behind earlier ones: it was
+ * appended at some time between the segments around it. */
 void hm_log_locate(hm_log *log, uint64_t sequence, hm_range *at);
 void hm_log_locate_time(hm_log *log, uint64_t time_ns, hm_range *at);
+/* The time of the newest append, about. */
+uint64_t hm_log_newest_time(const hm_log *log);
 /* The broker's append time of the message at `position`, to HM_INDEX_TICK; 0 if it is not there. */
 uint64_t hm_log_time(hm_log *log, uint64_t position);
 
@@ -161,7 +167,8 @@ const uint8_t *hm_segment_memory(const hm_segment *segment, uint64_t *size);
 /* Any thread; the last release of a retired segment unmaps or recycles it. */
 void hm_segment_release(hm_segment *segment);
 
-/* Applies retention now.  Returns the number of segments retired. */
+/* Applies retention now.  `now_ns` judges age, and may be another clock than that of appends: one that
+ * trusts no sudden step.  Returns the number of segments retired. */
 int hm_log_trim(hm_log *log, uint64_t now_ns);
 
 /* Asks the helper to sync everything appended so far; several calls are one sync (group commit).

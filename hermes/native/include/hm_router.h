@@ -56,6 +56,9 @@ typedef struct {
 hm_router *hm_router_new(void);
 /* After the last ingest; the streams are the caller's. */
 void hm_router_free(hm_router *router);
+/* The broker's clock is CLOCK_BOOTTIME plus `offset_ns`; at first it agrees with CLOCK_REALTIME. */
+void hm_router_set_clock(hm_router *router, int64_t offset_ns);
+uint64_t hm_router_now(const hm_router *router);
 /* Streams get the indexes 0, 1, ... in this order; the index is returned.  -HM_ELIMIT. */
 int hm_router_add(hm_router *router, hm_stream *stream);
 /* Stream `index` takes the topics of `pattern`.  -HM_EBUSY: it overlaps another stream's claim. */

@@ -39,7 +39,8 @@ typedef struct hm_cursor hm_cursor;
 
 /* Where a cursor begins.
  * LAST: the newest message of each topic it wants, then live.  SEQUENCE: the first message with a
- * sequence >= value.  TIME: the first message appended at or after value, ns. */
+ * sequence >= value.  TIME: the first message appended at or after value, ns; as long as there is none,
+ * the cursor has nothing. */
 enum {
     HM_START_LATEST = 0,
     HM_START_EARLIEST = 1,
@@ -171,6 +172,8 @@ int64_t hm_stream_learn(hm_stream *stream, uint64_t position, uint64_t sequence,
  * wanted to begin at `wanted`: what lies between is a gap, for `reason` (HM_EGONE, HM_EDAMAGED). */
 void hm_cursor_place(hm_cursor *cursor, uint64_t position, uint64_t sequence, uint64_t wanted,
                      int reason);
+/* Likewise: it has nothing until a message was appended at `time_ns` or later, and begins there. */
+void hm_cursor_hold(hm_cursor *cursor, uint64_t time_ns);
 /* cdef-end */
 
 /* ---- for the ingest, which has looked up the topics already ---- */

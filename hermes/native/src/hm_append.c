@@ -214,7 +214,7 @@ static int check_lengths(const hm_log *log, const uint8_t *frames, uint64_t size
 static int secure_next(hm_log *log) {
     hm_segment *segment = NULL;
     hm_log_retire_due(log, log->pool->options.segment_bytes + hm_segment_frame_bytes(log->active),
-                      log->time_ns);
+                      0);
     int error = hm_log_take(log, &segment);
     if (error) {
         return hm_log_starve(log, error);
@@ -238,7 +238,11 @@ int hm_log_append(hm_log *log, const uint8_t *frames, uint64_t size, uint32_t co
     if (error) {
         return error;
     }
-    log->time_ns = now_ns > log->time_ns ? now_ns : log->time_ns;
+    if (now_ns >= log->time_ns) {
+        log->time_ns = now_ns;
+    } else if (log->time_ns - now_ns > HM_BACK_SLACK_NS) {
+        hm_log_step_back(log, now_ns);
+    }
     hm_origin run = origin && !hm_publisher_nobody(origin->publisher) ? *origin : nobody;
     log->appends++;
     if (size <= log->active->map_size - log->active->end) {

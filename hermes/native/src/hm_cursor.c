@@ -2,6 +2,7 @@
 #include "hm_stream_parts.h"
 
 #include <assert.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -488,12 +489,32 @@ static int next(pass *p, uint64_t limit, int progress, uint64_t now_ns, hm_deliv
     return 0;
 }
 
+/* Whether the time has come that was asked for, which had not when the cursor was opened; the cursor
+ * stands at the first message from then on. */
+static bool has_begun(hm_cursor *cursor) {
+    hm_stream *stream = cursor->stream;
+    hm_range at;
+    if (hm_log_newest_time(stream->log) < cursor->not_before_ns)
+        return false;
+    hm_log_locate_time(stream->log, cursor->not_before_ns, &at);
+    if (at.position >= stream->shown_position)
+        return false;
+    if (at.position > cursor->position) {
+        cursor->position = at.position;
+        cursor->sequence = at.first_sequence; /* the next batch covers what is passed over */
+    }
+    cursor->not_before_ns = 0;
+    return true;
+}
+
 int hm_cursor_next(hm_cursor *cursor, uint8_t *out, uint64_t capacity, uint64_t limit, int progress,
                    uint64_t now_ns, hm_delivery *delivery) {
     assert(cursor != NULL && delivery != NULL);
     if (capacity < HM_BATCH_HEADER)
         return -HM_EINVAL;
     *delivery = (hm_delivery){0};
+    if (cursor->not_before_ns != 0 && !has_begun(cursor))
+        return 0;
     if (limit == 0)
         limit = 1;
     uint64_t room = capacity - HM_BATCH_HEADER;
@@ -534,8 +555,10 @@ static int begin(hm_cursor *cursor, int start, uint64_t value) {
         break;
     case HM_START_TIME:
         hm_log_locate_time(stream->log, value, &at);
-        cursor->position = at.position;
-        cursor->sequence = at.first_sequence;
+        if (at.position >= stream->shown_position)
+            cursor->not_before_ns = value;
+        else
+            cursor->position = at.position, cursor->sequence = at.first_sequence;
         break;
     default:
         break;
@@ -590,6 +613,11 @@ void hm_cursor_place(hm_cursor *cursor, uint64_t position, uint64_t sequence, ui
         cursor->gap_last = sequence - 1;
         cursor->gap_reason = reason;
     }
+}
+
+void hm_cursor_hold(hm_cursor *cursor, uint64_t time_ns) {
+    assert(cursor != NULL && cursor->newest == NULL);
+    cursor->not_before_ns = time_ns;
 }
 
 void hm_cursor_close(hm_cursor *cursor) {

@@ -321,7 +321,7 @@ static void run(hm_express *express, const port *place, uint8_t *buffer, uint64_
         int64_t count = read_some(place, buffer, spin_ns, &result->why);
         if (count == 0)
             break;
-        uint64_t size = (uint64_t)count, now_ns = clock_ns(CLOCK_REALTIME);
+        uint64_t size = (uint64_t)count, now_ns = hm_ingest_now(express->ingest);
         express->used = 0;
         result->rounds++;
         result->received += size;

@@ -433,6 +433,10 @@ static int outer(take *t) {
     return stop(t, HM_FEED_CONTROL, 0);
 }
 
+uint64_t hm_ingest_now(const hm_ingest *ingest) {
+    return hm_router_now(ingest->router);
+}
+
 void hm_ingest_feed(hm_ingest *in, const uint8_t *data, uint64_t size, uint64_t now_ns,
                     hm_feed *feed) {
     assert(in != NULL && feed != NULL && in->router->run.count == 0);

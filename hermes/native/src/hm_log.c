@@ -91,6 +91,11 @@ int hm_log_add_segment(hm_log *log, hm_segment *segment) {
             log->segments_capacity = capacity;
         }
     }
+    if (log->segments_count != 0) {
+        const hm_segment *before = log->segments[log->segments_first + log->segments_count - 1];
+        segment->floor_ns =
+            before->floor_ns > before->last_time_ns ? before->floor_ns : before->last_time_ns;
+    }
     log->segments[log->segments_first + log->segments_count++] = segment;
     return 0;
 }
@@ -116,7 +121,7 @@ static int start_reading(hm_log *log) {
     }
     segment->base_sequence = segment->next_sequence = log->next_sequence;
     segment->base_position = log->end_position;
-    segment->last_time_ns = log->time_ns;
+    segment->first_time_ns = segment->last_time_ns = log->time_ns;
     error = hm_log_add_segment(log, segment);
     if (error) {
         hm_segment_release(segment);
@@ -129,9 +134,16 @@ static int start_reading(hm_log *log) {
 
 static int start(hm_log *log) {
     uint64_t now_ns = realtime_ns();
+    if (log->segments_count != 0) {
+        const hm_segment *newest = log->segments[log->segments_first + log->segments_count - 1];
+        log->time_ns = newest->last_time_ns > log->time_ns ? newest->last_time_ns : log->time_ns;
+    }
+    if (log->time_ns > now_ns) {
+        log->time_ns = now_ns; /* a new segment begins: its times are not those of a wrong clock */
+    }
     int error = start_writing(log, now_ns);
     if (error == -HM_ENOSPACE) {
-        hm_log_retire_due(log, log->pool->options.segment_bytes, now_ns);
+        hm_log_retire_due(log, log->pool->options.segment_bytes, 0);
         error = start_writing(log, now_ns);
     }
     error = error == -HM_ENOSPACE ? start_reading(log) : error;
@@ -403,6 +415,7 @@ void hm_log_status_get(hm_log *log, hm_log_status *status) {
     status->trimmed = log->trimmed;
     status->appends = log->appends;
     status->cold_rolls = log->cold_rolls;
+    status->last_time_ns = log->time_ns;
     pthread_mutex_lock(&pool->lock);
     status->synced_sequence = pool->synced_next ? pool->synced_next - 1 : 0;
     status->spares = pool->ready_count;

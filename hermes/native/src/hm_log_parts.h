@@ -41,6 +41,8 @@
 #define HM_POPULATE_MAX 16 /* hints that may wait; more are dropped, they are hints */
 #define HM_SYNC_EACH_MAX                                                                           \
     16 /* segments synced one by one; beyond, the file system is asked once, first */
+#define HM_BACK_SLACK_NS                                                                           \
+    1000000000 /* ns that append times are held when the clock goes back less */
 #define HM_STARVED_WAIT_NS 100000000 /* ns between tries to get a segment on a full disk */
 
 /* The header page of a segment file; every other byte of the page is zero.
@@ -150,7 +152,9 @@ struct hm_segment {
     uint64_t base_sequence;
     uint64_t base_position; /* of offset HM_LOG_SEGMENT_HEADER */
     uint64_t next_sequence;
+    uint64_t first_time_ns; /* the log's time when it began */
     uint64_t last_time_ns;
+    uint64_t floor_ns; /* the greatest append time of the segments before it */
     uint64_t generation;
     hm_record *records;
     uint64_t record_count;
@@ -422,7 +426,7 @@ struct hm_log {
     uint64_t nudged_ns; /* `time_ns` then */
     uint64_t next_sequence;
     uint64_t end_position;
-    uint64_t time_ns;             /* append time never goes back */
+    uint64_t time_ns;             /* of the last append: goes back only where a segment begins */
     uint32_t last_body_crc;       /* of the last record, so that extending it is one CRC step */
     uint64_t last_publisher_next; /* the publisher's sequence that would extend it */
     hm_publisher *last_publisher; /* of the last record; NULL: nobody */
@@ -452,6 +456,12 @@ static inline uint64_t hm_segment_frame_bytes(const hm_segment *segment) {
     return segment->end - HM_LOG_SEGMENT_HEADER;
 }
 
+/* hm_read.c ---------------------------------------------------------------------------------- */
+
+/* The messages of segment `index`, from the oldest on, were appended at the returned time or
+ * before. */
+uint64_t hm_log_latest_time(const hm_log *log, uint64_t index);
+
 /* hm_roll.c ---------------------------------------------------------------------------------- */
 
 /* A segment to go on in: a prepared one or a new one.  0, -HM_ENOSPACE, ... */
@@ -464,8 +474,11 @@ int hm_log_install(hm_log *log, hm_segment *segment, uint64_t now_ns);
 void hm_log_activate(hm_log *log, hm_segment *segment);
 void hm_log_seal_active(hm_log *log, bool shrink);
 int hm_log_roll(hm_log *log, uint64_t now_ns);
-/* Retires what is too many or too old; `capacity`: of the active segment, and of the one to come.
- */
+/* The clock says that append times so far were ahead: goes on with `now_ns` in a segment of its
+ * own, or holds the time where there is no room for one. */
+void hm_log_step_back(hm_log *log, uint64_t now_ns);
+/* Retires what is too many or, unless `now_ns` is 0, too old; `capacity`: of the active segment, and
+ * of the one to come. */
 void hm_log_retire_due(hm_log *log, uint64_t capacity, uint64_t now_ns);
 /* Notes a refusal for want of space, so that the helper looks for some.  Returns `error`. */
 int hm_log_starve(hm_log *log, int error);

@@ -179,21 +179,53 @@ static void include_damage(const hm_log *log, hm_range *at) {
     }
 }
 
-void hm_log_locate_time(hm_log *log, uint64_t time_ns, hm_range *at) {
-    uint64_t low = 0, high = log->segments_count;
-    while (low < high) {
-        uint64_t middle = low + (high - low) / 2;
-        if (nth(log, middle)->last_time_ns < time_ns) {
-            low = middle + 1;
-        } else {
-            high = middle;
+/* Whether a segment's append times are those of a wrong clock: ahead of the log's last one, or behind
+ * those of the segments before. */
+static bool has_wrong_times(const hm_log *log, const hm_segment *segment) {
+    return segment->last_time_ns > log->time_ns ||
+           (segment->last_time_ns < segment->floor_ns && segment->floor_ns <= log->time_ns);
+}
+
+uint64_t hm_log_latest_time(const hm_log *log, uint64_t index) {
+    if (!has_wrong_times(log, nth(log, index))) {
+        return nth(log, index)->last_time_ns;
+    }
+    for (uint64_t next = index + 1; next < log->segments_count; next++) {
+        if (!has_wrong_times(log, nth(log, next))) {
+            return nth(log, next)->first_time_ns;
         }
+    }
+    return log->time_ns;
+}
+
+uint64_t hm_log_newest_time(const hm_log *log) {
+    return log->time_ns;
+}
+
+void hm_log_locate_time(hm_log *log, uint64_t time_ns, hm_range *at) {
+    /* From the newest on, one by one: where a clock was wrong, times are not in order. */
+    uint64_t low = log->segments_count, latest = log->time_ns;
+    while (low > 0) {
+        const hm_segment *before = nth(log, low - 1);
+        bool wrong = has_wrong_times(log, before);
+        if ((wrong ? latest : before->last_time_ns) < time_ns) {
+            break;
+        }
+        latest = wrong ? latest : before->first_time_ns;
+        low--;
     }
     if (low == log->segments_count) {
         at_tail(log, at);
         return;
     }
     hm_segment *segment = nth(log, low);
+    /* Of a clock that was behind, nobody knows when: all of it is wanted.  What was ahead stands behind
+     * what was right, in order. */
+    if (has_wrong_times(log, segment) && segment->last_time_ns <= log->time_ns) {
+        walk_to(segment, HM_LOG_SEGMENT_HEADER, 0, at);
+        include_damage(log, at);
+        return;
+    }
     /* A record may hold messages up to a tick younger than it says. */
     uint64_t from = time_ns > HM_INDEX_TICK ? time_ns - HM_INDEX_TICK + 1 : 0;
     uint64_t record = hm_index_by_time(segment, from);

@@ -575,6 +575,7 @@ static hm_segment *new_segment(hm_log *log, found *from) {
     segment->base_position = walk->base_position;
     segment->next_sequence = walk->expected;
     segment->last_time_ns = last_time(from);
+    segment->first_time_ns = from->record_count ? from->records[0].time_ns : segment->last_time_ns;
     segment->generation = files->header_error ? 0 : files->header.generation;
     segment->header_crc = files->header_error ? 0 : files->header.crc;
     segment->damage = walk->damage;

@@ -132,7 +132,7 @@ void hm_log_activate(hm_log *log, hm_segment *segment) {
 int hm_log_install(hm_log *log, hm_segment *segment, uint64_t now_ns) {
     segment->base_sequence = segment->next_sequence = log->next_sequence;
     segment->base_position = log->end_position;
-    segment->last_time_ns = log->time_ns;
+    segment->first_time_ns = segment->last_time_ns = log->time_ns;
     segment->record_count = 0;
     int error = write_checkpoint(log, segment);
     if (error) {
@@ -174,18 +174,16 @@ static bool is_too_big(const hm_log *log, uint64_t capacity) {
     return bound && log->sealed_bytes + capacity - HM_LOG_SEGMENT_HEADER > bound;
 }
 
-static bool is_too_old(const hm_log *log, const hm_segment *segment, uint64_t now_ns) {
+static bool is_too_old(const hm_log *log, uint64_t now_ns) {
     uint64_t age = log->pool->options.retention_ns;
-    return age && now_ns > age && segment->last_time_ns < now_ns - age;
+    return age && now_ns > age && hm_log_latest_time(log, 0) < now_ns - age;
 }
 
-/* Retires sealed segments for as long as one is too many or too old.  `capacity`: of the active
- * segment, and of the one to come if it is about to be sealed. */
+/* Retires sealed segments for as long as one is too many or too old. */
 void hm_log_retire_due(hm_log *log, uint64_t capacity, uint64_t now_ns) {
     while (log->segments_count > 1 &&
            hm_window_may_retire(log, log->segments[log->segments_first]) &&
-           (is_too_big(log, capacity) ||
-            is_too_old(log, log->segments[log->segments_first], now_ns))) {
+           (is_too_big(log, capacity) || is_too_old(log, now_ns))) {
         retire_oldest(log);
     }
 }
@@ -211,13 +209,25 @@ int hm_log_roll(hm_log *log, uint64_t now_ns) {
     hm_segment *segment = NULL;
     /* Retire first: on a full disk that is where the space comes from. */
     hm_log_retire_due(log, log->pool->options.segment_bytes + hm_segment_frame_bytes(log->active),
-                      now_ns);
+                      0);
     int error = hm_log_take(log, &segment);
     return hm_log_starve(log, error ? error : hm_log_install(log, segment, now_ns));
 }
 
+void hm_log_step_back(hm_log *log, uint64_t now_ns) {
+    const hm_segment *active = log->active;
+    uint64_t before = log->time_ns;
+    /* A second segment with the same base would have the same name. */
+    if (active->placeholder || hm_segment_frame_bytes(active) == 0) {
+        return;
+    }
+    log->time_ns = now_ns;
+    if (hm_log_roll(log, now_ns) != 0) {
+        log->time_ns = before;
+    }
+}
+
 int hm_log_trim(hm_log *log, uint64_t now_ns) {
-    now_ns = now_ns > log->time_ns ? now_ns : log->time_ns;
     uint64_t before = log->trimmed;
     hm_segment *active = log->active;
     bool refused = atomic_load_explicit(&log->pool->failed, memory_order_relaxed) != 0;
@@ -226,7 +236,7 @@ int hm_log_trim(hm_log *log, uint64_t now_ns) {
     if (age && !refused && hm_segment_frame_bytes(active) && now_ns > age &&
         first_ns < now_ns - age) {
         /* A quiet stream would keep its old messages for ever in a segment that never fills. */
-        log->time_ns = now_ns;
+        log->time_ns = now_ns > log->time_ns ? now_ns : log->time_ns;
         hm_log_roll(log, now_ns); /* no space: it is tried again at the next trim */
     }
     hm_log_retire_due(log, log->active->map_size, now_ns);

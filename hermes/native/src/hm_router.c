@@ -3,16 +3,32 @@
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define BUCKETS_MIN 64u
 #define CLAIMS_MAX  65536u /* patterns of all streams: each new topic is held against them */
 
 _Static_assert((HM_ROUTER_CACHE & (HM_ROUTER_CACHE - 1)) == 0, "indexed with a mask");
 
+static int64_t clock_ns(clockid_t clock) {
+    struct timespec now;
+    clock_gettime(clock, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+uint64_t hm_router_now(const hm_router *router) {
+    return (uint64_t)(clock_ns(CLOCK_BOOTTIME) + router->clock_offset_ns);
+}
+
+void hm_router_set_clock(hm_router *router, int64_t offset_ns) {
+    router->clock_offset_ns = offset_ns;
+}
+
 hm_router *hm_router_new(void) {
     hm_router *router = calloc(1, sizeof *router);
     if (router == NULL)
         return NULL;
+    router->clock_offset_ns = clock_ns(CLOCK_REALTIME) - clock_ns(CLOCK_BOOTTIME);
     router->bucket_mask = BUCKETS_MIN - 1;
     router->buckets = calloc(BUCKETS_MIN, sizeof(hm_known *));
     if (router->buckets == NULL) {

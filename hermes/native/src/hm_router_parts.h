@@ -59,6 +59,7 @@ struct hm_router {
     uint32_t known_count;
     hm_route previous; /* of the message before */
     hm_run run;
+    int64_t clock_offset_ns; /* the broker's clock minus CLOCK_BOOTTIME */
 };
 
 /* The route of a zero-padded name, its topic added if need be.  -HM_ETOPIC, -HM_ELIMIT,

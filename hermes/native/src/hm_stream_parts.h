@@ -72,7 +72,8 @@ struct hm_cursor {
                           were passed */
     uint64_t note;     /* notes before this one end at or before `position` */
     uint64_t populated;
-    uint64_t gap_last; /* a gap to report first: from covered + 1; 0: none */
+    uint64_t not_before_ns; /* what was appended before is passed over; 0: nothing is */
+    uint64_t gap_last;      /* a gap to report first: from covered + 1; 0: none */
     hm_newest *newest; /* start=last: what is to be sent before `position`; a heap, oldest first */
     uint32_t newest_count;
     uint32_t collected; /* topics looked at for it */

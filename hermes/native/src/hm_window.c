@@ -200,8 +200,7 @@ uint64_t hm_log_sound(const hm_log *log, const uint8_t *frames, uint64_t size, u
     while (done < size) {
         hm_slice slice;
         uint64_t needed;
-        int64_t frame = hm_frame_check(frames + done, size - done, log->pool->options.message_max,
-                                       &slice, &needed);
+        int64_t frame = hm_frame_check(frames + done, size - done, HM_STORED_MAX, &slice, &needed);
         if (frame < 0 || slice.type != HM_MESSAGE || slice.sequence != *sequence) {
             break;
         }
