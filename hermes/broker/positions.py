@@ -64,11 +64,7 @@ class Positions:
     def farthest(self) -> dict[str, int]:
         """Stream name to the last sequence that any name has committed: it was delivered.  Empty if what
         was loaded had no checksum: then it may be anything."""
-        found: dict[str, int] = {}
-        for positions in self._stored.values() if self._checked else ():
-            for stream, sequence in positions.items():
-                found[stream] = max(sequence, found.get(stream, 0))
-        return found
+        return farthest(self._stored) if self._checked else {}
 
     def rewind(self, last: Mapping[str, int]) -> None:
         """Take back every position beyond ``last``, the last sequence of each stream, and warn of it."""
@@ -198,10 +194,28 @@ class Positions:
             return {}
         self._checked = state.checked
         try:
-            return msgspec.msgpack.decode(state.payload, type=_Names)
+            return decode(state.payload)
         except msgspec.DecodeError as error:
             why = f"it is no map of positions: {error}"
             raise checked.damaged(self._storage.url, STATE, "the durable positions", why) from error
+
+
+def decode(payload: bytes) -> _Names:
+    """Every name's positions, as they are stored.
+
+    Raises:
+        msgspec.DecodeError: it is no map of positions.
+    """
+    return msgspec.msgpack.decode(payload, type=_Names)
+
+
+def farthest(names: _Names) -> dict[str, int]:
+    """Stream name to the last sequence that any of ``names`` has committed."""
+    found: dict[str, int] = {}
+    for positions in names.values():
+        for stream, sequence in positions.items():
+            found[stream] = max(sequence, found.get(stream, 0))
+    return found
 
 
 def warn_rewound(rewound: _Names) -> None:

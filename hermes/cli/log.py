@@ -15,6 +15,13 @@ from hermes.cli.command import SETTINGS, Command
 from hermes.cli.exits import MEANINGS, ExitCode
 from hermes.cli.formats import LINES
 from hermes.cli.group import Group
+from hermes.cli.log_state import (
+    epochs_of,
+    problem_objects,
+    show_epochs,
+    show_problems,
+    state_problems,
+)
 from hermes.cli.options import Count, json_option
 from hermes.cli.output import say
 
@@ -115,6 +122,10 @@ def inspect(directory: Path, stream: str | None, as_json: bool) -> None:
                     "messages": log.messages,
                     "bytes": log.bytes,
                     "segments": [segment_object(segment) for segment in log.segments],
+                    "epochs": [
+                        {"epoch": epoch, "first_sequence": first}
+                        for epoch, first in epochs_of(log.directory)
+                    ],
                 }
                 for name, log in found.items()
             ]
@@ -122,6 +133,7 @@ def inspect(directory: Path, stream: str | None, as_json: bool) -> None:
         return
     for name, log in found.items():
         show_segments(name, log)
+        show_epochs(log.directory)
 
 
 def segment_object(segment: SegmentInfo) -> dict[str, Any]:
@@ -176,7 +188,7 @@ def show_segments(name: str, log: Verification) -> None:
         ),
     ],
     exits={
-        ExitCode.OK: "every frame, header, seal and append record is sound",
+        ExitCode.OK: "every frame, header, seal, append record and state is sound",
         ExitCode.FAILED: "problems were found; they are listed",
         ExitCode.STORAGE: "the files cannot be read, or a newer Hermes wrote them",
         ExitCode.INTERRUPTED: "interrupted (Ctrl-C)",
@@ -185,7 +197,7 @@ def show_segments(name: str, log: Verification) -> None:
 @directory_argument
 @json_option
 def verify(directory: Path, stream: str | None, as_json: bool) -> None:
-    """Check every frame, header, seal and append record in DIR.
+    """Check every frame, header, seal, append record and state in DIR.
 
     What is wrong is listed with its file, the offset of the frame or record in it, the sequences
     that are missing because of it, and how many sound messages stand behind.  Nothing is repaired:
@@ -203,20 +215,29 @@ def verify(directory: Path, stream: str | None, as_json: bool) -> None:
                 progress.show(f"verifying {name}: {format_bytes(done)} of {format_bytes(total)}")
 
             found[name] = verify_log(place, progress=verified)
-    sound = all(log.sound for log in found.values())
+    states = state_problems(directory, found)
+    sound = all(log.sound for log in found.values()) and not states
     if as_json:
         streams = [verification_object(name, log) for name, log in found.items()]
-        print_json({"directory": str(directory), "sound": sound, "streams": streams})
+        print_json(
+            {
+                "directory": str(directory),
+                "sound": sound,
+                "streams": streams,
+                "states": problem_objects(states),
+            }
+        )
     else:
         for name, log in found.items():
             show_verification(name, log)
+        show_problems(states)
     if not sound:
         raise SystemExit(int(ExitCode.FAILED))
 
 
 def sound_behind(log: Verification, problem: Problem) -> int:
     """Sound messages that stand behind a problem that cost some; 0 for one that cost none."""
-    if not problem.missing:
+    if not problem.missing or not log.segments:
         return 0
     last = log.segments[-1].next_sequence - 1
     lost_later = sum(

@@ -160,3 +160,51 @@ def test_an_unknown_stream_is_explained(hermes: Hermes, data: Path) -> None:
 
     assert done.returncode == 2
     assert b"md" in done.stderr
+
+
+def test_verify_names_the_newest_messages_that_are_missing(hermes: Hermes, data: Path) -> None:
+    """A newest segment that is gone is counted, also if it was the only one; dump says so, too."""
+    segment(data).unlink()
+
+    code, found = verified(hermes, data)
+    text = hermes("log", "verify", data, "--stream", "md")
+    dumped = hermes("log", "dump", data, "--stream", "md")
+
+    assert (code, found["missing"]) == (1, MESSAGES)
+    assert [problem["kind"] for problem in found["problems"]] == ["end"]
+    assert b"1000 messages missing" in text.stdout or b"1,000 messages missing" in text.stdout
+    assert (dumped.returncode, dumped.stdout) == (4, b"")
+    assert b"1 to 1000" in dumped.stderr
+
+
+@pytest.mark.parametrize("name", ["state/positions", "streams/md/epochs"])
+def test_verify_checks_each_byte_of_state(
+    hermes: Hermes, make_broker: Callable[..., RunningBroker], name: str
+) -> None:
+    """Positions and epochs as well: what is flipped is named with its file."""
+    broker = make_broker("--stream", "md=md.>")
+    hermes("pub", "md.a", "x", url=broker.url)
+    sub = ("sub", "md.a", "--durable", "me", "--from", "earliest", "--count", "1")
+    assert hermes(*sub, url=broker.url).returncode == 0
+    assert broker.end() == 0
+    path = broker.data / name
+    size = path.stat().st_size
+    clean = hermes("log", "verify", broker.data)
+
+    assert clean.returncode == 0, clean.stdout
+    for offset in (0, 4, 8, size - 1):
+        flip(path, offset)
+        done = hermes("log", "verify", broker.data, "--json")
+        flip(path, offset)
+        assert done.returncode == 1, offset
+        assert [state["file"] for state in json.loads(done.stdout)["states"]] == [str(path)]
+
+
+def test_inspect_shows_epochs(hermes: Hermes, data: Path) -> None:
+    """One for each start, with the sequence at which it began."""
+    done = hermes("log", "inspect", data, "--stream", "md", "--json")
+    text = hermes("log", "inspect", data, "--stream", "md")
+
+    (stream,) = json.loads(done.stdout)
+    assert [epoch["first_sequence"] for epoch in stream["epochs"]] == [1]
+    assert f"{stream['epochs'][0]['epoch']:x} from 1".encode() in text.stdout
