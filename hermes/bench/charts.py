@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hermes.bench import svg
+from hermes.bench.markup import NOTHING, Markup, element, join
 
 Row = dict[str, Any]
 
@@ -56,7 +57,7 @@ def _control(row: Row) -> bool:
     return bool(row["kind"] == "control")
 
 
-def _frame(title: str, x: Any, y: Any, x_ticks: Sequence[tuple[float, str]]) -> list[str]:
+def _frame(title: str, x: Any, y: Any, x_ticks: Sequence[tuple[float, str]]) -> list[Markup]:
     """Title, grid and axes; y is logarithmic, in us."""
     drawn = [svg.text(0, 16, title, "title")]
     bottom = TOP + PLOT_HEIGHT
@@ -71,8 +72,13 @@ def _frame(title: str, x: Any, y: Any, x_ticks: Sequence[tuple[float, str]]) -> 
 
 
 def _finished(
-    drawn: list[str], rows: Sequence[Row], palette: Palette, caption: str, title: str, alone: bool
-) -> str:
+    drawn: list[Markup],
+    rows: Sequence[Row],
+    palette: Palette,
+    caption: str,
+    title: str,
+    alone: bool,
+) -> Markup:
     """With what the x axis means, and the legend."""
     under = TOP + PLOT_HEIGHT + 36
     drawn.append(svg.text((LEFT + WIDTH - RIGHT) / 2, under, caption, "quiet middle"))
@@ -83,7 +89,7 @@ def _finished(
     legend, height = svg.legend(entries, x=4, y=under + 24, width=WIDTH - 8)
     drawn.append(legend)
     return svg.drawing(
-        "".join(drawn), width=WIDTH, height=under + 12 + height, label=title, alone=alone
+        join(drawn), width=WIDTH, height=under + 12 + height, label=title, alone=alone
     )
 
 
@@ -92,12 +98,14 @@ def _scale(values: Sequence[float]) -> svg.Log:
     return svg.Log(low / 1.3, high * 1.3, TOP + PLOT_HEIGHT, TOP)
 
 
-def percentiles(rows: Sequence[Row], palette: Palette, title: str, *, alone: bool = False) -> str:
+def percentiles(
+    rows: Sequence[Row], palette: Palette, title: str, *, alone: bool = False
+) -> Markup:
     """A curve for each row; the x axis is a step per nine."""
     curves = [(row, [(100 / (100 - share), us) for share, us in row["curve"]]) for row in rows]
     curves = [(row, points) for row, points in curves if points]
     if not curves:
-        return ""
+        return NOTHING
     y = _scale([us for _, points in curves for _, us in points])
     far = max(points[-1][0] for _, points in curves)
     x = svg.Log(2.0, max(far, 20.0), LEFT, WIDTH - RIGHT)
@@ -116,12 +124,12 @@ def percentiles(rows: Sequence[Row], palette: Palette, title: str, *, alone: boo
 
 def loads(
     rows: Sequence[Row], palette: Palette, metric: str, title: str, *, alone: bool = False
-) -> str:
+) -> Markup:
     """A line for each contestant over the offered load; hollow where less got through."""
     rows = [row for row in rows if row.get("rate") and metric in row]
     rates = sorted({row["rate"] for row in rows})
     if len(rates) < 2:
-        return ""
+        return NOTHING
     y = _scale([row[metric] for row in rows])
     x = svg.Log(rates[0] / 1.25, rates[-1] * 1.25, LEFT, WIDTH - RIGHT)
     drawn = _frame(title, x, y, [(rate, count(rate)) for rate in rates])
@@ -134,15 +142,15 @@ def loads(
     return _finished(drawn, rows, palette, "messages a second, offered", title, alone)
 
 
-def _dot(row: Row, x: float, y: float, colour: str, metric: str) -> str:
+def _dot(row: Row, x: float, y: float, colour: str, metric: str) -> Markup:
     keeps_up = row["msgs_per_s"] >= SATURATED * row["rate"] * row["subscribers"]
     tip = (
         f"{row['transport']} at {count(row['rate'])}/s: {_us(row[metric])}; "
         f"{count(row['msgs_per_s'])}/s got through"
     )
-    return svg.element(
+    return element(
         "circle",
-        svg.element("title", tip),
+        element("title", tip),
         cx=x,
         cy=y,
         r=3.6,
@@ -151,13 +159,13 @@ def _dot(row: Row, x: float, y: float, colour: str, metric: str) -> str:
     )
 
 
-def bars(rows: Sequence[Row], palette: Palette, title: str, *, alone: bool = False) -> str:
+def bars(rows: Sequence[Row], palette: Palette, title: str, *, alone: bool = False) -> Markup:
     """A bar for each row's rate, with its lowest and highest round.
 
     Controls that are far longer than everything else are cut, and say so.
     """
     if not rows:
-        return ""
+        return NOTHING
     ours = [row["spread"]["msgs_per_s"][1] for row in rows if not _control(row)]
     every = [row["spread"]["msgs_per_s"][1] for row in rows]
     high = min(max(every), CUT * max(ours)) if ours else max(every)
@@ -174,10 +182,10 @@ def bars(rows: Sequence[Row], palette: Palette, title: str, *, alone: bool = Fal
     drawn.append(
         svg.text((left + WIDTH - 62) / 2, bottom + 34, "messages a second", "quiet middle")
     )
-    return svg.drawing("".join(drawn), width=WIDTH, height=bottom + 44, label=title, alone=alone)
+    return svg.drawing(join(drawn), width=WIDTH, height=bottom + 44, label=title, alone=alone)
 
 
-def _bar(row: Row, x: svg.Linear, top: float, palette: Palette, high: float) -> list[str]:
+def _bar(row: Row, x: svg.Linear, top: float, palette: Palette, high: float) -> list[Markup]:
     rate, (low, most) = row["msgs_per_s"], row["spread"]["msgs_per_s"]
     middle, end, cut = top + BAR_PX / 2, x(rate), rate > high
     name = row["transport"]
@@ -186,9 +194,9 @@ def _bar(row: Row, x: svg.Linear, top: float, palette: Palette, high: float) -> 
     lost = f" lost {row['lost']:,}" if row["lost"] else ""
     drawn = [
         svg.text(x.start - 8, middle + 4, shown, "end quiet" if _control(row) else "end"),
-        svg.element(
+        element(
             "rect",
-            svg.element("title", tip),
+            element("title", tip),
             x=x.start,
             y=top,
             width=max(1.0, end - x.start),

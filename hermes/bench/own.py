@@ -18,6 +18,7 @@ from hermes.bench.contestant import Conditions, Job, Kind, Measure, Pass
 from hermes.bench.stage import READY_S, Failed, Process, Stage
 from hermes.errors import HermesError, PluginFailed, Timeout
 from hermes.plugins import Plugins, default_plugins
+from hermes.shown import redacted
 from hermes.url import Url, parse_url
 
 BATCH_COUNT = 4096
@@ -298,5 +299,5 @@ def contestants(names: Sequence[str], plugins: Plugins | None = None) -> list[Tr
         url = parse_url(name)
         if url.scheme not in known.names("transport"):
             known.transport(url.scheme)  # raises, and suggests
-        found.append(TransportContestant(name, url, known))
+        found.append(TransportContestant(redacted(name), url, known))
     return found

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from html import escape
 from typing import Any
 
 from hermes.bench import charts, svg
+from hermes.bench.markup import NOTHING, Markup, element, join, trusted
 
 Row = dict[str, Any]
 
@@ -61,21 +61,27 @@ def page(result: dict[str, Any]) -> str:
     rows = [row for row in result["rows"] if row["measure"] is not None]
     palette = charts.Palette(result["rows"])
     environment = result["environment"]
+    head = [
+        _meta(charset="utf-8"),
+        _meta(name="viewport", content="width=device-width,initial-scale=1"),
+        _meta(name="color-scheme", content="light dark"),
+        element("title", "Hermes benchmark"),
+        element("style", trusted(f"{svg.variables()}{svg.STYLE}{STYLE}")),
+    ]
     body = [
-        "<h1>Hermes benchmark</h1>",
-        f'<p class="quiet">{escape(surroundings(environment))}</p>',
+        element("h1", "Hermes benchmark"),
+        element("p", surroundings(environment), class_="quiet"),
         _warnings(environment.get("warnings", []), rows),
         *(_section(measure, rows, palette) for measure in TITLES),
         _reasons(result["rows"]),
         _method(result),
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        '<meta name="color-scheme" content="light dark"><title>Hermes benchmark</title>'
-        f"<style>{svg.variables()}{svg.STYLE}{STYLE}</style></head>\n"
-        f"<body>{''.join(body)}</body></html>\n"
-    )
+    whole = element("html", element("head", *head), "\n", element("body", *body), lang="en")
+    return f"<!doctype html>\n{whole}\n"
+
+
+def _meta(**attributes: str) -> Markup:
+    return trusted(element("meta", **attributes).removesuffix("</meta>"))  # it has no end
 
 
 def surroundings(environment: dict[str, Any]) -> str:
@@ -95,7 +101,7 @@ def surroundings(environment: dict[str, Any]) -> str:
     return " · ".join(parts)
 
 
-def pictures(measure: str, rows: Sequence[Row], *, alone: bool = False) -> dict[str, str]:
+def pictures(measure: str, rows: Sequence[Row], *, alone: bool = False) -> dict[str, Markup]:
     """The pictures of one measure, by a name for each."""
     palette = charts.Palette(rows)
     return _pictures(measure, [row for row in rows if row["measure"] == measure], palette, alone)
@@ -103,8 +109,8 @@ def pictures(measure: str, rows: Sequence[Row], *, alone: bool = False) -> dict[
 
 def _pictures(
     measure: str, rows: Sequence[Row], palette: charts.Palette, alone: bool
-) -> dict[str, str]:
-    found: dict[str, str] = {}
+) -> dict[str, Markup]:
+    found: dict[str, Markup] = {}
     sizes = list(dict.fromkeys(row["size"] for row in rows))
     if measure in ("throughput", "fanout"):
         for size in sizes:
@@ -130,29 +136,32 @@ def _pictures(
     return {name: drawn for name, drawn in found.items() if drawn}
 
 
-def _section(measure: str, rows: Sequence[Row], palette: charts.Palette) -> str:
+def _section(measure: str, rows: Sequence[Row], palette: charts.Palette) -> Markup:
     mine = [row for row in rows if row["measure"] == measure]
     if not mine:
-        return ""
+        return NOTHING
     title, what = TITLES[measure]
-    drawn = _pictures(measure, mine, palette, False).values()
-    figures = "".join(f"<figure>{picture}</figure>" for picture in drawn)
+    figures = [element("figure", one) for one in _pictures(measure, mine, palette, False).values()]
     apis = dict.fromkeys(row["api"] for row in mine if row["kind"] != "control")
     api = f" Measured with: {'; '.join(apis)}." if apis else ""
-    return (
-        f'<h2 id="{measure}">{title}</h2><p class="quiet">{escape(what + api)}</p>'
-        f'<div class="grid">{figures}</div>{_table(measure, mine, palette)}'
+    return join(
+        [
+            element("h2", title, id=measure),
+            element("p", what + api, class_="quiet"),
+            element("div", *figures, class_="grid"),
+            _table(measure, mine, palette),
+        ]
     )
 
 
-def _table(measure: str, rows: Sequence[Row], palette: charts.Palette) -> str:
+def _table(measure: str, rows: Sequence[Row], palette: charts.Palette) -> Markup:
     timed = measure in ("latency", "round_trip")
     heads = ["", "size"]
     heads += ["offered/s"] if measure == "latency" else []
     heads += ["messages/s"] + ([] if timed else ["lowest to highest"])
     heads += ["p50", "p99", "p99.9", "max"] if timed else []
     heads += ["sent", "lost", "CPU s per million", ""]
-    lines = [f"<tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>"]
+    lines = [element("tr", *(element("th", head) for head in heads))]
     for row in rows:
         cells = [f"{row['size']:,} B"]
         cells += [f"{row['rate']:,.0f}"] if measure == "latency" else []
@@ -162,24 +171,27 @@ def _table(measure: str, rows: Sequence[Row], palette: charts.Palette) -> str:
         else:
             keys = ("p50_us", "p99_us", "p999_us", "max_us")
             cells += [duration(row[key]) if key in row else "" for key in keys]
-        lost = f'<span class="bad">{row["lost"]:,}</span>' if row["lost"] else "0"
+        lost = element("span", f"{row['lost']:,}", class_="bad") if row["lost"] else "0"
         cpu = ", ".join(f"{kind} {value:.3g}" for kind, value in row["cpu_s_per_million"].items())
-        cells += [f"{row['sent']:,}", lost, escape(cpu), _mark(row)]
-        swatch = (
-            f'<span class="swatch" style="background:var(--{palette[row["transport"]]})"></span>'
-        )
-        name = f'<td title="{escape(row["note"])}">{swatch}{escape(row["transport"])}</td>'
-        kind = ' class="control"' if row["kind"] == "control" else ""
-        lines.append(f"<tr{kind}>{name}{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
-    return f'<div class="wide"><table>{"".join(lines)}</table></div>'
+        cells += [f"{row['sent']:,}", lost, cpu, _mark(row)]
+        colour = f"background:var(--{palette[row['transport']]})"
+        swatch = element("span", class_="swatch", style=colour)
+        name = element("td", swatch, row["transport"], title=row["note"])
+        kind = "control" if row["kind"] == "control" else ""
+        lines.append(element("tr", name, *(element("td", cell) for cell in cells), class_=kind))
+    return _wide(lines)
 
 
-def _mark(row: Row) -> str:
+def _wide(lines: Iterable[Markup]) -> Markup:
+    return element("div", element("table", *lines), class_="wide")
+
+
+def _mark(row: Row) -> Markup:
     if not row["disturbed"]:
-        return ""
+        return NOTHING
     who = f" ({row['culprit']})" if row["culprit"] else ""
     tip = f"other programs took {row['elsewhere']:.0%} of all cores{who}"
-    return f'<span class="mark" title="{escape(tip)}">disturbed, {row["elsewhere"]:.0%}</span>'
+    return element("span", f"disturbed, {row['elsewhere']:.0%}", class_="mark", title=tip)
 
 
 def duration(us: float) -> str:
@@ -190,7 +202,7 @@ def duration(us: float) -> str:
     return f"{us:.3g} µs" if us >= 1 else f"{us * 1e3:.3g} ns"
 
 
-def _warnings(said: Iterable[str], rows: Sequence[Row]) -> str:
+def _warnings(said: Iterable[str], rows: Sequence[Row]) -> Markup:
     listed = [*said]
     disturbed = sum(row["disturbed"] for row in rows)
     if disturbed:
@@ -199,32 +211,35 @@ def _warnings(said: Iterable[str], rows: Sequence[Row]) -> str:
             "they are marked"
         )
     if not listed:
-        return ""
-    items = "".join(f"<li>{escape(item)}</li>" for item in listed)
-    return f'<div class="notes"><ul>{items}</ul></div>'
+        return NOTHING
+    items = [element("li", item) for item in listed]
+    return element("div", element("ul", *items), class_="notes")
 
 
-def _reasons(rows: Sequence[Row]) -> str:
+def _reasons(rows: Sequence[Row]) -> Markup:
     missing = [row for row in rows if row["measure"] is None]
     if not missing:
-        return ""
-    lines = "".join(
-        f'<tr><td>{escape(row["transport"])}</td><td class="text">{escape(row["error"])}</td></tr>'
+        return NOTHING
+    lines = [
+        element("tr", element("td", row["transport"]), element("td", row["error"], class_="text"))
         for row in missing
-    )
-    return f'<h2>Not measured</h2><div class="wide"><table>{lines}</table></div>'
+    ]
+    return join([element("h2", "Not measured"), _wide(lines)])
 
 
-def _method(result: dict[str, Any]) -> str:
-    sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in result["method"])
-    facts = "".join(
-        f"<dt>{escape(name.replace('_', ' '))}</dt><dd>{escape(_plain(value))}</dd>"
+def _method(result: dict[str, Any]) -> Markup:
+    sentences = [element("li", sentence) for sentence in result["method"]]
+    facts = [
+        join([element("dt", name.replace("_", " ")), element("dd", _plain(value))])
         for name, value in result["environment"].items()
         if name != "warnings"
-    )
-    return (
-        f'<h2>Method</h2><ul class="method">{sentences}</ul>'
-        f"<details><summary>Environment</summary><dl>{facts}</dl></details>"
+    ]
+    return join(
+        [
+            element("h2", "Method"),
+            element("ul", *sentences, class_="method"),
+            element("details", element("summary", "Environment"), element("dl", *facts)),
+        ]
     )
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
+
+from hermes.bench.markup import NOTHING, Markup, element, join, number, trusted
 
 FONT_PX = 12.5
 CHARACTER_PX = 0.56 * FONT_PX
@@ -47,35 +48,24 @@ def variables() -> str:
     return f":root{{{LIGHT}}}@media(prefers-color-scheme:dark){{:root{{{DARK}}}}}"
 
 
-def element(tag: str, content: str = "", **attributes: object) -> str:
-    """One element; ``_`` in a name stands for ``-``, ``class_`` for ``class``."""
-    parts = [
-        f' {name.rstrip("_").replace("_", "-")}="{escape(_text(value), quote=True)}"'
-        for name, value in attributes.items()
-    ]
-    return f"<{tag}{''.join(parts)}>{content}</{tag}>" if content else f"<{tag}{''.join(parts)}/>"
-
-
-def text(x: float, y: float, said: str, class_: str = "") -> str:
+def text(x: float, y: float, said: str, class_: str = "") -> Markup:
     """Some words."""
-    return element("text", escape(said), x=x, y=y, class_=class_)
+    return element("text", said, x=x, y=y, class_=class_)
 
 
-def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> str:
+def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> Markup:
     """A straight line."""
     return element("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=class_)
 
 
-def path(points: Iterable[tuple[float, float]], class_: str, colour: str, title: str = "") -> str:
+def path(
+    points: Iterable[tuple[float, float]], class_: str, colour: str, title: str = ""
+) -> Markup:
     """A line through points, with a tooltip."""
-    steps = [f"{_text(x)} {_text(y)}" for x, y in points]
-    tip = element("title", escape(title)) if title else ""
+    steps = [f"{number(x)} {number(y)}" for x, y in points]
+    tip = element("title", title) if title else NOTHING
     style = f"stroke:var(--{colour})"
     return element("path", tip, d="M" + "L".join(steps), class_=class_, style=style)
-
-
-def _text(value: object) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +113,7 @@ class Linear:
 
 def legend(
     entries: Sequence[tuple[str, str, bool]], *, x: float, y: float, width: float
-) -> tuple[str, float]:
+) -> tuple[Markup, float]:
     """Names beside a piece of their line (name, colour, whether it is a floor); returns the
     drawing and the height it takes."""
     drawn, left, top = [], x, y
@@ -135,17 +125,24 @@ def legend(
         drawn.append(path([(left, top - 4), (left + 18, top - 4)], style, colour))
         drawn.append(text(left + 23, top, name, "quiet" if is_floor else ""))
         left += wide
-    return "".join(drawn), top - y + 19 if entries else 0.0
+    return join(drawn), top - y + 19 if entries else 0.0
 
 
-def drawing(content: str, *, width: float, height: float, label: str, alone: bool = False) -> str:
+def drawing(
+    content: Markup, *, width: float, height: float, label: str, alone: bool = False
+) -> Markup:
     """The whole; ``alone``: with its style, as a file of its own."""
-    style = element("style", variables() + STYLE) if alone else ""
-    ground = element("rect", width=width, height=height, style="fill:var(--paper)") if alone else ""
+    style = element("style", trusted(variables() + STYLE)) if alone else NOTHING
+    ground = (
+        element("rect", width=width, height=height, style="fill:var(--paper)") if alone else NOTHING
+    )
     attributes = {"xmlns": "http://www.w3.org/2000/svg"} if alone else {}
     return element(
         "svg",
-        style + ground + element("title", escape(label)) + content,
+        style,
+        ground,
+        element("title", label),
+        content,
         **attributes,
         viewBox=f"0 0 {width:g} {height:g}",
         class_="plot",

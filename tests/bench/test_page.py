@@ -6,6 +6,7 @@ import shutil
 import struct
 import subprocess
 import zlib
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,43 @@ def test_what_others_say_is_escaped(written: Path) -> None:
     assert "make &lt;all&gt;" in text
     assert "no &lt;network&gt; here" in text
     assert "a &lt;warning&gt;" in text
+
+
+def test_no_text_of_a_run_becomes_markup() -> None:
+    """Whatever stands in a run, in texts, tooltips, attributes and pictures of their own: the page
+    has the same elements as with harmless text, and no attribute more."""
+
+    class Elements(HTMLParser):
+        def __init__(self, text: str) -> None:
+            super().__init__()
+            self.found: list[tuple[str, list[str]]] = []
+            self.feed(text)
+
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            self.found.append((tag, [name for name, _ in attrs if name != "title"]))
+
+    def made(text: str) -> list[str]:
+        listed = rows()
+        for one in listed:
+            one["transport"] += text
+            if one["measure"] is None:
+                one["error"] = text
+            else:
+                one |= {"note": text, "api": text, "culprit": text, "disturbed": True}
+                one["cpu_s_per_million"] = {text: 0.5}
+        environment = {
+            "date": text, "commit": text, "cpu": text, "cores": 8, "kernel": text, "python": text,
+            "versions": {"hermes-broker": text}, "core_round_trip_ns": 120, "warnings": [text], text: text,
+        }  # fmt: skip
+        drawn = [*page.pictures("latency", listed, alone=True).values()]
+        drawn += page.pictures("fanout", listed, alone=True).values()
+        whole = page.page({"rows": listed, "environment": environment, "method": [text]})
+        return [whole, *drawn]
+
+    evil = "\"'><img src=x onerror=alert(1)></title></style><script>&\x1b]0;x\x07"
+    for harmless, suspect in zip(made("abc"), made(evil), strict=True):
+        assert Elements(suspect).found == Elements(harmless).found
+        assert not {"\x1b", "\x07"} & set(suspect)
 
 
 def test_loss_and_disturbance_are_marked(written: Path) -> None:
