@@ -7,6 +7,7 @@ bytes go in and out.  Knows nothing of what the bytes mean, nor how it is told t
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import socket
@@ -38,6 +39,9 @@ LINGER_BYTES = 64 * 1024 * 1024
 """Bytes dropped meanwhile, at most."""
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 """What accept fails with when the process or the machine has no room for another connection."""
+LOOKS_PER_BOUND = 4
+"""Looks at each connection's path within the time it may be silent."""
+NS_PER_S = 1_000_000_000
 PASSING = frozenset(
     {errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.EHOSTUNREACH}
 )
@@ -78,7 +82,8 @@ class ServingAgent(ABC, Generic[L]):
     """The part of a :class:`hermes.transport.Agent` that is the same for every medium.
 
     ``link`` makes what stands for a connection, which finds it as its ``attachment``; ``describe``
-    says who a peer is, ``prepare`` sets the options of an accepted socket.
+    says who a peer is, ``prepare`` sets the options of an accepted socket.  ``unanswered`` tells
+    whether the peer's machine has answered nothing for ``path_bound_ns``; 0: nobody asks.
     """
 
     def __init__(
@@ -90,8 +95,13 @@ class ServingAgent(ABC, Generic[L]):
         describe: Callable[[socket.socket, Any], Peer],
         prepare: Callable[[socket.socket], None],
         connections_max: int,
+        path_bound_ns: int = 0,
+        unanswered: Callable[[socket.socket, int], bool] | None = None,
     ) -> None:
         self._link = link
+        self._path_bound_ns = path_bound_ns
+        self._unanswered = unanswered
+        self._unseen: list[L] = []  # whose paths have not been looked at in this turn
         self._url = url
         self._kernel = kernel
         self._ready = kernel.ready
@@ -106,7 +116,16 @@ class ServingAgent(ABC, Generic[L]):
         self._closed = False
         self._faults = Faults(LOG)
         self._counters = dict.fromkeys(
-            ("accepted", "refused", "accept_pauses", "connections_lost", "stalls", "lingered"), 0
+            (
+                "accepted",
+                "refused",
+                "accept_pauses",
+                "connections_lost",
+                "dead_paths",
+                "stalls",
+                "lingered",
+            ),
+            0,
         )
         close_in_children(self)
 
@@ -183,6 +202,25 @@ class ServingAgent(ABC, Generic[L]):
         """Accepts, refusals, pauses for want of descriptors, losses, stalls, sockets that
         lingered, unexpected errors in serving one peer."""
         return {**self._counters, "faults": self._faults.count, "connections": len(self._links)}
+
+    def watch_paths(self) -> None:
+        """Lose the connections whose paths are dead; see :class:`hermes.transport.PathWatcher`.
+
+        Each is looked at a few times within the bound, a share of them at a time.
+        """
+        if not self._path_bound_ns or self._unanswered is None:
+            return
+        if not self._unseen:
+            self._unseen = list(self._links.values())
+        looks = max(1, LOOKS_PER_BOUND * NS_PER_S * len(self._links) // self._path_bound_ns)
+        for _ in range(min(looks + 1, len(self._unseen))):
+            link = self._unseen.pop()
+            if link.gone or link.until_ns or not self._unanswered(link.sock, self._path_bound_ns):
+                continue
+            self._counters["dead_paths"] += 1
+            with contextlib.suppress(OSError):
+                link.sock.shutdown(socket.SHUT_RDWR)  # ends what the system does with it meanwhile
+            self._lose(link, TimeoutError("the peer's machine has answered nothing for long"))
 
     def close(self) -> None:
         """Close every socket at once."""

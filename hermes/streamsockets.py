@@ -83,7 +83,8 @@ class _Link(Link):
 class SocketAgent(ServingAgent[_Link]):
     """Serves every peer of one acceptor; see :class:`hermes.transport.Agent` for the contract.
 
-    ``describe`` says who a peer is, ``prepare`` sets the options of an accepted socket.
+    ``describe`` says who a peer is, ``prepare`` sets the options of an accepted socket; the last two
+    are :class:`~hermes.serving.ServingAgent`'s.
     """
 
     def __init__(
@@ -95,6 +96,8 @@ class SocketAgent(ServingAgent[_Link]):
         describe: Callable[[socket.socket, Any], Peer],
         prepare: Callable[[socket.socket], None] = lambda sock: None,
         connections_max: int = 10_000,
+        path_bound_ns: int = 0,
+        unanswered: Callable[[socket.socket, int], bool] | None = None,
     ) -> None:
         super().__init__(
             _Link,
@@ -103,6 +106,8 @@ class SocketAgent(ServingAgent[_Link]):
             describe=describe,
             prepare=prepare,
             connections_max=connections_max,
+            path_bound_ns=path_bound_ns,
+            unanswered=unanswered,
         )
         self._acceptor = acceptor
         try:

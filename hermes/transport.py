@@ -275,6 +275,16 @@ class NativeChannel(Protocol):
 
 
 @runtime_checkable
+class PathWatcher(Protocol):
+    """An :class:`Agent` that can tell a dead path from a peer that does not read.  A broker asks about
+    once a second; an agent without this has the system find out."""
+
+    def watch_paths(self) -> None:
+        """Lose the connections whose peers' machines have answered nothing for too long.  In the
+        polling thread, not within :meth:`Agent.poll`; takes a millisecond at most."""
+
+
+@runtime_checkable
 class ReadingChannel(NativeChannel, Protocol):
     """A channel whose ``medium`` is for writing only, because Python decides on what is read: it has
     the waiting done in native code all the same, with all that a waiting client asks for."""

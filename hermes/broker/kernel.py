@@ -33,7 +33,7 @@ from hermes.native.envelopes import address_of
 from hermes.native.express import HandOut
 from hermes.native.log import LogEvent
 from hermes.storage import Storage
-from hermes.transport import Agent, Peer
+from hermes.transport import Agent, PathWatcher, Peer
 from hermes.units import Duration
 from hermes.url import parse_url
 from hermes.wire.messages import Limits
@@ -71,6 +71,8 @@ TURN_NS = 500_000
 """How long a pass works on requests that are under way, of all connections together, ns."""
 SWEEP_BUDGET = 16384
 """Topic names matched in one pass for filters that have come or gone: about 0.5 ms."""
+PATHS_NS = NS_PER_S
+"""How often agents look for peers whose machines answer nothing any more."""
 GREETING_NS = NS_PER_S // 4
 """How often connections that have not said Hello are looked at."""
 
@@ -613,6 +615,7 @@ class Kernel:
         self.loop.call_every(TRIM_NS, self._trim)
         self.loop.call_every(WATCH_NS, self._watch_clock)
         self.loop.call_every(GREETING_NS, self._dismiss_silent)
+        self.loop.call_every(PATHS_NS, self._watch_paths)
         if self.hooks.measures:
             self.loop.call_every(
                 int(self.config.metrics), lambda: self.hooks.metrics(queries.counters(self))
@@ -664,6 +667,11 @@ class Kernel:
                 "forward" if step_ns > 0 else "back",
                 Duration(abs(step_ns) // NS_PER_S * NS_PER_S),
             )
+
+    def _watch_paths(self) -> None:
+        for agent in self.agents:
+            if isinstance(agent, PathWatcher):
+                agent.watch_paths()
 
     def _dismiss_silent(self) -> None:
         if not self._ungreeted:

@@ -36,6 +36,8 @@ class TcpTransport:
             describe=partial(tcpsockets.describe, SCHEME),
             prepare=partial(tcpsockets.prepare, options=options),
             connections_max=options.connections,
+            path_bound_ns=tcpsockets.path_bound_ns(options),
+            unanswered=tcpsockets.unanswered,
         )
 
     def dial(self, url: Url, timeout_ns: int) -> Channel:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from hermes.forks import end_socket
 from hermes.serving import OUTPUT_MAX, Link, ServingAgent
 from hermes.streamsockets import BULK
+from hermes.tcpsockets import unanswered
 from hermes.transport import Connection, Kernel, Peer
 from hermes_uring._ring import ACCEPT, READABLE, RECEIVE, SEND, Ring
 
@@ -88,6 +89,7 @@ class RingAgent(ServingAgent[_Link]):
         describe: Callable[[socket.socket, Any], Peer],
         prepare: Callable[[socket.socket], None],
         connections_max: int,
+        path_bound_ns: int = 0,
     ) -> None:
         super().__init__(
             _Link,
@@ -96,6 +98,8 @@ class RingAgent(ServingAgent[_Link]):
             describe=describe,
             prepare=prepare,
             connections_max=connections_max,
+            path_bound_ns=path_bound_ns,
+            unanswered=unanswered,
         )
         self._listener = listener
         self._family = listener.family

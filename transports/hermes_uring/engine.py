@@ -91,6 +91,8 @@ class AutoTransport(UringTransport):
             describe=partial(tcpsockets.describe, AUTO),
             prepare=partial(tcpsockets.prepare, options=options),
             connections_max=options.connections,
+            path_bound_ns=tcpsockets.path_bound_ns(options),
+            unanswered=tcpsockets.unanswered,
         )
 
 
@@ -114,6 +116,7 @@ def _listen(url: Url, kernel: Kernel, scheme: str) -> Agent:
             describe=partial(tcpsockets.describe, scheme),
             prepare=partial(tcpsockets.prepare, options=options),
             connections_max=options.connections,
+            path_bound_ns=tcpsockets.path_bound_ns(options),
         )
     except OSError as error:
         sock.close()

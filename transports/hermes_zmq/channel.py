@@ -20,7 +20,15 @@ from hermes.url import Url
 from hermes_zmq import curve
 from hermes_zmq.options import DialOptions, router_endpoint
 from hermes_zmq.router import CHUNK, CHUNKS_MAX, END, GREETING
-from hermes_zmq.sockets import Monitor, Socket, allow_ipv6, events, make_context, make_socket
+from hermes_zmq.sockets import (
+    PATH_BOUND_S,
+    Monitor,
+    Socket,
+    allow_ipv6,
+    events,
+    make_context,
+    make_socket,
+)
 
 SIZE_MAX = 64 * 1024 * 1024
 """Bytes of a message from the broker, far over what it makes."""
@@ -180,6 +188,7 @@ def dial(url: Url, timeout_ns: int) -> DealerChannel:
             socket = make_socket(context, zmq.DEALER, high_water=CHUNKS_MAX, message_max=SIZE_MAX)
             allow_ipv6(socket, endpoint)
             socket.setsockopt(zmq.RECONNECT_IVL, -1)
+            socket.setsockopt(zmq.TCP_MAXRT, PATH_BOUND_S * 1000)
             if options.curve:
                 keys = curve.read_keys(options.curve, secret=True)
                 curve.use_curve(socket, keys, curve.public_key(options.server))

@@ -26,6 +26,8 @@ EVENTS_PER_PASS = 64
 ROUTER_MESSAGE_MAX = 4 * CHUNK
 """Bytes of a message from a Hermes client; ours make a quarter of that."""
 NS_PER_S = 1_000_000_000
+PATHS_NS = 15 * NS_PER_S
+"""Between two looks for clients whose machines answer nothing: four within the bound."""
 
 KINDS: dict[str, tuple[int, type[FeedDoor | ServeDoor | RouterDoor]]] = {
     "pub": (zmq.XSUB, FeedDoor),
@@ -92,6 +94,7 @@ class ZmqAgent:
         bound = {door.place.name: door.address for door in self._doors}
         self._stirred: dict[Door, None] = dict.fromkeys(self._doors)  # to be polled, in order
         self._due_ns = 0
+        self._paths_ns = 0
         self._ready = kernel.ready
         self._wait = self._epoll.poll
         self._url = listener_url(url, options, bound)
@@ -155,6 +158,16 @@ class ZmqAgent:
             door.connections for door in self._doors if isinstance(door, RouterDoor)
         )
         return found
+
+    def watch_paths(self) -> None:
+        """See :class:`hermes.transport.PathWatcher`; now and then is enough."""
+        now_ns = time.monotonic_ns()
+        if now_ns < self._paths_ns:
+            return
+        self._paths_ns = now_ns + PATHS_NS
+        for door in self._doors:
+            if isinstance(door, RouterDoor):
+                door.watch_paths()
 
     def close(self) -> None:
         """Close every door at once; what libzmq has taken gets a moment to leave."""

@@ -9,6 +9,7 @@ peer's messages came from.
 from __future__ import annotations
 
 import errno
+import socket
 import time
 from collections import deque
 from typing import Any
@@ -16,10 +17,11 @@ from typing import Any
 import zmq
 
 from hermes.errors import ConnectionLost, Refused
+from hermes.tcpsockets import NS_PER_S, unanswered
 from hermes.transport import Connection, Peer
 from hermes_zmq.doors import Door, House
 from hermes_zmq.options import DoorPlace
-from hermes_zmq.sockets import Socket, events
+from hermes_zmq.sockets import PATH_BOUND_S, Socket, events
 
 CHUNK = 256 * 1024
 """Bytes of a message that we make."""
@@ -80,11 +82,20 @@ class Link:
 class RouterDoor(Door):
     """Serves every Hermes client of one ROUTER socket."""
 
-    def __init__(self, house: House, place: DoorPlace, socket: Socket, address: str) -> None:
-        super().__init__(house, place, socket, address)
-        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # full is an answer, not a reason to drop
+    def __init__(self, house: House, place: DoorPlace, router: Socket, address: str) -> None:
+        super().__init__(house, place, router, address)
+        router.setsockopt(zmq.ROUTER_MANDATORY, 1)  # full is an answer, not a reason to drop
         self.counts = dict.fromkeys(
-            ("accepted", "refused", "crowded", "stalls", "lost_peers", "refused_peers"), 0
+            (
+                "accepted",
+                "refused",
+                "crowded",
+                "dead_paths",
+                "stalls",
+                "lost_peers",
+                "refused_peers",
+            ),
+            0,
         )
         self._links: dict[bytes, Link] = {}
         self._by_fd: dict[int, Link] = {}
@@ -126,6 +137,13 @@ class RouterDoor(Door):
         if link is not None:
             self._gone.append(link)
             self.awake = True
+
+    def watch_paths(self) -> None:
+        """Hang up on clients whose machines have answered nothing for long: libzmq would go on for as
+        long as the system tries, and its own heartbeats would end clients that do not read."""
+        for link in list(self._links.values()):
+            if link.fd >= 0 and not link.over and _unanswered(link.fd):
+                self.counts["dead_paths"] += 1
 
     def close(self) -> None:
         """Close every connection, then the socket."""
@@ -359,6 +377,24 @@ def _descriptor(frame: zmq.Frame | None) -> int:
         return -1 if frame is None else int(frame.get(zmq.SRCFD))
     except zmq.ZMQError:
         return -1
+
+
+def _unanswered(fd: int) -> bool:
+    """Whether the peer of a socket of libzmq's has answered nothing for long; if so, its end is left
+    to libzmq, which meets it at once."""
+    try:
+        sock = socket.socket(fileno=fd)
+    except OSError:  # gone meanwhile
+        return False
+    try:
+        found = unanswered(sock, PATH_BOUND_S * NS_PER_S)
+        if found:
+            sock.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        return False
+    finally:
+        sock.detach()
+    return found
 
 
 def _peer(door: RouterDoor, frame: zmq.Frame | None) -> Peer:

@@ -23,6 +23,11 @@ from hermes_zmq import paths
 
 KEEPALIVE_S = 30
 """Silence after which the OS probes whether a TCP peer's machine is still there."""
+KEEPALIVE_PROBES = 4
+"""Unanswered probes after which it counts as gone."""
+PATH_BOUND_S = 2 * KEEPALIVE_S
+"""How long what was sent may stay unanswered before the path counts as dead: as long as the probes
+take on an idle one."""
 HANDSHAKE_MS = 10_000
 """A peer that has not finished ZeroMQ's handshake by then is hung up on."""
 LINGER_MS = 1000
@@ -76,6 +81,8 @@ def make_socket(
     socket.setsockopt(zmq.BACKLOG, BACKLOG)
     socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
     socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, KEEPALIVE_S)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, KEEPALIVE_PROBES)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, KEEPALIVE_S // KEEPALIVE_PROBES)
     socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
     socket.setsockopt(zmq.MAXMSGSIZE, message_max + SIZE_SLACK)
     return socket
