@@ -36,6 +36,16 @@ def bridge() -> None:
 @click.option(
     "--pub", "target", metavar="ENDPOINT", help="Publish to the XSUB (or SUB) bound here."
 )
+@click.option(
+    "--pull", "source", metavar="ENDPOINT", help="Record the PUSH socket that is bound here."
+)
+@click.option("--push", "sink", metavar="ENDPOINT", help="Pass work to the PULL socket bound here.")
+@click.option(
+    "--work",
+    default="",
+    metavar="TOPIC",
+    help="With --pull and --push: the topic of all work, which goes out without it.",
+)
 @click.option("--pattern", default=">", show_default=True, help="The topics to publish there.")
 @click.option(
     "--from",
@@ -65,6 +75,9 @@ def bridge_zmq(
     feed: str | None,
     prefixes: tuple[str, ...],
     target: str | None,
+    source: str | None,
+    sink: str | None,
+    work: str,
     pattern: str,
     start: Any,
     durable: str | None,
@@ -74,14 +87,20 @@ def bridge_zmq(
     url: str,
     as_json: bool,
 ) -> None:
-    """Record a ZeroMQ feed into topics (--sub), or publish topics to a ZeroMQ program (--pub).
+    """Record what a ZeroMQ program sends (--sub, --pull), or send topics to one (--pub, --push).
 
-    Runs until SIGTERM or SIGINT (Ctrl-C); then everything that has arrived is in the log.
+    A message that the broker refuses, for its topic for instance, is counted and left out.  Runs
+    until SIGTERM or SIGINT (Ctrl-C); then everything that has arrived is in the log.
     """
-    if (feed is None) == (target is None):
+    ways = {"XSUB": feed, "XPUB": target, "PULL": source, "PUSH": sink}
+    chosen = {name: place for name, place in ways.items() if place is not None}
+    if len(chosen) != 1:
         raise click.UsageError(
-            "give --sub ENDPOINT to record a feed, or --pub ENDPOINT to feed one"
+            "give one of --sub and --pull ENDPOINT to record what is sent there, or one of --pub and "
+            "--push ENDPOINT to send to it"
         )
+    if work and source is None and sink is None:
+        raise click.UsageError("--work goes with --pull or --push")
     if bool(curve) != bool(server):
         raise click.UsageError("--curve and --server go together")
     _need_pyzmq()
@@ -93,13 +112,13 @@ def bridge_zmq(
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(_stopping())
         client = stack.enter_context(hermes.connect(url, name="hermes bridge zmq"))
-        kind = zmq.XSUB if feed is not None else zmq.XPUB
-        socket = stack.enter_context(
-            connected(kind, str(feed or target), high_water=high_water, key=curve, server=server)
+        ((name, endpoint),) = chosen.items()
+        socket, watch = stack.enter_context(
+            connected(getattr(zmq, name), endpoint, high_water=high_water, key=curve, server=server)
         )
-        _say(as_json, event="started", endpoint=feed or target, url=url)
-        if feed is not None:
-            record(socket, client, list(prefixes), stop, passed)
+        _say(as_json, event="started", endpoint=endpoint, url=url)
+        if name in ("XSUB", "PULL"):
+            record(socket, watch, client, list(prefixes), stop, passed, topic=work)
         else:
 
             def gap(found: object) -> None:
@@ -107,15 +126,24 @@ def bridge_zmq(
                 click.echo(f"messages are missing: {found}", err=True)
 
             subscription = stack.enter_context(
-                client.subscribe(pattern, start=start, durable=durable, on_gap=gap)
+                client.subscribe(work or pattern, start=start, durable=durable, on_gap=gap)
             )
-            replay(socket, subscription, stop, passed, commit=durable is not None)
+            replay(
+                socket,
+                watch,
+                subscription,
+                stop,
+                passed,
+                commit=durable is not None,
+                bare=bool(work),
+            )
     _say(
         as_json,
         event="stopped",
         messages=passed.messages,
         oversized=passed.oversized,
         crowded=passed.crowded,
+        refused=passed.refused,
         gaps=passed.gaps,
     )
 
