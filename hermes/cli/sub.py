@@ -257,13 +257,17 @@ class Run:
                     self._commit()
 
     def _write(self, batch: Batch) -> None:
+        from hermes.client.position import Position
+
         written = self._writer.write(batch, self._left)
         self._left -= written
         self._messages += written
         if self._durable:
             whole = written == len(batch)
             through = batch.through if whole else batch.messages()[written - 1].sequence
-            self._positions[batch.stream] = through
+            # With the epoch it was had in: the commit may go to a broker whose log went back.
+            epoch = self._subscription.positions[batch.stream].epoch
+            self._positions[batch.stream] = Position(through, epoch)
         if self._progress.due():
             from hermes.cli.figures import format_count
 

@@ -161,6 +161,47 @@ def test_streams_and_subscriptions_have_positions_of_their_own(subscribed: Clien
     assert subscribed.protocol.positions(2) == {"default": 9, "md": 4}
 
 
+def test_an_epoch_that_ended_before_a_position_takes_it_back(client: Client) -> None:
+    """The gap comes before the first batch, which begins before it; the new epoch is known."""
+    start = m.Start(at="positions", positions={"default": 20}, epochs={"default": 7})
+    client.protocol.subscribe(1, ">", start=start)
+    gap = m.Gap(1, 0, 11, 20, "epoch")
+
+    client.deliver(WELCOME + encode_control(m.Stream(0, "default", 9)) + encode_control(gap))
+    client.deliver(ref.batch(1, 0, 10, 10) + ref.batch(1, 0, 10, 12))
+
+    assert gap in client.events
+    assert client.protocol.positions(1) == {"default": 12}
+    (resumed,) = client.protocol.snapshot().subscriptions
+    assert (resumed.start.positions, resumed.start.epochs) == ({"default": 12}, {"default": 9})
+
+
+def test_a_resumed_subscription_is_taken_back_from_where_it_stood(client: Client) -> None:
+    """A broker that takes back another position than the one it was given is wrong."""
+    start = m.Start(at="positions", positions={"default": 20}, epochs={"default": 7})
+    before = Client()
+    before.protocol.hello(client="test")
+    before.protocol.subscribe(1, ">", start=start)
+    before.deliver(WELCOME + encode_control(m.Stream(0, "default", 7)) + ref.batch(1, 0, 20, 20))
+    client.protocol.restore(before.protocol.snapshot())
+
+    with pytest.raises(errors.MalformedInput) as caught:
+        client.deliver(WELCOME + STREAM + encode_control(m.Gap(1, 0, 11, 19, "epoch")))
+
+    assert caught.value.code == "coverage"
+
+
+@pytest.mark.parametrize("sequences", [(6, 9), (1, 5), (0, 5)])
+def test_an_epoch_does_not_end_within_a_connection(
+    subscribed: Client, sequences: tuple[int, int]
+) -> None:
+    """Behind the first batch of a stream such a gap is a violation."""
+    with pytest.raises(errors.MalformedInput) as caught:
+        subscribed.deliver(encode_control(m.Gap(1, 0, *sequences, "epoch")))
+
+    assert caught.value.code == "coverage"
+
+
 def test_a_gap_moves_the_position(subscribed: Client) -> None:
     """After a gap the next batch begins behind it."""
     gap = m.Gap(1, 0, 6, 9, "retention")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import replace
 
 import hermes
 from hermes.broker import Broker
 from hermes.testing.contract import needs
+from hermes.testing.scribe import SETTINGS
 from hermes.testing.storage.contract import Contract, Ground
 
 COUNT = 2000
@@ -88,3 +90,42 @@ class BrokerContract(Contract):
             self.publish(client, 0, ack="durable")
         with self.broker(ground) as client:
             assert len(self.received(client, ">", COUNT)) == COUNT
+
+    @needs("persistent")
+    def test_a_position_goes_on_behind_a_restart(self, ground: Ground) -> None:
+        """It carries the epoch it was had in: the log that is opened again is the same one, and
+        nothing is told to be lost."""
+        with self.broker(ground) as client:
+            self.publish(client, 0, ack="appended")
+            with client.subscribe(">", start="earliest") as subscription:
+                for _ in range(COUNT):
+                    subscription.receive(timeout=self.deadline_s)
+                positions = subscription.positions
+        with self.broker(ground) as client:
+            self.publish(client, COUNT, ack="appended")
+            with client.subscribe(">", start=positions) as subscription:
+                following = subscription.receive(timeout=self.deadline_s).sequence
+                after = subscription.positions
+
+        assert following == COUNT + 1, "StreamLog: an opened log goes on behind what it has"
+        for stream, position in positions.items():
+            assert position.epoch != 0, (
+                "Storage.save_state: the epochs of its streams are kept there"
+            )
+            assert after[stream].epoch > position.epoch
+
+    @needs("persistent")
+    def test_what_was_delivered_is_told_to_the_log(self, ground: Ground) -> None:
+        """LogSettings.given_out: a log that ends before goes on behind it, or where it ends; never
+        beyond."""
+        with closing(ground.open()) as storage:
+            ground.log(storage).close()
+        with closing(ground.open()) as storage:
+            settings = replace(SETTINGS, given_out=5)
+            with closing(ground.log(storage, settings=settings)) as log:
+                next_sequence = log.status().next_sequence
+
+        assert next_sequence in (1, 6), (
+            "LogSettings.given_out: a log that ends before it goes on behind it, or where it ends; not "
+            f"at {next_sequence}"
+        )
