@@ -306,9 +306,9 @@ def test_nonsense_is_refused(option: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        (f"udp://{GROUP}:0?interface=lo", "no IPv4 address"),
-        (f"udp://{GROUP}:0?interface=192.0.2.1&insecure=yes", "has no address"),
-        (f"udp://{GROUP}:0/path?{LOOPBACK}", "no path"),
+        ("udp://GROUP:0?interface=lo", "no IPv4 address"),
+        ("udp://GROUP:0?interface=192.0.2.1&insecure=yes", "has no address"),
+        (f"udp://GROUP:0/path?{LOOPBACK}", "no path"),
         ("udp://[ff15::1]:0?interface=nonesuch", "no interface nonesuch here.*`ip link`"),
         ("udp://[ff15::1%nonesuch]:0", "no interface nonesuch here"),
         ("udp://[ff15::1]:0?interface=999999", "no interface 999999 here"),
@@ -317,7 +317,7 @@ def test_nonsense_is_refused(option: str, words: str) -> None:
 def test_addresses_that_cannot_be(url: str, words: str) -> None:
     """An interface that is none, and a path, are refused."""
     with pytest.raises(InvalidUrl, match=words):
-        UdpTransport().listen(parse_url(url), EchoKernel())
+        UdpTransport().listen(parse_url(url.replace("GROUP", GROUP)), EchoKernel())
 
 
 def test_a_history_smaller_than_two_batches() -> None:
