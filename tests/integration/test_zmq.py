@@ -325,3 +325,25 @@ def test_bridges_between_two_estates(estate: Estate) -> None:
         assert bridge.result()["messages"] == len(sent)
         assert bridge.process.wait(DEADLINE_S) == 0
     context.destroy(0)
+
+
+@pytest.mark.slow
+def test_a_vanished_subscriber_is_let_go() -> None:
+    """A subscriber whose machine acknowledges nothing any more is ended, whatever `hold` says, and the
+    other one at its door gets everything."""
+    tools = all(map(shutil.which, ("unshare", "nsenter", "ip")))
+    if os.geteuid() != 0 or not tools:
+        pytest.skip("it takes root and network namespaces")
+    if subprocess.run(["unshare", "-n", "true"], check=False).returncode:
+        pytest.skip("network namespaces are not allowed here")
+    script = Path(__file__).with_name("vanishing_subscriber.py")
+
+    done = subprocess.run(
+        ["unshare", "-n", sys.executable, script],
+        capture_output=True, text=True, timeout=4 * DEADLINE_S, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["got"] == found["sent"] == 3001
+    assert found["let_go"] == 1

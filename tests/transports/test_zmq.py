@@ -30,7 +30,7 @@ pytest.importorskip("zmq.auth")
 from hermes_zmq import doors  # noqa: E402
 from hermes_zmq import pump as pumps  # noqa: E402
 from hermes_zmq.commands import keys  # noqa: E402
-from hermes_zmq.curve import read_users  # noqa: E402
+from hermes_zmq.curve import public_key, read_users  # noqa: E402
 from hermes_zmq.router import END, PARTS_MAX  # noqa: E402
 
 TIMEOUT_MS = 60_000
@@ -536,3 +536,17 @@ def test_a_list_of_users_is_read_with_care(tmp_path: Path, text: str) -> None:
 
     with pytest.raises(InvalidUrl, match="line 3"):
         read_users(tmp_path / "users")
+
+
+@pytest.mark.parametrize("cut", [b"%", b"&", b"#", b"?"])
+def test_a_key_that_was_not_encoded_is_refused(cut: bytes) -> None:
+    """What is left of a public key whose special characters stand in a URL as they are is refused,
+    with what to do, and without the key."""
+    key = b"a" * 21 + cut + b"b" * 18
+    with pytest.raises(InvalidUrl, match="%25") as refusal:
+        public_key(key.split(cut)[0].decode())
+    with pytest.raises(InvalidUrl):
+        public_key("\u00e9" * 40)
+
+    assert "aaaa" not in str(refusal.value)
+    assert public_key(key.decode()) == key

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -215,3 +216,100 @@ def test_refused_messages_are_passed_over(
     assert counters["push_refused"] == pattern.count("no")
     assert "'no'" in caplog.text
     assert counters["faults"] == 0
+
+
+# Lines.
+
+
+def test_lines_leave_topics_to_others(programs: Programs, caplog: pytest.LogCaptureFixture) -> None:
+    """Lines that begin with a counter make topics up to half of a stream's bound; further ones are
+    carried byte for byte, counted and told of, and words that are topics already stay topics."""
+    bound = 40
+    lines = [b"%d.5 GET /" % number for number in range(500)]
+    with serving(programs, limits={"topics": bound}) as broker:
+        subscriber = programs.socket(zmq.SUB, "sub", prefix=b"")
+        programs.until(lambda: programs.counters["sub_peers"] == 1)
+        push = programs.socket(zmq.PUSH, "push")
+        push.send(lines[0])
+        assert subscriber.recv() == lines[0]
+        for line in lines[1:]:
+            push.send(line)
+        found = [subscriber.recv() for _ in lines[1:]]
+        push.send(lines[0])
+        assert subscriber.recv() == lines[0]
+        with hermes.connect(broker.urls[1]) as client, client.publisher("a.topic") as publisher:
+            publisher.send(b"there is room")
+            publisher.flush()
+            topics = {topic["topic"]: topic["messages"] for topic in client.topics()}
+        counters = programs.counters
+
+    assert found == lines[1:]
+    assert bound // 2 <= len(topics) <= bound // 2 + 2  # one for raw lines, and the client's
+    assert topics[lines[0].split()[0].decode()] == 2
+    assert topics["_zmq.raw"] == counters["push_raw_lines"] == 500 - (len(topics) - 2)
+    assert counters["push_refused"] == 0
+    assert "?split=no" in caplog.text
+
+
+# Peers that hold a door.
+
+
+def _held(programs: Programs, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A door that is held by a SUB which reads nothing, and another SUB."""
+    monkeypatch.setattr(doors, "HELD_NS", 200_000_000)
+    monkeypatch.setattr(doors, "LOOK_NS", 50_000_000)
+    monkeypatch.setattr(doors, "LOG_NS", 0)
+    stuck = zmtp.join(programs.doors["sub"], b"SUB")
+    stuck.sendall(zmtp.frame(b"\x01"))
+    other = programs.socket(zmq.SUB, "sub", prefix=b"", rcvhwm=0)
+    programs.until(lambda: programs.counters["sub_peers"] == 2)
+    return stuck, other
+
+
+def _fill(programs: Programs) -> int:
+    """Publish more than the systems' buffers hold; returns how many messages."""
+    count = 600
+    with hermes.connect(programs.broker.urls[1]) as client, client.publisher("a") as publisher:
+        publisher.send_many([bytes(65536)] * count)
+        publisher.flush()
+    return count
+
+
+def test_a_stuck_subscriber_is_let_go(
+    programs: Programs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A subscriber that reads nothing holds its door for `hold`, of which a warning tells with its
+    address; then it is ended and counted, and the others get everything."""
+    with serving(programs, "zmq+tcp://127.0.0.1:0?high_water=10&hold=1s"):
+        stuck, other = _held(programs, monkeypatch)
+        with stuck:
+            count = _fill(programs)
+            for _ in range(count):
+                assert len(other.recv_multipart()[1]) == 65536
+            counters = programs.counters
+            address = ":".join(map(str, stuck.getsockname()))
+
+    assert counters["sub_let_go"] == 1
+    assert f"held for 0 s by {address}" in caplog.text
+    assert f"ended the connection of {address}" in caplog.text
+
+
+def test_a_slow_subscriber_is_not_let_go(
+    programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A subscriber that reads, however slowly, keeps its connection and gets everything."""
+    with serving(programs, "zmq+tcp://127.0.0.1:0?high_water=10&hold=1s"):
+        stuck, other = _held(programs, monkeypatch)
+        stuck.close()
+        programs.until(lambda: programs.counters["sub_peers"] == 1)
+        slow = programs.socket(zmq.SUB, "sub", prefix=b"", rcvhwm=1, rcvbuf=65536)
+        programs.until(lambda: programs.counters["sub_peers"] == 2)
+        count = _fill(programs)
+        for _ in range(count):
+            assert len(slow.recv_multipart()[1]) == 65536
+            time.sleep(0.005)
+        for _ in range(count):
+            other.recv_multipart()
+        counters = programs.counters
+
+    assert counters["sub_let_go"] == 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from hermes_zmq.sockets import Socket
 
 KEY_SIZE = 40
 """Characters of a key, in ZeroMQ's base 85."""
+KEY_BYTES = 32
+"""Bytes that they stand for."""
 DOMAIN = "hermes"
 """ZAP's name for what is asked about."""
 ZAP_ENDPOINT = "inproc://zeromq.zap.01"
@@ -66,9 +69,19 @@ def read_keys(path: str | Path, *, secret: bool) -> Keys:
 
 def public_key(text: str) -> bytes:
     """A public key as it stands in a URL: its characters, or the name of a file that has it."""
-    if len(text) == KEY_SIZE and not Path(text).exists():
-        return text.encode()
-    return read_keys(text, secret=False).public
+    if Path(text).exists():
+        return read_keys(text, secret=False).public
+    try:
+        whole = len(text) == KEY_SIZE and len(z85.decode(text.encode())) == KEY_BYTES
+    except (ValueError, KeyError, struct.error):
+        whole = False
+    if not whole:
+        raise InvalidUrl(
+            f"a public key has {KEY_SIZE} characters of ZeroMQ's base 85, and no file is called what "
+            f"was given, of {len(text)} characters: in a URL %, &, # and ? of a key are written %25, "
+            "%26, %23 and %3F; or name the file (server=FILE.pub)"
+        )
+    return text.encode()
 
 
 def write_keys(name: str | Path, *, overwrite: bool = False) -> tuple[Path, Path, Keys]:
