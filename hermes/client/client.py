@@ -307,7 +307,7 @@ class Client:
     @property
     def closed(self) -> bool:
         """Whether :meth:`close` was called, or the connection is given up."""
-        return self._connection.over
+        return self._connection.over or self._connection.ending
 
     def close(self, timeout: float | None = None) -> None:
         """End in order: what was published is sent and acknowledged first.  Idempotent.

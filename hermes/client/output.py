@@ -25,14 +25,18 @@ class ChannelOutput:
         self._control: deque[memoryview] = deque()
         self._writing: Outbox | None = None
         self._left: list[memoryview] = []  # of the batch under way
+        self._halfway = False  # a call is writing, or was interrupted while it did
         self.error: str | None = None
 
     def attach_channel(self, channel: Channel, batch_max: int) -> None:
         """Write to ``channel`` from now on."""
         self._channel, self._batch_max, self.error = channel, batch_max, None
+        self._halfway = False
 
     def detach(self) -> None:
         """Stop writing; every outbox waits for :meth:`resume`."""
+        for outbox in self._outboxes:  # of any: an interrupt may have come before it was noted
+            outbox.abandon()
         if self._writing is not None:
             self._writing.abandon()
         self._channel, self._writing = None, None
@@ -84,14 +88,21 @@ class ChannelOutput:
         """Write what can be written now.  1: all of it; 0: the medium has no room; -HM_E*."""
         if self._channel is None:
             return CLOSED
+        if self._halfway:
+            self.error = "a call was interrupted while it sent"
+            return SYSTEM
+        self._halfway = True
+        done = SENT
         try:
             while self._next():
                 if not self._push(self._channel):
-                    return BLOCKED
+                    done = BLOCKED
+                    break
         except ConnectionLost as error:
             self.error = str(error)
-            return SYSTEM
-        return SENT
+            done = SYSTEM
+        self._halfway = False
+        return done
 
     def close(self) -> None:
         """Let go of everything.  Idempotent."""

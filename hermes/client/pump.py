@@ -157,6 +157,8 @@ class Pump(ABC):
                 "this client was made before the fork: connect in the child for one of its own"
             )
         if self.closed or self.ending:
+            if not self.closed:
+                self._do_pending()
             self._end_quietly()
             raise Closed("the client is closed")
         if self.failure is not None:
@@ -219,8 +221,11 @@ class Pump(ABC):
         """Have ``what`` ended: here if the lock is to be had, else by the next call.  Never waits, may
         be called from a finalizer."""
         self._pending.append(what)
+        self._do_pending()
+
+    def _do_pending(self) -> None:
         if not self.over and not self.forked:
-            with self._lock.hold(0) or _BUSY:
+            with self._lock.hold(0) or _BUSY:  # which tidies
                 pass
 
     def tend(self, line: Line, deadline: int | None = None) -> None:
@@ -416,7 +421,7 @@ class Pump(ABC):
     ) -> None:
         """Read once, for everybody."""
         inbox, session = link.inbox, self.session
-        if self._reading.mine and not link.native:
+        if self._reading.mine and link.waits and not link.native:
             self._wait_for_lock(0, "")
         inbox.make_room(session.protocol.needed)
         if inbox.news:  # a call was interrupted before it looked

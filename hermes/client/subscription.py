@@ -94,17 +94,15 @@ class Subscription(Closable):
     def _messages(self, limit: int) -> Iterator[Message]:
         ready = self._ready
         while not self._closed:
-            if ready:  # looked at first, because an exception costs more than a look
-                try:
-                    message = ready.popleft()
-                except IndexError:  # another thread was faster
-                    continue
-            else:
-                try:
-                    message = self._next(limit)
-                except Closed:
-                    return
-            yield message
+            try:
+                if not ready:  # looked at first, because an exception costs more than a look
+                    self._fill(deadline_in(limit), limit)
+                # In one step: an interrupt in between would lose the message.
+                yield ready.popleft()
+            except IndexError:  # another thread was faster
+                pass
+            except Closed:
+                return
 
     def batches(self, timeout: float | None = None) -> Iterator[Batch]:
         """The messages as they arrived together; ends with :exc:`Timeout` when none comes for
@@ -117,10 +115,12 @@ class Subscription(Closable):
     def _batches(self, limit: int) -> Iterator[Batch]:
         while not self._closed:
             try:
-                batch = self._next_batch(limit)
+                self._fill_batches(deadline_in(limit))
+                yield self._feed.batches.popleft()[1]
+            except IndexError:  # another thread was faster
+                pass
             except Closed:
                 return
-            yield batch
 
     # ---- positions ----
 
@@ -204,17 +204,21 @@ class Subscription(Closable):
 
     def _next(self, limit_ns: int) -> Message:
         """The next message, from the connection."""
-        ready, gaps = self._ready, self._feed.gaps
-        deadline, left = deadline_in(limit_ns), min(limit_ns, SLICE_NS)
+        ready, deadline = self._ready, deadline_in(limit_ns)
         while True:
-            self._prepare(deadline, left)
-            if ready:
-                try:
-                    # Behind the lock: an interrupt must not come between this and the caller.
-                    return ready.popleft()
-                except IndexError:  # another thread was faster
-                    pass
-            elif gaps:
+            self._fill(deadline, limit_ns)
+            try:
+                # Behind the lock: an interrupt must not come between this and the caller.
+                return ready.popleft()
+            except IndexError:  # another thread was faster
+                pass
+
+    def _fill(self, deadline: int | None, limit_ns: int) -> None:
+        """Wait until a message is ready."""
+        ready, gaps = self._ready, self._feed.gaps
+        while not ready:
+            self._prepare(deadline, min(limit_ns, SLICE_NS))
+            if gaps and not ready:
                 self._tell(gaps)
 
     def _prepare(self, deadline: int | None, left_ns: int) -> None:
@@ -265,17 +269,13 @@ class Subscription(Closable):
             Segment,
         )
 
-    def _next_batch(self, limit_ns: int) -> Batch:
-        feed, deadline = self._feed, deadline_in(limit_ns)
-        while True:
+    def _fill_batches(self, deadline: int | None) -> None:
+        """Wait until a batch is there."""
+        batches, gaps = self._feed.batches, self._feed.gaps
+        while not batches:
             self._prepare_batch(deadline)
-            if feed.batches:
-                try:
-                    return feed.batches.popleft()[1]
-                except IndexError:  # another thread was faster
-                    pass
-            elif feed.gaps:
-                self._tell(feed.gaps)
+            if gaps and not batches:
+                self._tell(gaps)
 
     def _prepare_batch(self, deadline: int | None) -> None:
         """Have a batch ready, or a gap."""

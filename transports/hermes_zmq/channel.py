@@ -50,7 +50,8 @@ class DealerChannel:
         self._socket = socket
         self._monitor = monitor
         self._fd = int(socket.getsockopt(zmq.FD))
-        self._lock = threading.Lock()  # a thread may wait while another sends
+        # A thread may wait while another sends, or itself does, from a signal handler.
+        self._lock = threading.RLock()
         self._rest = memoryview(b"")
         self._ended = False
         self._lost = False
