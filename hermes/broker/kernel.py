@@ -58,6 +58,8 @@ PROGRESS_NS = NS_PER_S
 TRIM_NS = NS_PER_S
 """How often retention by age is applied, and segments that a stalled connection holds are looked
 for."""
+TOPICS_WARN = 0.8
+"""Share of the topics that a stream may have at which a warning is logged."""
 FAREWELLS_MAX = 64
 """Connections over the limit that are there at a time to be told so; further ones just end."""
 STORAGE_TROUBLE = {
@@ -643,9 +645,24 @@ class Kernel:
                             if not reader.active:
                                 reader.connection.activate(reader)
 
+    def _look_at_topics(self, place: ServedStream) -> None:
+        """Tell whoever runs the broker, once, that a stream will soon take no new topics."""
+        topics = place.stream.status().topics
+        if not place.filling and topics >= TOPICS_WARN * place.topics_max:
+            place.filling = True
+            LOG.warning(
+                "stream %r has %d of the %d topics that it may have: then messages of new topics are "
+                "refused; look for publishers that make topics of times or counters "
+                "(`hermes topics`), or raise limits.topics",
+                place.name,
+                topics,
+                place.topics_max,
+            )
+
     def _trim(self) -> None:
         pinned = 0
         for place in self.streams:
+            self._look_at_topics(place)
             backed = place.backed
             if place.settings.retention_ns or backed or place.log.status().pinned:
                 place.log.trim(self.clock.age_ns())

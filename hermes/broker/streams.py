@@ -56,6 +56,8 @@ class ServedStream:
     ) -> None:
         self.index = index
         self.topics_max = topics_max
+        self.filling = False
+        """Most of the topics it may have are there, and a warning said so."""
         self.name = config.name
         self.config = config
         self.settings = settings

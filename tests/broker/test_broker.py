@@ -952,3 +952,23 @@ def test_a_listener_that_fails_is_closed_alone(monkeypatch: pytest.MonkeyPatch) 
     assert stats["lost_listeners"] == [lost]
     assert stats["failures"] > 0
     assert broker.failure is None
+
+
+def test_a_stream_that_fills_with_topics_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    """A warning, one for each stream, comes before new topics are refused."""
+    with (
+        Broker(listeners=["inproc:"], storage="memory:", limits={"topics": 10}) as broker,
+        hermes.connect(broker.url) as client,
+        client.publisher() as publisher,
+    ):
+        for number in range(8):
+            publisher.send(b"", topic=f"a.{number}")
+        publisher.flush()
+        deadline = time.monotonic() + 60
+        while "8 of the 10 topics" not in caplog.text:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        publisher.send(b"", topic="a.8")
+        publisher.flush()
+
+    assert caplog.text.count("topics that it may have") == 1
