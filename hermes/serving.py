@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import resource
 import socket
 import time
 from abc import ABC, abstractmethod
@@ -32,6 +33,13 @@ small."""
 ACCEPT_RETRY_NS = 100_000_000
 """Pause after accepting failed, for want of descriptors or memory as a rule: others may have closed
 some by then."""
+RESERVED = 64
+"""Descriptors that connections leave to the log, which opens two for every segment: without them it
+could take nothing more."""
+RESERVED_PART = 4
+"""Or this part of all, if that is less."""
+TELL_NS = 60_000_000_000
+"""How often it is said at most that descriptors are short."""
 LINGER_NS = 2_000_000_000
 """How long input is read and dropped after the last output, so that closing does not reset the
 connection before the peer has read it."""
@@ -46,6 +54,14 @@ PASSING = frozenset(
     {errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.EHOSTUNREACH}
 )
 """What accept fails with when only that one peer is gone."""
+
+
+def descriptors_max() -> int:
+    """The first descriptor that no connection may have: those behind are for the log's files."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return 1 << 30
+    return soft - min(RESERVED, soft // RESERVED_PART)
 
 
 class Link:
@@ -114,6 +130,7 @@ class ServingAgent(ABC, Generic[L]):
         self._retry_ns = 0  # not 0: accepting pauses until then
         self._stopped = False
         self._closed = False
+        self._told_ns = -TELL_NS
         self._faults = Faults(LOG)
         self._counters = dict.fromkeys(
             (
@@ -247,6 +264,9 @@ class ServingAgent(ABC, Generic[L]):
         try:
             if self._stopped or len(self._links) >= self._connections_max:
                 raise Refused("the listener has as many connections as it may", code="limit")
+            if sock.fileno() >= descriptors_max():
+                self._spare_descriptors()
+                raise Refused("the process needs its last descriptors itself", code="limit")
             sock.setblocking(False)
             self._prepare(sock)
             peer = self._describe(sock, sock.getpeername() if address is None else address)
@@ -263,6 +283,22 @@ class ServingAgent(ABC, Generic[L]):
                 self._faults.caught(f"{self._url}: accepting a peer", error)
             self._counters["refused"] += 1
             end_socket(sock)
+
+    def _spare_descriptors(self) -> None:
+        """Say, once in a while, that descriptors have run short."""
+        now_ns = time.monotonic_ns()
+        self._counters["accept_pauses"] += 1
+        if now_ns < self._told_ns + TELL_NS:
+            return
+        self._told_ns = now_ns
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        LOG.warning(
+            "%s turns connections away: the process has all but %d of the %d descriptors that it may "
+            "have, which the log needs; raise `ulimit -n` (LimitNOFILE= of a service)",
+            self._url,
+            soft - descriptors_max(),
+            soft,
+        )
 
     def _accept_failed(self, error: OSError) -> bool:
         """True if accepting is to pause, for want of room or for a reason that is not known here;

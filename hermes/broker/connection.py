@@ -932,7 +932,7 @@ class Connection(Outgoing):
 
     def _on_refused(self, event: PublisherRefused) -> None:
         self._kernel.refusals += 1
-        self._kernel.tell_of_refusal(event.code)
+        self._kernel.tell_of_refusal(event.code, event.error)
 
     def _on_violation(self, event: Violation) -> None:
         self._kernel.violations += 1

@@ -29,7 +29,7 @@ from hermes.broker.subscriptions import RequestRefused
 from hermes.errors import ConnectionLost, HermesError, Refused, StorageFull
 from hermes.faults import Faults
 from hermes.hookspecs import BrokerInfo, Grant, ListenerInfo
-from hermes.native.envelopes import address_of
+from hermes.native.envelopes import EFILES, EMAPS, address_of, error_text
 from hermes.native.express import HandOut
 from hermes.native.log import LogEvent
 from hermes.storage import Storage
@@ -67,6 +67,8 @@ STORAGE_TROUBLE = {
     "storage_failed": "an I/O error: look at its disk, then start the broker again",
 }
 """Refusals that whoever runs the broker has to do something about, and what."""
+MACHINE_LIMITS = (EFILES, EMAPS)
+"""Refusals for want of something else than space on a disk: the core's text says of what."""
 TELL_NS = 60 * NS_PER_S
 """How often that is said at most: every client may be refused, again and again."""
 TURN_NS = 500_000
@@ -549,14 +551,15 @@ class Kernel:
                 connection.paused = connection.holding
                 connection.mark()
 
-    def tell_of_refusal(self, code: str) -> None:
+    def tell_of_refusal(self, code: str, error: int) -> None:
         """Tell whoever runs the broker, once in a while, that messages are refused for its storage's
         sake; the clients have been told, each of its own."""
         now_ns = time.monotonic_ns()
         if code not in STORAGE_TROUBLE or now_ns < self._told_ns + TELL_NS:
             return
         self._told_ns = now_ns
-        LOG.error("%s refuses messages: %s", self.storage.url, STORAGE_TROUBLE[code])
+        why = error_text(error) if -error in MACHINE_LIMITS else STORAGE_TROUBLE[code]
+        LOG.error("%s refuses messages: %s", self.storage.url, why)
 
     def _sync_failed(self, place: ServedStream) -> None:
         """No durable acknowledgement can come any more from this stream: say so instead of staying

@@ -37,6 +37,8 @@ _KINDS: dict[int, type[Exception]] = {
     lib.HM_ETOPIC: errors.InvalidTopic,
     lib.HM_EDAMAGED: errors.StorageDamaged,
     lib.HM_ENOSPACE: errors.StorageFull,
+    lib.HM_EFILES: errors.StorageFull,
+    lib.HM_EMAPS: errors.StorageFull,
     lib.HM_EIO: errors.StorageFailed,
     lib.HM_ESYS: errors.SystemFault,
     lib.HM_ECLOSED: errors.Closed,

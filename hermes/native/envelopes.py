@@ -31,6 +31,8 @@ ESEQUENCE: int = lib.HM_ESEQUENCE
 EUNKNOWN: int = lib.HM_EUNKNOWN
 ELIMIT: int = lib.HM_ELIMIT
 ENOSPACE: int = lib.HM_ENOSPACE
+EFILES: int = lib.HM_EFILES
+EMAPS: int = lib.HM_EMAPS
 EIO: int = lib.HM_EIO
 EDENIED: int = lib.HM_EDENIED
 

@@ -268,6 +268,8 @@ REFUSAL_CODES: dict[int, str] = {
     envelopes.ELIMIT: "too_many_topics",
     envelopes.ETOPIC: "topic_refused",
     envelopes.ENOSPACE: "storage_full",
+    envelopes.EFILES: "storage_full",
+    envelopes.EMAPS: "storage_full",
     envelopes.EIO: "storage_failed",
     envelopes.EDENIED: "not_allowed",
 }

@@ -34,6 +34,8 @@ enum {
     HM_ETIMEDOUT = 24, /* the deadline passed first */
     HM_EDENIED = 25,   /* this peer may not do this */
     HM_ECOLD = 26,     /* not in memory: the store behind the log has it */
+    HM_EFILES = 27,    /* the process, or the machine, has no file descriptor left */
+    HM_EMAPS = 28,     /* memory cannot be mapped: too many maps, or too little address space */
 };
 
 /* A sentence for a code (positive or negative); never NULL. */

@@ -56,6 +56,13 @@ const char *hm_error_text(int code) {
         return "this peer may not do this";
     case HM_ECOLD:
         return "it is not in memory: the store behind the log has it";
+    case HM_EFILES:
+        return "no file descriptor is left for the log: raise `ulimit -n` (LimitNOFILE= of a "
+               "service), "
+               "or close connections";
+    case HM_EMAPS:
+        return "memory cannot be mapped for the log: choose larger segments, or raise "
+               "vm.max_map_count (sysctl) or `ulimit -v`";
     default:
         return "an unknown error code";
     }

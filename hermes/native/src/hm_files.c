@@ -25,7 +25,7 @@ static int map_file(int fd, bool writable, uint64_t *size, void **map) {
     *map = mmap(NULL, *size, protection, MAP_SHARED, fd, 0);
     if (*map == MAP_FAILED) {
         *map = NULL;
-        return -HM_ENOMEM;
+        return -HM_EMAPS;
     }
     madvise(*map, *size, MADV_WILLNEED);
     return 0;
@@ -52,7 +52,7 @@ static void read_header(hm_files *files) {
 static int map_name(int dirfd, const char *name, bool writable, uint64_t *size, void **map) {
     int fd = openat(dirfd, name, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC);
     if (fd < 0) {
-        return errno == ENOENT ? 1 : errno == EMFILE || errno == ENFILE ? -HM_ENOMEM : -HM_EIO;
+        return errno == ENOENT ? 1 : errno == EMFILE || errno == ENFILE ? -HM_EFILES : -HM_EIO;
     }
     int error = map_file(fd, writable, size, map);
     close(fd);

@@ -1,5 +1,6 @@
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/statvfs.h>
 #include <time.h>
@@ -106,8 +107,27 @@ typedef struct {
 } job;
 
 /* 0 or errno.  Without the lock: the segment is referenced, and what is sealed no longer moves. */
+/* Syncs the index file of a segment that maps it no more.  0 or errno. */
+static int sync_index(const hm_segment *segment) {
+    char name[32];
+    hm_segment_name(name, sizeof name, segment->base_sequence, "index");
+    int fd = openat(segment->pool->dirfd, name, O_RDWR | O_CLOEXEC);
+    if (fd < 0) {
+        return errno == ENOENT ? 0 : errno; /* retention was faster */
+    }
+    int error = fdatasync(fd) == 0 ? 0 : errno;
+    close(fd);
+    return error;
+}
+
 static int sync_segment(const job *todo) {
     hm_segment *segment = todo->segment;
+    if (segment->folded && segment->synced_records < todo->records) {
+        int error = sync_index(segment);
+        if (error) {
+            return error;
+        }
+    }
     if (!segment->heap_records) {
         uint64_t from = segment->synced_records ? segment->synced_records - 1 : 0;
         int error = hm_map_sync(segment->records, from * sizeof(hm_record),
@@ -212,6 +232,7 @@ void hm_helper_sync(hm_pool *pool) {
     bool directory = pool->directory_dirty;
     pool->directory_dirty = false;
     int fault = pool->sync_fault;
+    pool->sync_runs = true;
     bool failed = pool->failed != 0; /* what is not on disk may have been thrown away since */
     uint64_t turn = pool->syncs;
     hm_end mark = pool->sync_mark;
@@ -231,6 +252,7 @@ void hm_helper_sync(hm_pool *pool) {
     }
 
     pthread_mutex_lock(&pool->lock);
+    pool->sync_runs = false;
     pool->sync_served = asked;
     if (error && pool->failed == 0) {
         /* What the kernel could not write it may have thrown away: nothing can be promised any

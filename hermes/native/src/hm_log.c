@@ -146,7 +146,8 @@ static int start(hm_log *log) {
         hm_log_retire_due(log, log->pool->options.segment_bytes, 0);
         error = start_writing(log, now_ns);
     }
-    error = error == -HM_ENOSPACE ? start_reading(log) : error;
+    bool no_room = error == -HM_ENOSPACE || error == -HM_EFILES || error == -HM_EMAPS;
+    error = no_room ? start_reading(log) : error;
     log->cold_rolls = 0;
     if (error == 0 && pthread_create(&log->helper, NULL, hm_helper_main, log->pool) != 0) {
         error = -HM_ENOMEM;

@@ -42,7 +42,9 @@
 #define HM_SYNC_EACH_MAX                                                                           \
     16 /* segments synced one by one; beyond, the file system is asked once, first */
 #define HM_BACK_SLACK_NS                                                                           \
-    1000000000 /* ns that append times are held when the clock goes back less */
+    1000000000                   /* ns that append times are held when the clock goes back less */
+#define HM_FOLD_MAX        16384 /* bytes of records that are kept without a map */
+#define HM_FOLD_BEHIND     4     /* segments behind the active one that are looked at for it */
 #define HM_STARVED_WAIT_NS 100000000 /* ns between tries to get a segment on a full disk */
 
 /* The header page of a segment file; every other byte of the page is zero.
@@ -176,6 +178,7 @@ struct hm_segment {
     bool retired;    /* no longer part of the log */
     bool recyclable; /* retired, counted in `circulating`: becomes a spare with the last release */
     bool heap_records; /* `records` were rebuilt in private memory */
+    bool folded;       /* or copied there from a sound index file, which is mapped no more */
 
     /* Under the pool's lock. */
     uint64_t disk_bytes; /* what it counts for in the quota */
@@ -230,6 +233,7 @@ struct hm_pool {
 
     uint64_t sync_asked; /* requests; a request is over when sync_served reaches it */
     uint64_t sync_served;
+    bool sync_runs;          /* the helper reads what is mapped, without the lock */
     uint64_t sync_target;    /* sequence after the last message the newest request covers */
     hm_end sync_mark;        /* and the end mark to write when it has ended */
     hm_segment *sync_active; /* and its segment, referenced */
@@ -313,6 +317,9 @@ int hm_segment_charge(hm_segment *segment, uint64_t bytes);
 /* Writes the header, then gives the files their names.  `records` may hold count-0 records already.
  */
 int hm_segment_install(hm_segment *segment, uint64_t created_ns);
+/* Keeps the few records of a sealed segment in private memory instead of a map of the index file: a
+ * process has 65,530 maps.  Not while a sync may be writing them. */
+void hm_segment_fold(hm_segment *segment);
 /* Writes the seal; `shrink`: gives back what is unused.  Closes the descriptors. */
 void hm_segment_seal(hm_segment *segment, bool shrink);
 /* Takes the segment out of the directory and drops the log's reference.  It becomes a spare once

@@ -674,6 +674,9 @@ static int adopt(recovery *self, found *from, bool needs_seal) {
         error = seal_durably(segment, from->files.header_error != 0);
     }
     list_unsynced(log->pool, segment);
+    if (error == 0) {
+        hm_segment_fold(segment);
+    }
     return error;
 }
 

@@ -155,6 +155,9 @@ int hm_log_install(hm_log *log, hm_segment *segment, uint64_t now_ns) {
         return -HM_EIO;
     }
     hm_log_activate(log, segment);
+    for (uint64_t behind = 2; behind <= HM_FOLD_BEHIND && behind < log->segments_count; behind++) {
+        hm_segment_fold(log->segments[log->segments_first + log->segments_count - 1 - behind]);
+    }
     return 0;
 }
 
@@ -195,7 +198,7 @@ static uint64_t index_need(const hm_log *log) {
 }
 
 int hm_log_starve(hm_log *log, int error) {
-    if (error == -HM_ENOSPACE || error == -HM_ENOMEM) { /* ENOMEM: memory, or descriptors */
+    if (error == -HM_ENOSPACE || error == -HM_ENOMEM || error == -HM_EFILES || error == -HM_EMAPS) {
         pthread_mutex_lock(&log->pool->lock);
         log->pool->starved = true;
         log->pool->starved_bytes = index_need(log);

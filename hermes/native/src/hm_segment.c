@@ -160,9 +160,10 @@ int hm_map_sync(void *map, uint64_t begin, uint64_t end) {
 }
 
 static int code_of(int error) {
-    return error == ENOSPC || error == EDQUOT || error == EFBIG    ? -HM_ENOSPACE
-           : error == ENOMEM || error == EMFILE || error == ENFILE ? -HM_ENOMEM
-                                                                   : -HM_EIO;
+    return error == ENOSPC || error == EDQUOT || error == EFBIG ? -HM_ENOSPACE
+           : error == EMFILE || error == ENFILE                 ? -HM_EFILES
+           : error == ENOMEM                                    ? -HM_ENOMEM
+                                                                : -HM_EIO;
 }
 
 int hm_file_allocate(int fd, uint64_t offset, uint64_t size) {
@@ -184,7 +185,7 @@ static int map_memory(int fd, uint64_t size, void **map) {
     int flags = fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE : MAP_SHARED;
     void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, fd, 0);
     if (at == MAP_FAILED) {
-        return -HM_ENOMEM;
+        return -HM_EMAPS;
     }
     *map = at;
     return 0;
@@ -201,7 +202,7 @@ static void drop_index(hm_segment *segment) {
     }
     segment->records = NULL;
     segment->index_fd = -1;
-    segment->heap_records = false;
+    segment->heap_records = segment->folded = false;
     segment->record_count = 0;
     segment->record_capacity = 0;
 }
@@ -503,6 +504,30 @@ static uint64_t shrink_index(hm_segment *segment) {
     }
     segment->record_capacity = segment->record_count;
     return unused;
+}
+
+void hm_segment_fold(hm_segment *segment) {
+    hm_pool *pool = segment->pool;
+    uint64_t size = segment->record_count * sizeof(hm_record);
+    if (pool->dirfd < 0 || !segment->sealed || segment->heap_records || segment->records == NULL ||
+        size == 0 || size > HM_FOLD_MAX) {
+        return;
+    }
+    hm_record *copy = malloc(size);
+    if (copy == NULL) {
+        return;
+    }
+    pthread_mutex_lock(&pool->lock);
+    if (!pool->sync_runs) {
+        memcpy(copy, segment->records, size);
+        munmap(segment->records, segment->index_reserved);
+        segment->records = copy;
+        copy = NULL;
+        segment->record_capacity = segment->index_slots = segment->record_count;
+        segment->heap_records = segment->folded = true;
+    }
+    pthread_mutex_unlock(&pool->lock);
+    free(copy);
 }
 
 void hm_segment_seal(hm_segment *segment, bool shrink) {
