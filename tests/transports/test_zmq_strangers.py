@@ -313,3 +313,23 @@ def test_a_slow_subscriber_is_not_let_go(
         counters = programs.counters
 
     assert counters["sub_let_go"] == 0
+
+
+def test_more_prefixes_than_are_remembered(
+    programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A peer that subscribes to more than is remembered silences nobody, and when all are gone the
+    door knows it."""
+    monkeypatch.setattr("hermes_zmq.prefixes.PREFIXES_MAX", 10)
+    with serving(programs, "zmq+tcp://127.0.0.1:0?from=earliest") as broker:
+        with hermes.connect(broker.urls[1]) as client, client.publisher() as publisher:
+            publisher.send(b"one", topic="md.a")
+            publisher.flush()
+        for _ in range(2):
+            greedy = zmtp.join(programs.doors["sub"], b"SUB")
+            greedy.sendall(b"".join(zmtp.frame(b"\x01p%d" % number) for number in range(50)))
+            subscriber = programs.socket(zmq.SUB, "sub", prefix=b"md.")
+            assert subscriber.recv_multipart() == [b"md.a", b"one"]
+            greedy.close()
+            subscriber.close(0)
+            programs.until(lambda: programs.counters["sub_peers"] == 0)

@@ -584,6 +584,12 @@ class ServeDoor(Door):
         if self._blocked:
             self._give_up()
 
+    def watch_peers(self) -> None:
+        """Take the monitor's news."""
+        super().watch_peers()
+        if not len(self.peers):
+            self._prefixes.peers_gone()
+
     def _give_up(self) -> None:
         self._wanted = False
         if self._wire is not None:

@@ -240,7 +240,10 @@ class ZmqAgent:
                 self._fault(door, error)
             self._stirred[door] = None
         elif fd == self._gatekeeper.fd:
-            self._gatekeeper.poll()
+            try:
+                self._gatekeeper.poll()
+            except Exception as error:
+                self._faults.caught("admitting a peer", error)
 
     def _serve_timers(self) -> None:
         now = time.monotonic_ns()

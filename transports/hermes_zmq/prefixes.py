@@ -29,9 +29,12 @@ class Prefixes:
     def __bool__(self) -> bool:
         return self._full or bool(self._wanted)
 
-    def clear(self) -> None:
-        """No peer is left."""
-        self.__init__()  # type: ignore[misc]
+    def peers_gone(self) -> None:
+        """No peer is left: count anew, if there were too many to remember."""
+        if self._full:
+            self._wanted.clear()
+            self._of.clear()
+            self._total, self._full = 0, False
 
     def told(self, message: zmq.Frame) -> None:
         """The socket, which has ``XPUB_VERBOSER`` set, has passed on ``message``."""
