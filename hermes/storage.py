@@ -203,7 +203,12 @@ class Capabilities:
 
 
 class Storage(Protocol):
-    """An opened backend: a place with one log per stream in it."""
+    """An opened backend: a place with one log per stream in it.
+
+    One that can keep state in the place of a stream, so that a copy of the stream has it too, has two
+    calls more, ``load_stream_state(stream, name)`` and ``save_stream_state(stream, name, state)``, with
+    the contract of the two without a stream.  The broker keeps the stream's epochs there.
+    """
 
     @property
     def url(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import socket
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ import pytest
 import hermes
 from hermes import GapDetected, Position, Subscription
 from hermes.broker import Broker
+from hermes.errors import StorageDamaged
+from hermes.plugins import default_plugins
+from hermes.url import parse_url
 
 TIMEOUT = 20.0
 
@@ -266,3 +270,55 @@ def test_an_old_directory_gets_an_epoch(tmp_path: Path) -> None:
 
     assert (got, position) == ("m 10", 10)
     assert position.epoch > 0
+
+
+@pytest.mark.parametrize("by", ["sqlite", "mmap"])
+def test_a_flipped_bit_of_stored_positions_is_noticed(tmp_path: Path, by: str) -> None:
+    """In every storage: the broker says which state is damaged, and how to go on."""
+    url = f"{by}:{tmp_path / 'log.db'}"
+    with Broker(**settings(url)) as broker, hermes.connect(broker.url) as client:
+        publish(client, "m", 1, 10)
+        with client.subscribe("a", durable="d", start="earliest") as subscription:
+            read_through(subscription, 5)
+            subscription.commit()
+    place = parse_url(url)
+    with closing(default_plugins().storage(by).open(place)) as storage:
+        state = storage.load_state("positions")
+        assert state is not None
+        storage.save_state("positions", state[:-1] + bytes([state[-1] ^ 1]))
+
+    with pytest.raises(StorageDamaged, match="restore the state 'positions' from a copy"):
+        Broker(**settings(url)).start()
+
+
+def test_a_publisher_of_lost_messages_may_send_them_again(tmp_path: Path) -> None:
+    """A program that resumes by its id at a log that went back is told what the log has, and what it
+    sends from there on is appended, not taken for repetitions."""
+    directory, image = tmp_path / "place", tmp_path / "image"
+    url, name = f"mmap:{directory}", bytes(range(16))
+
+    def send(word: str, count: int) -> int:
+        """How many messages of the publisher the log had before."""
+        with (
+            Broker(**settings(url)) as broker,
+            hermes.connect(broker.url) as client,
+            client.publisher("a", publisher_id=name) as publisher,
+        ):
+            before = publisher.sent
+            publisher.send_many([f"{word} {number}".encode() for number in range(count)])
+        return before
+
+    assert send("old", 20) == 0
+    shutil.copytree(directory, image)
+    assert send("lost", 10) == 20
+    segments_only(directory, image)
+
+    assert send("again", 10) == 20
+    with (
+        Broker(**settings(url)) as broker,
+        hermes.connect(broker.url) as client,
+        client.subscribe("a", start=21) as subscription,
+    ):
+        assert [text_of(subscription.receive(timeout=TIMEOUT)) for _ in range(10)] == [
+            f"again {number}" for number in range(10)
+        ]

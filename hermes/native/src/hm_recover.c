@@ -194,9 +194,9 @@ static int verify_all(recovery *self) {
             const hm_walk *walk = &segment->walk;
             uint64_t end = walk->sealed ? walk->end : walk->offset;
             previous_end = walk->base_position + end - HM_LOG_SEGMENT_HEADER;
-            /* What is missing behind the last byte of a sealed segment is a hole, as a file is. */
-            bool damaged_tail = walk->sealed && walk->offset < walk->end;
-            previous_next = damaged_tail ? walk->next_sequence : walk->expected;
+            /* A sealed segment without frames stands for lost ones: a hole, as a missing file is. */
+            bool has_frames = end > HM_LOG_SEGMENT_HEADER;
+            previous_next = walk->sealed && has_frames ? walk->next_sequence : walk->expected;
         }
     }
     return 0;
@@ -774,6 +774,9 @@ static int stand_in(recovery *self, uint64_t next) {
         const found *segment = &self->found[i];
         if (is_foreign(segment)) {
             set_aside(self, segment);
+        } else {
+            unlink_files(self,
+                         segment); /* it holds nothing, and stands where there was something */
         }
     }
     self->again = true;
