@@ -69,9 +69,22 @@ def resolve(
 
 
 def host_port(address: Any) -> str:
-    """As it stands in a URL."""
-    host, port = address[:2]
+    """As it stands in a URL, the interface of a link-local address included."""
+    host, port = scoped(address), address[1]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def scoped(address: Any) -> str:
+    """The host of an address with the interface that it is of: a link-local one of IPv6 means
+    nothing without."""
+    host = str(address[0])
+    scope = address[3] if len(address) > 3 else 0
+    if not scope or "%" in host:
+        return host
+    try:
+        return f"{host}%{socket.if_indextoname(scope)}"
+    except OSError:  # the interface has gone
+        return f"{host}%{scope}"
 
 
 def is_loopback(address: Any) -> bool:

@@ -29,7 +29,7 @@ PORT_MAX = 65535
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]*\Z")
 AUTHORITY = re.compile(
     r"(?:(?P<username>[^@:]*)(?::(?P<password>[^@]*))?@)?"
-    r"(?:\[(?P<literal>[0-9a-fA-F:.%\w]+)\]|(?P<host>[^\[\]:@]*))"
+    r"(?:\[(?P<literal>[0-9a-fA-F:.]+(?:%[^\s\[\]/%]+|%25[^\s\[\]/%]+)?)\]|(?P<host>[^\[\]:@]*))"
     r"(?::(?P<port>\d{1,5}))?\Z"
 )
 COMPLAINT = re.compile(r"(?P<expected>.+) - at `\$\.(?P<option>\w+)`\Z", re.DOTALL)
@@ -197,7 +197,7 @@ def _with_authority(
         raise InvalidUrl(f"{redacted(text)!r} is not a URL: nothing stands after {scheme}://")
     return Url(
         scheme=scheme,
-        host=match["literal"] or match["host"] or "",
+        host=(match["literal"] or match["host"] or "").replace("%25", "%", 1),
         port=port,
         path=path,
         query=query,

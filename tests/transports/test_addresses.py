@@ -94,3 +94,21 @@ def test_every_transport_says_it(scheme: str, kernel: Any) -> None:
             url = f"{scheme}://{place}"
             with pytest.raises(kind, match=said):
                 transport.listen(parse_url(url), kernel)
+
+
+def test_a_link_local_address_keeps_its_interface() -> None:
+    """The interface of a link-local address survives parsing, resolving and printing, in the form of
+    URLs (%25) too; one that has gone stands as its number."""
+    index = socket.if_nametoindex("lo")
+    for text in ("tcp://[fe80::1%lo]:7601", "tcp://[fe80::1%25lo]:7601"):
+        url = parse_url(text)
+        ((family, address), *_) = addresses(url, passive=False)
+
+        assert (url.host, str(url)) == ("fe80::1%lo", "tcp://[fe80::1%lo]:7601")
+        assert (family, address) == (socket.AF_INET6, ("fe80::1", 7601, 0, index))
+        assert host_port(address) == "[fe80::1%lo]:7601"
+    assert parse_url("tcp://[fe80::1%br-0.100]:1").host == "fe80::1%br-0.100"
+    assert host_port(("fe80::1", 1, 0, 2**31 - 1)) == f"[fe80::1%{2**31 - 1}]:1"
+    assert host_port(("::1", 1, 0, 0)) == "[::1]:1"
+    with pytest.raises(InvalidUrl, match="unknown here"):
+        addresses(parse_url("tcp://[fe80::1%no-such-if]:1"), passive=False)

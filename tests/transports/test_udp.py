@@ -548,3 +548,31 @@ def test_over_a_cable(two_hosts: tuple[str, str], tmp_path: Path, spec: str) -> 
         broker.wait()
 
     assert done.stdout.strip() == "whole", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("listen", "dialled"),
+    [
+        ("0.0.0.0", ["127.0.0.1", "127.0.0.2", "127.3.2.1"]),
+        ("[::]", ["[::1]"]),
+        ("127.0.0.2", ["127.0.0.2"]),
+    ],
+)
+def test_answers_come_from_the_address_that_was_asked(listen: str, dialled: list[str]) -> None:
+    """A listener on all addresses is reached at each of them, with small messages and with trains of
+    large ones, in both directions."""
+    with hermes.Broker(listeners=[f"udp://{listen}:0?insecure=yes"], storage="memory:") as broker:
+        port = parse_url(broker.url).port
+        for host in dialled:
+            with (
+                hermes.connect(f"udp://{host}:{port}", timeout=DEADLINE_S) as client,
+                client.subscribe("a") as subscription,
+                client.publisher("a") as publisher,
+            ):
+                publisher.send(b"small")
+                publisher.send(bytes(1_000_000))
+                publisher.flush()
+
+                found = [subscription.receive(timeout=DEADLINE_S).payload for _ in range(2)]
+
+            assert [len(one) for one in found] == [5, 1_000_000]

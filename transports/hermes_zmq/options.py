@@ -5,14 +5,12 @@ Knows no socket.
 
 from __future__ import annotations
 
-import contextlib
-import socket
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 
-from hermes.addresses import DEFAULT_HOST, host_port, refuse_path, refuse_strangers, resolve
+from hermes.addresses import DEFAULT_HOST, host_port, refuse_path, refuse_strangers, resolve, scoped
 from hermes.errors import InvalidUrl
 from hermes.native.patterns import check_given_pattern, check_given_topic
 from hermes.units import ByteSize, Duration
@@ -208,16 +206,7 @@ def _endpoints(url: Url, options: ListenOptions, role: str) -> list[str]:
 
 def _tcp(url: Url, port: int, *, passive: bool) -> str:
     _, address = resolve(url.host or DEFAULT_HOST, port, url=str(url), passive=passive)[0]
-    return f"tcp://{host_port((_scoped(address), port or '*'))}"
-
-
-def _scoped(address: Any) -> str:
-    """The host of an address, with the interface that a link-local one is of."""
-    host = str(address[0])
-    if len(address) == 4 and address[3] and "%" not in host:
-        with contextlib.suppress(OSError):
-            return f"{host}%{socket.if_indextoname(address[3])}"
-    return host
+    return f"tcp://{host_port((scoped(address), port or '*'))}"
 
 
 def _ipc(url: Url, role: str) -> str:

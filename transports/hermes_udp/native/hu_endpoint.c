@@ -48,6 +48,8 @@ static void ask_kernel(hu_endpoint *endpoint) {
     endpoint->gso = endpoint->options.tap_fd < 0 &&
                     getsockopt(fd, IPPROTO_UDP, UDP_SEGMENT, &size, &length) == 0;
     hu_input_ask(fd);
+    if (endpoint->options.listens)
+        hu_input_ask_where(fd);
 }
 
 int hu_endpoint_new(const hu_options *options, hu_endpoint **result) {

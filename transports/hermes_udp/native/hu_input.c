@@ -2,6 +2,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <netinet/in.h>
 #include <netinet/udp.h>
 #include <string.h>
 
@@ -9,6 +10,25 @@ void hu_input_ask(int fd) {
     int on = 1;
     setsockopt(fd, IPPROTO_UDP, UDP_GRO, &on, sizeof on);    /* a kernel without does without */
     setsockopt(fd, SOL_SOCKET, SO_RXQ_OVFL, &on, sizeof on); /* likewise */
+}
+
+/* Of a listener on all addresses: has every datagram say which of them it came to, so that the
+ * answer comes from there. */
+void hu_input_ask_where(int fd) {
+    struct sockaddr_storage name = {0};
+    socklen_t size = sizeof name;
+    hu_peer own;
+    int on = 1;
+    if (getsockname(fd, (struct sockaddr *)&name, &size) != 0)
+        return;
+    hu_peer_of(&name, &own);
+    for (size_t i = 0; i < sizeof own.address; i++)
+        if (own.address[i] != 0)
+            return; /* one address: there is no other */
+    if (own.family == AF_INET)
+        setsockopt(fd, IPPROTO_IP, IP_PKTINFO, &on, sizeof on);
+    else if (own.family == AF_INET6)
+        setsockopt(fd, IPPROTO_IPV6, IPV6_RECVPKTINFO, &on, sizeof on);
 }
 
 /* ---- the group ---- */
@@ -133,8 +153,8 @@ static void take_datagram(hu_endpoint *endpoint, const hu_peer *peer, const uint
     hu_slot_soil(endpoint, number);
 }
 
-static void look_at_control(hu_endpoint *endpoint, struct msghdr *message, uint64_t *segment,
-                            uint32_t *overflows_seen) {
+static void look_at_control(hu_endpoint *endpoint, struct msghdr *message, hu_peer *peer,
+                            uint64_t *segment, uint32_t *overflows_seen) {
     for (struct cmsghdr *head = CMSG_FIRSTHDR(message); head != NULL;
          head = CMSG_NXTHDR(message, head)) {
         if (head->cmsg_level == IPPROTO_UDP && head->cmsg_type == UDP_GRO) {
@@ -146,6 +166,8 @@ static void look_at_control(hu_endpoint *endpoint, struct msghdr *message, uint6
             memcpy(&seen, CMSG_DATA(head), sizeof seen);
             endpoint->counters.overflows += seen - *overflows_seen;
             *overflows_seen = seen;
+        } else {
+            hu_peer_came_to(peer, head);
         }
     }
 }
@@ -156,7 +178,7 @@ static void take_read(hu_endpoint *endpoint, uint32_t index, int grouped) {
     const uint8_t *data = endpoint->memory + (size_t)index * READ_SIZE;
     hu_peer peer;
     hu_peer_of(&endpoint->names[index], &peer);
-    look_at_control(endpoint, message, &segment,
+    look_at_control(endpoint, message, &peer, &segment,
                     grouped ? &endpoint->group_overflows_seen : &endpoint->overflows_seen);
     if (size == 0)
         endpoint->counters.malformed++;

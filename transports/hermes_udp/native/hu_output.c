@@ -16,18 +16,22 @@ int hu_output_drops(hu_endpoint *endpoint) {
 
 /* One small datagram, joined: the kernel takes longer over a list of pieces than this over copying
  * them.  0 or an errno. */
-static int write_joined(hu_endpoint *endpoint, const struct sockaddr_storage *name, socklen_t named,
-                        const struct iovec *pieces, size_t piece_count) {
+static int write_joined(hu_endpoint *endpoint, struct msghdr *message) {
     uint8_t joined[SMALL];
-    size_t size = 0;
-    for (size_t i = 0; i < piece_count; i++) {
-        assert(pieces[i].iov_len <= SMALL - size);
-        memcpy(joined + size, pieces[i].iov_base, pieces[i].iov_len);
-        size += pieces[i].iov_len;
+    struct iovec whole = {joined, 0};
+    for (size_t i = 0; i < message->msg_iovlen; i++) {
+        const struct iovec *piece = &message->msg_iov[i];
+        assert(piece->iov_len <= SMALL - whole.iov_len);
+        memcpy(joined + whole.iov_len, piece->iov_base, piece->iov_len);
+        whole.iov_len += piece->iov_len;
     }
-    const struct sockaddr *to = named > 0 ? (const struct sockaddr *)name : NULL;
+    message->msg_iov = &whole;
+    message->msg_iovlen = 1;
+    int fd = endpoint->options.fd, flags = MSG_DONTWAIT | MSG_NOSIGNAL;
     endpoint->counters.writes++;
-    while (sendto(endpoint->options.fd, joined, size, MSG_DONTWAIT | MSG_NOSIGNAL, to, named) < 0)
+    while ((message->msg_controllen > 0 ? sendmsg(fd, message, flags)
+                                        : sendto(fd, joined, whole.iov_len, flags,
+                                                 message->msg_name, message->msg_namelen)) < 0)
         if (errno != EINTR)
             return errno;
     endpoint->counters.datagrams_out++;
@@ -45,24 +49,29 @@ static int is_small(const struct iovec *pieces, size_t count) {
 static int write_pieces(hu_endpoint *endpoint, const hu_peer *peer, struct iovec *pieces,
                         size_t piece_count, uint64_t segment, uint32_t count) {
     struct sockaddr_storage name;
-    _Alignas(struct cmsghdr) uint8_t control[CMSG_SPACE(sizeof(uint16_t))] = {0};
+    _Alignas(struct cmsghdr) uint8_t control[CONTROL];
+    size_t controlled = 0;
     struct msghdr message = {.msg_iov = pieces, .msg_iovlen = piece_count};
     if (endpoint->options.listens) {
         message.msg_namelen = hu_peer_name(peer, &name);
         message.msg_name = &name;
+        if (peer->has_local)
+            controlled = hu_peer_from(peer, (struct cmsghdr *)control);
     }
-    if (count == 1 && is_small(pieces, piece_count))
-        return write_joined(endpoint, &name, message.msg_namelen, pieces, piece_count);
     if (count > 1) {
-        message.msg_control = control;
-        message.msg_controllen = sizeof control;
-        struct cmsghdr *head = CMSG_FIRSTHDR(&message);
+        struct cmsghdr *head = (struct cmsghdr *)(control + controlled);
         head->cmsg_level = IPPROTO_UDP;
         head->cmsg_type = UDP_SEGMENT;
         head->cmsg_len = CMSG_LEN(sizeof(uint16_t));
         uint16_t size = (uint16_t)segment;
         memcpy(CMSG_DATA(head), &size, sizeof size);
+        controlled += CMSG_SPACE(sizeof size);
     }
+    assert(controlled <= sizeof control);
+    message.msg_control = controlled > 0 ? control : NULL;
+    message.msg_controllen = controlled;
+    if (count == 1 && is_small(pieces, piece_count))
+        return write_joined(endpoint, &message);
     endpoint->counters.writes++;
     while (sendmsg(endpoint->options.fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
         if (errno != EINTR)

@@ -28,7 +28,7 @@
 #define BATCH     8u     /* reads of one call */
 #define READ_SIZE 65536u /* bytes of one: what the kernel joins at most */
 #define NO_SLOT   UINT32_MAX
-#define CONTROL   64u   /* bytes of ancillary data of one read */
+#define CONTROL   128u  /* bytes of ancillary data of one read, or of one write */
 #define SMALL     1024u /* bytes of a datagram that is joined before it is written */
 #define SHRUNK    1232u /* bytes of a datagram that every path should take */
 
@@ -38,6 +38,10 @@ typedef struct {
     uint8_t address[16];
     uint32_t scope;
     int one_by_one; /* no address: the way there takes no trains */
+    /* Where its datagrams come to, of a listener on all addresses: answers come from there. */
+    uint8_t local[16];
+    uint32_t local_interface; /* of a link-local address, else 0 */
+    int has_local;
 } hu_peer;
 
 typedef struct {
@@ -122,7 +126,13 @@ void hu_slot_unlist(uint32_t *list, uint32_t *count, uint32_t number);
 /* hu_peer.c */
 void hu_peer_of(const struct sockaddr_storage *name, hu_peer *peer);
 socklen_t hu_peer_name(const hu_peer *peer, struct sockaddr_storage *name);
+/* The same address; not where it sends to. */
 int hu_peer_same(const hu_peer *a, const hu_peer *b);
+/* Notes where a datagram came to, if `head` says it. */
+void hu_peer_came_to(hu_peer *peer, const struct cmsghdr *head);
+/* Writes into `head`, which has room, that a datagram to a peer that has_local comes from there.
+ * Returns the bytes of ancillary data taken. */
+size_t hu_peer_from(const hu_peer *peer, struct cmsghdr *head);
 void hu_peer_prefix(const hu_peer *peer, uint8_t *out);
 
 /* hu_output.c */
@@ -134,6 +144,7 @@ void hu_output_say(hu_endpoint *endpoint, const hu_peer *peer, uint8_t *data, ui
 /* hu_input.c */
 /* Has the kernel join datagrams, and say how many it had no room for. */
 void hu_input_ask(int fd);
+void hu_input_ask_where(int fd);
 /* 1: there may be more. */
 int hu_input_read(hu_endpoint *endpoint, int fd);
 void hu_input_timers(hu_endpoint *endpoint);
