@@ -240,7 +240,7 @@ int hm_log_fill_hole(hm_log *log, uint64_t position, uint64_t sequence, uint64_t
 uint64_t hm_log_start(const hm_log *log, uint64_t *sequence);
 /* Bytes of sound MESSAGE frames with consecutive sequences from `*sequence` on, which is moved
  * behind the last. */
-uint64_t hm_log_sound(const hm_log *log, const uint8_t *frames, uint64_t size, uint64_t *sequence);
+uint64_t hm_log_sound(const uint8_t *frames, uint64_t size, uint64_t *sequence);
 
 _Static_assert(sizeof(hm_origin) == 24, "fixed");
 _Static_assert(sizeof(hm_range) == 48, "read by Python");

@@ -161,7 +161,7 @@ int64_t hm_stream_learn(hm_stream *stream, uint64_t position, uint64_t sequence,
                         const uint8_t *frames, uint64_t size) {
     assert(stream->held && stream->messages == 0);
     hm_range range = {.position = position, .first_sequence = sequence};
-    range.size = hm_log_sound(stream->log, frames, size, &sequence);
+    range.size = hm_log_sound(frames, size, &sequence);
     int error = learn_run(stream, frames, &range);
     return error != 0 ? error : (int64_t)range.size;
 }

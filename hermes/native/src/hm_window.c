@@ -195,7 +195,7 @@ static void bring(hm_window *window, hm_segment *segment) {
     put_first(window, at);
 }
 
-uint64_t hm_log_sound(const hm_log *log, const uint8_t *frames, uint64_t size, uint64_t *sequence) {
+uint64_t hm_log_sound(const uint8_t *frames, uint64_t size, uint64_t *sequence) {
     uint64_t done = 0;
     while (done < size) {
         hm_slice slice;
@@ -213,7 +213,7 @@ uint64_t hm_log_sound(const hm_log *log, const uint8_t *frames, uint64_t size, u
 int64_t hm_log_fill(hm_log *log, uint64_t position, uint64_t sequence, const uint8_t *frames,
                     uint64_t size) {
     assert(log->window && position % HM_FRAME_ALIGN == 0);
-    uint64_t next = sequence, bytes = hm_log_sound(log, frames, size, &next);
+    uint64_t next = sequence, bytes = hm_log_sound(frames, size, &next);
     if (bytes == 0) {
         return 0;
     }
