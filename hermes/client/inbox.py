@@ -41,11 +41,6 @@ class Inbox:
         """Bytes that may be read to ``address + end``."""
         return len(self.buffer) - self.end
 
-    @property
-    def news(self) -> bool:
-        """Whether something has arrived that was not looked at."""
-        return self.end - self.start != self.looked
-
     def arrived(self, size: int) -> None:
         """``size`` bytes were read."""
         self.end += size

@@ -424,11 +424,16 @@ class Pump(ABC):
         if self._reading.mine and link.waits and not link.native:
             self._wait_for_lock(0, "")
         inbox.make_room(session.protocol.needed)
-        if inbox.news:  # a call was interrupted before it looked
+        # Written out here, and below: this is the path of every message.
+        if inbox.end - inbox.start != inbox.looked:  # a call was interrupted before it looked
             left_ns = 0
         try:
             with self._reading.hold(0, True) or self._refuse(""):
-                size = self._read(link, left_ns, blocked)
+                if link.native and not blocked:
+                    with self._lock.away(link.guard, True):
+                        size = link.receive(self._spin_ns if left_ns else 0, left_ns)
+                else:
+                    size = self._read(link, left_ns, blocked)
         finally:
             if self._sleepers:
                 self.wake()
@@ -436,7 +441,7 @@ class Pump(ABC):
                 self._sweep()
         if link is not self.link:
             return
-        if not inbox.news:
+        if inbox.end - inbox.start == inbox.looked:
             if size == 0:
                 raise self._ended()
             return

@@ -206,7 +206,9 @@ class Subscription(Closable):
         """The next message, from the connection."""
         ready, deadline = self._ready, deadline_in(limit_ns)
         while True:
-            self._fill(deadline, limit_ns)
+            self._prepare(deadline, limit_ns)
+            if not ready:
+                self._fill(deadline, limit_ns)
             try:
                 # Behind the lock: an interrupt must not come between this and the caller.
                 return ready.popleft()
@@ -217,11 +219,12 @@ class Subscription(Closable):
         """Wait until a message is ready."""
         ready, gaps = self._ready, self._feed.gaps
         while not ready:
-            self._prepare(deadline, min(limit_ns, SLICE_NS))
+            if not gaps:
+                self._prepare(deadline, limit_ns)
             if gaps and not ready:
                 self._tell(gaps)
 
-    def _prepare(self, deadline: int | None, left_ns: int) -> None:
+    def _prepare(self, deadline: int | None, limit_ns: int) -> None:
         """Have a message ready, or a gap."""
         connection, feed = self._connection, self._feed
         with connection.locked(deadline):
@@ -235,7 +238,9 @@ class Subscription(Closable):
                 or self._closed
             ):
                 feed.finish()  # lets its memory go
-                connection.receive_for(self._take, left_ns)
+                connection.receive_for(self._take, limit_ns if limit_ns < SLICE_NS else SLICE_NS)
+                if self._ready:
+                    return
             while not (self._ready or feed.gaps):
                 segment = self._next_segment(deadline)
                 if segment is None:
