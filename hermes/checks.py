@@ -227,7 +227,7 @@ def texts(value: Any, name: str) -> dict[str, str]:
         UsageError: a text has no UTF-8 form.
     """
     if not isinstance(value, Mapping):
-        wrong_type(name, "a dict of str to str", "a secret" if name == "credentials" else value)
+        raise WrongType(f"{name} takes a dict of str to str, not a {type(value).__name__}")
     found = {}
     for key, item in value.items():
         key = text(key, f"a name in {name}")

@@ -58,6 +58,11 @@ def _unpickled(
     return error
 
 
+def restated(error: HermesError, text: str) -> HermesError:
+    """An error of the same kind and with the same attributes that says ``text``."""
+    return _unpickled(type(error), (text,), dict(error.__dict__))
+
+
 class UsageError(HermesError, ValueError):
     """What the caller passed cannot work."""
 

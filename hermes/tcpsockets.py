@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from hermes.addresses import addresses, cannot_listen, host_port, refuse_strangers
+from hermes.addresses import DEFAULT_PORT, addresses, cannot_listen, host_port, refuse_strangers
 from hermes.streamsockets import SocketChannel, dial_first, listen_at, no_room
 from hermes.transport import Peer
 from hermes.units import ByteSize, Duration
@@ -92,7 +92,7 @@ def dial(url: Url, options: DialOptions, timeout_ns: int) -> SocketChannel:
     """
     return dial_first(
         addresses(url, passive=False),
-        url=str(url),
+        url=str(url) if url.port is not None else f"{url} (port {DEFAULT_PORT})",
         timeout_ns=timeout_ns,
         prepare=lambda sock: _prepare_to_dial(sock, options),
     )

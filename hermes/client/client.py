@@ -34,6 +34,8 @@ TIMEOUT_S = 5.0
 RECONNECT_S = 30.0
 """Seconds a client tries to connect again after a connection broke."""
 ACK_LEVELS: tuple[AckLevel, ...] = ("none", "appended", "durable")
+CREDENTIALS_MAX = 60_000
+"""Bytes of credentials: a broker takes 64 KiB of Hello, in which they stand."""
 ARGUMENT_MAX = 1024
 """Characters of an argument of a query: the longest that means something is a pattern of 255 bytes."""
 WINDOW_MAX = 1 << 40
@@ -88,7 +90,7 @@ def connect(
             identity=None
             if identity is None
             else checks.text(identity, "identity", least=1, most=NAME_MAX),
-            credentials=None if credentials is None else checks.texts(credentials, "credentials"),
+            credentials=None if credentials is None else _checked_credentials(credentials),
         )
     )
 
@@ -96,8 +98,8 @@ def connect(
 def _url(url: str | Url | None) -> Url:
     if isinstance(url, Url):
         return url
-    if url is not None:
-        checks.text(url, "url")
+    if url is not None and not isinstance(url, str):  # it may hold a password: not shown
+        raise WrongType(f"url takes a str, not a {type(url).__name__}")
     return parse_url(url or os.environ.get("HERMES_URL") or DEFAULT_URL)
 
 
@@ -342,6 +344,14 @@ class Client:
     def __repr__(self) -> str:
         state = "closed" if self.closed else "connected" if self.connected else "reconnecting"
         return f"<Client of {self.url}, {state}>"
+
+
+def _checked_credentials(credentials: Mapping[str, str]) -> dict[str, str]:
+    found = checks.texts(credentials, "credentials")
+    size = sum(len(name.encode()) + len(value.encode()) for name, value in found.items())
+    if size > CREDENTIALS_MAX:
+        raise UsageError(f"credentials have {CREDENTIALS_MAX} bytes at most, not {size}")
+    return found
 
 
 def _encoded_topic(topic: str) -> bytes:

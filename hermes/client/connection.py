@@ -31,6 +31,7 @@ from hermes.errors import (
     MalformedInput,
     Refused,
     Timeout,
+    restated,
 )
 from hermes.native.outbox import Flusher, Outbox
 from hermes.transport import Channel, medium_of, refuse_listen_options
@@ -382,7 +383,10 @@ class Connection(Pump):
 
     def _unacknowledged(self, error: HermesError) -> HermesError | None:
         left = sum(line.unacknowledged for line in self.session.lines.values())
-        return type(error)(f"{error}; {left} messages are unacknowledged") if left else None
+        text = f"{error}; {left} messages are unacknowledged"
+        if left and isinstance(error, Timeout):
+            error.queued = left
+        return restated(error, text) if left else None
 
     def _told(self) -> HermesError | None:
         """What to tell about publishers that were refused, or a connection that was given up."""

@@ -36,6 +36,7 @@ from hermes.errors import (
     PeerError,
     Timeout,
     WouldBlock,
+    restated,
 )
 from hermes.native.api import Hold, Lock
 from hermes.native.frames import HEADER_SIZE
@@ -180,7 +181,7 @@ class Pump(ABC):
         failure = self.failure
         if failure is None or not left:
             return None
-        return type(failure)(f"{failure}; {left} messages are unacknowledged")
+        return restated(failure, f"{failure}; {left} messages are unacknowledged")
 
     def locked(self, deadline: int | None, what: str = "") -> Hold:
         """The lock, for a ``with`` statement; ``what`` goes before what is told when that fails.
@@ -472,7 +473,7 @@ class Pump(ABC):
                 if blocked:
                     link.wait(readable=True, writable=True, timeout_ns=left_ns)
                     left_ns = 0
-                return link.receive(self._spin_ns if left_ns else 0, left_ns)
+                return link.receive(min(self._spin_ns, left_ns), left_ns)
         size = link.receive(0, 0)
         if size == EMPTY and left_ns:
             with self._lock.away(link.guard, False):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 
-from hermes.errors import HermesError, MalformedInput, Refused
+from hermes.errors import HermesError, MalformedInput, restated
 from hermes.native.api import Message, Sender, acknowledge, together
 from hermes.native.frames import HEADER_SIZE
 from hermes.native.outbox import Outbox
@@ -318,13 +318,9 @@ class Line:
     def lost(self) -> HermesError:
         """What to tell the user of a publisher that was refused."""
         assert self.failure is not None
-        kind = type(self.failure)
-        text = f"{self.failure}; {self.unacknowledged} messages are unacknowledged"
-        cure = "resend() tries them again"
-        if isinstance(self.failure, Refused):
-            found: HermesError = Refused(f"{text}; {cure}", code=self.failure.code)
-        else:
-            found = kind(f"{text}; {cure}")
+        left = self.unacknowledged
+        text = f"{self.failure}; {left} messages are unacknowledged; resend() tries them again"
+        found = restated(self.failure, text)
         found.__cause__ = self.failure
         return found
 

@@ -72,6 +72,9 @@ class Subscription(Closable):
                 new connection; the client is closed.
             ConnectionLost: the connection broke and did not come back.
         """
+        kind = timeout.__class__
+        if timeout is not None and kind is not float and kind is not int:
+            timeout = checks.duration(timeout, "timeout")
         ready = self._ready
         while ready:
             try:
