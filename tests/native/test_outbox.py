@@ -285,8 +285,10 @@ def test_a_lingering_message_goes_out_by_itself_in_time(
         theirs.recv(1 << 16)
         waits.append(time.monotonic() - begun)
 
-    # The best of them, because the machine may be busy; the C test has the mechanism alone.
-    assert 0.045 < min(waits) < 0.5
+    # A busy machine makes any of them longer, and one shorter: if it comes to the clock late.  The
+    # C test has the mechanism alone.
+    assert max(waits) > 0.045
+    assert min(waits) < 0.5
 
 
 def test_the_status_is_of_its_own_call(monkeypatch: pytest.MonkeyPatch):

@@ -1,4 +1,5 @@
 #include <assert.h>
+#include <errno.h>
 
 #include "hm_log_parts.h"
 
@@ -93,6 +94,23 @@ static void advance(hm_log *log, uint64_t size, uint32_t count, uint64_t now_ns)
     segment->last_time_ns = now_ns;
 }
 
+/* Meets a fault of the index before the record counts. */
+static void touch_record(const hm_segment *segment) {
+    const hm_record *next = &segment->records[segment->record_count];
+    (void)*(const volatile uint64_t *)(next > segment->records ? &(next - 1)->time_ns
+                                                               : &next->time_ns);
+    (void)*(const volatile uint64_t *)&next->time_ns;
+}
+
+/* Somebody has cut the files that are written to, or their disk fails: the frames just copied are in
+ * no file, and are not in the log.  It refuses appends until it is opened again. */
+static int lose_files(hm_log *log) {
+    log->last_extensible = false;
+    log->pool->failed_errno = EIO;
+    atomic_store_explicit(&log->pool->failed, -HM_EIO, memory_order_relaxed);
+    return -HM_EIO;
+}
+
 /* Appends what fits in the active segment: the caller knows that `size` does. */
 static int append_here(hm_log *log, const uint8_t *frames, uint64_t size, uint32_t count,
                        hm_origin *origin, uint64_t now_ns) {
@@ -121,6 +139,10 @@ static int append_here(hm_log *log, const uint8_t *frames, uint64_t size, uint32
             copy_run(segment->map + segment->end, frames, size, budget, log->next_sequence, &taken);
         if (done == 0 || taken > count || (done == size && taken != count)) {
             return -HM_EINVAL;
+        }
+        touch_record(segment);
+        if (hm_segment_faults(segment)) {
+            return lose_files(log);
         }
         if (same && log->end_position - last->position + done <= HM_INDEX_SPAN) {
             extend_record(log, taken);

@@ -72,6 +72,14 @@ int hm_files_open(int dirfd, uint64_t base, bool writable, hm_files *files) {
         files->slot_count = files->slot_bytes / sizeof(hm_record);
         error = error == 1 ? 0 : error;
     }
+    hm_fault_install();
+    if (files->map && (files->map_fault = hm_fault_watch(files->map, files->size)) == NULL) {
+        error = -HM_ENOMEM;
+    }
+    if (files->slots &&
+        (files->slots_fault = hm_fault_watch(files->slots, files->slot_bytes)) == NULL) {
+        error = -HM_ENOMEM;
+    }
     if (error) {
         hm_files_close(files);
         return error;
@@ -82,9 +90,11 @@ int hm_files_open(int dirfd, uint64_t base, bool writable, hm_files *files) {
 
 void hm_files_close(hm_files *files) {
     if (files->map) {
+        hm_fault_drop(files->map_fault);
         munmap(files->map, files->size);
     }
     if (files->slots) {
+        hm_fault_drop(files->slots_fault);
         munmap(files->slots, files->slot_bytes);
     }
     memset(files, 0, sizeof *files);

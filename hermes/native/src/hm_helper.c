@@ -2,11 +2,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "hm_log_parts.h"
+
+#define NAME_SIZE 40
 
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22
@@ -106,7 +109,18 @@ typedef struct {
     bool seal; /* the header page is to be synced again */
 } job;
 
-/* 0 or errno.  Without the lock: the segment is referenced, and what is sealed no longer moves. */
+/* Whether somebody has cut its file since it was made: what is mapped there is in no file.  (What was
+ * found when the log was opened is a gap then, and promises nothing.) */
+static bool is_cut(const hm_segment *segment, uint64_t end) {
+    char name[NAME_SIZE];
+    struct stat status;
+    hm_segment_name(name, sizeof name, segment->base_sequence, "log");
+    return !segment->adopted &&
+           (hm_segment_faults(segment) ||
+            (fstatat(segment->pool->dirfd, name, &status, 0) == 0 && /* else: it is retired */
+             (uint64_t)status.st_size < end));
+}
+
 /* Syncs the index file of a segment that maps it no more.  0 or errno. */
 static int sync_index(const hm_segment *segment) {
     char name[32];
@@ -120,8 +134,12 @@ static int sync_index(const hm_segment *segment) {
     return error;
 }
 
+/* 0 or errno.  Without the lock: the segment is referenced, and what is sealed no longer moves. */
 static int sync_segment(const job *todo) {
     hm_segment *segment = todo->segment;
+    if (is_cut(segment, todo->end)) {
+        return EIO;
+    }
     if (segment->folded && segment->synced_records < todo->records) {
         int error = sync_index(segment);
         if (error) {

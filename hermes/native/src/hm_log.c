@@ -219,6 +219,7 @@ int hm_log_open(const char *directory, const hm_log_options *options, uint64_t *
         return -HM_ENOMEM;
     }
     memset(report, 0, sizeof *report);
+    hm_fault_install();
     int error = open_files(log, directory);
     error = error ? error : hm_log_recover(log, progress, report);
     if (error == 0) {

@@ -4,6 +4,7 @@
  *   hm_index.c       its append records
  *   hm_publishers.c  the duplicate filter
  *   hm_helper.c      the thread that prepares, warms, syncs and populates
+ *   hm_fault.c       mapped files that fault
  *   hm_walk.c        verifying a segment's frames: recovery and the offline tools share it
  *   hm_files.c       finding and mapping what stands in a directory
  *   hm_recover.c     from a directory to a list of sound segments
@@ -21,6 +22,7 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "hm_fault.h"
 #include "hm_log.h"
 
 #define HM_PAGE 4096
@@ -165,6 +167,9 @@ struct hm_segment {
     uint64_t index_slots;     /* heap_records: slots of the index file, which is left as it is */
     hm_damage *damage;
     uint32_t damage_count;
+    uint32_t examined;   /* faults of both mappings that `damage` is right about */
+    hm_fault *map_fault; /* NULL: memory */
+    hm_fault *records_fault;
     uint32_t header_crc;
     uint32_t spare_number; /* its name while it is a spare */
     int fd;                /* -1: memory, or sealed */
@@ -288,6 +293,11 @@ static inline uint64_t hm_segment_position(const hm_segment *segment, uint64_t o
 
 static inline uint64_t hm_segment_offset(const hm_segment *segment, uint64_t position) {
     return position - segment->base_position + HM_LOG_SEGMENT_HEADER;
+}
+
+/* Pages of the segment's files that could not be read or written, and hold zeros now. */
+static inline uint32_t hm_segment_faults(const hm_segment *segment) {
+    return hm_fault_count(segment->map_fault) + hm_fault_count(segment->records_fault);
 }
 
 static inline uint64_t hm_segment_end_position(const hm_segment *segment) {
@@ -545,6 +555,8 @@ typedef struct {
     hm_record *slots;
     uint64_t slot_count;
     uint64_t slot_bytes; /* of the index file */
+    hm_fault *map_fault;
+    hm_fault *slots_fault;
     bool has_index;
     int header_error;        /* of the header page: 0 or -HM_E* */
     int seal_error;          /* 0, -HM_EEMPTY: not sealed, -HM_ECRC */

@@ -1,4 +1,5 @@
 #include <assert.h>
+#include <stdlib.h>
 
 #include "hm_log_parts.h"
 
@@ -80,7 +81,101 @@ static uint64_t cut_offset(const hm_segment *segment, uint64_t offset, uint64_t 
     return end < bound ? end : bound;
 }
 
-static int read_segment(hm_segment *segment, uint64_t position, uint64_t limit, hm_range *range) {
+/* Meets the faults of [begin, end) here, and not in a system call that sends it. */
+static void touch(const hm_segment *segment, uint64_t begin, uint64_t end) {
+    for (uint64_t at = begin; segment->map_fault && at < end; at = (at / HM_PAGE + 1) * HM_PAGE) {
+        (void)*(const volatile uint8_t *)(segment->map + at);
+    }
+}
+
+/* Joins what is damaged with what was before; both are in order.  False: no memory. */
+static bool add_damage(hm_segment *segment, const hm_damage *found, uint32_t count) {
+    uint32_t had = segment->damage_count, joined = 0;
+    hm_damage *all = malloc((had + count + 1U) * sizeof *all);
+    if (all == NULL) {
+        return false;
+    }
+    for (uint32_t i = 0, j = 0; i < had || j < count;) {
+        bool before = j == count || (i < had && segment->damage[i].position < found[j].position);
+        const hm_damage *next = before ? &segment->damage[i++] : &found[j++];
+        hm_damage *last = joined ? &all[joined - 1] : NULL;
+        if (last == NULL || last->end < next->position) {
+            all[joined++] = *next;
+        } else if (next->end > last->end) {
+            last->end = next->end;
+            last->next_sequence = next->next_sequence;
+        }
+    }
+    free(segment->damage);
+    segment->damage = all;
+    segment->damage_count = joined;
+    return true;
+}
+
+/* Its publishers may send again what is lost; what was known to be damaged, they could before. */
+static void lose(hm_log *log, const hm_segment *segment, const hm_damage *damage) {
+    const hm_damage *known = damage_from(segment, damage->position);
+    if (known && known->position <= damage->position && known->end >= damage->end) {
+        return;
+    }
+    for (uint64_t i = 0; i < segment->record_count; i++) {
+        const hm_record *record = &segment->records[i];
+        uint64_t first = record->first_sequence, next = first + hm_record_count(record);
+        first = first < damage->first_sequence ? damage->first_sequence : first;
+        next = next > damage->next_sequence ? damage->next_sequence : next;
+        if (first < next && !hm_publisher_nobody(record->publisher)) {
+            uint64_t shift = record->publisher_first - record->first_sequence;
+            hm_publishers_lose(log->publishers, record->publisher, first + shift, next + shift);
+        }
+    }
+}
+
+/* Pages that cannot be read hold zeros now: finds out which messages stood there.  An index of which
+ * pages are gone is not used any more.  False: no memory. */
+static bool examine(hm_log *log, hm_segment *segment) {
+    uint32_t faults;
+    do {
+        faults = hm_segment_faults(segment);
+        bool index = hm_fault_count(segment->records_fault) > 0;
+        hm_walk walk = {.map = segment->map,
+                        .end = segment->end,
+                        .base_sequence = segment->base_sequence,
+                        .base_position = segment->base_position,
+                        .next_sequence = segment->next_sequence,
+                        .covered = UINT64_MAX,
+                        .sealed = true,
+                        .marks = index ? NULL : segment->records,
+                        .mark_count = index ? 0 : segment->record_count};
+        hm_walk_run(&walk);
+        if (walk.offset < walk.end) {
+            hm_walk_add_damage(&walk, walk.offset, walk.end, walk.next_sequence, walk.tail_error);
+        }
+        if (walk.out_of_memory) {
+            free(walk.damage);
+            return false;
+        }
+        if (!index) {
+            for (uint32_t i = 0; i < walk.damage_count; i++) {
+                lose(log, segment, &walk.damage[i]);
+            }
+        }
+        bool fits = add_damage(segment, walk.damage, walk.damage_count);
+        free(walk.damage);
+        if (!fits) {
+            return false;
+        }
+        segment->examined = faults;
+        segment->record_count = index && segment->sealed ? 0 : segment->record_count;
+    } while (faults != hm_segment_faults(segment));
+    return true;
+}
+
+/* Whether what was just read of the segment is right: else it has been looked at again. */
+static bool is_right(hm_log *log, hm_segment *segment) {
+    return hm_segment_faults(segment) == segment->examined || !examine(log, segment);
+}
+
+static int read_sound(hm_segment *segment, uint64_t position, uint64_t limit, hm_range *range) {
     const hm_damage *damage = damage_from(segment, position);
     if (damage && damage->position <= position) {
         at_segment(range, segment, damage->end, damage->next_sequence);
@@ -94,7 +189,21 @@ static int read_segment(hm_segment *segment, uint64_t position, uint64_t limit, 
     range->next_sequence = end < bound ? hm_frame_sequence(segment->map + end)
                            : damage    ? damage->first_sequence
                                        : segment->next_sequence;
+    touch(segment, offset, end);
     return 1;
+}
+
+static int read_segment(hm_log *log, hm_segment *segment, uint64_t position, uint64_t limit,
+                        hm_range *range) {
+    int found = read_sound(segment, position, limit, range);
+    while (hm_segment_faults(segment) != segment->examined) {
+        if (!examine(log, segment)) { /* no memory to say more */
+            at_segment(range, segment, hm_segment_end_position(segment), segment->next_sequence);
+            return -HM_EDAMAGED;
+        }
+        found = read_sound(segment, position, limit, range);
+    }
+    return found;
 }
 
 int hm_log_read(hm_log *log, uint64_t position, uint64_t limit, hm_range *range) {
@@ -107,7 +216,7 @@ int hm_log_read(hm_log *log, uint64_t position, uint64_t limit, hm_range *range)
                    hm_log_oldest(log)->base_sequence);
         int error = -HM_EGONE;
         hm_segment *brought = hm_window_find(log, position, range, &error);
-        return brought ? read_segment(brought, position, limit, range) : error;
+        return brought ? read_segment(log, brought, position, limit, range) : error;
     }
     hm_segment *segment = log->active;
     if (position < segment->base_position) {
@@ -120,7 +229,7 @@ int hm_log_read(hm_log *log, uint64_t position, uint64_t limit, hm_range *range)
             return -HM_EDAMAGED;
         }
     }
-    return read_segment(segment, position, limit, range);
+    return read_segment(log, segment, position, limit, range);
 }
 
 /* From a record on, the first frame with a sequence >= `sequence`. */
@@ -157,6 +266,9 @@ void hm_log_locate(hm_log *log, uint64_t sequence, hm_range *at) {
                           ? hm_segment_offset(segment, segment->records[record].position)
                           : HM_LOG_SEGMENT_HEADER;
     walk_to(segment, offset, sequence, at);
+    if (!is_right(log, segment)) {
+        hm_log_locate(log, sequence, at);
+    }
 }
 
 /* When what is damaged came is not known: if it ends where `at` is, it may belong to what was asked
@@ -236,6 +348,10 @@ void hm_log_locate_time(hm_log *log, uint64_t time_ns, hm_range *at) {
                           ? hm_segment_offset(segment, segment->records[record].position)
                           : HM_LOG_SEGMENT_HEADER;
     walk_to(segment, offset, 0, at);
+    if (!is_right(log, segment)) {
+        hm_log_locate_time(log, time_ns, at);
+        return;
+    }
     include_damage(log, at);
 }
 
@@ -243,11 +359,12 @@ uint64_t hm_log_time(hm_log *log, uint64_t position) {
     if (position >= log->end_position || position < hm_log_oldest(log)->base_position) {
         return 0;
     }
-    const hm_segment *segment = nth(log, segment_by_position(log, position));
+    hm_segment *segment = nth(log, segment_by_position(log, position));
     if (position >= hm_segment_end_position(segment) || segment->record_count == 0) {
         return 0;
     }
-    return segment->records[hm_index_by_position(segment, position)].time_ns;
+    uint64_t time_ns = segment->records[hm_index_by_position(segment, position)].time_ns;
+    return is_right(log, segment) ? time_ns : hm_log_time(log, position);
 }
 
 hm_segment *hm_log_pin(hm_log *log, uint64_t base_sequence) {

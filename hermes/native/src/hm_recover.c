@@ -520,6 +520,7 @@ static int take_records(hm_segment *segment, found *from) {
         segment->record_count = from->record_count;
         segment->record_capacity = files->slot_count;
         segment->index_reserved = files->slot_bytes;
+        segment->records_fault = files->slots_fault;
         files->slots = NULL;
         uint64_t last = from->record_count - 1; /* it may have been clipped */
         if (memcmp(&segment->records[last], &from->records[last], sizeof(hm_record)) != 0) {
@@ -587,6 +588,7 @@ static hm_segment *new_segment(hm_log *log, found *from) {
     segment->adopted = true;
     segment->shrunk = files->size != log->pool->options.segment_bytes;
     log->pool->disk_used += segment->disk_bytes;
+    segment->map_fault = files->map_fault;
     files->map = NULL;
     walk->damage = NULL;
     return segment;

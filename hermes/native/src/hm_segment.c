@@ -191,12 +191,26 @@ static int map_memory(int fd, uint64_t size, void **map) {
     return 0;
 }
 
+/* Maps a file whose faults are noted, or memory. */
+static int map_watched(int fd, uint64_t size, void **map, hm_fault **fault) {
+    int error = map_memory(fd, size, map);
+    *fault = error || fd < 0 ? NULL : hm_fault_watch(*map, size);
+    if (error == 0 && fd >= 0 && *fault == NULL) {
+        munmap(*map, size);
+        *map = NULL;
+        return -HM_ENOMEM;
+    }
+    return error;
+}
+
 static void drop_index(hm_segment *segment) {
     if (segment->heap_records) {
         free(segment->records);
     } else if (segment->records) {
+        hm_fault_drop(segment->records_fault);
         munmap(segment->records, segment->index_reserved);
     }
+    segment->records_fault = NULL;
     if (segment->index_fd >= 0) {
         close(segment->index_fd);
     }
@@ -218,7 +232,8 @@ static int make_index(hm_segment *segment) {
         error = hm_index_room(segment, 1);
     }
     if (error == 0) {
-        error = map_memory(segment->index_fd, segment->index_reserved, (void **)&segment->records);
+        error = map_watched(segment->index_fd, segment->index_reserved, (void **)&segment->records,
+                            &segment->records_fault);
     }
     return error;
 }
@@ -255,7 +270,8 @@ static int fill_segment(hm_segment *segment) {
         }
     }
     if (error == 0) {
-        error = map_memory(segment->fd, segment->map_size, (void **)&segment->map);
+        error = map_watched(segment->fd, segment->map_size, (void **)&segment->map,
+                            &segment->map_fault);
     }
     if (error == 0 && pool->dirfd < 0 && segment->map_size >= HUGE_PAGE) {
         madvise(segment->map, segment->map_size, MADV_HUGEPAGE);
@@ -375,6 +391,7 @@ void hm_segment_destroy(hm_segment *segment) {
         unlink_spare(segment);
     }
     if (segment->map) {
+        hm_fault_drop(segment->map_fault);
         munmap(segment->map, segment->map_size);
     }
     drop_index(segment);
@@ -501,6 +518,10 @@ static uint64_t shrink_index(hm_segment *segment) {
     if (keep < segment->index_reserved) {
         munmap((uint8_t *)segment->records + keep, segment->index_reserved - keep);
         segment->index_reserved = keep;
+        if (segment->records_fault) { /* nothing beyond is ours any more */
+            atomic_store_explicit(&segment->records_fault->end, (uintptr_t)segment->records + keep,
+                                  memory_order_relaxed);
+        }
     }
     segment->record_capacity = segment->record_count;
     return unused;
@@ -520,6 +541,10 @@ void hm_segment_fold(hm_segment *segment) {
     pthread_mutex_lock(&pool->lock);
     if (!pool->sync_runs) {
         memcpy(copy, segment->records, size);
+    }
+    if (!pool->sync_runs && hm_fault_count(segment->records_fault) == 0) {
+        hm_fault_drop(segment->records_fault);
+        segment->records_fault = NULL;
         munmap(segment->records, segment->index_reserved);
         segment->records = copy;
         copy = NULL;
@@ -579,7 +604,7 @@ static void give_up_recycling(hm_segment *segment) {
  * whose references are not ours. */
 static bool is_reusable(const hm_segment *segment) {
     return segment->map_size == segment->pool->options.segment_bytes && !segment->shrunk &&
-           !segment->adopted;
+           !segment->adopted && hm_segment_faults(segment) == 0;
 }
 
 void hm_segment_retire(hm_segment *segment) {

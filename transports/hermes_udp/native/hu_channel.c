@@ -407,6 +407,7 @@ static void *guard(void *argument) {
 static int start_guard(hu_channel *channel) {
     sigset_t all, before;
     sigfillset(&all);
+    sigdelset(&all, SIGBUS); /* a fault in a mapped file is handled where it happens */
     pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are the program's */
     int status = pthread_create(&channel->guard, NULL, guard, channel);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
