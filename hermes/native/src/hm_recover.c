@@ -776,7 +776,7 @@ static int stand_in(recovery *self, uint64_t next) {
         const found *segment = &self->found[i];
         if (is_foreign(segment)) {
             set_aside(self, segment);
-        } else {
+        } else if (segment->files.size <= HM_LOG_SEGMENT_HEADER) {
             unlink_files(self,
                          segment); /* it holds nothing, and stands where there was something */
         }
