@@ -149,7 +149,7 @@ class Loop:
         alone = len(self._agents) == 1
         self._bind_waits(alone=alone)
         polls = [agent.poll for agent in self._agents]
-        monotonic_ns = time.monotonic_ns
+        monotonic_ns, sched_yield = time.monotonic_ns, os.sched_yield
         passes, idle_since, check_ns = self.passes, 0, 0
         while self._running:
             work = 0
@@ -181,6 +181,7 @@ class Loop:
             now = monotonic_ns()
             idle_since = idle_since or now
             if now - idle_since < self._spin_ns:
+                sched_yield()  # a client may wait for this very core
                 if now >= check_ns or kernel.syncing:
                     check_ns = now + CHECK_NS
                     self.passes = passes

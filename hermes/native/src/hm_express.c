@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -283,6 +284,7 @@ static int64_t read_some(const port *from, uint8_t *buffer, uint64_t spin_ns, in
         if (spin_ns == 0)
             return 0;
         if ((tries & LOOK_MASK) == 0) {
+            sched_yield(); /* the peer may wait for this very core */
             uint64_t now = clock_ns(CLOCK_MONOTONIC);
             begun = begun == 0 ? now : begun;
             if (now - begun >= spin_ns)

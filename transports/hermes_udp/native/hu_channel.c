@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -104,6 +105,7 @@ static void work(hu_channel *channel) {
 
 static void let_others_in(hu_channel *channel) {
     pthread_mutex_unlock(&channel->mutex);
+    sched_yield(); /* the peer may wait for this very core */
     pthread_mutex_lock(&channel->mutex);
 }
 
