@@ -12,8 +12,8 @@ typedef struct {
     PyObject *clean;   /* exceptions that leave what is guarded sound; or NULL */
     PyObject *spared;  /* the exception that ended a wait: nothing was touched meanwhile */
     unsigned long owner;
-    unsigned depth;    /* holds of the owner */
-    int torn;          /* a holder was interrupted: what is guarded may be half changed */
+    unsigned depth; /* holds of the owner */
+    int torn;       /* a holder was interrupted: what is guarded may be half changed */
 } lock;
 
 typedef struct {
@@ -378,9 +378,9 @@ static PyType_Slot pass_slots[] = {
     {0, NULL},
 };
 
-#define FLAGS (Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE)
+#define FLAGS   (Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE)
 #define GUARDED (FLAGS | Py_TPFLAGS_HAVE_GC)
-#define HIDDEN (FLAGS | Py_TPFLAGS_DISALLOW_INSTANTIATION)
+#define HIDDEN  (FLAGS | Py_TPFLAGS_DISALLOW_INSTANTIATION)
 
 static PyType_Spec lock_spec = {"hermes.native._fast.Lock", sizeof(lock), 0, GUARDED, lock_slots};
 static PyType_Spec hold_spec = {"hermes.native._fast.Hold", sizeof(hold), 0, HIDDEN, hold_slots};

@@ -36,10 +36,11 @@ static void source_free(PyObject *object) {
     Py_DECREF(type);
 }
 
-PyDoc_STRVAR(receive_doc,
-             "receive($self, inbox, spin_ns, timeout_ns, /)\n--\n\n"
-             "Fill ``inbox.buffer`` from ``inbox.end`` on, waiting for it without the GIL, and move "
-             "``inbox.end``: how many bytes.");
+PyDoc_STRVAR(
+    receive_doc,
+    "receive($self, inbox, spin_ns, timeout_ns, /)\n--\n\n"
+    "Fill ``inbox.buffer`` from ``inbox.end`` on, waiting for it without the GIL, and move "
+    "``inbox.end``: how many bytes.");
 
 static PyObject *buffer_name, *end_name;
 

@@ -43,11 +43,11 @@
 #define HM_FRAME_PROPERTIES 256      /* flag: a property block is present */
 #define HM_PROPERTIES_MAX   65536    /* bytes: key and headers are small, or they are payload */
 #define HM_MESSAGE_MAX      16777216 /* bytes of payload, by default: 16 MiB */
-#define HM_STORED_MAX 536870912 /* bytes of payload in a log: what was taken under any limit */
-#define HM_SEQUENCE_MAX     9223372036854775807 /* 2^63 - 1: every language has numbers for it */
-#define HM_BATCH_PREFIX     24                  /* bytes */
-#define HM_BATCH_HEADER     56                  /* bytes: frame header and prefix */
-#define HM_BATCH_SLACK      1048576 /* bytes a batch may have beyond the message limit */
+#define HM_STORED_MAX   536870912    /* bytes of payload in a log: what was taken under any limit */
+#define HM_SEQUENCE_MAX 9223372036854775807 /* 2^63 - 1: every language has numbers for it */
+#define HM_BATCH_PREFIX 24                  /* bytes */
+#define HM_BATCH_HEADER 56                  /* bytes: frame header and prefix */
+#define HM_BATCH_SLACK  1048576             /* bytes a batch may have beyond the message limit */
 
 enum {
     HM_MESSAGE = 1,
