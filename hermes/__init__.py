@@ -44,9 +44,9 @@ _HOMES = {
     "Timeout": "hermes.errors",
     "connect": "hermes.client",
     "get_include": "hermes.native.api",
-    "register_plugin": "hermes.plugins",
-    "register_storage": "hermes.plugins",
-    "register_transport": "hermes.plugins",
+    "register_plugin": "hermes.plugins.discovery",
+    "register_storage": "hermes.plugins.discovery",
+    "register_transport": "hermes.plugins.discovery",
 }
 
 __all__ = [*sorted(_HOMES), "__version__", "errors"]

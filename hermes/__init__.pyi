@@ -18,8 +18,8 @@ from hermes.errors import HermesError as HermesError
 from hermes.errors import Refused as Refused
 from hermes.errors import Timeout as Timeout
 from hermes.native.api import get_include as get_include
-from hermes.plugins import register_plugin as register_plugin
-from hermes.plugins import register_storage as register_storage
-from hermes.plugins import register_transport as register_transport
+from hermes.plugins.discovery import register_plugin as register_plugin
+from hermes.plugins.discovery import register_storage as register_storage
+from hermes.plugins.discovery import register_transport as register_transport
 
 __version__: str

@@ -36,7 +36,7 @@ def compiled(source: Path, place: Path) -> Path:
     if compiler is None:
         sys.exit("the micro benchmarks need a C compiler: install gcc")
     target = place / source.stem
-    core = map(str, sorted((NATIVE / "src").glob("*.c")))
+    core = map(str, sorted((NATIVE / "src").rglob("*.c")))
     command = [compiler, *FLAGS, f"-I{NATIVE / 'include'}", str(source), *core, "-o", str(target)]
     if subprocess.run(command, check=False).returncode != 0:
         sys.exit(f"{source.name} does not compile")

@@ -9,7 +9,7 @@
  */
 #include "hm_mpmc.h"
 #include "hm_spsc.h"
-#include "hm_spsc_word.h"
+#include "spsc_internal.h"
 
 #include <assert.h>
 #include <pthread.h>

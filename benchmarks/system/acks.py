@@ -21,8 +21,8 @@ from hermes.bench.own import HermesCast, TransportContestant
 from hermes.bench.plan import Wishes, plan
 from hermes.bench.rounds import play
 from hermes.bench.stage import Stage
-from hermes.plugins import default_plugins
-from hermes.url import parse_url
+from hermes.plugins.discovery import default_plugins
+from hermes.spi.url import parse_url
 
 SIZE = 256
 """Bytes of a payload."""

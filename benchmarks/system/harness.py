@@ -23,7 +23,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
-from hermes.closing import Closable
+from hermes.base.closing import Closable
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -5,5 +5,5 @@ Hermes, a control that only moves bytes, another broker.  It says how its proces
 how its users send and receive (:mod:`hermes.bench.contestant`); schedules, clocks, histograms,
 warm-up and the order of rounds are the engine's, and the same for all.
 
-Knows no transport: which there are, :mod:`hermes.plugins` says.
+Knows no transport: which there are, :mod:`hermes.plugins.discovery` says.
 """

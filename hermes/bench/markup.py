@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
-from hermes.shown import printable_lines
+from hermes.base.shown import printable_lines
 
 
 class Markup(str):

@@ -13,13 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hermes.base.shown import redacted
 from hermes.bench.actors import BROKER_CORE, ActorCast
 from hermes.bench.contestant import Conditions, Job, Kind, Measure, Pass
 from hermes.bench.stage import READY_S, Failed, Process, Stage
 from hermes.errors import HermesError, PluginFailed, Timeout
-from hermes.plugins import Plugins, default_plugins
-from hermes.shown import redacted
-from hermes.url import Url, parse_url
+from hermes.plugins.discovery import Plugins, default_plugins
+from hermes.spi.url import Url, parse_url
 
 BATCH_COUNT = 4096
 """Messages per call of a burst."""

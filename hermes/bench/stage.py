@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from hermes.closing import Closable, undisturbed
+from hermes.base.closing import Closable, undisturbed
 from hermes.errors import HermesError
 
 READY_S = 60.0

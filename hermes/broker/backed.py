@@ -25,7 +25,7 @@ from hermes.native.window import DAMAGED, GONE, IO_ERROR, NO_SPACE, Window
 if TYPE_CHECKING:
     from hermes.native.log import Appended, Run
     from hermes.native.stream import Cursor, Stream
-    from hermes.storage import LogSettings, LogState, Progress, StreamLog
+    from hermes.spi.storage import LogSettings, LogState, Progress, StreamLog
 
 LOG = logging.getLogger("hermes.broker")
 

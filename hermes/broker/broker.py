@@ -15,7 +15,9 @@ from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack
 from typing import Any, NamedTuple, NoReturn, Self, TypeVar
 
-from hermes import checks
+from hermes.base import checks
+from hermes.base.closing import AtExit, Closable, at_exit
+from hermes.base.forks import close_in_children
 from hermes.broker import queries
 from hermes.broker.config import Config, checked, from_values
 from hermes.broker.hooks import Hooks
@@ -23,13 +25,11 @@ from hermes.broker.kernel import Kernel
 from hermes.broker.loop import Loop
 from hermes.broker.signals import Signals, quiet_collector
 from hermes.broker.streams import Streams
-from hermes.closing import AtExit, Closable, at_exit
 from hermes.errors import Closed, HermesError, UsageError, WrongType
-from hermes.forks import close_in_children
-from hermes.plugins import Plugins, default_plugins
-from hermes.storage import Progress
-from hermes.transport import refuse_dial_options
-from hermes.url import parse_url
+from hermes.plugins.discovery import Plugins, default_plugins
+from hermes.spi.storage import Progress
+from hermes.spi.transport import refuse_dial_options
+from hermes.spi.url import parse_url
 
 LOG = logging.getLogger("hermes.broker")
 
@@ -283,7 +283,7 @@ class Broker(Closable):
 
     def abandon(self) -> list[int]:
         """A forked child has no part in its parent's broker: there it is closed, and nothing that
-        it holds is written to; see :class:`hermes.forks.Owner`."""
+        it holds is written to; see :class:`hermes.base.forks.Owner`."""
         if self._kernel is not None:
             self._finished = self._stopping = True
         self._undo = ExitStack()

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from hermes.errors import StorageDamaged
 from hermes.native.frames import crc32c
-from hermes.storage import Storage
+from hermes.spi.storage import Storage
 
 MAGIC = b"HMST"
 PAYLOAD_AT = len(MAGIC) + 4

@@ -17,11 +17,12 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from hermes import checks, units
+from hermes.base import checks
 from hermes.errors import InvalidConfig, InvalidTopic, InvalidUrl, UsageError
 from hermes.native.patterns import check_given_pattern, check_given_topic
-from hermes.units import ByteSize, Duration
-from hermes.url import parse_url
+from hermes.spi import units
+from hermes.spi.units import ByteSize, Duration
+from hermes.spi.url import parse_url
 
 Idle = Literal["block", "adaptive", "spin"]
 

@@ -3,7 +3,7 @@ readers.
 
 Here is what comes in: it goes to C in as few calls as it arrived in reads, and requests are answered.
 What goes out is :mod:`hermes.broker.output`; publishers and their acknowledgements are
-:mod:`hermes.broker.publishers`.  Knows no socket: see :class:`hermes.transport.Connection` for the
+:mod:`hermes.broker.publishers`.  Knows no socket: see :class:`hermes.spi.transport.Connection` for the
 side a transport sees.
 
 This is the path every message takes: what runs once per read is written to do little.
@@ -23,11 +23,11 @@ from hermes.broker.publishers import Publisher, publisher_level
 from hermes.broker.queries import FORGET, may_ask
 from hermes.broker.subscriptions import Opening, RequestRefused, Subscription
 from hermes.errors import HermesError, InvalidTopic, Refused, SystemFault
-from hermes.hookspecs import ConnectionInfo, Denial, Grant
 from hermes.native.envelopes import address_of
 from hermes.native.express import CURSORS_MAX, INPUT, READ_SIZE, WORK, Express, Result
 from hermes.native.patterns import covers
-from hermes.transport import Peer
+from hermes.spi.hooks import ConnectionInfo, Denial, Grant
+from hermes.spi.transport import Peer
 from hermes.wire import messages as m
 from hermes.wire.server import Event, PublisherRefused, ServerState, Violation
 

@@ -23,7 +23,7 @@ import msgspec
 
 from hermes.broker import checked
 from hermes.errors import StorageDamaged, StorageFailed, StorageFull
-from hermes.storage import Storage
+from hermes.spi.storage import Storage
 
 LOG = logging.getLogger("hermes.broker")
 

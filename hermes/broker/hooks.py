@@ -14,12 +14,12 @@ from typing import Any
 
 import pluggy
 
-from hermes import hookspecs
 from hermes.errors import HermesError, PluginFailed
-from hermes.hookspecs import BrokerInfo, ConnectionInfo, Denial, Grant
-from hermes.plugins import Plugins, default_plugins
-from hermes.transport import Peer
-from hermes.url import parse_options
+from hermes.plugins.discovery import Plugins, default_plugins
+from hermes.spi import hooks as hookspecs
+from hermes.spi.hooks import BrokerInfo, ConnectionInfo, Denial, Grant
+from hermes.spi.transport import Peer
+from hermes.spi.url import parse_options
 
 LOG = logging.getLogger("hermes.broker")
 

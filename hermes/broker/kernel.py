@@ -1,7 +1,7 @@
 """The kernel: hands out connections, and tells the transports which of them may have output.
 
 Joins streams, durable positions and connections; owns no thread and no socket.  Implements
-:class:`hermes.transport.Kernel` for the transports and :class:`hermes.broker.loop.Passes` for the
+:class:`hermes.spi.transport.Kernel` for the transports and :class:`hermes.broker.loop.Passes` for the
 loop.
 """
 
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+from hermes.base.faults import Faults
 from hermes.broker import queries
 from hermes.broker.backed import CHOKE_BYTES, HAND_OVER_BYTES, Backed
 from hermes.broker.clock import WATCH_NS, Clock
@@ -27,15 +28,14 @@ from hermes.broker.positions import Done, Positions
 from hermes.broker.streams import ServedStream, Streams, message_max
 from hermes.broker.subscriptions import RequestRefused
 from hermes.errors import ConnectionLost, HermesError, Refused, StorageFull
-from hermes.faults import Faults
-from hermes.hookspecs import BrokerInfo, Grant, ListenerInfo
 from hermes.native.envelopes import EFILES, EMAPS, address_of, error_text
 from hermes.native.express import HandOut
 from hermes.native.log import LogEvent
-from hermes.storage import Storage
-from hermes.transport import Agent, PathWatcher, Peer
-from hermes.units import Duration
-from hermes.url import parse_url
+from hermes.spi.hooks import BrokerInfo, Grant, ListenerInfo
+from hermes.spi.storage import Storage
+from hermes.spi.transport import Agent, PathWatcher, Peer
+from hermes.spi.units import Duration
+from hermes.spi.url import parse_url
 from hermes.wire.messages import Limits
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+from hermes.base.forks import close_in_children
 from hermes.broker.config import Idle
-from hermes.forks import close_in_children
-from hermes.transport import Agent
+from hermes.spi.transport import Agent
 
 CHECK_NS = 100_000
 """While there is work, or while it spins, the loop looks at its own descriptors and timers this
@@ -137,7 +137,7 @@ class Loop:
                 os.close(self._wake_fd)
 
     def abandon(self) -> list[int]:
-        """Both descriptors, in a forked child; see :class:`hermes.forks.Owner`."""
+        """Both descriptors, in a forked child; see :class:`hermes.base.forks.Owner`."""
         if self._closed:
             return []
         self._closed = True

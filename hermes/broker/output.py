@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from hermes.broker.publishers import Acknowledging, publisher_level
 from hermes.errors import HermesError
 from hermes.native.stream import Deliver
-from hermes.transport import Peer
+from hermes.spi.transport import Peer
 from hermes.wire.server import ServerState
 
 if TYPE_CHECKING:

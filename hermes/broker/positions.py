@@ -17,7 +17,7 @@ import msgspec
 
 from hermes.broker import checked
 from hermes.errors import HermesError, StorageFailed
-from hermes.storage import Storage
+from hermes.spi.storage import Storage
 
 LOG = logging.getLogger("hermes.broker")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hermes.broker.owners import stored_publisher_id
 from hermes.native.stream import Ingest
-from hermes.transport import Peer
+from hermes.spi.transport import Peer
 from hermes.wire import messages as m
 from hermes.wire.server import ServerProtocol, ServerState
 

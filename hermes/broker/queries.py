@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from hermes.base.shown import redacted
 from hermes.broker.config import to_values
 from hermes.broker.owners import durable_name
 from hermes.errors import InvalidTopic
-from hermes.hookspecs import EVERYTHING
 from hermes.native.patterns import check_pattern, match
-from hermes.shown import redacted
+from hermes.spi.hooks import EVERYTHING
 from hermes.wire.codec import CONTROL_MAX
 
 if TYPE_CHECKING:
     from hermes.broker.kernel import Kernel
     from hermes.broker.streams import ServedStream
-    from hermes.hookspecs import Grant
+    from hermes.spi.hooks import Grant
 
 FORGET = "forget"
 """The one that asks for something to be done: a durable name to be forgotten."""

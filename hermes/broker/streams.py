@@ -21,7 +21,7 @@ from hermes.native.frames import STORED_MAX
 from hermes.native.log import Log, LogReport
 from hermes.native.patterns import check_pattern, check_topic, covers, match, overlap
 from hermes.native.stream import Cursor, Router, Start, Stream
-from hermes.storage import LogSettings, Progress, Storage
+from hermes.spi.storage import LogSettings, Progress, Storage
 
 if TYPE_CHECKING:
     from hermes.broker.subscriptions import Reader

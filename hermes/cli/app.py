@@ -81,7 +81,7 @@ def plugin_commands() -> dict[str, list[EntryPoint]]:
     a built-in is left out."""
     from importlib.metadata import entry_points
 
-    from hermes.selection import VARIABLE, Selection
+    from hermes.plugins.selection import VARIABLE, Selection
 
     selection = Selection.parse(os.environ.get(VARIABLE))
     found: dict[str, list[EntryPoint]] = {}

@@ -23,10 +23,10 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from hermes.base.closing import undisturbed
 from hermes.cli.command import Command
 from hermes.cli.exits import ExitCode
 from hermes.cli.options import Bytes, Count, Rate, UrlText, json_option
-from hermes.closing import undisturbed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -131,8 +131,8 @@ def command(
     import signal
 
     from hermes.cli.output import Progress, print_json
-    from hermes.plugins import default_plugins
-    from hermes.url import parse_url
+    from hermes.plugins.discovery import default_plugins
+    from hermes.spi.url import parse_url
 
     default_plugins().transport_of(parse_url(transport))  # before a process is blamed
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: nothing is left behind

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hermes.plugins import Installed
+    from hermes.plugins.discovery import Installed
 
 DEADLINE_NS = 10_000_000_000
 """For one plugin, unless told: a slow disk is no fault, and nobody waits longer."""

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
-from hermes.shown import printable_lines, redacted_prose
+from hermes.base.shown import printable_lines, redacted_prose
 
 if TYPE_CHECKING:
     from hermes.errors import HermesError

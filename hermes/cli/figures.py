@@ -1,5 +1,5 @@
 """Sizes, counts and durations as people read them.  What they write is read by
-:mod:`hermes.units`.
+:mod:`hermes.spi.units`.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 
-from hermes.shown import printable
+from hermes.base.shown import printable
 
 
 def raw_line(topic: str, stream: str, sequence: int, timestamp_ns: int, payload: bytes) -> bytes:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import sys
 
+from hermes.base.shown import printable, redacted_prose
 from hermes.cli.terminal import OFFER_BYTES, writable
-from hermes.shown import printable, redacted_prose
 
 
 class LogLines(logging.Handler):

@@ -11,8 +11,9 @@ from urllib.parse import quote
 
 import click
 
-from hermes import checks, units
-from hermes.checks import INT64_MAX
+from hermes.base import checks
+from hermes.base.checks import INT64_MAX
+from hermes.spi import units
 
 DEFAULT_URL = "tcp://127.0.0.1:7601"
 BARE_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?|\.[0-9]+")
@@ -131,12 +132,12 @@ class UrlText(click.ParamType):  # type: ignore[type-arg]  # generic since click
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the text, which is a URL."""
         from hermes.errors import UsageError
-        from hermes.url import parse_url, refuse_missing_scheme
+        from hermes.spi.url import parse_url, refuse_missing_scheme
 
         try:
             url = parse_url(checks.text(value, "it"))
             if url.path.isdigit() and not url.scheme_has_authority:
-                from hermes.plugins import installed_names
+                from hermes.plugins.discovery import installed_names
 
                 if url.scheme not in installed_names():
                     refuse_missing_scheme(url)
@@ -200,8 +201,8 @@ def exclude_plugins(ctx: click.Context, param: click.Parameter, names: tuple[str
     """Put the names where this process and its children look."""
     if names and not ctx.resilient_parsing:
         from hermes.cli.command import closest
-        from hermes.plugins import installed_names
-        from hermes.selection import VARIABLE, excluding
+        from hermes.plugins.discovery import installed_names
+        from hermes.plugins.selection import VARIABLE, excluding
 
         known = installed_names()
         for name in names:
@@ -270,9 +271,9 @@ def intercepted(url: str, spec: str | None) -> str:
     if spec is None:
         return url
     from hermes.errors import InvalidUrl
-    from hermes.intercept import Interception
-    from hermes.plugins import default_plugins
-    from hermes.url import parse_url
+    from hermes.net.interception import Interception
+    from hermes.plugins.discovery import default_plugins
+    from hermes.spi.url import parse_url
 
     parsed = parse_url(url)
     try:

@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from hermes.closing import Closable
-from hermes.shown import printable
+from hermes.base.closing import Closable
+from hermes.base.shown import printable
 
 PROGRESS_NS = 200_000_000
 """Between two progress lines: often enough to look alive, too seldom to cost anything."""

@@ -13,9 +13,9 @@ import sys
 import typing
 from typing import Any
 
-from hermes import hookspecs
 from hermes.errors import HermesError
-from hermes.plugins import API_VERSIONS, Installed, Plugins, default_plugins
+from hermes.plugins.discovery import API_VERSIONS, Installed, Plugins, default_plugins
+from hermes.spi import hooks as hookspecs
 
 
 def main() -> None:
@@ -67,7 +67,7 @@ def command(plugins: Plugins, name: str) -> Any:
 
 def facts(plugins: Plugins, row: Installed, made: Any) -> dict[str, Any]:
     """What ``hermes plugins info`` shows of one that works."""
-    from hermes.optiondocs import describe_options
+    from hermes.spi.options import describe_options
 
     options: list[dict[str, Any]] = []
     capabilities = None

@@ -12,7 +12,7 @@ from hermes.cli.options import Duration, json_option
 from hermes.cli.output import say
 
 if TYPE_CHECKING:
-    from hermes.plugins import Installed, Plugins
+    from hermes.plugins.discovery import Installed, Plugins
 
 UNKNOWN: dict[str, Any] = {
     "api_version": None,
@@ -59,7 +59,7 @@ UNKNOWN: dict[str, Any] = {
 def command(name: str, kind: str | None, deadline_ns: int, as_json: bool) -> None:
     """Show what the plugin NAME is, whether it works here, what it can do, and its options."""
     from hermes.cli.examination import examine, row_of
-    from hermes.plugins import default_plugins
+    from hermes.plugins.discovery import default_plugins
 
     plugin = choose(default_plugins(), name, kind)
     (found,) = examine([plugin], deadline_ns=deadline_ns)

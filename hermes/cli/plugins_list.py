@@ -11,7 +11,7 @@ from hermes.cli.options import Duration, json_option, no_plugin_option
 from hermes.cli.output import say
 
 if TYPE_CHECKING:
-    from hermes.plugins import Plugins
+    from hermes.plugins.discovery import Plugins
 
 
 @click.command(
@@ -50,7 +50,7 @@ def command(check: bool, deadline_ns: int, as_json: bool) -> None:
     States: discovered (installed, not looked into), loaded (it works here), failed (it does not;
     the reason stands below), disabled (by HERMES_PLUGINS or --no-plugin).
     """
-    from hermes.plugins import default_plugins
+    from hermes.plugins.discovery import default_plugins
 
     plugins = default_plugins()
     rows = rows_of(plugins, check=check, deadline_ns=deadline_ns)

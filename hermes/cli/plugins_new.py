@@ -101,7 +101,7 @@ def check_free(kind: str, scheme: str, package: str) -> None:
         UsageError: a plugin or a package has it.
     """
     from hermes.errors import UsageError
-    from hermes.plugins import listing
+    from hermes.plugins.discovery import listing
 
     for plugin in listing():
         if (plugin.kind, plugin.name) == (kind, scheme):

@@ -51,7 +51,7 @@ def command(names: tuple[str, ...], distribution: str | None, as_json: bool) -> 
     Plugins are imported, but neither asked whether they work here nor opened.
     """
     from hermes.errors import PluginNotFound
-    from hermes.plugins import listing
+    from hermes.plugins.discovery import listing
 
     chosen = [
         plugin
@@ -85,7 +85,7 @@ def made(kind: str, name: str, module: str) -> Any:
         PluginFailed: it cannot be made.
     """
     from hermes.errors import HermesError, PluginFailed
-    from hermes.plugins import default_plugins
+    from hermes.plugins.discovery import default_plugins
 
     announced: dict[str, Any] = {}
     try:
@@ -103,7 +103,7 @@ def made(kind: str, name: str, module: str) -> Any:
 
 def describe(kind: str, name: str, plugin: Any) -> dict[str, Any]:
     """What one says of itself."""
-    from hermes.optiondocs import describe_options
+    from hermes.spi.options import describe_options
 
     claims = {
         field.name: getattr(plugin.capabilities, field.name)
@@ -147,8 +147,8 @@ def page(plugins: list[dict[str, Any]]) -> Iterator[str]:
 
 def capabilities(kind: str, plugins: list[dict[str, Any]]) -> Iterator[str]:
     """A row per capability, a column per plugin."""
-    from hermes import storage, transport
-    from hermes.optiondocs import field_docstrings
+    from hermes.spi import storage, transport
+    from hermes.spi.options import field_docstrings
 
     claims = transport.Capabilities if kind == "transport" else storage.Capabilities
     names = [f"`{plugin['name']}`" for plugin in plugins]

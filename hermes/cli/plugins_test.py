@@ -139,7 +139,7 @@ def kind_of(name: str) -> str:
     """
     from hermes.cli.command import closest
     from hermes.errors import PluginNotFound
-    from hermes.plugins import listing
+    from hermes.plugins.discovery import listing
 
     found = listing()
     kinds = {plugin.name: plugin.kind for plugin in found if plugin.kind in NEEDS}
@@ -181,7 +181,7 @@ def module(kind: str, name: str, url: str | None, settings: tuple[str, ...]) -> 
         UsageError: a setting is not NAME=VALUE, or the URL is another plugin's.
     """
     from hermes.errors import UsageError
-    from hermes.url import parse_url
+    from hermes.spi.url import parse_url
 
     if url is not None and parse_url(url.replace("{tmp}", "/tmp")).scheme != name:
         raise UsageError(f"{url} is no URL of {kind} {name!r}: expected {name}:...")

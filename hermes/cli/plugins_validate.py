@@ -74,7 +74,7 @@ def command(target: str, as_json: bool) -> None:
 
 def is_path(target: str) -> bool:
     """True if ``target`` is meant as a folder: what could be both is a name."""
-    from hermes.plugins import listing
+    from hermes.plugins.discovery import listing
 
     if os.sep in target or target.startswith("."):
         return True
@@ -103,7 +103,7 @@ def of_installed(name: str) -> list[Row]:
     """
     from hermes.cli.command import closest
     from hermes.errors import PluginNotFound
-    from hermes.plugins import listing
+    from hermes.plugins.discovery import listing
     from hermes.testing.validation import Target
 
     installed = listing()

@@ -147,9 +147,9 @@ def command(
     synced, clients are told. A second signal ends it at once; what was acknowledged is in the log
     all the same.
     """
+    from hermes.base.shown import redacted
     from hermes.errors import UsageError
-    from hermes.shown import redacted
-    from hermes.url import parse_url
+    from hermes.spi.url import parse_url
 
     ready = None
     if ready_file is not None:
@@ -192,9 +192,9 @@ def parse_stream(text: str) -> dict[str, Any]:
 
 def parse_plugin(text: str) -> tuple[str, dict[str, str]]:
     """``NAME[?OPTION=VALUE&...]`` as one ``[plugins.NAME]`` table."""
+    from hermes.base.shown import redacted
     from hermes.errors import InvalidUrl
-    from hermes.shown import redacted
-    from hermes.url import parse_url
+    from hermes.spi.url import parse_url
 
     shown = redacted(text.partition("?")[0])  # a value may be a secret
     try:
@@ -306,8 +306,8 @@ def describe(broker: Broker) -> dict[str, Any]:
 
 def announcement(broker: Broker, ready: dict[str, Any], *, as_json: bool) -> str:
     """Where it listens, where it stores, and what it keeps: lines, or one of JSON."""
-    from hermes.shown import printable
-    from hermes.units import ByteSize, Duration
+    from hermes.base.shown import printable
+    from hermes.spi.units import ByteSize, Duration
 
     streams = broker.streams()
     if as_json:

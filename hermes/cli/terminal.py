@@ -14,8 +14,8 @@ import select
 import sys
 from typing import TextIO
 
+from hermes.base.shown import printable_lines, redacted_prose
 from hermes.cli.output import write_all
-from hermes.shown import printable_lines, redacted_prose
 
 STDIN, STDOUT, STDERR = 0, 1, 2
 OFFER_BYTES = select.PIPE_BUF

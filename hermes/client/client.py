@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
-from hermes import checks
+from hermes.base import checks
 from hermes.client import requests
 from hermes.client.connection import Connection
 from hermes.client.publisher import Publisher
@@ -25,7 +25,7 @@ from hermes.client.subscription import OnGap, Subscription, checked_on_gap
 from hermes.errors import HermesError, Timeout, UsageError, WrongType
 from hermes.native.outbox import CAPACITY, CAPACITY_MIN, LINGER_MAX_NS
 from hermes.native.patterns import check_given_pattern, check_given_topic
-from hermes.url import Url, parse_url
+from hermes.spi.url import Url, parse_url
 from hermes.wire.messages import NAME_MAX, PUBLISHER_ID_SIZE, AckLevel
 
 DEFAULT_URL = "tcp://127.0.0.1:7601"

@@ -16,13 +16,13 @@ import time
 import warnings
 from collections.abc import Mapping
 
-from hermes.checks import FOR_EVER_NS
+from hermes.base.checks import FOR_EVER_NS
+from hermes.base.closing import AtExit, at_exit
 from hermes.client.keeper import KEEPER
 from hermes.client.link import Link, Output
 from hermes.client.output import ChannelOutput
 from hermes.client.pump import ATTEMPT_S, NS_PER_S, SLICE_NS, Pump, Slip, deadline_of, open_pumps
 from hermes.client.session import Feed, Line, Segment, Session
-from hermes.closing import AtExit, at_exit
 from hermes.errors import (
     ConnectFailed,
     ConnectionLost,
@@ -34,8 +34,8 @@ from hermes.errors import (
     restated,
 )
 from hermes.native.outbox import Flusher, Outbox
-from hermes.transport import Channel, medium_of, refuse_listen_options
-from hermes.url import Url
+from hermes.spi.transport import Channel, medium_of, refuse_listen_options
+from hermes.spi.url import Url
 from hermes.wire.client import ClientState, what_answers
 
 LOG = logging.getLogger("hermes.client")
@@ -467,7 +467,7 @@ def dial(url: Url, deadline: int | None) -> Channel:
     Raises:
         ConnectFailed: nobody answered there.
     """
-    from hermes.plugins import default_plugins
+    from hermes.plugins.discovery import default_plugins
 
     transport = default_plugins().transport_of(url)
     refuse_listen_options(transport, url)

@@ -12,7 +12,7 @@ from hermes.client.output import ChannelOutput
 from hermes.errors import ConnectionLost, WouldBlock
 from hermes.native.api import Source
 from hermes.native.outbox import EMPTY, Flusher
-from hermes.transport import Channel, ReadingChannel, medium_of
+from hermes.spi.transport import Channel, ReadingChannel, medium_of
 
 BATCH_MAX = 1 << 20
 """Bytes of frames in a batch we send, unless one message alone is larger: every broker takes that,

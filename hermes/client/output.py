@@ -10,7 +10,7 @@ from collections import deque
 
 from hermes.errors import ConnectionLost, UsageError
 from hermes.native.outbox import CLOSED, SYSTEM, Outbox
-from hermes.transport import Channel
+from hermes.spi.transport import Channel
 
 SENT, BLOCKED = 1, 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from hermes import checks
+from hermes.base import checks
 from hermes.errors import UsageError
 from hermes.wire.messages import SEQUENCE_MAX
 

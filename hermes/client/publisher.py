@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
-from hermes import checks
+from hermes.base import checks
 from hermes.client import requests
 from hermes.client.connection import Connection
 from hermes.client.session import Line

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NoReturn
 
-from hermes.checks import FOR_EVER_NS, nanoseconds
+from hermes.base.checks import FOR_EVER_NS, nanoseconds
 from hermes.client.inbox import Inbox
 from hermes.client.keeper import KEEPER
 from hermes.client.link import Link, Output
@@ -41,7 +41,7 @@ from hermes.errors import (
 from hermes.native.api import Hold, Lock
 from hermes.native.frames import HEADER_SIZE
 from hermes.native.outbox import EMPTY
-from hermes.url import Url
+from hermes.spi.url import Url
 from hermes.wire.client import ClientState
 from hermes.wire.errorcodes import FINAL_CODES
 

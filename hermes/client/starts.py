@@ -8,7 +8,7 @@ from typing import Literal, cast
 
 from msgspec.structs import replace
 
-from hermes import checks
+from hermes.base import checks
 from hermes.client.position import Position, epochs_of
 from hermes.errors import UsageError, WrongType
 from hermes.wire.messages import NAME_MAX, SEQUENCE_MAX, Start

@@ -9,7 +9,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Literal, NoReturn
 
-from hermes import checks
+from hermes.base import checks
+from hermes.base.closing import Closable
 from hermes.client import requests
 from hermes.client.batch import SLICE_SIZE, Batch
 from hermes.client.connection import Connection
@@ -18,7 +19,6 @@ from hermes.client.position import Position
 from hermes.client.pump import deadline_in
 from hermes.client.session import Feed, Gap, Segment, Session
 from hermes.client.starts import checked_positions
-from hermes.closing import Closable
 from hermes.errors import (
     Closed,
     GapDetected,

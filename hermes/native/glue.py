@@ -57,7 +57,7 @@ class build_ext(_build_ext):  # noqa: N801 - the name setuptools gives the comma
 
     def build_extension(self, ext: Extension) -> None:
         """Expand the source directory and add the generated file, then build as usual."""
-        sources = [str(path) for place in ext.sources for path in sorted(Path(place).glob("*.c"))]
+        sources = [str(path) for place in ext.sources for path in sorted(Path(place).rglob("*.c"))]
         headers = [path for place in ext.include_dirs for path in in_include_order(Path(place))]
         ext.depends = [*map(str, headers)]
         implemented = {Path(source).stem for source in sources}

@@ -20,7 +20,7 @@ from enum import IntFlag
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hermes.closing import Closable
+from hermes.base.closing import Closable
 from hermes.errors import Closed, MessageTooLarge, StorageDamaged, UsageError
 from hermes.native._core import ffi, lib
 from hermes.native._errors import check, fail

@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
-from hermes.closing import Closable
+from hermes.base.closing import Closable
 from hermes.errors import (
     Closed,
     MalformedInput,

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hermes.closing import Closable
+from hermes.base.closing import Closable
 from hermes.errors import Closed, MessageTooLarge, UsageError
 from hermes.native._core import ffi, lib
 from hermes.native._errors import check

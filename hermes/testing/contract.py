@@ -15,8 +15,8 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import pytest
 
-from hermes.plugins import default_plugins
-from hermes.url import parse_url
+from hermes.plugins.discovery import default_plugins
+from hermes.spi.url import parse_url
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Subject = TypeVar("Subject")

@@ -1,7 +1,7 @@
 """A kernel that echoes: what a transport meets in its tests instead of a broker.
 
 It looks over the transport's shoulder.  Whatever a call breaks of the contract in
-:mod:`hermes.transport` is noted in :attr:`EchoKernel.violations`, in a sentence that says what was
+:mod:`hermes.spi.transport` is noted in :attr:`EchoKernel.violations`, in a sentence that says what was
 called and what the contract says; memory that the transport has released is overwritten, so that
 whoever still sends it sends garbage; so is the input buffer, before each use.
 
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from hermes.errors import Refused
-from hermes.transport import Peer
+from hermes.spi.transport import Peer
 
 POISON = 0xDD
 """What released memory and stale input are overwritten with."""
@@ -56,7 +56,7 @@ class Block:
 class EchoConnection:
     """Sends back what it receives, and closes its end when the peer has closed its own.
 
-    It is a :class:`hermes.transport.Connection`; tests look at the rest.
+    It is a :class:`hermes.spi.transport.Connection`; tests look at the rest.
     """
 
     def __init__(self, kernel: EchoKernel, owner: object, peer: Peer) -> None:
@@ -282,7 +282,7 @@ class EchoConnection:
 
 
 class EchoKernel:
-    """Hands out echo connections and keeps all it ever made; a :class:`hermes.transport.Kernel`.
+    """Hands out echo connections and keeps all it ever made; a :class:`hermes.spi.transport.Kernel`.
 
     Belongs to the thread that makes it, which is the one that polls the agent.
     """

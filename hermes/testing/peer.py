@@ -13,11 +13,11 @@ from typing import Any
 
 import hermes
 from hermes.errors import ConnectFailed, UsageError
-from hermes.plugins import register_transport
+from hermes.plugins.discovery import register_transport
+from hermes.spi.transport import Transport
+from hermes.spi.url import Url
 from hermes.testing.kernel import EchoKernel
 from hermes.testing.peers import LIFE_S, play, say
-from hermes.transport import Transport
-from hermes.url import Url
 
 DIAL_NS = 30_000_000_000
 LEFT_OPEN: list[Any] = []

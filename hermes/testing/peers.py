@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from hermes.url import Url, parse_url
+from hermes.spi.url import Url, parse_url
 
 if TYPE_CHECKING:
     from hermes.testing.contract import BaseContract
@@ -39,7 +39,7 @@ def load(name: str, file: str) -> ModuleType:
 def make(kit: str, url: Url, where: list[str]) -> Any:
     """The subject for ``url``: installed, or a class of a file."""
     if not where:
-        from hermes.plugins import default_plugins
+        from hermes.plugins.discovery import default_plugins
 
         return getattr(default_plugins(), kit)(url.scheme)
     file, name = where

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hermes.errors import UsageError
-from hermes.plugins import KINDS
+from hermes.plugins.discovery import KINDS
 from hermes.testing.validation import Finding, Target
 
 HERMES = "hermes-broker"

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hermes.plugins import default_plugins
+from hermes.plugins.discovery import default_plugins
+from hermes.spi.url import parse_url
 from hermes.testing.contract import BaseContract, Subject
 from hermes.testing.resources import own_time_ns
-from hermes.url import parse_url
 
 TRIES = 3
 """Imports measured until one is fast enough: the machine may be busy."""
@@ -24,7 +24,7 @@ IMPORT_DEADLINE_S = 60
 
 IMPORT = """
 import importlib, json, sys
-import hermes.hookspecs, hermes.plugins, hermes.streamsockets
+import hermes.spi.hooks, hermes.plugins, hermes.net.sockets
 from hermes.testing.peers import load
 from hermes.testing.resources import Held, own_time_ns
 kit, name, file = sys.argv[1:]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from hermes.native import Encoder, Hole, Run, decode
 from hermes.native.log import LogEvent
-from hermes.storage import LogSettings, LogState, StreamLog
+from hermes.spi.storage import LogSettings, LogState, StreamLog
 
 SEGMENT = 64 << 10
 """Bytes of a segment: small, so that little data makes many."""

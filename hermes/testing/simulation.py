@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Protocol, Self
 
-from hermes.intercept import Interception, Interceptor
+from hermes.net.interception import Interception, Interceptor
 
 IDLE_MAX = 100_000
 """Steps in which time may stand still: parties that answer each other at once, without end."""
@@ -88,7 +88,7 @@ class SimulatedNetwork:
     """Carries datagrams between parties, each direction of each pair with faults of its own chance.
 
     ``seed``: number from which all chance follows; None: one that nobody has chosen.  ``faults``: a
-    specification of :class:`~hermes.intercept.Interception`, its ``seed`` ignored.  As a context
+    specification of :class:`~hermes.net.interception.Interception`, its ``seed`` ignored.  As a context
     manager it adds the seed to the error that ends it.
     """
 

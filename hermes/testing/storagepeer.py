@@ -10,11 +10,11 @@ import time
 from typing import TYPE_CHECKING
 
 from hermes.errors import StorageFailed, StorageFull
-from hermes.storage import StorageBackend
+from hermes.spi.storage import StorageBackend
+from hermes.spi.url import Url
 from hermes.testing import peers
 from hermes.testing.peers import LIFE_S, say
 from hermes.testing.scribe import SETTINGS, Scribe, sync
-from hermes.url import Url
 
 if TYPE_CHECKING:
     from hermes.testing.storage.contract import Contract, Ground

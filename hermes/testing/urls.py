@@ -8,9 +8,9 @@ from __future__ import annotations
 import tempfile
 
 from hermes.errors import InvalidUrl
-from hermes.plugins import default_plugins
+from hermes.plugins.discovery import default_plugins
+from hermes.spi.url import parse_url
 from hermes.testing.kernel import EchoKernel
-from hermes.url import parse_url
 
 TMP = "{tmp}"
 CANDIDATES = {

@@ -26,11 +26,12 @@ from typing import Any, TextIO
 import msgspec
 import pluggy
 
-from hermes import hookspecs, storage, transport
-from hermes.optiondocs import describe_options
-from hermes.plugins import listing
+from hermes.plugins.discovery import listing
+from hermes.spi import hooks as hookspecs
+from hermes.spi import storage, transport
+from hermes.spi.options import describe_options
+from hermes.spi.url import SCHEME
 from hermes.testing.resources import own_time_ns
-from hermes.url import SCHEME
 
 IMPORT_MAX_NS = 100_000_000
 """What importing the announcing module may take: somebody waits for a shell's prompt meanwhile."""
@@ -56,7 +57,7 @@ class Target(msgspec.Struct, frozen=True):
     kind: str
     """``transport``, ``storage``, ``plugin`` or ``command``."""
     name: str
-    """What names it, as in :class:`hermes.plugins.Installed`."""
+    """What names it, as in :class:`hermes.plugins.discovery.Installed`."""
     module: str
     """The value of its entry point."""
     paths: tuple[str, ...] = ()
@@ -201,7 +202,7 @@ def check_imports(target: Target, module: ModuleType) -> Findings:
                     "layers",
                     "problem",
                     f"{file.name}:{line} imports {name}, which changes without notice",
-                    "take what plugins are meant to: hermes.transport, storage, hookspecs, url, "
+                    "take what plugins are meant to: hermes.spi.transport, storage, hookspecs, url, "
                     "addresses, units, errors, serving, streamsockets, intercept, wire, native, "
                     "or the public client",
                 )
@@ -247,7 +248,7 @@ def check_announcement(target: Target, module: ModuleType) -> Any:
             "announcement",
             "problem",
             f"{hook} is there, but not marked as a hook",
-            "decorate it: from hermes.hookspecs import hookimpl, and @hookimpl above the def",
+            "decorate it: from hermes.spi.hooks import hookimpl, and @hookimpl above the def",
         )
         raise Stopped
     if target.name not in announced:
@@ -361,7 +362,7 @@ def check_options(attribute: str, made: Any) -> Findings:
             attribute,
             "problem",
             "it claims datagrams, but has no option 'intercept'",
-            "add it to the options of both ends, and pass what is sent through hermes.intercept",
+            "add it to the options of both ends, and pass what is sent through hermes.net.interception",
         )
     for option in options:
         if not option.text:
@@ -440,7 +441,7 @@ def check_other(target: Target, module: ModuleType) -> Findings:
             "hooks",
             "problem",
             f"{module.__name__} implements no hook",
-            "decorate a function that is named after a hook with hermes.hookspecs.hookimpl",
+            "decorate a function that is named after a hook with hermes.spi.hooks.hookimpl",
         )
 
 

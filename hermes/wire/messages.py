@@ -14,7 +14,7 @@ from typing import Annotated, Literal, get_args
 
 import msgspec
 
-from hermes import checks
+from hermes.base import checks
 
 ID_MAX = 2**32 - 1
 """Publisher, subscription and query ids are u32, chosen by the client."""

@@ -9,9 +9,9 @@ import msgspec
 
 from hermes.errors import Closed, InvalidConfig, InvalidUrl
 from hermes.native.log import SEGMENT_BYTES_MIN, SEGMENT_HEADER, Log
-from hermes.storage import API_VERSION, Capabilities, LogSettings, Progress
-from hermes.units import ByteSize
-from hermes.url import Url
+from hermes.spi.storage import API_VERSION, Capabilities, LogSettings, Progress
+from hermes.spi.units import ByteSize
+from hermes.spi.url import Url
 
 LIMIT = 256 * 1024 * 1024
 """Bytes of frames a stream keeps if nothing says how many: a bound that a laptop does not
@@ -30,7 +30,7 @@ class Options(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class MemoryStorage:
-    """One place in memory; see :class:`hermes.storage.Storage` for the contract."""
+    """One place in memory; see :class:`hermes.spi.storage.Storage` for the contract."""
 
     def __init__(self, limit: int) -> None:
         """Keep at most ``limit`` bytes a stream, if not 0."""

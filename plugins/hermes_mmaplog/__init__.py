@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hermes.hookspecs import RegisterStorage, hookimpl
+from hermes.spi.hooks import RegisterStorage, hookimpl
 
 if TYPE_CHECKING:
-    from hermes.storage import StorageBackend
+    from hermes.spi.storage import StorageBackend
 
 
 @hookimpl

@@ -30,12 +30,12 @@ from hermes.errors import (
     StorageFailed,
     StorageFull,
 )
-from hermes.locks import PlaceLock
 from hermes.native.log import Log
-from hermes.paths import path_of
-from hermes.storage import API_VERSION, Capabilities, LogSettings, Progress
-from hermes.units import ByteSize
-from hermes.url import Url
+from hermes.spi.locks import PlaceLock
+from hermes.spi.paths import path_of
+from hermes.spi.storage import API_VERSION, Capabilities, LogSettings, Progress
+from hermes.spi.units import ByteSize
+from hermes.spi.url import Url
 
 DIRECTORY_MODE = 0o700
 FILE_MODE = 0o600
@@ -120,7 +120,7 @@ def _make_directory(directory: Path) -> None:
 
 
 class MmapStorage:
-    """One data directory; see :class:`hermes.storage.Storage` for the contract."""
+    """One data directory; see :class:`hermes.spi.storage.Storage` for the contract."""
 
     def __init__(self, directory: Path, options: Options) -> None:
         """Make the directory if need be, and lock it.

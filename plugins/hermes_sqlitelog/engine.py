@@ -29,10 +29,10 @@ from hermes.errors import (
     StorageDamaged,
     StorageFailed,
 )
-from hermes.locks import PlaceLock
-from hermes.paths import path_of
-from hermes.storage import API_VERSION, Capabilities, LogSettings, Progress
-from hermes.url import Url
+from hermes.spi.locks import PlaceLock
+from hermes.spi.paths import path_of
+from hermes.spi.storage import API_VERSION, Capabilities, LogSettings, Progress
+from hermes.spi.url import Url
 from hermes_sqlitelog.database import PAGE_SIZE, connect, errors, transaction
 from hermes_sqlitelog.log import SqliteLog
 from hermes_sqlitelog.syncer import Syncer
@@ -86,7 +86,7 @@ def _make_file(path: Path) -> None:
 
 
 class SqliteStorage:
-    """One database; see :class:`hermes.storage.Storage` for the contract."""
+    """One database; see :class:`hermes.spi.storage.Storage` for the contract."""
 
     def __init__(self, path: Path, options: Options) -> None:
         """Make the database if need be, and lock it.
@@ -229,7 +229,7 @@ class SqliteStorage:
                     database.execute("PRAGMA synchronous = FULL")
                     database.close()  # moves the write-ahead log into the database, synced
         finally:
-            self._lock.close()  # after the database: see hermes.locks
+            self._lock.close()  # after the database: see hermes.spi.locks
 
     def _check_open(self) -> None:
         if self._closed:

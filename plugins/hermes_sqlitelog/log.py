@@ -1,6 +1,6 @@
 """One stream in a SQLite database: a row for every run of messages that one publisher sent.
 
-See :class:`hermes.storage.StreamLog` for the contract.
+See :class:`hermes.spi.storage.StreamLog` for the contract.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hermes.native.log import INDEX_TICK_NS, Appended, Hole, LogEvent, Place, Ru
 from hermes_sqlitelog.database import errors, transaction
 
 if TYPE_CHECKING:
-    from hermes.storage import LogSettings
+    from hermes.spi.storage import LogSettings
 
 NOBODY = bytes(16)
 ROWS_AT_ONCE = 256
@@ -65,7 +65,7 @@ class Row(NamedTuple):
 
 @dataclass(slots=True)
 class State:
-    """See :class:`hermes.storage.LogState`."""
+    """See :class:`hermes.spi.storage.LogState`."""
 
     first_sequence: int
     next_sequence: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hermes.hookspecs import Plugin, RegisterPlugin, hookimpl
+from hermes.spi.hooks import Plugin, RegisterPlugin, hookimpl
 
 
 @hookimpl

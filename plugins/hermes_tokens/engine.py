@@ -16,8 +16,8 @@ from pathlib import Path
 import msgspec
 
 from hermes.errors import InvalidConfig
-from hermes.hookspecs import API_VERSION, Denial, Grant, hookimpl
-from hermes.transport import Peer
+from hermes.spi.hooks import API_VERSION, Denial, Grant, hookimpl
+from hermes.spi.transport import Peer
 from hermes_tokens.users import Users
 
 LOG = logging.getLogger("hermes.tokens")
@@ -31,7 +31,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Tokens:
-    """See :class:`hermes.hookspecs.Plugin` for the contract."""
+    """See :class:`hermes.spi.hooks.Plugin` for the contract."""
 
     api_version = API_VERSION
     options = Options

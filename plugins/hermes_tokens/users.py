@@ -24,7 +24,7 @@ from typing import Annotated
 import msgspec
 
 from hermes.errors import InvalidConfig, InvalidTopic
-from hermes.hookspecs import Grant
+from hermes.spi.hooks import Grant
 
 SIZE_MAX = 16 * 1024 * 1024
 """Bytes of the file: about a hundred thousand users."""

@@ -12,8 +12,8 @@ import msgspec
 
 from hermes.errors import ConnectionLost, WouldBlock
 from hermes.native import Encoder, decode, encode_batch
-from hermes.plugins import default_plugins
-from hermes.url import parse_url
+from hermes.plugins.discovery import default_plugins
+from hermes.spi.url import parse_url
 from hermes.wire import messages as m
 from hermes.wire.client import BatchReceived, ClientProtocol
 

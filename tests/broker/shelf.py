@@ -12,8 +12,8 @@ import msgspec
 
 from hermes.errors import StorageFailed, StorageFull
 from hermes.native.log import Appended, Hole, LogEvent, Place, Run
-from hermes.storage import API_VERSION, Capabilities, LogSettings, Progress
-from hermes.url import Url
+from hermes.spi.storage import API_VERSION, Capabilities, LogSettings, Progress
+from hermes.spi.url import Url
 
 
 class Row(NamedTuple):
@@ -108,7 +108,7 @@ class Shelf:
         first_sequence: int = 0,
         now_ns: int | None = None,
     ) -> Appended:
-        """See :class:`hermes.storage.StreamLog`."""
+        """See :class:`hermes.spi.storage.StreamLog`."""
         with self.lock:
             if self.append_error is not None:
                 raise self.append_error

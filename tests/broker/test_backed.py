@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-import hermes.plugins
+import hermes.plugins.discovery
 from hermes.broker import Broker, backed, kernel
 from hermes.errors import StorageDamaged, StorageFailed, StorageFull
 from hermes.wire import messages as m

@@ -31,9 +31,9 @@ from hermes.errors import (
     PluginNotFound,
     Refused,
 )
-from hermes.plugins import default_plugins
-from hermes.transport import Peer
-from hermes.url import parse_url
+from hermes.plugins.discovery import default_plugins
+from hermes.spi.transport import Peer
+from hermes.spi.url import parse_url
 from hermes.wire import messages as m
 from hermes.wire.messages import NAME_MAX
 from tests.broker.rawclient import RawClient

@@ -19,7 +19,7 @@ from hermes.broker.config import (
 )
 from hermes.broker.streams import FRAME_OVERHEAD, message_max
 from hermes.errors import InvalidConfig
-from hermes.units import ByteSize
+from hermes.spi.units import ByteSize
 
 FULL = """
 listeners = ["tcp://127.0.0.1:0", "inproc://a"]

@@ -13,9 +13,9 @@ from hermes.broker.kernel import Kernel
 from hermes.broker.loop import Loop
 from hermes.broker.streams import Streams
 from hermes.native import Encoder, encode_batch
-from hermes.plugins import default_plugins
-from hermes.transport import Peer
-from hermes.url import parse_url
+from hermes.plugins.discovery import default_plugins
+from hermes.spi.transport import Peer
+from hermes.spi.url import parse_url
 from hermes.wire.client import ClientProtocol
 
 PEER = Peer(transport="test", address="nowhere", local=True)

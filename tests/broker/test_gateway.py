@@ -1,4 +1,4 @@
-"""A client inside the broker's process: what ``hermes.gateway`` gives a gateway."""
+"""A client inside the broker's process: what ``hermes.net.gateway`` gives a gateway."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 
 import hermes
 from hermes.broker.kernel import Kernel
-from hermes.gateway import Wire
 from hermes.native import Encoder, encode_batch
 from hermes.native.frames import BATCH_HEADER_SIZE, decode_batch
-from hermes.transport import Peer
+from hermes.net.gateway import Wire
+from hermes.spi.transport import Peer
 from hermes.wire import messages as m
 
 HERE = Peer("test", "here", local=True)

@@ -16,8 +16,8 @@ import pytest
 
 from hermes.broker import Broker
 from hermes.errors import InvalidUrl, PluginFailed, PluginNotFound, UsageError
-from hermes.hookspecs import API_VERSION, Denial, Grant, hookimpl
-from hermes.plugins import Plugins, default_plugins
+from hermes.plugins.discovery import Plugins, default_plugins
+from hermes.spi.hooks import API_VERSION, Denial, Grant, hookimpl
 from hermes.wire import messages as m
 
 Serve = Callable[..., Broker]

@@ -14,7 +14,7 @@ from hermes.broker import checked
 from hermes.broker import positions as module
 from hermes.broker.positions import STATE, Positions
 from hermes.errors import HermesError, StorageDamaged, StorageFailed, StorageFull
-from hermes.storage import Storage
+from hermes.spi.storage import Storage
 
 DEADLINE_S = 10.0
 

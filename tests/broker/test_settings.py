@@ -13,9 +13,9 @@ import pytest
 
 import hermes
 from hermes import errors
+from hermes.base.checks import FOR_EVER_NS
 from hermes.broker.config import Config, Limits, Retention, StreamConfig
-from hermes.checks import FOR_EVER_NS
-from hermes.units import Duration
+from hermes.spi.units import Duration
 from tests.pool import POOL
 
 TEXTS: dict[str, Any] = {

@@ -12,9 +12,9 @@ import click
 import pytest
 
 from hermes.cli.options import intercepted
-from hermes.intercept import Interception
-from hermes.transport import Capabilities
-from hermes.url import parse_url
+from hermes.net.interception import Interception
+from hermes.spi.transport import Capabilities
+from hermes.spi.url import parse_url
 
 Hermes = Callable[..., "subprocess.CompletedProcess[bytes]"]
 

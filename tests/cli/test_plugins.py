@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from hermes.cli import examination, plugin_facts
-from hermes.plugins import Installed, default_plugins
+from hermes.plugins.discovery import Installed, default_plugins
 
 Hermes = Callable[..., "subprocess.CompletedProcess[bytes]"]
 X = Installed("transport", "x", "x_module", "x-dist", "1.0")

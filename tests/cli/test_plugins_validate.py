@@ -20,8 +20,8 @@ ROOT = Path(__file__).parents[2]
 GOOD = '''
 """Transport ``good:``."""
 import msgspec
-from hermes.hookspecs import hookimpl
-from hermes.transport import Capabilities
+from hermes.spi.hooks import hookimpl
+from hermes.spi.transport import Capabilities
 
 class Options(msgspec.Struct):
     depth: int = 1
@@ -86,7 +86,7 @@ IMPORTED = [
     ("import os; os.kill(os.getpid(), 11)", "process", "code -11", "nothing of"),
     (
         "from hermes.broker import kernel",
-        *("layers", "looked_at.py:4 imports hermes.broker.kernel", "hermes.transport"),
+        *("layers", "looked_at.py:4 imports hermes.broker.kernel", "hermes.spi.transport"),
     ),
     ("import hermes_tcp", "layers", "imports another plugin, hermes_tcp", "library of its own"),
 ]
@@ -112,10 +112,10 @@ WRONG = [
     ("    api_version = 1\n", "", "version", "for version None", "add to the class"),
     ("    def dial(", "    def call(", "shape", "no method dial", "dial(self, url, timeout_ns)"),
     ("listen(self, url, kernel)", "listen(self, url)", "shape", "too many", "url, kernel)"),
-    ("Capabilities()", "None", "capabilities", "is None", "hermes.transport.Capabilities("),
+    ("Capabilities()", "None", "capabilities", "is None", "hermes.spi.transport.Capabilities("),
     (
         *("Capabilities()", "Capabilities(datagrams=True)"),
-        *("listen_options", "no option 'intercept'", "hermes.intercept"),
+        *("listen_options", "no option 'intercept'", "hermes.net.interception"),
     ),
     ("= dial_options = Options", "= Options; dial_options = 1", "dial_options", "1", "Struct"),
     (
@@ -160,7 +160,7 @@ def test_what_hangs_is_given_up(
         ("plugin", '"""P."""', "implements no hook"),
         (
             "plugin",
-            '"""P."""\nfrom hermes.hookspecs import hookimpl\n@hookimpl\ndef hermes_x(): pass',
+            '"""P."""\nfrom hermes.spi.hooks import hookimpl\n@hookimpl\ndef hermes_x(): pass',
             "unknown hook",
         ),
         ("command", '"""C."""\ncommand = 1', "is not a click command"),
@@ -209,7 +209,7 @@ def test_a_new_project_is_all_right(hermes: Hermes, tmp_path: Path) -> None:
 def test_a_problem_is_told_by_the_exit_code(hermes: Hermes, tmp_path: Path) -> None:
     """1, with the finding and its cure on stdout."""
     (tmp_path / "pyproject.toml").write_text(
-        '[project]\nname = "x"\n[project.entry-points."hermes.transport"]\nx = "hermes_x"\n'
+        '[project]\nname = "x"\n[project.entry-points."hermes.spi.transport"]\nx = "hermes_x"\n'
     )
 
     done = hermes("plugins", "validate", tmp_path)

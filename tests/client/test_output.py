@@ -9,8 +9,8 @@ import pytest
 import hermes
 from hermes.client.connection import dial
 from hermes.errors import UsageError
-from hermes.transport import Channel
-from hermes.url import Url
+from hermes.spi.transport import Channel
+from hermes.spi.url import Url
 from tests.client.conftest import Wire
 
 CHUNK = 1000

@@ -26,8 +26,8 @@ from hermes.errors import (
     Timeout,
 )
 from hermes.native import Log
-from hermes.transport import Channel
-from hermes.url import Url
+from hermes.spi.transport import Channel
+from hermes.spi.url import Url
 from tests.client.conftest import Wire
 
 

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import hermes
-from hermes import checks, errors
-from hermes.checks import FOR_EVER_NS, nanoseconds
+from hermes import errors
+from hermes.base import checks
+from hermes.base.checks import FOR_EVER_NS, nanoseconds
 
 WAIT_S = 60.0
 MOMENT_S = 0.3

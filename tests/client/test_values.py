@@ -17,7 +17,7 @@ import pytest
 
 import hermes
 from hermes import errors
-from hermes.hookspecs import Denial, Grant
+from hermes.spi.hooks import Denial, Grant
 
 WAIT_S = 60.0
 COPIES: dict[str, Callable[[Any], Any]] = {

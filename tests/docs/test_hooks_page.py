@@ -13,8 +13,8 @@ import msgspec
 import pytest
 
 import hermes
-from hermes import hookspecs
-from hermes.plugins import default_plugins
+from hermes.plugins.discovery import default_plugins
+from hermes.spi import hooks as hookspecs
 
 PAGE = (Path(__file__).parents[2] / "docs" / "hooks.md").read_text()
 HOOKS = {

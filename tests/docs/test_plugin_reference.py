@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from hermes import storage, transport
 from hermes.cli.plugins_reference import command, made
-from hermes.optiondocs import describe_options, field_docstrings
-from hermes.plugins import Installed, listing
+from hermes.plugins.discovery import Installed, listing
+from hermes.spi import storage, transport
+from hermes.spi.options import describe_options, field_docstrings
 
 PAGE = Path(__file__).parents[2] / "docs" / "plugin-reference.md"
 OURS = [

@@ -16,7 +16,7 @@ from types import ModuleType
 
 import pytest
 
-from hermes.intercept import EXAMPLES, Interception
+from hermes.net.interception import EXAMPLES, Interception
 from hermes.testing import plugin, storage, transport
 from hermes.testing.contract import BaseContract
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import hermes
-from hermes.url import parse_url
+from hermes.spi.url import parse_url
 
 PROGRAM = """
 import logging, resource, socket, sys

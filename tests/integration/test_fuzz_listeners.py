@@ -21,7 +21,7 @@ import pytest
 
 import hermes
 from hermes.errors import HermesError
-from hermes.plugins import default_plugins
+from hermes.plugins.discovery import default_plugins
 from hermes.wire.client import ClientProtocol
 from hermes_inproc.engine import NAMES
 from tests.transports import zmtp

@@ -14,8 +14,8 @@ import hermes
 from hermes import GapDetected, Position, Subscription
 from hermes.broker import Broker
 from hermes.errors import StorageDamaged
-from hermes.plugins import default_plugins
-from hermes.url import parse_url
+from hermes.plugins.discovery import default_plugins
+from hermes.spi.url import parse_url
 
 TIMEOUT = 20.0
 

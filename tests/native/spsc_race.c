@@ -7,7 +7,7 @@
  * ring.
  */
 #include "hm_spsc.h"
-#include "hm_spsc_word.h"
+#include "spsc_internal.h"
 
 #include <fcntl.h>
 #include <pthread.h>

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 import hermes
 from hermes.errors import InvalidConfig, InvalidTopic
-from hermes.hookspecs import Grant
 from hermes.native import check_pattern, check_topic, match, overlap
 from hermes.native.patterns import check_given_pattern, check_given_topic, covers
+from hermes.spi.hooks import Grant
 
 LEGAL = ["a", "md.xnas.AAPL", "a*", "*a.>b", "a>.b", "ä.日本", "a b", "x" * 255, "\U0010ffff", "-"]
 ILLEGAL = {

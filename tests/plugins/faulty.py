@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 from hermes.errors import StorageFailed, StorageFull
 from hermes.native.log import Appended, Hole, LogEvent, Place, Run
-from hermes.storage import LogSettings, Progress
+from hermes.spi.storage import LogSettings, Progress
+from hermes.spi.url import Url
 from hermes.testing.storage import StorageContract
-from hermes.url import Url
 from hermes_sqlitelog.engine import SqliteBackend, SqliteStorage
 from hermes_sqlitelog.log import Row, SqliteLog, State, row_crc
 

@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from hermes.hookspecs import API_VERSION, ConnectionInfo, Denial, Grant, hookimpl
+from hermes.spi.hooks import API_VERSION, ConnectionInfo, Denial, Grant, hookimpl
+from hermes.spi.transport import Peer
 from hermes.testing.plugin import PluginContract
-from hermes.transport import Peer
 
 LOG = logging.getLogger(__name__)
 SECRETS = {"alice": "alice-has-a-long-token", "bob": "bob-has-a-long-token-too"}

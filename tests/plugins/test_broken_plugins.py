@@ -21,8 +21,8 @@ DEADLINE_S = 60
 GOOD = '''
 """A transport that would work, but for what is said."""
 import msgspec
-from hermes.hookspecs import hookimpl
-from hermes.transport import Capabilities
+from hermes.spi.hooks import hookimpl
+from hermes.spi.transport import Capabilities
 
 class NoOptions(msgspec.Struct):
     pass
@@ -255,7 +255,7 @@ def test_none_of_them_is_there_where_only_ours_may_be(environment: dict[str, str
 def test_the_folders_are_the_entry_points() -> None:
     """Every package under transports/ and plugins/ has an entry point, and each entry point of ours
     a package there: what ships is found as a third party's plugin is."""
-    from hermes.plugins import BUILT_IN, listing
+    from hermes.plugins.discovery import BUILT_IN, listing
 
     root = Path(hermes.__file__).parents[1]
     folders = {

@@ -10,8 +10,8 @@ import pytest
 
 from hermes.errors import Closed, InvalidConfig, InvalidUrl
 from hermes.native import Encoder
-from hermes.storage import LogSettings, Storage, StorageBackend
-from hermes.url import parse_url
+from hermes.spi.storage import LogSettings, Storage, StorageBackend
+from hermes.spi.url import parse_url
 from hermes_memlog.engine import LIMIT, MemoryBackend
 
 MIB = 1024 * 1024

@@ -21,8 +21,8 @@ from hermes.errors import (
     StorageFull,
 )
 from hermes.native import Encoder, Log, Run
-from hermes.storage import LogSettings, Storage, StorageBackend
-from hermes.url import parse_url
+from hermes.spi.storage import LogSettings, Storage, StorageBackend
+from hermes.spi.url import parse_url
 from hermes_mmaplog.engine import MmapBackend, MmapStorage, default_directory
 
 SETTINGS = LogSettings(
@@ -80,7 +80,7 @@ def test_a_second_broker_is_refused_with_the_owners_pid(tmp_path: Path) -> None:
 def test_the_lock_of_a_killed_owner_is_free(tmp_path: Path) -> None:
     """A lock dies with its process: nobody has to delete a file."""
     program = (
-        "import os, sys; from hermes.url import parse_url;"
+        "import os, sys; from hermes.spi.url import parse_url;"
         "from hermes_mmaplog.engine import MmapBackend;"
         "keep = MmapBackend().open(parse_url('mmap:' + sys.argv[1])); os.kill(os.getpid(), 9)"
     )

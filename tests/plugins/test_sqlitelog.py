@@ -14,9 +14,9 @@ import pytest
 
 from hermes.errors import DirectoryLocked, StorageFull
 from hermes.native import Encoder, Hole
-from hermes.plugins import default_plugins
-from hermes.storage import LogSettings
-from hermes.url import parse_url
+from hermes.plugins.discovery import default_plugins
+from hermes.spi.storage import LogSettings
+from hermes.spi.url import parse_url
 
 SETTINGS = LogSettings(
     segment_bytes=1 << 20, retention_bytes=0, retention_ns=0, message_max=1 << 16

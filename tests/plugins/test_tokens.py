@@ -20,9 +20,9 @@ import zmq
 import hermes
 from hermes.broker import Broker
 from hermes.errors import AuthenticationFailed, InvalidConfig, InvalidUrl, Refused
-from hermes.hookspecs import Denial, Grant
-from hermes.plugins import default_plugins
-from hermes.transport import Peer
+from hermes.plugins.discovery import default_plugins
+from hermes.spi.hooks import Denial, Grant
+from hermes.spi.transport import Peer
 from hermes_tokens.engine import Gate, Tokens
 from hermes_tokens.users import SETTLED_NS
 from hermes_zmq import doors

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from hermes.native import Encoder
-from hermes.plugins import default_plugins
-from hermes.storage import LogSettings, Storage, StreamLog
-from hermes.url import parse_url
+from hermes.plugins.discovery import default_plugins
+from hermes.spi.storage import LogSettings, Storage, StreamLog
+from hermes.spi.url import parse_url
 
 S = 1_000_000_000
 HOUR = 3600 * S

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import pytest
 
 from hermes.errors import Refused
+from hermes.spi.transport import Connection, Kernel, Peer
 from hermes.testing.kernel import POISON, EchoConnection, EchoKernel
-from hermes.transport import Connection, Kernel, Peer
 
 OWNER = object()
 PEER = Peer("test", "somebody", local=True)

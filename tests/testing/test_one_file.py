@@ -9,14 +9,14 @@ from typing import Any
 import msgspec
 
 from hermes.errors import AddressInUse, InvalidUrl
-from hermes.serving import EXHAUSTED
-from hermes.streamsockets import SocketAgent, dial_first, listen_at, no_room
+from hermes.net.listener import EXHAUSTED
+from hermes.net.sockets import SocketAgent, dial_first, listen_at, no_room
+from hermes.spi.transport import API_VERSION, Agent, Capabilities, Channel, Kernel, Peer
+from hermes.spi.url import Url
 from hermes.testing.transport.broker import BrokerContract
 from hermes.testing.transport.errors import ErrorsContract
 from hermes.testing.transport.options import OptionsContract
 from hermes.testing.transport.registration import RegistrationContract
-from hermes.transport import API_VERSION, Agent, Capabilities, Channel, Kernel, Peer
-from hermes.url import Url
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

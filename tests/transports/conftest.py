@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from hermes.spi.transport import Agent
 from hermes.testing.kernel import EchoKernel
-from hermes.transport import Agent
 
 DEADLINE_S = 60.0
 

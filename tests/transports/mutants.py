@@ -13,13 +13,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from hermes.errors import ConnectionLost
-from hermes.streamsockets import SocketAgent, SocketChannel, dial_first, listen_at
+from hermes.net.sockets import SocketAgent, SocketChannel, dial_first, listen_at
+from hermes.spi.transport import Agent, Capabilities, Channel, Connection, Kernel, Peer
+from hermes.spi.url import Url
 from hermes.testing.transport.backpressure import BackPressureContract
 from hermes.testing.transport.errors import ErrorsContract
 from hermes.testing.transport.exchange import ExchangeContract
 from hermes.testing.transport.lifecycle import LifecycleContract
-from hermes.transport import Agent, Capabilities, Channel, Connection, Kernel, Peer
-from hermes.url import Url
 from hermes_tcp.engine import TcpTransport
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from hermes.addresses import addresses, cannot_listen, host_port, is_loopback, refuse_strangers
 from hermes.errors import AddressInUse, HermesError, InvalidUrl
-from hermes.plugins import default_plugins
-from hermes.url import parse_url
+from hermes.net.addresses import addresses, cannot_listen, host_port, is_loopback, refuse_strangers
+from hermes.plugins.discovery import default_plugins
+from hermes.spi.url import parse_url
 
 
 @pytest.mark.parametrize("passive", [True, False])

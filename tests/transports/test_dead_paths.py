@@ -19,10 +19,10 @@ import pytest
 import zmq
 
 import hermes
-from hermes import tcpsockets
 from hermes.client.connection import dial
-from hermes.plugins import default_plugins
-from hermes.url import parse_url
+from hermes.net import tcp
+from hermes.plugins.discovery import default_plugins
+from hermes.spi.url import parse_url
 from hermes_zmq import router
 from hermes_zmq.sockets import PATH_BOUND_S
 from tests.transports.uring import needs_uring
@@ -69,7 +69,7 @@ def test_a_peer_that_does_not_read_is_not_taken_for_dead(
 
     until = time.monotonic() + 2.0  # some probes, 0.2 s after each other and then longer
     while time.monotonic() < until:
-        assert not tcpsockets.unanswered(near, 100_000_000)
+        assert not tcp.unanswered(near, 100_000_000)
         time.sleep(0.01)
 
 
@@ -77,8 +77,8 @@ def test_what_cannot_be_asked_is_not_dead():
     """A socket that is no TCP has no path to watch, and a closed one is somebody else's business."""
     one, other = socket.socketpair()
     with one, other:
-        assert not tcpsockets.unanswered(one, 0)
-    assert not tcpsockets.unanswered(one, 0)
+        assert not tcp.unanswered(one, 0)
+    assert not tcp.unanswered(one, 0)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 import hermes
 from hermes.broker.connection import Connection
 from hermes.errors import HermesError
-from hermes.plugins import default_plugins
+from hermes.plugins.discovery import default_plugins
 
 DEADLINE_S = 60.0
 """For anything a test waits for: generous, because the machine may be busy."""

@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
-from hermes import serving
 from hermes.errors import ConnectionLost, WouldBlock
-from hermes.plugins import default_plugins
-from hermes.streamsockets import WRITES_PER_PASS, SocketAgent, SocketChannel
-from hermes.transport import Peer
-from hermes.url import parse_url
+from hermes.net import listener
+from hermes.net.sockets import WRITES_PER_PASS, SocketAgent, SocketChannel
+from hermes.plugins.discovery import default_plugins
+from hermes.spi.transport import Peer
+from hermes.spi.url import parse_url
 from tests.transports.uring import needs_uring
 
 Drive = Callable[[Any, Callable[[], object]], None]
@@ -131,7 +131,7 @@ def test_lingering_ends_at_its_deadline(
     agent: SocketAgent, kernel: Any, drive: Drive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A peer that never closes after the broker has is cut off after the deadline."""
-    monkeypatch.setattr(serving, "LINGER_NS", 30_000_000)
+    monkeypatch.setattr(listener, "LINGER_NS", 30_000_000)
     with closing(dial(agent)):
         drive(agent, lambda: kernel.connections)
         kernel.connections[0].closing = True
@@ -164,7 +164,7 @@ def test_running_out_of_descriptors_pauses_accepting(
 ) -> None:
     """Without descriptors the agent stops accepting, sleeps instead of spinning, and goes on when
     there are some."""
-    monkeypatch.setattr("hermes.serving.ACCEPT_RETRY_NS", 1_000_000_000)  # not while we look
+    monkeypatch.setattr("hermes.net.listener.ACCEPT_RETRY_NS", 1_000_000_000)  # not while we look
     got = bytearray()
     url = parse_url("tcp://127.0.0.1:0")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -210,8 +210,8 @@ class Failing:
 
 @pytest.mark.parametrize(
     ("problem", "pauses"),
-    [(number, 0) for number in sorted(serving.PASSING)]
-    + [(number, 1) for number in sorted(serving.EXHAUSTED)],
+    [(number, 0) for number in sorted(listener.PASSING)]
+    + [(number, 1) for number in sorted(listener.EXHAUSTED)],
     ids=lambda value: errno.errorcode[value] if value > 1 else "",
 )
 def test_a_failing_accept_ends_nothing(problem: int, pauses: int, kernel: Any) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from hermes.errors import AddressInUse, ConnectFailed, InvalidUrl
-from hermes.plugins import default_plugins
-from hermes.url import parse_url
+from hermes.plugins.discovery import default_plugins
+from hermes.spi.url import parse_url
 
 Drive = Callable[[Any, Callable[[], object]], None]
 

@@ -20,9 +20,9 @@ import pytest
 
 import hermes
 from hermes.errors import ConnectFailed, ConnectionLost, InvalidUrl
+from hermes.spi.transport import Agent
+from hermes.spi.url import parse_url
 from hermes.testing.kernel import EchoKernel
-from hermes.transport import Agent
-from hermes.url import parse_url
 from hermes_udp.engine import UdpTransport
 from hermes_udp.native import ffi, lib
 

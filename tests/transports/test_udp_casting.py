@@ -15,8 +15,8 @@ import pytest
 
 import hermes
 from hermes.errors import InvalidUrl
+from hermes.spi.url import parse_url
 from hermes.testing.kernel import EchoKernel
-from hermes.url import parse_url
 from hermes_udp.engine import UdpTransport
 from hermes_udp.native import lib
 from tests.transports.udp_wire import beacon_of, opened

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hermes.errors import InvalidUrl
-from hermes.url import parse_url
+from hermes.spi.url import parse_url
 from hermes_udp import groups
 from hermes_udp.groups import Group, group_of, source_of
 from hermes_udp.options import DialOptions

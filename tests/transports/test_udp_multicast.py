@@ -24,7 +24,7 @@ import pytest
 import hermes
 from hermes import Gap
 from hermes.errors import ConnectFailed, InvalidUrl, Timeout
-from hermes.url import parse_url
+from hermes.spi.url import parse_url
 from hermes_udp.native import ffi, lib
 from tests.transports.multicast_receiver import DEADLINE_S, await_take_over, channel_of
 from tests.transports.udp_wire import beacon_body, sealed

@@ -20,10 +20,10 @@ import pytest
 
 import hermes
 from hermes.errors import InvalidUrl, PluginFailed, SystemFault
-from hermes.plugins import default_plugins
-from hermes.streamsockets import SocketAgent
-from hermes.transport import Peer
-from hermes.url import parse_url
+from hermes.net.sockets import SocketAgent
+from hermes.plugins.discovery import default_plugins
+from hermes.spi.transport import Peer
+from hermes.spi.url import parse_url
 from hermes.wire import messages as m
 from hermes_uring import agent as engine
 from hermes_uring import probe

@@ -15,7 +15,7 @@ import pytest
 
 import hermes
 from hermes import errors
-from hermes.plugins import default_plugins
+from hermes.plugins.discovery import default_plugins
 
 VALUES = [
     "", "x", "-1", "0", "1", "9" * 30, "9" * 5000, "inf", "nan", "1e400", "1s", "0s", "1ns", "true",

@@ -20,9 +20,9 @@ from hermes.broker.connection import Connection as BrokerConnection
 from hermes.errors import ConnectFailed, HermesError, InvalidUrl
 from hermes.native.decoder import decode
 from hermes.native.properties import decode_properties, encode_properties
-from hermes.plugins import default_plugins
+from hermes.plugins.discovery import default_plugins
+from hermes.spi.url import parse_url
 from hermes.testing.kernel import EchoKernel
-from hermes.url import parse_url
 
 zmq = pytest.importorskip("zmq")
 pytest.importorskip("zmq.auth")

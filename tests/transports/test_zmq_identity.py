@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from hermes.spi.transport import Agent
+from hermes.spi.url import parse_url
 from hermes.testing.kernel import EchoKernel
-from hermes.transport import Agent
-from hermes.url import parse_url
 from hermes_zmq.engine import ZmqTransport
 
 DEADLINE_S = 60.0

@@ -16,11 +16,11 @@ from typing import Annotated, Any
 
 import msgspec
 
+from hermes.base.forks import close_in_children, end_socket
 from hermes.errors import AddressInUse, ConnectFailed, InvalidUrl
-from hermes.forks import close_in_children, end_socket
-from hermes.streamsockets import SocketAgent, SocketChannel, no_room
-from hermes.transport import API_VERSION, Agent, Capabilities, Channel, Kernel, Peer
-from hermes.url import Url, refuse_user
+from hermes.net.sockets import SocketAgent, SocketChannel, no_room
+from hermes.spi.transport import API_VERSION, Agent, Capabilities, Channel, Kernel, Peer
+from hermes.spi.url import Url, refuse_user
 
 PENDING_MAX = 1024
 """Connections that wait to be accepted, as a TCP listener's backlog."""
@@ -149,7 +149,7 @@ NAMES = Names()
 
 
 class InprocTransport:
-    """See :class:`hermes.transport.Transport` for the contract."""
+    """See :class:`hermes.spi.transport.Transport` for the contract."""
 
     capabilities = Capabilities(processes=False, peer_credentials=True, native_fd=True)
     api_version = API_VERSION

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from hermes.hookspecs import RegisterTransport, hookimpl
-from hermes.transport import Transport
+from hermes.spi.hooks import RegisterTransport, hookimpl
+from hermes.spi.transport import Transport
 
 
 @hookimpl

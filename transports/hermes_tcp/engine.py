@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from functools import partial
 
-from hermes import tcpsockets
-from hermes.streamsockets import SocketAgent
-from hermes.tcpsockets import DialOptions, ListenOptions
-from hermes.transport import API_VERSION, Agent, Capabilities, Channel, Kernel
-from hermes.url import Url
+from hermes.net import tcp
+from hermes.net.sockets import SocketAgent
+from hermes.net.tcp import DialOptions, ListenOptions
+from hermes.spi.transport import API_VERSION, Agent, Capabilities, Channel, Kernel
+from hermes.spi.url import Url
 
 SCHEME = "tcp"
 
 
 class TcpTransport:
-    """See :class:`hermes.transport.Transport` for the contract."""
+    """See :class:`hermes.spi.transport.Transport` for the contract."""
 
     capabilities = Capabilities(native_fd=True)
     api_version = API_VERSION
@@ -28,18 +28,18 @@ class TcpTransport:
     def listen(self, url: Url, kernel: Kernel) -> Agent:
         """Bind and listen on the first address the host resolves to."""
         options = url.options(ListenOptions)
-        sock = tcpsockets.listen(url, options, authenticates=kernel.authenticates)
+        sock = tcp.listen(url, options, authenticates=kernel.authenticates)
         return SocketAgent(
             sock,
-            url=tcpsockets.printable(SCHEME, sock.getsockname()),
+            url=tcp.printable(SCHEME, sock.getsockname()),
             kernel=kernel,
-            describe=partial(tcpsockets.describe, SCHEME),
-            prepare=partial(tcpsockets.prepare, options=options),
+            describe=partial(tcp.describe, SCHEME),
+            prepare=partial(tcp.prepare, options=options),
             connections_max=options.connections,
-            path_bound_ns=tcpsockets.path_bound_ns(options),
-            unanswered=tcpsockets.unanswered,
+            path_bound_ns=tcp.path_bound_ns(options),
+            unanswered=tcp.unanswered,
         )
 
     def dial(self, url: Url, timeout_ns: int) -> Channel:
         """Connect to the first address that answers."""
-        return tcpsockets.dial(url, url.options(DialOptions), timeout_ns)
+        return tcp.dial(url, url.options(DialOptions), timeout_ns)

@@ -15,19 +15,19 @@ import socket
 import time
 from collections import deque
 
-from hermes.addresses import host_port
+from hermes.base.faults import Faults
+from hermes.base.forks import close_in_children
 from hermes.errors import ConnectionLost, Refused
-from hermes.faults import Faults
-from hermes.forks import close_in_children
-from hermes.intercept import Interception
 from hermes.native.envelopes import address_of
-from hermes.transport import Connection, Kernel, Peer
+from hermes.net.addresses import host_port
+from hermes.net.interception import Interception
+from hermes.spi.transport import Connection, Kernel, Peer
 from hermes_udp import options as _options
 from hermes_udp import tap as _tap
 from hermes_udp.native import REASONS, Counts, ffi, lib
 from hermes_udp.options import ListenOptions
 
-LOG = logging.getLogger("hermes.transport")
+LOG = logging.getLogger("hermes.spi.transport")
 
 OUTPUT_MIN = 16384
 """Bytes pulled at least: a pull costs the same for one message as for some dozen."""
@@ -83,7 +83,7 @@ class _Link:
 
 
 class UdpAgent:
-    """Serves every peer of one socket; see :class:`hermes.transport.Agent` for the contract."""
+    """Serves every peer of one socket; see :class:`hermes.spi.transport.Agent` for the contract."""
 
     def __init__(
         self,
@@ -170,7 +170,7 @@ class UdpAgent:
         return None if due == NEVER else due
 
     def poll(self, timeout_ns: int) -> int:
-        """Read, give and take, write; see :meth:`hermes.transport.Agent.poll`."""
+        """Read, give and take, write; see :meth:`hermes.spi.transport.Agent.poll`."""
         if timeout_ns:
             self.deadline_ns()  # arms the timer
             self._wait(timeout_ns / 1e9 if timeout_ns > 0 else -1)
@@ -247,7 +247,7 @@ class UdpAgent:
         self._sock.close()
 
     def abandon(self) -> list[int]:
-        """The socket, epoll and timer; see :class:`hermes.forks.Owner`."""
+        """The socket, epoll and timer; see :class:`hermes.base.forks.Owner`."""
         if self._closed:
             return []
         self._closed = True

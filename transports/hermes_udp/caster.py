@@ -1,6 +1,6 @@
 """A listener on a multicast address: an ordinary one beside it, and a caster.
 
-The caster is a client within the broker's process (:mod:`hermes.gateway`): it subscribes to what is
+The caster is a client within the broker's process (:mod:`hermes.net.gateway`): it subscribes to what is
 to be cast, and what it gets goes to the group once, however many receive it.  All else that
 subscribers say goes to the ordinary listener, whose address they take from the group's beacons.  The
 native engine has the group's stream, repairs and pacing; here output is handed to it.
@@ -18,15 +18,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hermes.addresses import host_port, is_loopback, refuse_path
 from hermes.errors import InvalidUrl, Refused, SystemFault
-from hermes.gateway import Wire
 from hermes.native.envelopes import address_of
 from hermes.native.frames import BATCH_HEADER_SIZE
 from hermes.native.patterns import check_given_pattern
-from hermes.transport import Kernel, Peer
-from hermes.units import ByteSize
-from hermes.url import Url
+from hermes.net.addresses import host_port, is_loopback, refuse_path
+from hermes.net.gateway import Wire
+from hermes.spi.transport import Kernel, Peer
+from hermes.spi.units import ByteSize
+from hermes.spi.url import Url
 from hermes.wire import messages as m
 from hermes_udp import groups as _groups
 from hermes_udp import options as _options
@@ -268,7 +268,7 @@ class Cast:
 
 class MulticastAgent(UdpAgent):
     """Serves the sessions of subscribers, and casts to their group; see
-    :class:`hermes.transport.Agent` for the contract."""
+    :class:`hermes.spi.transport.Agent` for the contract."""
 
     def __init__(self, sock: socket.socket, *, place: CastPlace, **options: Any) -> None:
         self._cast: Cast | None = None

@@ -14,13 +14,13 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from hermes.addresses import addresses, host_port
-from hermes.closing import AtExit, at_exit
+from hermes.base.closing import AtExit, at_exit
 from hermes.errors import ConnectFailed, ConnectionLost, WouldBlock
-from hermes.intercept import Interception
 from hermes.native.envelopes import address_of
 from hermes.native.outbox import EMPTY, SYSTEM
-from hermes.url import Url
+from hermes.net.addresses import addresses, host_port
+from hermes.net.interception import Interception
+from hermes.spi.url import Url
 from hermes_udp import options as _options
 from hermes_udp.native import ENDPOINT, REASONS, Counts, ffi, fields, lib
 from hermes_udp.options import DialOptions
@@ -43,7 +43,7 @@ PROBLEMS: dict[int, str] = {
 
 
 class UdpChannel:
-    """See :class:`hermes.transport.Channel` and :class:`hermes.transport.NativeChannel`."""
+    """See :class:`hermes.spi.transport.Channel` and :class:`hermes.spi.transport.NativeChannel`."""
 
     def __init__(self, handle: Any, closing: Closing, peer: str) -> None:
         # Freed with the last reference: a thread may be about to call with it while another closes.

@@ -6,10 +6,10 @@ import contextlib
 import socket
 from typing import Any
 
-from hermes.addresses import addresses, host_port, refuse_strangers
 from hermes.errors import SystemFault
-from hermes.transport import API_VERSION, Agent, Capabilities, Channel, Kernel
-from hermes.url import Url, refuse_user
+from hermes.net.addresses import addresses, host_port, refuse_strangers
+from hermes.spi.transport import API_VERSION, Agent, Capabilities, Channel, Kernel
+from hermes.spi.url import Url, refuse_user
 from hermes_udp import caster as _caster
 from hermes_udp import group as _group
 from hermes_udp import groups as _groups
@@ -21,7 +21,7 @@ from hermes_udp.options import DialOptions, ListenOptions
 
 
 class UdpTransport:
-    """See :class:`hermes.transport.Transport` for the contract."""
+    """See :class:`hermes.spi.transport.Transport` for the contract."""
 
     capabilities = Capabilities(datagrams=True, multicast=True)
     api_version = API_VERSION

@@ -18,10 +18,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from hermes.addresses import host_port, refuse_path
 from hermes.errors import ConnectFailed, ConnectionLost, InvalidUrl, WouldBlock
 from hermes.native.outbox import EMPTY
-from hermes.url import Url
+from hermes.net.addresses import host_port, refuse_path
+from hermes.spi.url import Url
 from hermes_udp import channel as _channel
 from hermes_udp import options as _options
 from hermes_udp.channel import UdpChannel
@@ -144,7 +144,7 @@ def _await_beacon(sock: socket.socket, deadline: int | None) -> Any:
 
 
 class GroupChannel:
-    """See :class:`hermes.transport.Channel` and :class:`hermes.transport.ReadingChannel`.  Any thread
+    """See :class:`hermes.spi.transport.Channel` and :class:`hermes.spi.transport.ReadingChannel`.  Any thread
     may call; one at a time reads."""
 
     def __init__(self, unicast: UdpChannel, group: Group, options: DialOptions) -> None:
@@ -199,7 +199,7 @@ class GroupChannel:
         raise WouldBlock("nothing has arrived")
 
     def receive(self, address: Any, capacity: int, spin_ns: int, timeout_ns: int) -> int:
-        """See :class:`hermes.transport.ReadingChannel`."""
+        """See :class:`hermes.spi.transport.ReadingChannel`."""
         begun = now = time.monotonic_ns()
         until = NEVER if timeout_ns < 0 else begun + timeout_ns
         if not self._lock.acquire(timeout=-1 if timeout_ns < 0 else timeout_ns / 1e9):

@@ -13,9 +13,9 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
-from hermes.addresses import DEFAULT_PORT, is_multicast, resolve
 from hermes.errors import InvalidUrl
-from hermes.url import Url
+from hermes.net.addresses import DEFAULT_PORT, is_multicast, resolve
+from hermes.spi.url import Url
 from hermes_udp import options as _options
 from hermes_udp.options import DialOptions, ListenOptions
 

@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from hermes.addresses import cannot_listen, is_loopback
 from hermes.errors import InvalidUrl
-from hermes.intercept import Interception
-from hermes.units import ByteSize, Duration
-from hermes.url import Url
+from hermes.net.addresses import cannot_listen, is_loopback
+from hermes.net.interception import Interception
+from hermes.spi.units import ByteSize, Duration
+from hermes.spi.url import Url
 from hermes_udp.native import ffi, lib
 
 LOOPBACK_DATAGRAM = 8192

@@ -16,7 +16,7 @@ import threading
 import time
 from typing import Any
 
-from hermes.intercept import Interception, Interceptor
+from hermes.net.interception import Interception, Interceptor
 from hermes_udp.native import lib
 
 PREFIX: int = lib.HU_TAP_PREFIX

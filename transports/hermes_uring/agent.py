@@ -7,7 +7,7 @@ room for at once, so the memory of a connection that does not read is never held
 Knows nothing of what the bytes mean.
 
 A connection whose messages come one at a time is served directly, as a plain socket would be: the
-ring tells only that it is readable, and :meth:`hermes.transport.Connection.express` does the rest.
+ring tells only that it is readable, and :meth:`hermes.spi.transport.Connection.express` does the rest.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from hermes.forks import end_socket
-from hermes.serving import OUTPUT_MAX, Link, ServingAgent
-from hermes.streamsockets import BULK
-from hermes.tcpsockets import unanswered
-from hermes.transport import Connection, Kernel, Peer
+from hermes.base.forks import end_socket
+from hermes.net.listener import OUTPUT_MAX, Link, ServingAgent
+from hermes.net.sockets import BULK
+from hermes.net.tcp import unanswered
+from hermes.spi.transport import Connection, Kernel, Peer
 from hermes_uring._ring import ACCEPT, READABLE, RECEIVE, SEND, Ring
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class _Watched:
 
 
 class RingAgent(ServingAgent[_Link]):
-    """Serves every peer of one listening socket; see :class:`hermes.transport.Agent` for the
+    """Serves every peer of one listening socket; see :class:`hermes.spi.transport.Agent` for the
     contract.
 
     ``describe`` says who a peer is, ``prepare`` sets the options of an accepted socket.
@@ -135,7 +135,7 @@ class RingAgent(ServingAgent[_Link]):
 
     def poll(self, timeout_ns: int) -> int:
         """Serve what has completed, then submit what that led to; see
-        :meth:`hermes.transport.Agent.poll`."""
+        :meth:`hermes.spi.transport.Agent.poll`."""
         sent, others = self._sent, self._others
         if sent or others:
             self._sent, self._others = [], []

@@ -13,13 +13,13 @@ from typing import Annotated
 
 import msgspec
 
-from hermes import tcpsockets
 from hermes.errors import InvalidUrl
-from hermes.streamsockets import SocketAgent, no_room
-from hermes.tcpsockets import DialOptions
-from hermes.transport import API_VERSION, Agent, Capabilities, Channel, Kernel
-from hermes.units import ByteSize
-from hermes.url import Url
+from hermes.net import tcp
+from hermes.net.sockets import SocketAgent, no_room
+from hermes.net.tcp import DialOptions
+from hermes.spi.transport import API_VERSION, Agent, Capabilities, Channel, Kernel
+from hermes.spi.units import ByteSize
+from hermes.spi.url import Url
 from hermes_uring.agent import RingAgent
 from hermes_uring.probe import make_ring, obstacle
 
@@ -37,7 +37,7 @@ BUFFERS_MAX = 32768
 """Buffers that the kernel takes in one group."""
 
 
-class ListenOptions(tcpsockets.ListenOptions, frozen=True, forbid_unknown_fields=True):
+class ListenOptions(tcp.ListenOptions, frozen=True, forbid_unknown_fields=True):
     """Options of a listener's URL."""
 
     queue: Annotated[int, msgspec.Meta(ge=2, le=32768)] = QUEUE_SIZE
@@ -49,7 +49,7 @@ class ListenOptions(tcpsockets.ListenOptions, frozen=True, forbid_unknown_fields
 
 
 class UringTransport:
-    """See :class:`hermes.transport.Transport` for the contract."""
+    """See :class:`hermes.spi.transport.Transport` for the contract."""
 
     capabilities = Capabilities(native_fd=True)
     api_version = API_VERSION
@@ -66,7 +66,7 @@ class UringTransport:
 
     def dial(self, url: Url, timeout_ns: int) -> Channel:
         """Connect to the first address that answers."""
-        return tcpsockets.dial(url, url.options(DialOptions), timeout_ns)
+        return tcp.dial(url, url.options(DialOptions), timeout_ns)
 
 
 class AutoTransport(UringTransport):
@@ -83,16 +83,16 @@ class AutoTransport(UringTransport):
             return _listen(url, kernel, AUTO)
         LOG.warning("%s is served without io_uring: %s", url, problem)
         options = url.options(ListenOptions)
-        sock = tcpsockets.listen(url, options, authenticates=kernel.authenticates)
+        sock = tcp.listen(url, options, authenticates=kernel.authenticates)
         return SocketAgent(
             sock,
-            url=tcpsockets.printable(AUTO, sock.getsockname()),
+            url=tcp.printable(AUTO, sock.getsockname()),
             kernel=kernel,
-            describe=partial(tcpsockets.describe, AUTO),
-            prepare=partial(tcpsockets.prepare, options=options),
+            describe=partial(tcp.describe, AUTO),
+            prepare=partial(tcp.prepare, options=options),
             connections_max=options.connections,
-            path_bound_ns=tcpsockets.path_bound_ns(options),
-            unanswered=tcpsockets.unanswered,
+            path_bound_ns=tcp.path_bound_ns(options),
+            unanswered=tcp.unanswered,
         )
 
 
@@ -101,7 +101,7 @@ def _listen(url: Url, kernel: Kernel, scheme: str) -> Agent:
     if options.buffers > BUFFERS_MAX * BUFFER_SIZE:
         most = ByteSize(BUFFERS_MAX * BUFFER_SIZE)
         raise InvalidUrl(f"{url}: option 'buffers': {most} at most, not {options.buffers}")
-    sock = tcpsockets.listen(url, options, authenticates=kernel.authenticates)
+    sock = tcp.listen(url, options, authenticates=kernel.authenticates)
     try:
         ring = make_ring(
             entries=_power_of_two(options.queue),
@@ -111,12 +111,12 @@ def _listen(url: Url, kernel: Kernel, scheme: str) -> Agent:
         return RingAgent(
             sock,
             ring,
-            url=tcpsockets.printable(scheme, sock.getsockname()),
+            url=tcp.printable(scheme, sock.getsockname()),
             kernel=kernel,
-            describe=partial(tcpsockets.describe, scheme),
-            prepare=partial(tcpsockets.prepare, options=options),
+            describe=partial(tcp.describe, scheme),
+            prepare=partial(tcp.prepare, options=options),
             connections_max=options.connections,
-            path_bound_ns=tcpsockets.path_bound_ns(options),
+            path_bound_ns=tcp.path_bound_ns(options),
         )
     except OSError as error:
         sock.close()

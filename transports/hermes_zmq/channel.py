@@ -16,7 +16,7 @@ from typing import Any
 import zmq
 
 from hermes.errors import AuthenticationFailed, ConnectFailed, ConnectionLost, WouldBlock
-from hermes.url import Url
+from hermes.spi.url import Url
 from hermes_zmq import curve
 from hermes_zmq.options import DialOptions, router_endpoint
 from hermes_zmq.router import CHUNK, CHUNKS_MAX, END, GREETING
@@ -43,7 +43,7 @@ WATCHED = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLO
 
 
 class DealerChannel:
-    """See :class:`hermes.transport.Channel` for the contract."""
+    """See :class:`hermes.spi.transport.Channel` for the contract."""
 
     def __init__(self, context: zmq.Context[Any], socket: Socket, monitor: Monitor) -> None:
         self._context = context  # ours alone: its end is ours to see through

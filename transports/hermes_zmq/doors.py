@@ -17,12 +17,12 @@ from typing import Any
 import msgspec
 import zmq
 
+from hermes.base.faults import Faults
 from hermes.errors import Refused
-from hermes.faults import Faults
-from hermes.gateway import Wire
 from hermes.native.decoder import decode
 from hermes.native.frames import BATCH_HEADER_SIZE, encode_batch
-from hermes.transport import Kernel, Peer
+from hermes.net.gateway import Wire
+from hermes.spi.transport import Kernel, Peer
 from hermes.wire import messages as m
 from hermes_zmq import paths
 from hermes_zmq import pump as pumps

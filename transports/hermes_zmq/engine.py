@@ -11,11 +11,11 @@ from typing import Any
 
 import zmq
 
+from hermes.base.faults import Faults
+from hermes.base.forks import close_in_children
 from hermes.errors import SystemFault
-from hermes.faults import Faults
-from hermes.forks import close_in_children
-from hermes.transport import API_VERSION, Agent, Capabilities, Channel, Kernel
-from hermes.url import Url
+from hermes.spi.transport import API_VERSION, Agent, Capabilities, Channel, Kernel
+from hermes.spi.url import Url
 from hermes_zmq import channel, curve, sockets
 from hermes_zmq.doors import LOG, Door, FeedDoor, House, ServeDoor
 from hermes_zmq.options import DialOptions, ListenOptions, check, listener_url, places
@@ -40,7 +40,7 @@ KINDS: dict[str, tuple[int, type[FeedDoor | ServeDoor | RouterDoor]]] = {
 
 
 class ZmqTransport:
-    """See :class:`hermes.transport.Transport` for the contract."""
+    """See :class:`hermes.spi.transport.Transport` for the contract."""
 
     capabilities = Capabilities()
     api_version = API_VERSION
@@ -66,7 +66,7 @@ class ZmqTransport:
 
 
 class ZmqAgent:
-    """Serves every door of one listener; see :class:`hermes.transport.Agent` for the contract."""
+    """Serves every door of one listener; see :class:`hermes.spi.transport.Agent` for the contract."""
 
     def __init__(self, url: Url, options: ListenOptions, kernel: Kernel) -> None:
         self._kernel = kernel
@@ -124,7 +124,7 @@ class ZmqAgent:
         return self._due_ns or None
 
     def poll(self, timeout_ns: int) -> int:
-        """Move messages; see :meth:`hermes.transport.Agent.poll`."""
+        """Move messages; see :meth:`hermes.spi.transport.Agent.poll`."""
         stirred = self._stirred
         at_once = not timeout_ns or stirred
         for fd, _ in self._wait(0 if at_once else self._timeout(timeout_ns), EVENTS_PER_PASS):
@@ -160,7 +160,7 @@ class ZmqAgent:
         return found
 
     def watch_paths(self) -> None:
-        """See :class:`hermes.transport.PathWatcher`; now and then is enough."""
+        """See :class:`hermes.spi.transport.PathWatcher`; now and then is enough."""
         now_ns = time.monotonic_ns()
         if now_ns < self._paths_ns:
             return
@@ -181,7 +181,7 @@ class ZmqAgent:
         self._context.term()
 
     def abandon(self) -> list[int]:
-        """The sockets of all doors, and epoll; see :class:`hermes.forks.Owner`."""
+        """The sockets of all doors, and epoll; see :class:`hermes.base.forks.Owner`."""
         if self._closed:
             return []
         self._closed = True

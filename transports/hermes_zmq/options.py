@@ -10,11 +10,18 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from hermes.addresses import DEFAULT_HOST, host_port, refuse_path, refuse_strangers, resolve, scoped
 from hermes.errors import InvalidUrl
 from hermes.native.patterns import check_given_pattern, check_given_topic
-from hermes.units import ByteSize, Duration
-from hermes.url import PORT_MAX, Url
+from hermes.net.addresses import (
+    DEFAULT_HOST,
+    host_port,
+    refuse_path,
+    refuse_strangers,
+    resolve,
+    scoped,
+)
+from hermes.spi.units import ByteSize, Duration
+from hermes.spi.url import PORT_MAX, Url
 
 DEFAULT_PORT = 5556
 ROLES = ("pub", "sub", "pull", "push", "router")
@@ -129,7 +136,7 @@ def check(url: Url, options: ListenOptions, *, authenticates: bool) -> None:
     """Refuse what makes no sense before anything listens.
 
     ``authenticates``: whether the broker asks its clients who they are; see
-    :attr:`hermes.transport.Kernel.authenticates`.
+    :attr:`hermes.spi.transport.Kernel.authenticates`.
 
     Raises:
         InvalidUrl: it says what, and what to do.

@@ -16,7 +16,7 @@ import termios
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from hermes.addresses import host_port
+from hermes.net.addresses import host_port
 from hermes_zmq.sockets import HANDSHAKE_MS
 
 SETTLED_NS = HANDSHAKE_MS * 1_000_000 + 500_000_000

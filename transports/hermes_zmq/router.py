@@ -17,8 +17,8 @@ from typing import Any
 import zmq
 
 from hermes.errors import ConnectionLost, Refused
-from hermes.tcpsockets import NS_PER_S, unanswered
-from hermes.transport import Connection, Peer
+from hermes.net.tcp import NS_PER_S, unanswered
+from hermes.spi.transport import Connection, Peer
 from hermes_zmq.doors import Door, House
 from hermes_zmq.options import DoorPlace
 from hermes_zmq.sockets import PATH_BOUND_S, Socket, events

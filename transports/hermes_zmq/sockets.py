@@ -17,8 +17,8 @@ from typing import Any
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from hermes.addresses import cannot_listen
 from hermes.errors import InvalidUrl
+from hermes.net.addresses import cannot_listen
 from hermes_zmq import paths
 
 KEEPALIVE_S = 30

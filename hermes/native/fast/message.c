@@ -37,9 +37,9 @@ PyObject *fast_message_new(PyObject *topic, PyObject *stream, uint64_t sequence,
     return bytes == NULL ? NULL : make(topic, stream, sequence, timestamp_ns, bytes);
 }
 
-/* What hermes.checks makes of `value` for the argument `name`; a new reference. */
+/* What hermes.base.checks makes of `value` for the argument `name`; a new reference. */
 static PyObject *checked(const char *check, PyObject *value, const char *name) {
-    PyObject *checks = PyImport_ImportModule("hermes.checks");
+    PyObject *checks = PyImport_ImportModule("hermes.base.checks");
     if (checks == NULL)
         return NULL;
     PyObject *found = PyObject_CallMethod(checks, check, "Os", value, name);

@@ -80,7 +80,7 @@ class ActivationContract(Contract):
             if fastest < HOOK_MAX_S:
                 return
         raise AssertionError(
-            f"hermes.hookspecs: a hook never waits for a network, a lock or a sleep; those of one "
+            f"hermes.spi.hooks: a hook never waits for a network, a lock or a sleep; those of one "
             f"broker with {CLIENTS} clients took {fastest:.2f} s"
         )
 

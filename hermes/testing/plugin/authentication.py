@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from hermes.broker.hooks import Hooks
-from hermes.hookspecs import Denial, Grant
+from hermes.spi.hooks import Denial, Grant
+from hermes.spi.transport import Peer
 from hermes.testing.contract import needs
 from hermes.testing.plugin.contract import STRANGER, Believed, Contract
-from hermes.transport import Peer
 
 LONG = 64 << 10
 """Characters of a credential that somebody sends to see what happens."""

@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 import pytest
 
 from hermes.broker.hooks import Hooks
-from hermes.hookspecs import BrokerInfo, ConnectionInfo, ListenerInfo, Plugin
-from hermes.plugins import Plugins
+from hermes.plugins.discovery import Plugins
+from hermes.spi.hooks import BrokerInfo, ConnectionInfo, ListenerInfo, Plugin
+from hermes.spi.transport import Peer
 from hermes.testing.contract import BaseContract
-from hermes.transport import Peer
 
 HOOKS = (
     "hermes_authenticate",

@@ -5,12 +5,12 @@ from __future__ import annotations
 import msgspec
 
 from hermes.errors import UsageError
-from hermes.hookspecs import API_VERSION, Plugin
-from hermes.optiondocs import describe_options
+from hermes.spi.hooks import API_VERSION, Plugin
+from hermes.spi.options import describe_options
+from hermes.spi.url import parse_options
 from hermes.testing.contract import raises
 from hermes.testing.plugin.contract import Contract
 from hermes.testing.registration import BaseRegistration
-from hermes.url import parse_options
 
 
 class RegistrationContract(BaseRegistration[Plugin], Contract):
@@ -20,7 +20,7 @@ class RegistrationContract(BaseRegistration[Plugin], Contract):
         """It has all of a Plugin, and speaks this version of the interface."""
         made = self.make()
 
-        assert isinstance(made, Plugin), "it lacks something of hermes.hookspecs.Plugin"
+        assert isinstance(made, Plugin), "it lacks something of hermes.spi.hooks.Plugin"
         assert made.api_version == API_VERSION
         assert issubclass(made.options, msgspec.Struct), "options is no msgspec struct"
 

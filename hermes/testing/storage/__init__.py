@@ -23,7 +23,7 @@ and pytest collects the whole suite from there.  The class may say more:
 ``import_max_ms``
     What importing the plugin may cost.
 
-What the storage does not claim in its :class:`~hermes.storage.Capabilities` is skipped, and the
+What the storage does not claim in its :class:`~hermes.spi.storage.Capabilities` is skipped, and the
 reason names the capability; else only what the system cannot show, and the reason says so.
 """
 

@@ -12,10 +12,10 @@ from typing import ClassVar
 import msgspec
 import pytest
 
-from hermes.storage import LogSettings, Storage, StorageBackend, StreamLog
+from hermes.spi.storage import LogSettings, Storage, StorageBackend, StreamLog
+from hermes.spi.url import Url, parse_url
 from hermes.testing.contract import BaseContract
 from hermes.testing.scribe import SETTINGS, Scribe
-from hermes.url import Url, parse_url
 
 QUOTA_OPTIONS = ("quota", "size", "disk")
 

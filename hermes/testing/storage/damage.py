@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hermes.errors import HermesError, MalformedInput, StorageDamaged, StorageFailed
-from hermes.storage import StreamLog
+from hermes.spi.storage import StreamLog
 from hermes.testing.contract import needs
 from hermes.testing.scribe import Scribe, read_all
 from hermes.testing.storage.contract import Contract, Ground

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import msgspec
 
 from hermes.errors import InvalidUrl
-from hermes.optiondocs import describe_options
-from hermes.storage import Storage, StorageBackend
+from hermes.spi.options import describe_options
+from hermes.spi.storage import Storage, StorageBackend
+from hermes.spi.url import parse_url
 from hermes.testing.contract import raises
 from hermes.testing.storage.contract import Contract, Ground
-from hermes.url import parse_url
 
 UNKNOWN = "no-such-option"
 

@@ -6,7 +6,7 @@ import os
 import re
 
 from hermes.errors import Closed, DirectoryLocked
-from hermes.storage import Storage, StorageBackend
+from hermes.spi.storage import Storage, StorageBackend
 from hermes.testing.contract import needs, raises
 from hermes.testing.scribe import SETTINGS, Scribe
 from hermes.testing.storage.contract import Contract, Ground

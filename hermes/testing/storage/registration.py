@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from hermes.storage import API_VERSION, Capabilities, Storage, StorageBackend
+from hermes.spi.storage import API_VERSION, Capabilities, Storage, StorageBackend
 from hermes.testing.registration import BaseRegistration
 from hermes.testing.storage.contract import Contract
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hermes.native import Hole
-from hermes.storage import Storage
+from hermes.spi.storage import Storage
 from hermes.testing.contract import needs
 from hermes.testing.scribe import SEGMENT, SETTINGS, Scribe
 from hermes.testing.storage.contract import Contract, Ground

@@ -21,7 +21,7 @@ and pytest collects the whole suite from there.  The class may say more:
 ``import_max_ms``
     What importing the plugin may cost.
 
-What the transport does not claim in its :class:`~hermes.transport.Capabilities` is skipped, and
+What the transport does not claim in its :class:`~hermes.spi.transport.Capabilities` is skipped, and
 the reason names the capability; else only what the system cannot show, and the reason says so.
 ``docs/testing-plugins.md`` has the groups; the report that ``--hermes-report FILE`` writes is
 described in :mod:`hermes.testing.report`.

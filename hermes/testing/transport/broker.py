@@ -14,14 +14,14 @@ import pytest
 
 import hermes
 from hermes.errors import ConnectionLost, HermesError, MessageTooLarge, WouldBlock
-from hermes.plugins import register_transport
+from hermes.plugins.discovery import register_transport
+from hermes.spi.transport import Transport
+from hermes.spi.url import Url, parse_url
 from hermes.testing.contract import needs
 from hermes.testing.peers import Peer
 from hermes.testing.transport.contract import Contract
 from hermes.testing.transport.exchange import SIZES
 from hermes.testing.transport.stage import with_options
-from hermes.transport import Transport
-from hermes.url import Url, parse_url
 from hermes.wire.client import ClientProtocol
 
 MESSAGE_MAX = 2 << 20

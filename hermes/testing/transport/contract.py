@@ -11,11 +11,11 @@ from typing import ClassVar
 
 import pytest
 
+from hermes.spi.transport import Transport
+from hermes.spi.url import Url, parse_url
 from hermes.testing.contract import BaseContract
 from hermes.testing.kernel import EchoKernel
 from hermes.testing.transport.stage import Stage, with_options
-from hermes.transport import Transport
-from hermes.url import Url, parse_url
 
 
 class Contract(BaseContract[Transport]):

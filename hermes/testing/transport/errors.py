@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from hermes.errors import ConnectFailed, HermesError, SystemFault
+from hermes.spi.transport import Transport
+from hermes.spi.url import Url, parse_url
 from hermes.testing.contract import needs, raises
 from hermes.testing.kernel import EchoKernel
 from hermes.testing.peers import Peer
@@ -18,8 +20,6 @@ from hermes.testing.resources import Stopwatch, descriptors_left
 from hermes.testing.transport.contract import Contract
 from hermes.testing.transport.readiness import BUSY_MAX
 from hermes.testing.transport.stage import NS_PER_S, Client, Stage, with_options
-from hermes.transport import Transport
-from hermes.url import Url, parse_url
 
 SHORT_NS = 300_000_000
 """How long a dial may take that is expected to fail."""
@@ -147,8 +147,8 @@ class ErrorsContract(Contract):
             transport.listen(url, kernel)
 
     def test_no_descriptor_for_a_new_peer(self, stage: Stage) -> None:
-        """An agent that cannot accept for want of descriptors goes on, without spinning, and
-        accepts when there are some again."""
+        """An agent that has no descriptors for new peers goes on, without spinning: they wait or are
+        turned away, and are accepted when there are some again."""
         staying, _ = stage.connect()
         for left in FEW:
             with descriptors_left(left):
@@ -162,7 +162,9 @@ class ErrorsContract(Contract):
             )
             stage.exchange(staying, b"still here")
             for client in waiting:
-                stage.exchange(client, b"here at last")
+                client.send(b"here at last")
+                stage.until(lambda c=client: c.over or len(c.data) == 12, "an echo, or the end")  # type: ignore[misc]
+                assert client.over or client.data == b"here at last"
                 client.close()
                 stage.clients.remove(client)
         stage.exchange(stage.connect()[0], b"afterwards")

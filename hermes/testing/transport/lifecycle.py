@@ -9,13 +9,13 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from hermes.errors import AddressInUse, ConnectFailed, ConnectionLost, HermesError, WouldBlock
+from hermes.spi.transport import Transport
+from hermes.spi.url import Url, parse_url
 from hermes.testing.contract import needs, raises
 from hermes.testing.kernel import EchoKernel
 from hermes.testing.resources import Held, many_descriptors
 from hermes.testing.transport.contract import Contract
 from hermes.testing.transport.stage import NS_PER_S, Call, Client, Stage
-from hermes.transport import Transport
-from hermes.url import Url, parse_url
 
 WARM_UP = 50
 """Connections before the first count: pools and caches are full by then."""

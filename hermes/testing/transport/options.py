@@ -7,14 +7,14 @@ from collections.abc import Callable
 import msgspec
 
 from hermes.errors import InvalidUrl
-from hermes.intercept import EXAMPLES
-from hermes.optiondocs import describe_options
+from hermes.net.interception import EXAMPLES
+from hermes.spi.options import describe_options
+from hermes.spi.transport import Transport
+from hermes.spi.url import Url, parse_url
 from hermes.testing.contract import needs, raises
 from hermes.testing.kernel import EchoKernel
 from hermes.testing.transport.contract import Contract
 from hermes.testing.transport.stage import Stage, with_options
-from hermes.transport import Transport
-from hermes.url import Url, parse_url
 
 UNKNOWN = "no-such-option"
 DIAL_NS = 1_000_000_000

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+from hermes.spi.transport import API_VERSION, Capabilities, Transport
 from hermes.testing.registration import BaseRegistration
 from hermes.testing.transport.contract import Contract
-from hermes.transport import API_VERSION, Capabilities, Transport
 
 
 class RegistrationContract(BaseRegistration[Transport], Contract):
@@ -14,7 +14,9 @@ class RegistrationContract(BaseRegistration[Transport], Contract):
 
     def test_it_has_the_shape_of_a_transport(self, transport: Transport) -> None:
         """It has all of a Transport, speaks this version of the interface, and says what it can."""
-        assert isinstance(transport, Transport), "it lacks something of hermes.transport.Transport"
+        assert isinstance(transport, Transport), (
+            "it lacks something of hermes.spi.transport.Transport"
+        )
         assert transport.api_version == API_VERSION
         assert isinstance(transport.capabilities, Capabilities)
         for options in (transport.listen_options, transport.dial_options):

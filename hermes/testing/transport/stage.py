@@ -17,9 +17,9 @@ from types import MappingProxyType
 from typing import Generic, TypeVar
 
 from hermes.errors import ConnectionLost, HermesError, WouldBlock
+from hermes.spi.transport import Agent, Channel, Transport
+from hermes.spi.url import Url, parse_url
 from hermes.testing.kernel import POISON, EchoConnection, EchoKernel
-from hermes.transport import Agent, Channel, Transport
-from hermes.url import Url, parse_url
 
 T = TypeVar("T")
 
@@ -254,7 +254,7 @@ class Stage:
     def check(self) -> None:
         """Fail if the transport has broken its contract with connections."""
         broken = "\n".join(f"- {violation}" for violation in self.kernel.violations)
-        assert not broken, f"hermes.transport.Connection: the contract was broken:\n{broken}"
+        assert not broken, f"hermes.spi.transport.Connection: the contract was broken:\n{broken}"
 
     def describe(self) -> str:
         """Where everybody stands, for a message."""

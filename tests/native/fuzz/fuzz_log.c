@@ -23,7 +23,7 @@
 #include "hm_log.h"
 #include "hm_verify.h"
 
-#include "../../../hermes/native/src/hm_log_parts.h"
+#include "../../../hermes/native/src/log/log_internal.h"
 
 #include "fuzz_driver.h"
 

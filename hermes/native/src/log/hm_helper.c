@@ -1,0 +1,430 @@
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "log_internal.h"
+
+#define NAME_SIZE 40
+
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#endif
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+void hm_pool_event(hm_pool *pool, uint32_t event) {
+    pool->events |= event;
+    if (pool->eventfd >= 0) {
+        uint64_t one = 1;
+        ssize_t written = write(pool->eventfd, &one, sizeof one);
+        (void)written; /* it can only fail when it is readable already */
+    }
+}
+
+/* Kernels before 5.14: touch each page with an atomic addition of nothing, which cannot lose a
+ * store that the owner makes beside it. */
+static void touch(uint8_t *from, uint64_t size) {
+    for (uint64_t at = 0; at < size; at += HM_PAGE) {
+        atomic_fetch_add_explicit((_Atomic uint32_t *)(void *)(from + at), 0, memory_order_relaxed);
+    }
+}
+
+static uint64_t now_ns(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
+}
+
+/* In how many ns a slice is to be ready, so that the writer does not catch up. */
+static uint64_t lead_ns(const hm_pool *pool, uint64_t size) {
+    return pool->written_ns / HM_WARM_LEAD * size / HM_NUDGE_STEP;
+}
+
+static bool is_fast(const hm_pool *pool) {
+    return pool->written_ns > 0 && lead_ns(pool, HM_WARM_SLICE) < HM_WARM_REST_MIN;
+}
+
+/* How long to rest after a slice that took `took_ns`: the owner may have this core to itself, and
+ * every slice holds it up.  Where the log is written fast, not at all: a page that is not warm
+ * costs the owner more than its share of a slice. */
+static uint64_t rest_after(const hm_pool *pool, uint64_t size, uint64_t took_ns) {
+    uint64_t most = took_ns * HM_WARM_REST;
+    if (pool->written_ns == 0) {
+        return most;
+    }
+    uint64_t lead = lead_ns(pool, size), left = lead > took_ns ? lead - took_ns : 0;
+    return is_fast(pool) ? 0 : left < most ? left : most;
+}
+
+/* Makes the next slice of `segment` writable without a fault.  Lock held on entry and exit. */
+static void warm_slice(hm_pool *pool, hm_segment *segment, uint64_t target) {
+    bool fast = is_fast(pool);
+    uint64_t begun_ns = now_ns(), from = segment->warmed;
+    uint64_t size = fast ? HM_WARM_BULK : HM_WARM_SLICE;
+    size = target - from < size ? target - from : size;
+    hm_segment_read_ahead(segment, fast);
+    hm_segment_retain(segment);
+    segment->warmed = from + size;
+    pthread_mutex_unlock(&pool->lock);
+    if (madvise(segment->map + from, size, MADV_POPULATE_WRITE) != 0 && errno == EINVAL) {
+        touch(segment->map + from, size);
+    }
+    hm_segment_release(segment);
+    uint64_t ended_ns = now_ns();
+    pthread_mutex_lock(&pool->lock);
+    pool->rest_ns = ended_ns + rest_after(pool, size, ended_ns - begun_ns);
+}
+
+/* Lock held on entry and exit. */
+static void populate_next(hm_pool *pool) {
+    hm_segment *segment = pool->populate[0].segment;
+    uint64_t offset = pool->populate[0].offset;
+    uint64_t size = pool->populate[0].size;
+    uint64_t slice = size < HM_WARM_BULK ? size : HM_WARM_BULK;
+    if (size > slice) {
+        pool->populate[0].offset += slice;
+        pool->populate[0].size -= slice;
+        hm_segment_retain(segment);
+    } else {
+        pool->populate_count--;
+        memmove(&pool->populate[0], &pool->populate[1],
+                pool->populate_count * sizeof pool->populate[0]);
+    }
+    pthread_mutex_unlock(&pool->lock);
+    madvise(segment->map + offset, slice, MADV_POPULATE_READ); /* a hint: errors mean nothing */
+    hm_segment_release(segment);
+    pthread_mutex_lock(&pool->lock);
+}
+
+typedef struct {
+    hm_segment *segment;
+    uint64_t end;
+    uint64_t records;
+    bool seal; /* the header page is to be synced again */
+} job;
+
+/* Whether somebody has cut its file since it was made: what is mapped there is in no file.  (What was
+ * found when the log was opened is a gap then, and promises nothing.) */
+static bool is_cut(const hm_segment *segment, uint64_t end) {
+    char name[NAME_SIZE];
+    struct stat status;
+    hm_segment_name(name, sizeof name, segment->base_sequence, "log");
+    return !segment->adopted &&
+           (hm_segment_faults(segment) ||
+            (fstatat(segment->pool->dirfd, name, &status, 0) == 0 && /* else: it is retired */
+             (uint64_t)status.st_size < end));
+}
+
+/* Syncs the index file of a segment that maps it no more.  0 or errno. */
+static int sync_index(const hm_segment *segment) {
+    char name[32];
+    hm_segment_name(name, sizeof name, segment->base_sequence, "index");
+    int fd = openat(segment->pool->dirfd, name, O_RDWR | O_CLOEXEC);
+    if (fd < 0) {
+        return errno == ENOENT ? 0 : errno; /* retention was faster */
+    }
+    int error = fdatasync(fd) == 0 ? 0 : errno;
+    close(fd);
+    return error;
+}
+
+/* 0 or errno.  Without the lock: the segment is referenced, and what is sealed no longer moves. */
+static int sync_segment(const job *todo) {
+    hm_segment *segment = todo->segment;
+    if (is_cut(segment, todo->end)) {
+        return EIO;
+    }
+    if (segment->folded && segment->synced_records < todo->records) {
+        int error = sync_index(segment);
+        if (error) {
+            return error;
+        }
+    }
+    if (!segment->heap_records) {
+        uint64_t from = segment->synced_records ? segment->synced_records - 1 : 0;
+        int error = hm_map_sync(segment->records, from * sizeof(hm_record),
+                                todo->records * sizeof(hm_record));
+        if (error) {
+            return error;
+        }
+    }
+    if (todo->seal && segment->synced_end >= HM_PAGE) {
+        int error = hm_map_sync(segment->map, 0, HM_PAGE);
+        if (error) {
+            return error;
+        }
+    }
+    return hm_map_sync(segment->map, segment->synced_end, todo->end);
+}
+
+/* Notes the outcome of a job and lets go of its segment. */
+static void end_job(hm_pool *pool, const job *done, int error) {
+    pthread_mutex_lock(&pool->lock);
+    if (error == 0) {
+        done->segment->synced_end = done->end;
+        done->segment->synced_records = done->records;
+    }
+    pthread_mutex_unlock(&pool->lock);
+    hm_segment_release(done->segment);
+}
+
+/* Takes the list of sealed segments that are not on disk, each referenced.  Returns how many. */
+static uint32_t take_unsynced(hm_pool *pool, hm_segment **list) {
+    uint32_t count = 0;
+    pthread_mutex_lock(&pool->lock);
+    *list = pool->unsynced;
+    pool->unsynced = NULL;
+    for (hm_segment *at = *list; at; at = at->unsynced_next) {
+        at->unsynced = false;
+        hm_segment_retain(at);
+        count++;
+    }
+    pthread_mutex_unlock(&pool->lock);
+    return count;
+}
+
+/* Says in the segment what is on disk, for who opens it after a crash.  The mark itself is left to
+ * the kernel: without it, what is unsound there is taken for a torn tail. */
+static void mark_synced(const hm_segment *segment, uint64_t turn, uint64_t end,
+                        uint64_t next_sequence) {
+    const hm_synced synced = {end, next_sequence};
+    hm_synced_encode(segment->map, segment->header_crc, turn, &synced);
+}
+
+/* What is marked already is left alone: of thousands of segments none is written again. */
+static void mark_sealed(const hm_segment *segment, uint64_t turn) {
+    hm_synced before;
+    if (segment->header_crc == 0) {
+        return; /* its header page is lost */
+    }
+    hm_synced_decode(segment->map, segment->header_crc, &before);
+    if (before.next_sequence < segment->next_sequence) {
+        mark_synced(segment, turn, segment->end, segment->next_sequence);
+    }
+}
+
+/* 0 or errno.  `failed`: no sync says anything any more.  `turn`: of the marks. */
+static int sync_sealed(hm_pool *pool, bool failed, uint64_t turn) {
+    hm_segment *list;
+    bool many = take_unsynced(pool, &list) > HM_SYNC_EACH_MAX;
+    /* Each sync of a file waits for the journal; beyond a few, one for the whole file system is
+     * cheaper. */
+    int error = many && syncfs(pool->dirfd) != 0 ? errno : 0;
+    while (list) {
+        job todo = {list, list->end, list->record_count, true};
+        list = list->unsynced_next;
+        if (error == 0 && !many) {
+            error = sync_segment(&todo);
+        }
+        if (error == 0 && !failed) {
+            mark_sealed(todo.segment, turn);
+        }
+        end_job(pool, &todo, error);
+    }
+    return error;
+}
+
+static int sync_everything(hm_pool *pool, const job *active, bool directory, bool failed,
+                           uint64_t turn) {
+    int error = sync_sealed(pool, failed, turn);
+    if (error == 0 && active->segment) {
+        error = sync_segment(active);
+    }
+    if (error == 0 && directory && fsync(pool->dirfd) != 0) {
+        error = errno;
+    }
+    return error;
+}
+
+void hm_helper_sync(hm_pool *pool) {
+    uint64_t asked = pool->sync_asked;
+    uint64_t target = pool->sync_target;
+    job active = {pool->sync_active, pool->sync_end, pool->sync_records, false};
+    pool->sync_active = NULL;
+    bool directory = pool->directory_dirty;
+    pool->directory_dirty = false;
+    int fault = pool->sync_fault;
+    pool->sync_runs = true;
+    bool failed = pool->failed != 0; /* what is not on disk may have been thrown away since */
+    uint64_t turn = pool->syncs;
+    hm_end mark = pool->sync_mark;
+    pthread_mutex_unlock(&pool->lock);
+
+    /* A sync that is to fail, for a test, does nothing. */
+    int error = fault ? fault : sync_everything(pool, &active, directory, failed, turn);
+    if (active.segment) {
+        if (error == 0 && !failed) {
+            mark_synced(active.segment, turn, active.end, target);
+        }
+        end_job(pool, &active, error);
+    }
+    if (error == 0 && !failed && pool->end_fd >= 0) {
+        hm_end_write(pool->end_fd,
+                     &mark); /* without it, or with half of it, an earlier one counts */
+    }
+
+    pthread_mutex_lock(&pool->lock);
+    pool->sync_runs = false;
+    pool->sync_served = asked;
+    if (error && pool->failed == 0) {
+        /* What the kernel could not write it may have thrown away: nothing can be promised any
+         * more. */
+        pool->failed_errno = error;
+        atomic_store_explicit(&pool->failed, -HM_EIO, memory_order_relaxed);
+    } else if (pool->failed == 0) {
+        pool->synced_next = target;
+        pool->syncs++;
+    }
+    hm_pool_event(pool, HM_LOG_EVENT_SYNC);
+    pthread_cond_broadcast(&pool->done);
+}
+
+static void add_ready(hm_pool *pool, hm_segment *segment) {
+    segment->next = pool->ready;
+    pool->ready = segment;
+    pool->ready_count++;
+}
+
+/* Whether the quota and the disk have `bytes` more.  A guess: who asks tries, and is refused again.
+ */
+static bool has_room(const hm_pool *pool, uint64_t bytes) {
+    struct statvfs disk;
+    uint64_t quota = pool->options.disk_bytes;
+    if (quota && pool->disk_used + bytes > quota) {
+        return false;
+    }
+    return pool->dirfd < 0 || fstatvfs(pool->dirfd, &disk) != 0 ||
+           (uint64_t)disk.f_bavail * disk.f_frsize >= bytes;
+}
+
+/* The one way out of `starved`, whatever led into it: a segment is ready, and its index can grow.
+ * Where that proves wrong, the next refusal leads back; not more often than every
+ * HM_STARVED_WAIT_NS. */
+static bool relieve(hm_pool *pool) {
+    uint64_t now = pool->starved && pool->ready_count ? now_ns() : 0;
+    if (now == 0 || now < pool->relieved_ns + HM_STARVED_WAIT_NS ||
+        !has_room(pool, pool->starved_bytes)) {
+        return false;
+    }
+    pool->starved = false;
+    pool->relieved_ns = now;
+    hm_pool_event(pool, HM_LOG_EVENT_SPACE);
+    return true;
+}
+
+/* Makes a retired segment a spare.  Lock held on entry and exit. */
+static void take_returned(hm_pool *pool) {
+    hm_segment *segment = pool->returned;
+    pool->returned = segment->next;
+    pool->circulating--;
+    bool keep = pool->ready_count <= pool->options.spares;
+    pthread_mutex_unlock(&pool->lock);
+    atomic_store_explicit(&segment->refs, 1, memory_order_relaxed); /* nobody else knows it */
+    if (!keep || hm_segment_refit(segment) != 0) {
+        hm_segment_destroy(segment);
+        pthread_mutex_lock(&pool->lock);
+        return;
+    }
+    pthread_mutex_lock(&pool->lock);
+    pool->recycled++;
+    add_ready(pool, segment);
+}
+
+/* Makes a spare from nothing.  False: there is no space.  Lock held on entry and exit. */
+static bool make_spare(hm_pool *pool) {
+    hm_segment *segment = NULL;
+    pthread_mutex_unlock(&pool->lock);
+    int error = hm_segment_make(pool, &segment);
+    pthread_mutex_lock(&pool->lock);
+    if (error == 0) {
+        add_ready(pool, segment);
+    }
+    return error == 0;
+}
+
+/* Until something is asked for; with `until_ns` not 0, until then at most. */
+static void wait_for_work(hm_pool *pool, uint64_t until_ns) {
+    if (until_ns == 0) {
+        pthread_cond_wait(&pool->wake, &pool->lock);
+        return;
+    }
+    struct timespec until = {(time_t)(until_ns / 1000000000u), (long)(until_ns % 1000000000u)};
+    pthread_cond_timedwait(&pool->wake, &pool->lock, &until);
+}
+
+static bool wants_spare(const hm_pool *pool) {
+    uint32_t coming = pool->ready_count + pool->circulating;
+    bool needed = pool->starved && pool->ready_count == 0;
+    return needed || (pool->spare_wanted && coming < pool->options.spares);
+}
+
+/* The segment that is to be made warm next, and up to where; NULL: none is. */
+static hm_segment *cold(const hm_pool *pool, uint64_t *target) {
+    if (pool->warm && pool->warm->warmed < pool->warm_target) {
+        *target = pool->warm_target;
+        return pool->warm;
+    }
+    if (pool->ready && pool->ready->warmed < pool->ready->map_size) {
+        *target = pool->ready->map_size;
+        return pool->ready;
+    }
+    return NULL;
+}
+
+/* What a reader will fault on, then what the writer will.  False: nothing is to be done now. */
+static bool prepare(hm_pool *pool) {
+    uint64_t target;
+    hm_segment *next;
+    if (pool->populate_count) {
+        populate_next(pool);
+    } else if (relieve(pool)) {
+        /* somebody waits for it */
+    } else if (pool->returned) {
+        take_returned(pool); /* quick, and a segment that is not there costs the writer most */
+    } else if (wants_spare(pool) && make_spare(pool)) {
+        /* likewise */
+    } else if ((next = cold(pool, &target)) != NULL && now_ns() >= pool->rest_ns) {
+        warm_slice(pool, next, target);
+    } else {
+        return false;
+    }
+    return true;
+}
+
+/* When to look again without being asked; 0: not at all. */
+static uint64_t next_look(const hm_pool *pool) {
+    uint64_t target;
+    if (cold(pool, &target) != NULL) {
+        return pool->rest_ns;
+    }
+    return wants_spare(pool) || pool->starved ? now_ns() + HM_STARVED_WAIT_NS : 0;
+}
+
+/* A sync first, because somebody waits.  Then a step of the rest even if the next sync is asked for
+ * already: where each sync finds another one waiting, the writer would have to make its segments
+ * itself. */
+static bool one_step(hm_pool *pool) {
+    bool sync = pool->sync_served != pool->sync_asked;
+    if (sync) {
+        hm_helper_sync(pool);
+    }
+    return prepare(pool) || sync;
+}
+
+void *hm_helper_main(void *argument) {
+    hm_pool *pool = argument;
+    pthread_mutex_lock(&pool->lock);
+    while (!pool->closing) {
+        if (!one_step(pool)) {
+            wait_for_work(pool, next_look(pool));
+        }
+    }
+    pthread_mutex_unlock(&pool->lock);
+    return NULL;
+}

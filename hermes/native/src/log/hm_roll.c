@@ -1,0 +1,247 @@
+#include <assert.h>
+#include <errno.h>
+
+#include "log_internal.h"
+
+/* The tail has passed `nudge_at`: the busier the segment, the further ahead it is made warm, so
+ * that an idle stream costs little and a busy one soon has all of it, and then a spare. */
+void hm_log_nudge(hm_log *log) {
+    hm_pool *pool = log->pool;
+    hm_segment *segment = log->active;
+    uint64_t target = (segment->end + HM_PAGE - 1) / HM_PAGE * HM_PAGE * 8;
+    uint64_t bytes = segment->end - log->nudged_at, passed = log->time_ns - log->nudged_ns;
+    target = target < HM_WARM_FIRST ? HM_WARM_FIRST : target;
+    target = target > segment->map_size ? segment->map_size : target;
+    bool first = log->nudged_at == 0;
+    log->nudged_at = segment->end;
+    log->nudged_ns = log->time_ns;
+    log->nudge_at = segment->end < HM_NUDGE_STEP ? 2 * segment->end : segment->end + HM_NUDGE_STEP;
+    pthread_mutex_lock(&pool->lock);
+    pool->spare_wanted |= target == segment->map_size;
+    pool->warm_target = target > pool->warm_target ? target : pool->warm_target;
+    if (!first) {
+        pool->written_ns = passed * HM_NUDGE_STEP / bytes + 1;
+    }
+    pthread_cond_signal(&pool->wake);
+    pthread_mutex_unlock(&pool->lock);
+}
+
+static void checkpoint_record(const hm_log *log, hm_segment *segment, const uint8_t *publisher,
+                              uint64_t first_sequence) {
+    hm_origin origin = {.first_sequence = first_sequence};
+    memcpy(origin.publisher, publisher, sizeof origin.publisher);
+    hm_index_add(segment, &origin, segment->base_sequence, segment->base_position, log->time_ns, 0);
+}
+
+/* A count-0 record for each publisher: the duplicate filter no longer depends on older segments.
+ * Before it, two for each range that is lost: where it begins and where it ends. */
+static int write_checkpoint(hm_log *log, hm_segment *segment) {
+    uint64_t count = hm_publishers_count(log->publishers) +
+                     2 * (uint64_t)hm_publishers_missing_count(log->publishers);
+    int error = hm_index_room(segment, count + 1);
+    if (error) {
+        return error;
+    }
+    for (hm_publisher *publisher = hm_publishers_oldest(log->publishers); publisher;
+         publisher = hm_publishers_newer(log->publishers, publisher)) {
+        const hm_missing *lost = hm_publishers_missing(log->publishers, publisher->id, 0);
+        while (lost) {
+            checkpoint_record(log, segment, publisher->id, lost->first);
+            checkpoint_record(log, segment, publisher->id, lost->next);
+            lost = hm_publishers_missing(log->publishers, publisher->id, lost->first + 1);
+        }
+        checkpoint_record(log, segment, publisher->id, publisher->last + 1);
+    }
+    return 0;
+}
+
+/* A segment to go on in: a prepared one, one just returned, or a new one made here. */
+int hm_log_take(hm_log *log, hm_segment **taken) {
+    hm_pool *pool = log->pool;
+    pthread_mutex_lock(&pool->lock);
+    hm_segment *segment = pool->ready;
+    if (segment) {
+        pool->ready = segment->next;
+        pool->ready_count--;
+    }
+    pthread_mutex_unlock(&pool->lock);
+    if (segment) {
+        *taken = segment;
+        return 0;
+    }
+    int error = hm_segment_make(pool, taken);
+    log->cold_rolls += error == 0;
+    return error;
+}
+
+void hm_log_put_back(hm_log *log, hm_segment *segment) {
+    hm_pool *pool = log->pool;
+    pthread_mutex_lock(&pool->lock);
+    segment->next = pool->ready;
+    pool->ready = segment;
+    pool->ready_count++;
+    pthread_mutex_unlock(&pool->lock);
+}
+
+void hm_log_seal_active(hm_log *log, bool shrink) {
+    hm_segment *segment = log->active;
+    hm_pool *pool = log->pool;
+    hm_segment_seal(segment, shrink);
+    log->sealed_bytes += hm_segment_frame_bytes(segment);
+    pthread_mutex_lock(&pool->lock);
+    if (!segment->unsynced && pool->dirfd >= 0) {
+        hm_segment **at = &pool->unsynced;
+        segment->unsynced = true;
+        segment->unsynced_next = *at;
+        *at = segment;
+    }
+    pthread_mutex_unlock(&pool->lock);
+}
+
+/* It was the last in the list, and holds nothing. */
+static void drop_placeholder(hm_log *log) {
+    hm_segment *segment = log->active;
+    assert(segment == log->segments[log->segments_first + log->segments_count - 1]);
+    log->segments_count--;
+    log->active = NULL;
+    hm_segment_release(segment);
+}
+
+void hm_log_activate(hm_log *log, hm_segment *segment) {
+    hm_pool *pool = log->pool;
+    log->active = segment;
+    log->last_extensible = false;
+    log->nudge_at = HM_LOG_SEGMENT_HEADER;
+    log->nudged_at = 0;
+    hm_segment_retain(segment);
+    pthread_mutex_lock(&pool->lock);
+    hm_segment *before = pool->warm;
+    if (before) {
+        hm_segment_read_ahead(before, true); /* from now on it is only read */
+    }
+    pool->warm = segment;
+    pool->warm_target = segment->map_size < HM_WARM_FIRST ? segment->map_size : HM_WARM_FIRST;
+    pool->spare_wanted = false;
+    pthread_cond_signal(&pool->wake);
+    pthread_mutex_unlock(&pool->lock);
+    hm_segment_release(before);
+}
+
+/* Makes `segment` the active one; the one before is sealed first, so that a crash in between leaves
+ * nothing half done.  On failure of the file system the log is failed. */
+int hm_log_install(hm_log *log, hm_segment *segment, uint64_t now_ns) {
+    segment->base_sequence = segment->next_sequence = log->next_sequence;
+    segment->base_position = log->end_position;
+    segment->first_time_ns = segment->last_time_ns = log->time_ns;
+    segment->record_count = 0;
+    int error = write_checkpoint(log, segment);
+    if (error) {
+        hm_log_put_back(log, segment);
+        return error;
+    }
+    bool placeholder = log->active && log->active->placeholder;
+    if (log->active && !placeholder) {
+        hm_log_seal_active(log, false);
+    }
+    error = hm_segment_install(segment, now_ns);
+    if (error == 0 && placeholder) {
+        drop_placeholder(log); /* not before: a log that fails here still has an active segment */
+    }
+    error = error ? error : hm_log_add_segment(log, segment);
+    if (error) {
+        hm_segment_release(segment);
+        log->pool->failed_errno = EIO;
+        atomic_store_explicit(&log->pool->failed, -HM_EIO, memory_order_relaxed);
+        return -HM_EIO;
+    }
+    hm_log_activate(log, segment);
+    for (uint64_t behind = 2; behind <= HM_FOLD_BEHIND && behind < log->segments_count; behind++) {
+        hm_segment_fold(log->segments[log->segments_first + log->segments_count - 1 - behind]);
+    }
+    return 0;
+}
+
+static void retire_oldest(hm_log *log) {
+    hm_segment *segment = log->segments[log->segments_first];
+    assert(segment != log->active);
+    log->segments_first++;
+    log->segments_count--;
+    log->sealed_bytes -= hm_segment_frame_bytes(segment);
+    log->trimmed++;
+    hm_segment_retire(segment);
+}
+
+/* What the active segment may yet hold counts, so that the bound holds at every instant. */
+static bool is_too_big(const hm_log *log, uint64_t capacity) {
+    uint64_t bound = log->pool->options.retention_bytes;
+    return bound && log->sealed_bytes + capacity - HM_LOG_SEGMENT_HEADER > bound;
+}
+
+static bool is_too_old(const hm_log *log, uint64_t now_ns) {
+    uint64_t age = log->pool->options.retention_ns;
+    return age && now_ns > age && hm_log_latest_time(log, 0) < now_ns - age;
+}
+
+/* Retires sealed segments for as long as one is too many or too old. */
+void hm_log_retire_due(hm_log *log, uint64_t capacity, uint64_t now_ns) {
+    while (log->segments_count > 1 &&
+           hm_window_may_retire(log, log->segments[log->segments_first]) &&
+           (is_too_big(log, capacity) || is_too_old(log, now_ns))) {
+        retire_oldest(log);
+    }
+}
+
+/* Bytes that an index must be able to grow by: a chunk, or the checkpoint it begins with. */
+static uint64_t index_need(const hm_log *log) {
+    uint64_t checkpoint = (uint64_t)hm_publishers_count(log->publishers) * sizeof(hm_record);
+    return checkpoint > log->pool->index_chunk ? checkpoint : log->pool->index_chunk;
+}
+
+int hm_log_starve(hm_log *log, int error) {
+    if (error == -HM_ENOSPACE || error == -HM_ENOMEM || error == -HM_EFILES || error == -HM_EMAPS) {
+        pthread_mutex_lock(&log->pool->lock);
+        log->pool->starved = true;
+        log->pool->starved_bytes = index_need(log);
+        pthread_cond_signal(&log->pool->wake);
+        pthread_mutex_unlock(&log->pool->lock);
+    }
+    return error;
+}
+
+int hm_log_roll(hm_log *log, uint64_t now_ns) {
+    hm_segment *segment = NULL;
+    /* Retire first: on a full disk that is where the space comes from. */
+    hm_log_retire_due(log, log->pool->options.segment_bytes + hm_segment_frame_bytes(log->active),
+                      0);
+    int error = hm_log_take(log, &segment);
+    return hm_log_starve(log, error ? error : hm_log_install(log, segment, now_ns));
+}
+
+void hm_log_step_back(hm_log *log, uint64_t now_ns) {
+    const hm_segment *active = log->active;
+    uint64_t before = log->time_ns;
+    /* A second segment with the same base would have the same name. */
+    if (active->placeholder || hm_segment_frame_bytes(active) == 0) {
+        return;
+    }
+    log->time_ns = now_ns;
+    if (hm_log_roll(log, now_ns) != 0) {
+        log->time_ns = before;
+    }
+}
+
+int hm_log_trim(hm_log *log, uint64_t now_ns) {
+    uint64_t before = log->trimmed;
+    hm_segment *active = log->active;
+    bool refused = atomic_load_explicit(&log->pool->failed, memory_order_relaxed) != 0;
+    uint64_t age = log->pool->options.retention_ns;
+    uint64_t first_ns = active->record_count ? active->records[0].time_ns : now_ns;
+    if (age && !refused && hm_segment_frame_bytes(active) && now_ns > age &&
+        first_ns < now_ns - age) {
+        /* A quiet stream would keep its old messages for ever in a segment that never fills. */
+        log->time_ns = now_ns > log->time_ns ? now_ns : log->time_ns;
+        hm_log_roll(log, now_ns); /* no space: it is tried again at the next trim */
+    }
+    hm_log_retire_due(log, log->active->map_size, now_ns);
+    return (int)(log->trimmed - before);
+}

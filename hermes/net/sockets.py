@@ -1,0 +1,462 @@
+"""What every transport over stream sockets shares: an agent that serves many, and a channel for a
+client's end.
+
+Part of the SPI: a transport over any socket of type ``SOCK_STREAM`` is a few lines, which make
+sockets and say who the peer is.  Knows nothing of what the bytes mean, nor which address family
+carries them.
+
+The agent uses epoll directly: `selectors` builds an object per event, and this is the path every
+message takes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import select
+import socket
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from hermes.base.forks import close_in_children, end_socket
+from hermes.errors import (
+    ConnectFailed,
+    ConnectionLost,
+    SystemFault,
+    WouldBlock,
+)
+from hermes.net.listener import EXHAUSTED, OUTPUT_MAX, Link, ServingAgent
+from hermes.spi.transport import Connection, Kernel, Peer
+
+ACCEPTS_PER_PASS = 64
+"""Peers accepted in one poll, so that a storm of connects does not hold up those who are
+connected."""
+READS_PER_PASS = 4
+"""Buffers filled from one connection in one poll, so that one sender does not hold up the
+others."""
+WRITES_PER_PASS = 8
+"""Sends to one connection in one poll, for the same reason."""
+EVENTS_PER_PASS = 512
+"""Ready descriptors looked at in one poll; the kernel hands out the others first next time."""
+BULK = 65536
+"""Bytes read at once from which a peer counts as sending in bulk."""
+IOV_MAX = 1024
+"""Views one sendmsg takes (Linux)."""
+DISCARD_SIZE = 65536
+"""Bytes dropped per read."""
+NS_PER_MS = 1_000_000
+
+_READ = select.EPOLLIN
+_WRITE = select.EPOLLOUT
+_DEAD = select.EPOLLHUP | select.EPOLLERR
+
+
+class Acceptor(Protocol):
+    """Where peers come from; a listening, non-blocking socket has this shape."""
+
+    def fileno(self) -> int:
+        """Readable when :meth:`accept` would return."""
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """The next peer's socket and address; :exc:`BlockingIOError` if there is none."""
+
+    def close(self) -> None:
+        """Stop listening."""
+
+
+class _Link(Link):
+    """A connection, with the socket's bound methods and what is owed."""
+
+    __slots__ = ("events", "owed", "receive", "send", "small", "stalled")
+
+    def __init__(self, sock: socket.socket, connection: Connection) -> None:
+        super().__init__(sock, connection)
+        self.receive = sock.recv_into
+        self.send = sock.sendmsg
+        self.small = True  # it does not send in bulk
+        self.events = _READ
+        self.stalled = False  # the medium was full: output waits for EPOLLOUT
+        self.owed = False  # it has had its share of this pass
+
+
+class SocketAgent(ServingAgent[_Link]):
+    """Serves every peer of one acceptor; see :class:`hermes.spi.transport.Agent` for the contract.
+
+    ``describe`` says who a peer is, ``prepare`` sets the options of an accepted socket; the last two
+    are :class:`~hermes.net.listener.ServingAgent`'s.
+    """
+
+    def __init__(
+        self,
+        acceptor: Acceptor,
+        *,
+        url: str,
+        kernel: Kernel,
+        describe: Callable[[socket.socket, Any], Peer],
+        prepare: Callable[[socket.socket], None] = lambda sock: None,
+        connections_max: int = 10_000,
+        path_bound_ns: int = 0,
+        unanswered: Callable[[socket.socket, int], bool] | None = None,
+    ) -> None:
+        super().__init__(
+            _Link,
+            url=url,
+            kernel=kernel,
+            describe=describe,
+            prepare=prepare,
+            connections_max=connections_max,
+            path_bound_ns=path_bound_ns,
+            unanswered=unanswered,
+        )
+        self._acceptor = acceptor
+        try:
+            self._epoll = select.epoll()
+        except OSError as error:
+            acceptor.close()
+            raise no_room(url, error) from error
+        self._listening = acceptor.fileno()
+        self._accepting = False
+        self._discard = memoryview(bytearray(DISCARD_SIZE))
+        self._epoll_fd = self._epoll.fileno()
+        self._wait = self._epoll.poll
+        self._accept_again()
+
+    def fileno(self) -> int:
+        """The epoll descriptor: readable whenever a socket is."""
+        return self._epoll.fileno()
+
+    def watch(self, fd: int) -> None:
+        """Let a waiting :meth:`poll` return when ``fd`` is readable."""
+        self._epoll.register(fd, _READ)
+
+    def poll(self, timeout_ns: int) -> int:
+        """Accept, read, then write what has become ready; see
+        :meth:`hermes.spi.transport.Agent.poll`."""
+        if timeout_ns:
+            timeout_ns = self._wait_ns(timeout_ns)
+            events = self._wait(timeout_ns / 1e9 if timeout_ns >= 0 else -1, EVENTS_PER_PASS)
+        else:
+            events = self._wait(0, EVENTS_PER_PASS)
+        work = 0
+        links = self._links
+        if len(events) == 1:
+            fd, what = events[0]
+            link = links.get(fd)
+            if link is not None and what == _READ and link.small:
+                try:
+                    if self._express(link):
+                        events = []
+                        work = 1
+                except Exception as error:
+                    self._fault(link, error)
+        for fd, what in events:
+            link = links.get(fd)
+            if link is not None:
+                work += 1
+                try:
+                    if what & _WRITE:
+                        link.stalled = False
+                        self._write(link)
+                    if what != _WRITE and not link.gone:
+                        self._read(link, what)
+                except Exception as error:
+                    self._fault(link, error)
+            elif fd == self._listening:
+                work += self._accept()
+        if self._owed:
+            owed, self._owed = self._owed, []
+            for link in owed:
+                link.owed = False
+                try:
+                    self._write(link)
+                except Exception as error:
+                    self._fault(link, error)
+            work += len(owed)
+        for connection in self._ready(self):
+            link = connection.attachment
+            try:
+                self._write(link)
+            except Exception as error:
+                self._fault(link, error)
+            work += 1
+        if self._retry_ns or self._lingering:
+            self._serve_timers()
+        return work
+
+    # Accepting.
+
+    def _accept(self) -> int:
+        accepted = 0
+        while accepted < ACCEPTS_PER_PASS and self._accepting:
+            try:
+                sock, address = self._acceptor.accept()
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError as error:
+                if self._accept_failed(error):
+                    self._pause_accepting()
+                break
+            accepted += 1
+            self._admit(sock, address)
+        return accepted
+
+    def _begin(self, link: _Link) -> None:
+        self._epoll.register(link.fd, _READ)
+        link.connection.lend(link.fd)
+        self._read(link, _READ)  # a client speaks first, and often has by now
+
+    def _pause_accepting(self) -> None:
+        if self._accepting:
+            self._accepting = False
+            self._epoll.unregister(self._listening)
+
+    def _accept_again(self) -> None:
+        self._accepting = True
+        self._retry_ns = 0
+        self._epoll.register(self._listening, _READ)
+
+    def _close_listener(self) -> None:
+        self._pause_accepting()
+        if isinstance(self._acceptor, socket.socket):
+            end_socket(self._acceptor)
+        else:
+            self._acceptor.close()
+
+    def _own_descriptors(self) -> list[int]:
+        return [self._listening, self._epoll_fd]
+
+    # Reading.
+
+    def _express(self, link: _Link) -> bool:
+        """Have everything done in one call; False: nothing was."""
+        if link.stalled or link.owed or link.until_ns or link.ended or link.events != _READ:
+            return False
+        done = link.express(link.fd, self._epoll_fd)
+        link.small = done >= 0
+        return done > 0
+
+    def _read(self, link: _Link, what: int) -> None:
+        if link.until_ns:
+            self._drop_input(link)
+            return
+        if link.ended or not link.events & _READ:
+            if what & _DEAD:
+                self._lose(link, None if link.ended else _broken(link.sock))
+            return
+        connection = link.connection
+        for _ in range(READS_PER_PASS):
+            buffer = connection.get_buffer(-1)
+            try:
+                count = link.receive(buffer)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                self._lose(link, error)
+                return
+            if not count:
+                link.ended = True
+                connection.eof_received()
+                self._watch(link)
+                self._write(link)
+                return
+            connection.buffer_updated(count)
+            link.small = count < BULK
+            if connection.paused:
+                self._watch(link)
+                return
+            if count < len(buffer):
+                return
+
+    def _drop_input(self, link: _Link) -> None:
+        for _ in range(READS_PER_PASS):
+            try:
+                count = link.receive(self._discard)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                count = 0
+            if self._drop(link, count):
+                return
+
+    # Writing.
+
+    def _write(self, link: _Link) -> None:
+        """Hand over what the connection has, until it has no more, the medium is full or its share
+        is used up."""
+        if link.stalled or link.owed or link.until_ns or link.gone:
+            return
+        connection = link.connection
+        for _ in range(WRITES_PER_PASS):
+            views = connection.output(link.limit)
+            if not views:
+                self._settle(link)
+                return
+            size = sum(map(len, views))
+            try:
+                sent = link.send(views if len(views) <= IOV_MAX else views[:IOV_MAX])
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except OSError as error:
+                self._lose(link, error)
+                return
+            if sent:
+                connection.advance(sent)
+                connection.release(sent)
+            if sent == size:
+                if size >= link.limit and link.limit < OUTPUT_MAX:
+                    link.limit *= 2
+            elif not sent or len(views) <= IOV_MAX:
+                link.stalled = True
+                self._note_stall(link)
+                self._watch(link)
+                return
+        link.owed = True
+        self._owed.append(link)
+
+    def _settle(self, link: _Link) -> None:
+        """Everything is handed over: adjust what the socket is watched for, or end it."""
+        if link.connection.closing:
+            self._finish(link)
+        elif link.events != _READ or link.connection.paused or link.ended:
+            self._watch(link)
+
+    def _watch(self, link: _Link) -> None:
+        wanted = 0 if link.ended or link.connection.paused else _READ
+        if link.stalled:
+            wanted |= _WRITE
+        if wanted != link.events:
+            link.events = wanted
+            self._epoll.modify(link.fd, wanted)
+
+    # Ending.
+
+    def _await_end(self, link: _Link) -> None:
+        if link.events != _READ:
+            link.events = _READ
+            self._epoll.modify(link.fd, _READ)
+
+    def _close_socket(self, sock: socket.socket) -> None:
+        end_socket(sock)
+
+    def _close_medium(self) -> None:
+        self._epoll.close()
+
+
+class SocketChannel:
+    """A client's end of a connected stream socket; see :class:`hermes.spi.transport.Channel` for the
+    contract."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._receive = sock.recv_into
+        self._sendmsg = sock.sendmsg
+        close_in_children(self)
+
+    def abandon(self) -> list[int]:
+        """The socket; see :class:`hermes.base.forks.Owner`."""
+        return [self._sock.fileno()]
+
+    @property
+    def stream_fd(self) -> int | None:
+        """The socket: native code may write to it."""
+        return self._sock.fileno()
+
+    def send(self, views: Sequence[memoryview | bytes]) -> int:
+        """Take some of the bytes: how many, 0 if there is no room now."""
+        try:
+            return self._sendmsg(views if len(views) <= IOV_MAX else views[:IOV_MAX])
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError as error:
+            raise ConnectionLost(f"the connection broke while sending: {error}") from error
+
+    def receive_into(self, buffer: memoryview) -> int:
+        """Fill ``buffer``: how many bytes, 0 at the end of input."""
+        try:
+            return self._receive(buffer)
+        except (BlockingIOError, InterruptedError):
+            raise WouldBlock("nothing has arrived") from None
+        except OSError as error:
+            raise ConnectionLost(f"the connection broke while receiving: {error}") from error
+
+    def wait(self, *, readable: bool, writable: bool, timeout_ns: int) -> bool:
+        """Wait until one of what was asked for holds; False if ``timeout_ns`` passed first."""
+        poller = select.poll()
+        wanted = (select.POLLIN if readable else 0) | (select.POLLOUT if writable else 0)
+        poller.register(self._sock, wanted)
+        return bool(poller.poll(None if timeout_ns < 0 else -(-timeout_ns // NS_PER_MS)))
+
+    def close(self) -> None:
+        """Close the socket."""
+        end_socket(self._sock)
+
+
+def dial_first(
+    candidates: Sequence[tuple[socket.AddressFamily, Any]],
+    *,
+    url: str,
+    timeout_ns: int,
+    prepare: Callable[[socket.socket], None] = lambda sock: None,
+) -> SocketChannel:
+    """Connect to the first of ``candidates`` (family, address) that answers, within ``timeout_ns``
+    (-1: none) in all.
+
+    Raises:
+        ConnectFailed: none did; the message says what the last one said.
+    """
+    deadline = None if timeout_ns < 0 else time.monotonic_ns() + timeout_ns
+    problem: OSError = TimeoutError("no address to try")
+    for family, address in candidates:
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM)
+        except OSError as error:
+            problem = error
+            continue
+        try:
+            left = None if deadline is None else max(1e-3, (deadline - time.monotonic_ns()) / 1e9)
+            prepare(sock)
+            sock.settimeout(left)
+            sock.connect(address)
+        except OSError as error:
+            problem = error
+            sock.close()
+        else:
+            return SocketChannel(sock)
+    raise ConnectFailed(_why_not(url, problem)) from problem
+
+
+def listen_at(sock: socket.socket, address: Any, *, backlog: int) -> None:
+    """Bind and listen; the socket is closed if that fails, and the ``OSError`` goes on."""
+    with contextlib.ExitStack() as undo:
+        undo.callback(sock.close)
+        sock.setblocking(False)
+        sock.bind(address)
+        sock.listen(backlog)
+        undo.pop_all()
+
+
+def no_room(url: str, error: OSError) -> SystemFault:
+    """What to say when this process or machine has no descriptor or memory left for ``url``."""
+    return SystemFault(
+        f"{url} cannot be opened: {error.strerror}; close something, or raise the limit "
+        "(`ulimit -n`, LimitNOFILE= of a service)"
+    )
+
+
+def _why_not(url: str, error: OSError) -> str:
+    if isinstance(error, ConnectionRefusedError | FileNotFoundError):
+        cure = "start a broker there (`hermes serve`), or check host and port"
+        return f"nobody listens at {url}: {cure}"
+    if isinstance(error, TimeoutError):
+        cure = "check that the broker runs and that no firewall stands between"
+        return f"{url} did not answer in time: {cure}"
+    if error.errno in EXHAUSTED:
+        return str(no_room(url, error))
+    return f"{url} cannot be reached: {error}"
+
+
+def _broken(sock: socket.socket) -> OSError:
+    code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or errno.ECONNRESET
+    return OSError(code, errno.errorcode.get(code, "the connection broke"))

@@ -1,0 +1,1 @@
+"""Plugins: found by entry point, selected, loaded when first named, and isolated."""

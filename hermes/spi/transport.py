@@ -1,0 +1,398 @@
+"""The transport SPI: all that moves bytes between a broker and its peers implements this, and no
+more.
+
+A transport has two ends.  :meth:`Transport.listen` gives the broker an :class:`Agent`, which its
+loop polls; :meth:`Transport.dial` gives a client a :class:`Channel`.  Bytes are opaque here: what
+they mean is the business of :class:`Connection`, which the broker hands out.  Nothing calls back:
+an agent asks :class:`Kernel` which of its connections have output, and moves it.
+
+What holds throughout, unless a method says otherwise:
+
+**Threads.** An agent, its connections and the kernel it was given belong to the thread that polls; a
+channel to one thread at a time; a :class:`Transport` may be used by any number of threads at once.
+
+**Blocking.** No call waits, for a peer, a lock that others hold for long, or a disk, but where a
+``timeout_ns`` says how long it may: :meth:`Agent.poll`, :meth:`Channel.wait`,
+:meth:`Transport.dial`.  ``listen`` and ``close`` may take what the operating system takes.  Times
+are ``time.monotonic_ns()``; a timeout of -1 has no end.
+
+**Ownership.** Whoever hands a buffer out keeps owning it, for as long as the method says; who gets
+one neither writes to it nor keeps it longer, unless that is what it is for.
+
+**Errors.** Only those of :mod:`hermes.errors` that the method names are let out; what the operating
+system raises is translated at the edge, ``from`` the original.  What one peer does or sends never
+comes out of ``poll``: it ends that peer's connection, with the error as the argument of
+:meth:`Connection.connection_lost`.  That holds for defects too: every loop over peers catches what
+serving one of them raises (:mod:`hermes.base.faults`).  Whatever else comes out of ``poll`` is counted and
+logged, and the agent is polled again; after ten seconds of nothing else it is closed, and the broker
+goes on with the other listeners, or ends if there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import msgspec
+
+from hermes.errors import InvalidUrl
+from hermes.spi.url import Url
+
+API_VERSION = 1
+"""Version of this SPI: a plugin that was written for another is refused at start-up.
+
+What may be added without a new version: a method of :class:`Kernel` or :class:`Connection` (the
+broker's), a field with a default (:class:`Peer`, :class:`Capabilities`), an optional argument that
+the broker gives only to a plugin that claims the capability for it.  What a plugin has to have or do
+anew, and what is taken away, makes a new version.  Before that, what is to go is deprecated for at
+least one minor release: it works on, and a ``DeprecationWarning`` names what takes its place.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who is at the other end, as the transport knows it."""
+
+    transport: str
+    """Scheme of the listener, e.g. ``tcp``."""
+    address: str
+    """Printable, e.g. ``127.0.0.1:40312``."""
+    local: bool
+    """True if the peer provably runs on this machine."""
+    identity: str | None = None
+    """Who the transport has proven the peer to be (the user of a CURVE key, a uid); None: it has
+    not asked."""
+
+
+class Connection(Protocol):
+    """The broker's end of one client's byte stream; the transport's only view of it.  No method
+    waits, and none raises but for a transport's own mistakes.
+
+    Input has the shape of :class:`asyncio.BufferedProtocol`; output is pulled, and acknowledged in
+    two steps so that memory in flight (an io_uring write, an unacknowledged datagram) is never
+    copied: ``released <= advanced <= pulled``, all in bytes and in order.
+    """
+
+    attachment: Any
+    """Whatever the transport wants to find again; the broker does not look at it."""
+
+    @property
+    def closing(self) -> bool:
+        """True when the broker wants the medium closed as soon as its output has been handed
+        over."""
+
+    @property
+    def paused(self) -> bool:
+        """True while the broker wants no more input, because its answers are not being read.
+
+        It can change only inside :meth:`buffer_updated` and :meth:`output`.  A transport that goes
+        on regardless gets its connection closed when the bound is passed by far.
+        """
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """A writable buffer for input, never empty, valid until :meth:`buffer_updated`.
+
+        It may be shared by all connections of the broker: fill and report it before asking for
+        another.
+        """
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """``nbytes`` of input stand at the start of the buffer.  Never raises for what a peer
+        sent."""
+
+    def data_received(self, data: memoryview) -> None:
+        """Input that stands in the transport's own memory, instead of the pair above; ``data`` is
+        not looked at after the return.  Never raises for what a peer sent."""
+
+    def express(self, fd: int, epoll_fd: int, medium: int = 0) -> int:
+        """An offer to transports whose medium is a non-blocking stream socket: read, work and write
+        in one native call, for as long as nothing but the common case turns up.
+
+        Called when the socket ``fd`` is readable and the medium owes no output.  ``epoll_fd`` is
+        looked at meanwhile for other descriptors.  Returns an amount of work; 0: nothing was done,
+        read as usual; -1: read as usual the next few times, this peer sends in bulk.  What it could
+        not send is output as always.
+
+        ``medium``: where a ``struct hm_medium`` (``hm_medium.h``) stands whose bytes are moved
+        instead of the socket's; ``fd`` is then what it waits on.
+        """
+
+    def lend(self, fd: int) -> None:
+        """An offer of transports whose medium is a non-blocking stream socket: output of the common
+        case may go to the socket ``fd`` without them, inside :meth:`Kernel.ready` and in one native
+        call for all connections.
+
+        It holds until :meth:`connection_lost`.  What :meth:`output` has given and was not advanced
+        over keeps the offer from being taken, so nothing overtakes it; what the socket did not take
+        is output as always.
+        """
+
+    def eof_received(self) -> None:
+        """The peer will send no more; output may still be pulled until :attr:`closing`."""
+
+    def output(self, limit: int) -> Sequence[memoryview]:
+        """Views of about ``limit`` bytes of output not yet advanced over, oldest first; empty if
+        there is none.
+
+        The same bytes are returned again until :meth:`advance`.  A view is valid until its bytes
+        are released; keep none any longer, it pins the log.  While as much is in flight as may be
+        there is nothing either: ask again after :meth:`release`.  Apart from that, fewer than
+        ``limit`` bytes, none of which was returned before, are all there is until
+        :meth:`Kernel.ready` says otherwise.
+        """
+
+    def advance(self, nbytes: int) -> None:
+        """The medium has taken the first ``nbytes`` bytes of what :meth:`output` returned; never
+        more than that.  Their memory stays as it is until :meth:`release`."""
+
+    def release(self, nbytes: int) -> None:
+        """The medium needs the first ``nbytes`` bytes that were advanced over no more.  The broker
+        gives no more output while too much is in flight, so a medium that never releases stops."""
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The medium is gone; ``None`` if it was closed in order, which it was not if the peer is
+        gone with output on its way.  Called once, and nothing is called after it."""
+
+
+class Kernel(Protocol):
+    """What a transport may ask of the broker."""
+
+    @property
+    def authenticates(self) -> bool:
+        """True if the broker asks every peer who it is, and turns away whoever does not prove it.
+
+        A transport that other machines can reach refuses to listen there while this is False,
+        unless its URL says ``insecure=yes``.  It does not change while the broker is open.
+        """
+
+    def connect(self, owner: object, peer: Peer) -> Connection:
+        """A new connection that belongs to ``owner`` (the agent).
+
+        Raises:
+            Refused: the broker has as many connections as it may, or is stopping.
+        """
+
+    def ready(self, owner: object) -> Iterable[Connection]:
+        """The connections of ``owner`` that may have output now, or want to be closed, since the
+        last call.
+
+        A connection whose output was not fully taken (the medium was full) is not reported again:
+        the transport knows that it owes it a pull when the medium has room.
+        """
+
+
+class Agent(Protocol):
+    """A listener at work: the loop polls it, and sleeps on its descriptor when a whole pass found
+    nothing."""
+
+    @property
+    def url(self) -> str:
+        """Where it listens, port 0 replaced by the port the OS chose."""
+
+    @property
+    def doors(self) -> dict[str, str]:
+        """Further addresses a foreign program connects to, by role; usually empty."""
+
+    def poll(self, timeout_ns: int) -> int:
+        """Move bytes; wait at most ``timeout_ns`` (0: not at all, -1: until something happens) for
+        the first.
+
+        Returns an amount of work, 0 if there was none.  One call does a bounded share per
+        connection.
+        """
+
+    def fileno(self) -> int:
+        """A descriptor that is readable for as long as :meth:`poll` would find work, timers apart,
+        and no longer.  The agent's, and the same until it is closed."""
+
+    def watch(self, fd: int) -> None:
+        """Let a waiting :meth:`poll` also return when ``fd`` is readable.
+
+        The loop asks for this when there is one agent only, and then waits inside it; reading
+        ``fd`` is the loop's business.
+        """
+
+    def deadline_ns(self) -> int | None:
+        """``time.monotonic_ns()`` of its next timer, if it has one; :meth:`poll` serves it when it
+        is due."""
+
+    def stop_accepting(self) -> None:
+        """Refuse new peers; those that are there are served on.  Idempotent."""
+
+    def counters(self) -> dict[str, int]:
+        """The transport's own counters, for ``hermes stats``; names end in their unit where they
+        have one."""
+
+    def close(self) -> None:
+        """Close every connection and the listener at once, and tell the connections.  Idempotent;
+        raises nothing."""
+
+
+class Channel(Protocol):
+    """A client's end: an ordered, reliable byte stream, non-blocking."""
+
+    @property
+    def stream_fd(self) -> int | None:
+        """A connected stream socket that native code may write to directly, or None if there is no
+        such thing."""
+
+    def send(self, views: Sequence[memoryview | bytes]) -> int:
+        """Take some of the bytes; returns how many, 0 if there is no room now.  What was taken is
+        the medium's: the views may be reused at once.
+
+        Raises:
+            ConnectionLost: the medium is gone.
+        """
+
+    def receive_into(self, buffer: memoryview) -> int:
+        """Fill ``buffer``; returns how many bytes, 0 at the end of input.
+
+        Raises:
+            WouldBlock: nothing is there now.
+            ConnectionLost: the medium is gone.
+        """
+
+    def wait(self, *, readable: bool, writable: bool, timeout_ns: int) -> bool:
+        """Wait until one of what was asked for holds; False if ``timeout_ns`` (-1: none) passed
+        first."""
+
+    def close(self) -> None:
+        """Close the medium.  Nobody waits for what the peer has not got yet.  Idempotent; raises
+        nothing."""
+
+
+@runtime_checkable
+class NativeChannel(Protocol):
+    """What a channel without a ``stream_fd`` may have beside the rest, so that native code moves
+    its bytes all the same: a client is then as fast as on a socket, and its publishers may
+    linger."""
+
+    @property
+    def medium(self) -> int:
+        """Where a ``struct hm_medium`` (``hm_medium.h``) stands, which lives until
+        :meth:`Channel.close`."""
+
+
+@runtime_checkable
+class PathWatcher(Protocol):
+    """An :class:`Agent` that can tell a dead path from a peer that does not read.  A broker asks about
+    once a second; an agent without this has the system find out."""
+
+    def watch_paths(self) -> None:
+        """Lose the connections whose peers' machines have answered nothing for too long.  In the
+        polling thread, not within :meth:`Agent.poll`; takes a millisecond at most."""
+
+
+@runtime_checkable
+class ReadingChannel(NativeChannel, Protocol):
+    """A channel whose ``medium`` is for writing only, because Python decides on what is read: it has
+    the waiting done in native code all the same, with all that a waiting client asks for."""
+
+    def receive(self, address: Any, capacity: int, spin_ns: int, timeout_ns: int) -> int:
+        """Fill ``capacity`` bytes at ``address``, a pointer of cffi: how many, 0 at the end of input.
+        If nothing is there, try for ``spin_ns``, which is part of ``timeout_ns`` (-1: none), then
+        sleep; :data:`hermes.native.outbox.EMPTY` if nothing came.
+
+        Raises:
+            ConnectionLost: the medium is gone.
+        """
+
+
+def medium_of(channel: Channel) -> int | None:
+    """The channel's ``medium``, if it has one."""
+    return channel.medium if isinstance(channel, NativeChannel) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a transport claims; the conformance kit tests each claim and skips what is not
+    claimed."""
+
+    processes: bool = True
+    """The two ends may be in different processes."""
+    peer_credentials: bool = False
+    """``Peer.local`` is proven by the OS."""
+    native_fd: bool = False
+    """Channels have a ``stream_fd``."""
+    multicast: bool = False
+    """One send reaches many subscribers."""
+    datagrams: bool = False
+    """The medium beneath may lose, repeat and reorder: both ends take the option ``intercept``
+    (:mod:`hermes.net.interception`), which makes it do so."""
+
+
+@runtime_checkable
+class Transport(Protocol):
+    """One URL scheme.  Made by a factory that takes no argument; importing its module has no side
+    effect."""
+
+    capabilities: Capabilities
+    api_version: int
+
+    @property
+    def listen_options(self) -> type[msgspec.Struct]:
+        """The options of a listener's URL, for :meth:`hermes.spi.url.Url.options`; each has a
+        docstring."""
+
+    @property
+    def dial_options(self) -> type[msgspec.Struct]:
+        """The options of a client's URL."""
+
+    def probe(self) -> str | None:
+        """None if it can work on this machine, else why not, with the cure.  Takes milliseconds;
+        touches no network, leaves nothing behind, raises nothing."""
+
+    def listen(self, url: Url, kernel: Kernel) -> Agent:
+        """Bind and listen; peers are accepted by the agent's ``poll``.  After an error nothing is
+        left of it.
+
+        Raises:
+            InvalidUrl: the URL or one of its options makes no sense here.
+            AddressInUse: another socket holds the address.
+            SystemFault: this process has no descriptor or memory left.
+        """
+
+    def dial(self, url: Url, timeout_ns: int) -> Channel:
+        """Connect to ``url``, waiting at most ``timeout_ns``.
+
+        Raises:
+            InvalidUrl: the URL or one of its options makes no sense here.
+            ConnectFailed: nobody answered, in time or at all; nothing is left of the attempt.
+        """
+
+
+def refuse_listen_options(transport: Transport, url: Url) -> None:
+    """For a client, before it dials.
+
+    Raises:
+        InvalidUrl: an option of ``url`` is one that only listeners have.
+    """
+    name = _stranger(url, transport.dial_options, transport.listen_options)
+    if name is not None:
+        raise InvalidUrl(
+            f"{url}: {name!r} is an option of listeners: leave it out here, and give it to the broker, "
+            f"as in `hermes serve --transport '{url.scheme}://HOST:PORT?{name}=...'`"
+        )
+
+
+def refuse_dial_options(transport: Transport, url: Url) -> None:
+    """For a broker, before it listens.
+
+    Raises:
+        InvalidUrl: an option of ``url`` is one that only clients have.
+    """
+    name = _stranger(url, transport.listen_options, transport.dial_options)
+    if name is not None:
+        raise InvalidUrl(
+            f"{url}: {name!r} is an option of clients: leave it out here, and give it in the URL that "
+            f"clients connect to, as in `hermes sub --url '{url.scheme}://HOST:PORT?{name}=...'`"
+        )
+
+
+def _stranger(url: Url, ours: type[msgspec.Struct], theirs: type[msgspec.Struct]) -> str | None:
+    """The first option that one end does not have, and the other does."""
+    known, others = (
+        {field.encode_name for field in msgspec.structs.fields(kind)} for kind in (ours, theirs)
+    )
+    return next((name for name in url.query if name in others - known), None)
