@@ -2,7 +2,9 @@
 # that edits of Python files take effect at once.  It is installed again when pyproject.toml or C changed.
 #
 #   make demo    a broker, an injector and a subscriber, with a table at the end
-#   make test    all tests
+#   make check   the checkers and the quick tests: a minute and a half
+#   make test    all tests but those of test-long, on all cores
+#   make test-long  the tests that take long, and those that compare times and want the machine for themselves
 #   make lint    every checker, changing nothing
 #   make format  the formatters, changing what they find
 #   make bench   the benchmarks: single operations, then the whole broker beside its controls
@@ -22,14 +24,25 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python3
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& { echo $$python; break; }; done)
 
-.PHONY: demo test bench compare rivals wheel lint format clean
+.PHONY: demo check test test-long bench compare rivals wheel lint format clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
 	$(BIN)/hermes demo
 
+# A file's tests run in one process, files beside one another.
+PARALLEL := -n auto --dist loadfile
+
+check: lint
+	$(BIN)/pytest $(PARALLEL) -m "not slow and not long and not timing"
+
 test: $(STAMP)
-	$(BIN)/pytest
+	@echo "left out: long tests and those that compare times (make test-long)"
+	$(BIN)/pytest $(PARALLEL) -m "not long and not timing"
+
+test-long: $(STAMP)
+	$(BIN)/pytest -m timing
+	$(BIN)/pytest $(PARALLEL) -m "long and not timing"
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.system

@@ -18,7 +18,7 @@ from hermes.broker import Broker
 
 LISTENERS = ["tcp://127.0.0.1:0", "udp://127.0.0.1:0", "uring+tcp://127.0.0.1:0", "inproc:"]
 LISTENERS += ["zmq+tcp://127.0.0.1:0?doors=router", "zmq+ipc://DIR/socket"]
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 @contextmanager

@@ -115,7 +115,7 @@ def agree(
     pytest.fail(report)
 
 
-@pytest.mark.slow
+@pytest.mark.timing
 def test_the_throughput_agrees(url: str) -> None:
     """What one more subscriber sees by its own clock."""
 
@@ -125,7 +125,7 @@ def test_the_throughput_agrees(url: str) -> None:
     agree("throughput", throughput, url, "--messages", "600000")
 
 
-@pytest.mark.slow
+@pytest.mark.timing
 def test_the_round_trip_agrees(url: str) -> None:
     """One message is under way at a time: the mean round trip says how many came in a second.
 

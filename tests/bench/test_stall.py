@@ -42,7 +42,7 @@ class Staller(rounds.Silent):
         os.kill(pid, signal.SIGCONT)
 
 
-@pytest.mark.slow
+@pytest.mark.timing
 @pytest.mark.parametrize("stalled", ["broker", "publisher"])
 def test_a_stall_shows_in_percentiles_and_plot(tmp_path: Path, stalled: str) -> None:
     """SIGSTOP for 200 ms: p99.9 and the maximum are about that, and the curve climbs there.

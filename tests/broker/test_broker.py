@@ -252,7 +252,7 @@ def test_questions_to_a_stopping_broker_are_answered_or_refused() -> None:
         with contextlib.suppress(Closed):
             for _ in range(50):
                 broker.stats()
-        closer.join(10)
+        closer.join(60)
         assert not closer.is_alive()
 
 
@@ -570,7 +570,7 @@ def test_a_started_broker_that_fails_says_so(caplog: pytest.LogCaptureFixture) -
         raise problem
 
     broker._loop.call(fail)
-    broker._thread.join(10)
+    broker._thread.join(60)
 
     assert broker.failure is problem
     assert "serves no more" in caplog.text
@@ -633,7 +633,7 @@ def test_stop_hands_over_and_says_goodbye(serve: Serve, connect: Connect) -> Non
     client.received(2000)
     client.expect(m.Close)
     client.send(client.protocol.close())
-    closer.join(10)
+    closer.join(60)
 
     assert not closer.is_alive()
     with Broker(listeners=[url], storage="memory:") as again:
@@ -664,7 +664,7 @@ def test_stop_then_close_stops_in_order(serve: Serve, connect: Connect) -> None:
     client.received(count)
     client.expect(m.Close)
     client.send(client.protocol.close())
-    closer.join(10)
+    closer.join(60)
 
     assert not closer.is_alive()
 
@@ -693,7 +693,7 @@ def test_a_signal_cuts_a_stop_short(serve: Serve, connect: Connect) -> None:
         broker.stop()
         signal.raise_signal(signal.SIGINT)
     closer.start()
-    closer.join(10)
+    closer.join(60)
     ended = not closer.is_alive()
     broker.abort()
     closer.join()

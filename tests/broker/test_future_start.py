@@ -11,7 +11,7 @@ import pytest
 import hermes
 from hermes.broker import Broker
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 def storage_url(name: str, directory: Path) -> str:

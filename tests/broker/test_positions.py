@@ -16,7 +16,7 @@ from hermes.broker.positions import STATE, Positions
 from hermes.errors import HermesError, StorageDamaged, StorageFailed, StorageFull
 from hermes.spi.storage import Storage
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 
 class Shelf:

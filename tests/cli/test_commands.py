@@ -134,6 +134,7 @@ def test_summaries_of_the_group_are_those_of_the_commands() -> None:
         assert command.short_help == summary
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("arguments", [["--help"], ["version"]], ids=["help", "version"])
 def test_light_commands_are_quick(arguments: list[str]) -> None:
     """`hermes --help` and `hermes version` take less than 150 ms of processor time."""

@@ -98,7 +98,7 @@ class Wire:
         self._door.close()
         self.cut()
         for thread in self._threads:
-            thread.join(5)
+            thread.join(60)
 
 
 @pytest.fixture

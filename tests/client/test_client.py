@@ -19,7 +19,7 @@ def test_what_was_made_from_a_client_goes_on_without_it(broker: hermes.Broker):
         del client
         publisher.send(b"1")
         publisher.flush()
-        received = subscription.receive(5)
+        received = subscription.receive(60)
         subscription.close()
         publisher.close()
         del publisher

@@ -106,7 +106,7 @@ def test_kept_batches_stay_as_they_were(client: hermes.Client, other: hermes.Cli
     rows = np.repeat(np.arange(40_000, dtype="<u4")[:, None], 64, axis=1)
     publisher.send_rows(rows)
     kept, count = [], 0
-    for batch in subscription.batches(timeout=5):
+    for batch in subscription.batches(timeout=60):
         kept.append((batch, batch.sequences[0], batch.rows("(64,)<u4")))
         count += len(batch)
         if count == len(rows):

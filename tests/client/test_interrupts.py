@@ -20,7 +20,7 @@ from hermes.errors import Closed, Timeout, WouldBlock
 
 CLIENT = str(Path(hermes.client.__file__).parent)
 TRANSPORTS = ["tcp", "uring+tcp", "udp", "zmq+tcp", "inproc"]
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
 STEPS_MAX = 5000
 """More than any call here takes."""
 

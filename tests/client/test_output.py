@@ -56,7 +56,7 @@ def test_everything_works_without_a_native_socket(broker: hermes.Broker):
         second.close()
         first.flush()
 
-        found = [subscription.receive(5) for _ in range(202)]
+        found = [subscription.receive(60) for _ in range(202)]
 
     assert sorted(len(m.payload) for m in found if m.topic == "md.b") == [1]
     assert [m.payload for m in found if m.topic == "md.a"] == [
@@ -76,7 +76,7 @@ def test_it_reconnects_too(broker: hermes.Broker, wire: Wire):
         publisher.flush()
         subscription = client.subscribe("md.a", start="earliest")
 
-        assert [subscription.receive(5).payload for _ in range(100)] == [
+        assert [subscription.receive(60).payload for _ in range(100)] == [
             b"%d" % i for i in range(100)
         ]
 

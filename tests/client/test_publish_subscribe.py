@@ -35,7 +35,7 @@ np = pytest.importorskip("numpy")
 
 def payloads(subscription: hermes.Subscription, count: int) -> list[bytes]:
     """The payloads of the next ``count`` messages."""
-    return [subscription.receive(5).payload for _ in range(count)]
+    return [subscription.receive(60).payload for _ in range(count)]
 
 
 def frames(*payloads: bytes) -> bytes:
@@ -52,7 +52,7 @@ def test_what_is_published_after_subscribe_returns_is_seen(client: hermes.Client
     with client.publisher("md.a") as publisher:
         assert publisher.send(b"hello") == 1
 
-    message = subscription.receive(5)
+    message = subscription.receive(60)
 
     assert (message.topic, message.payload, message.sequence) == ("md.a", b"hello", 1)
     assert message.stream == "default"
@@ -78,7 +78,7 @@ def test_a_message_may_have_a_topic_and_a_time_of_its_own(client: hermes.Client)
     publisher.send(b"2", "md.b")
     publisher.send(b"3", timestamp_ns=77)
 
-    found = [subscription.receive(5) for _ in range(3)]
+    found = [subscription.receive(60) for _ in range(3)]
 
     assert [m.topic for m in found] == ["md.a", "md.b", "md.a"]
     assert found[2].timestamp_ns == 77
@@ -135,7 +135,7 @@ def test_a_batch_shows_arrays_over_the_memory_it_arrived_in(client: hermes.Clien
     rows = np.array([(i, 2 * i) for i in range(100)], dtype=kind)
     client.publisher("md.a").send_rows(rows)
     found, count = [], 0
-    for batch in subscription.batches(timeout=5):
+    for batch in subscription.batches(timeout=60):
         found.append(batch)
         count += len(batch)
         if count == 100:
@@ -162,7 +162,7 @@ def test_rows_of_mixed_topics_are_gathered(client: hermes.Client):
     for i in range(4):
         publisher.send(i.to_bytes(4, "little"), "md.a" if i % 2 else "md.a.much.longer.topic")
     publisher.flush()
-    (batch,) = (next(subscription.batches(timeout=5)),)
+    (batch,) = (next(subscription.batches(timeout=60)),)
 
     assert batch.rows("<u4").tolist() == list(range(len(batch)))
     with pytest.raises(UsageError, match="4 bytes"):
@@ -177,7 +177,7 @@ def test_batches_go_on_where_single_messages_stopped(client: hermes.Client):
     publisher.flush()
     found = payloads(subscription, 3)
     while len(found) < 97:
-        batch = next(subscription.batches(timeout=5))
+        batch = next(subscription.batches(timeout=60))
         found += [bytes(p) for p in batch.payloads()]
     found += payloads(subscription, 100 - len(found))
 
@@ -377,7 +377,7 @@ def test_the_largest_message_passes(client: hermes.Client):
     publisher.send(large, timeout=20)
     publisher.send(b"small")
 
-    assert subscription.receive(20).payload == large
+    assert subscription.receive(60).payload == large
     assert payloads(subscription, 1) == [b"small"]
 
 
@@ -424,7 +424,7 @@ def test_a_fire_and_forget_publisher_frees_its_history(client: hermes.Client):
     publisher = client.publisher("md.a", window=1 << 16, linger=0.001)
 
     for _ in range(20_000):
-        publisher.send(b"x" * 100, timeout=5)
+        publisher.send(b"x" * 100, timeout=60)
 
     publisher.flush()
     assert publisher.acked == 20_000
@@ -567,7 +567,7 @@ def test_several_threads_wait_on_one_client(client: hermes.Client, other: hermes
     first, second = client.subscribe("md.a"), client.subscribe("md.b")
     found: dict[str, bytes] = {}
     threads = [
-        threading.Thread(target=lambda s=s: found.update({s.pattern: s.receive(10).payload}))  # type: ignore[misc]
+        threading.Thread(target=lambda s=s: found.update({s.pattern: s.receive(60).payload}))  # type: ignore[misc]
         for s in (first, second)
     ]
     for thread in threads:
@@ -575,10 +575,10 @@ def test_several_threads_wait_on_one_client(client: hermes.Client, other: hermes
 
     publisher = other.publisher()
     publisher.send(b"for b", "md.b")
-    threads[1].join(10)
+    threads[1].join(60)
     assert found == {"md.b": b"for b"}
     client.publisher("md.a").send(b"for a")  # while the other thread still waits
-    threads[0].join(10)
+    threads[0].join(60)
 
     assert found == {"md.a": b"for a", "md.b": b"for b"}
 
@@ -596,7 +596,7 @@ def test_a_sibling_that_is_not_consumed_delays_nothing(broker: hermes.Broker):
             publisher.send_many([b"%d" % number * 500] * 100, topic="md.full")
             publisher.send(b"%d" % number, "md.wanted")
 
-            assert wanted.receive(10).payload == b"%d" % number
+            assert wanted.receive(60).payload == b"%d" % number
             own.send(b"x")
             own.flush()
             assert full._feed.queued_bytes < 100_000 + (1 << 20)
@@ -623,10 +623,10 @@ def test_an_answer_comes_through_a_full_queue(serve: Callable[..., hermes.Broker
 
         seen = []
         for _ in range(min(count, 500)):
-            seen.append(subscription.receive(5).sequence)
-            subscription.commit(timeout=5)
-        assert client.ping(timeout=5) > 0
-        seen += [subscription.receive(5).sequence for _ in range(count - len(seen))]
+            seen.append(subscription.receive(60).sequence)
+            subscription.commit(timeout=60)
+        assert client.ping(timeout=60) > 0
+        seen += [subscription.receive(60).sequence for _ in range(count - len(seen))]
 
         assert seen == list(range(1, count + 1))
 
@@ -637,7 +637,7 @@ def test_spinning_receives_too(broker: hermes.Broker):
         subscription, publisher = client.subscribe("md.a"), client.publisher("md.a")
         for i in range(50):
             publisher.send(b"%d" % i)
-            assert subscription.receive(5).payload == b"%d" % i
+            assert subscription.receive(60).payload == b"%d" % i
 
 
 def test_inproc_works_alike(serve: Callable[..., hermes.Broker]):

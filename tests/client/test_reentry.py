@@ -19,7 +19,7 @@ from hermes.wire.messages import QUERIES_MAX
 from tests.client.conftest import Wire
 
 TRANSPORTS = ["tcp", "uring+tcp", "udp", "zmq+tcp", "inproc"]
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
 
 
 @pytest.fixture(params=TRANSPORTS)

@@ -32,6 +32,7 @@ def one_core() -> Iterator[int]:
     os.sched_setaffinity(0, before)
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
 @pytest.mark.usefixtures("one_core")
 def test_spinners_let_each_other_run(transport: str, tmp_path: Path):

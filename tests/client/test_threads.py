@@ -51,7 +51,7 @@ def test_what_one_thread_has_read_wakes_another(client: hermes.Client, other: he
     found: list[bytes] = []
 
     def consume() -> None:
-        found.append(subscription.receive(10).payload)
+        found.append(subscription.receive(60).payload)
 
     reader, sleeper = threading.Thread(target=consume), threading.Thread(target=consume)
     reader.start()
@@ -61,12 +61,12 @@ def test_what_one_thread_has_read_wakes_another(client: hermes.Client, other: he
 
     with other.publisher("md.a") as publisher:
         publisher.send_many([b"1", b"2"])
-    reader.join(10)
-    sleeper.join(5)
+    reader.join(60)
+    sleeper.join(60)
 
     assert sorted(found) == [b"1", b"2"]
     assert subscription.positions == {"default": 2}
-    sleeper.join(10)
+    sleeper.join(60)
 
 
 def test_a_batch_takes_what_other_threads_have_left(client: hermes.Client, other: hermes.Client):
@@ -75,7 +75,7 @@ def test_a_batch_takes_what_other_threads_have_left(client: hermes.Client, other
     with other.publisher("md.a") as publisher:
         publisher.send_many([b"%d" % i for i in range(10)])
     subscription = client.subscribe("md.a", start="earliest")
-    single = [subscription.receive(10).payload for _ in range(4)]
+    single = [subscription.receive(60).payload for _ in range(4)]
 
     batch = next(subscription.batches(10))
 
@@ -206,7 +206,7 @@ def test_threads_share_a_publisher_without_acknowledgements(client: hermes.Clien
         publisher.send(bytes(2000))
     done.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     publisher.flush()
 
     assert publisher.acked == publisher.sent == count

@@ -27,6 +27,8 @@ from hermes_inproc.engine import NAMES
 from tests.transports import zmtp
 
 INPUTS = int(os.environ.get("HERMES_FUZZ_INPUTS", "200"))
+MANY_INPUTS = 5000
+"""What each listener gets in `make test-long`."""
 SEED = int(os.environ.get("HERMES_FUZZ_SEED", str(random.SystemRandom().randrange(1 << 32))))
 DEADLINE_S = 60.0
 """For anything a test waits for: generous, because the machine may be busy."""
@@ -223,7 +225,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str, str
     return scheme, f"{scheme}://{at}", door
 
 
-def test_no_bytes_end_or_disturb_a_broker(place: tuple[str, str, str]) -> None:
+@pytest.mark.parametrize("inputs", [INPUTS, pytest.param(MANY_INPUTS, marks=pytest.mark.long)])
+def test_no_bytes_end_or_disturb_a_broker(place: tuple[str, str, str], inputs: int) -> None:
     """Peers of any behaviour end alone: no error of ours is counted, a client beside is served all
     the while, and nothing of them is left."""
     scheme, url, door = place
@@ -240,7 +243,7 @@ def test_no_bytes_end_or_disturb_a_broker(place: tuple[str, str, str]) -> None:
         before = descriptors()
         connections = broker.stats()["connections"]["open"] + bool(door)  # the door has its own
         strangers = Strangers(connector(scheme, broker, door), rng)
-        for number in range(INPUTS):
+        for number in range(inputs):
             data = variant(rng, known)
             if scheme == "udp":
                 data = data[:1400]

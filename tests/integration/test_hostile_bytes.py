@@ -22,7 +22,7 @@ Spawn = Callable[..., Any]
 Connect = Callable[..., RawClient]
 
 MIB = 2**20
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
 HELLO = ClientProtocol().hello()
 OPEN = encode_control(m.Open(1, bytes(16)))
 

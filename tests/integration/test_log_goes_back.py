@@ -17,7 +17,7 @@ from hermes.errors import StorageDamaged
 from hermes.plugins.discovery import default_plugins
 from hermes.spi.url import parse_url
 
-TIMEOUT = 20.0
+TIMEOUT = 60.0
 
 
 def settings(storage: str) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import socket
 import struct
 import sys
 import threading
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -28,6 +27,7 @@ from hermes.wire import messages as m
 from hermes.wire.codec import ControlEncoder
 
 MESSAGE_MAX = 1 << 20
+WAIT_NS = 60_000_000_000
 FAR = 1 << 62
 
 
@@ -412,18 +412,16 @@ def test_a_source_is_one_thing():
             Source(fd, medium)
 
 
-@pytest.mark.parametrize("spin_ns", [0, 10_000_000_000])
+@pytest.mark.parametrize("spin_ns", [0, WAIT_NS])
 def test_others_run_while_a_source_waits(spin_ns: int):
     """Whoever waits for input, asleep or spinning, has let the GIL go: what it waits for may come
     from a thread of the same process."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         thread = threading.Thread(target=theirs.send, args=(b"x",))
-        begun = time.monotonic()
         thread.start()
 
-        size = Source(ours.fileno(), None).receive(place(bytearray(8), 0), spin_ns, 10_000_000_000)
+        size = Source(ours.fileno(), None).receive(place(bytearray(8), 0), spin_ns, WAIT_NS)
 
         thread.join()
-    assert size == 1
-    assert time.monotonic() - begun < 5
+    assert size == 1  # 0, had it held the GIL for as long as it may wait

@@ -268,6 +268,7 @@ def test_a_full_socket_is_reported_and_loses_nothing(
     assert [m.sequence for m in received] == list(range(1, count + 2))
 
 
+@pytest.mark.timing
 def test_a_lingering_message_goes_out_by_itself_in_time(
     pair: tuple[socket.socket, socket.socket], flusher: Flusher
 ):

@@ -19,7 +19,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("wheel"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_one_wheel_serves_every_cpython(wheel: Path) -> None:
     """It is abi3 and manylinux, has every extension and no source of one, and is small."""
     with zipfile.ZipFile(wheel) as packed:
@@ -33,7 +33,7 @@ def test_one_wheel_serves_every_cpython(wheel: Path) -> None:
     assert wheel.stat().st_size < SIZE_MAX
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("interpreter", list(interpreters()), ids=lambda path: Path(path).name)
 def test_it_runs_without_a_compiler(wheel: Path, interpreter: str) -> None:
     """Installed into an empty environment, with nothing else on the path, the demo runs."""

@@ -23,6 +23,7 @@ SETTINGS = LogSettings(
 )
 
 
+@pytest.mark.timing
 def test_a_program_that_holds_the_database_does_not_hold_the_broker(tmp_path: Path) -> None:
     """An append says at once that there is no room now, long before the two seconds that opening
     would wait, and succeeds when the other program has let go."""

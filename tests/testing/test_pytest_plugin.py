@@ -76,6 +76,7 @@ class TestMarked:
         assert hermes_broker.url == "inproc://mine"
 
 
+@pytest.mark.timing
 def test_it_is_ready_in_under_50_ms() -> None:
     """From nothing to a connected client: tried until it is seen, because the machine may be busy;
     what is imported once is not counted."""

@@ -486,7 +486,7 @@ with hermes.connect(sys.argv[1], timeout=20) as client, client.subscribe("a") as
     with client.publisher("a") as publisher:
         publisher.send_many([b"%d" % number for number in range(20_000)])
         for number in range(20_000):
-            assert subscription.receive(20).payload == b"%d" % number
+            assert subscription.receive(60).payload == b"%d" % number
         print("whole")
 """
 

@@ -155,6 +155,7 @@ def test_beacons_tell_of_the_broker() -> None:
         assert b"other" not in listener.stream
 
 
+@pytest.mark.timing
 def test_a_slow_rate_holds_up_nobody_else() -> None:
     """While the group gets what `rate` lets through, sessions get everything at once."""
     with (

@@ -225,6 +225,7 @@ def test_a_publisher_of_a_groups_url_may_linger() -> None:
     assert got == [payload(number) for number in range(100)]
 
 
+@pytest.mark.timing
 def test_a_client_of_a_group_waits_awake_if_it_was_told_to() -> None:
     """With ``spin`` the processor is at work for so long, else hardly at all."""
     used = []

@@ -31,7 +31,7 @@ LISTENERS = {
     "zmq+tcp": "zmq+tcp://127.0.0.1:0",
     "zmq+ipc": "zmq+ipc:PATH",
 }
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 OURS = tuple(name for name in default_plugins().names("transport") if name in LISTENERS)
 
 
