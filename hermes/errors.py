@@ -16,7 +16,7 @@
     ├── PeerError                     the other side's
     │   ├── MalformedInput            bytes that are not a sound frame, or not at this point
     │   ├── VersionRefused            no protocol version in common
-    │   ├── AuthenticationFailed      who we say we are was not believed, or may not do this
+    │   ├── AuthenticationFailed      the identity or credentials were not accepted
     │   ├── Refused                   the broker said no to one request; the connection lives
     │   └── GapDetected               messages are missing: which ones is stated
     ├── SystemFault                   the machine's: network, disk, memory
@@ -29,7 +29,7 @@
     │   └── DirectoryLocked           another broker owns the data directory
     └── PluginError                   a plugin's
         ├── PluginNotFound            nothing installed goes by that name
-        └── PluginFailed              it is installed, was chosen, and failed
+        └── PluginFailed              a chosen plugin failed
 
 Every error can be pickled and copied with its attributes: a worker process can raise it.
 """
@@ -64,7 +64,7 @@ def restated(error: HermesError, text: str) -> HermesError:
 
 
 class UsageError(HermesError, ValueError):
-    """What the caller passed cannot work."""
+    """An argument cannot work, or a call comes at the wrong time."""
 
 
 class WrongType(UsageError, TypeError):
@@ -72,11 +72,11 @@ class WrongType(UsageError, TypeError):
 
 
 class InvalidTopic(UsageError):
-    """Not a legal topic or pattern."""
+    """A text is not a legal topic or pattern."""
 
 
 class InvalidUrl(UsageError):
-    """Not a URL, or one with an unknown or ill-typed option."""
+    """A text is not a URL, or has an unknown or ill-typed option."""
 
 
 class InvalidConfig(UsageError):
@@ -84,15 +84,15 @@ class InvalidConfig(UsageError):
 
 
 class MessageTooLarge(UsageError):
-    """Over the limit that the broker stated."""
+    """A message is over the limit that the broker stated."""
 
 
 class Closed(UsageError):
-    """Used after ``close()``."""
+    """An object was used after its ``close()``."""
 
 
 class Forked(UsageError):
-    """Used in a child of the process that made it: a connection has one owner."""
+    """An object was used in a child of the process that made it: a connection has one owner."""
 
 
 class Timeout(HermesError, TimeoutError):
@@ -130,9 +130,9 @@ class MalformedInput(PeerError):
     def __init__(self, message: str, *, code: str = "malformed", offset: int | None = None) -> None:
         super().__init__(message)
         self.code = code
-        """The protocol's name for it, as in docs/wire-protocol.md."""
+        """The protocol's name of the error, as in docs/wire-protocol.md."""
         self.offset = offset
-        """Where in the input it stands, bytes; None if that has no meaning."""
+        """Offset of the error in the input, bytes; None if that has no meaning."""
 
 
 class VersionRefused(PeerError):
@@ -140,7 +140,7 @@ class VersionRefused(PeerError):
 
 
 class AuthenticationFailed(PeerError):
-    """Who we say we are was not believed, or may not do this."""
+    """The identity or the credentials were not accepted, or do not allow this."""
 
 
 class Refused(PeerError):
@@ -149,7 +149,7 @@ class Refused(PeerError):
     def __init__(self, message: str, *, code: str = "refused") -> None:
         super().__init__(message)
         self.code = code
-        """The protocol's name for it, as in docs/wire-protocol.md."""
+        """The protocol's name of the error, as in docs/wire-protocol.md."""
 
 
 class GapDetected(PeerError):
@@ -179,7 +179,7 @@ class SystemFault(HermesError):
 
 
 class ConnectFailed(SystemFault, ConnectionError):
-    """Nobody answered at that address."""
+    """No broker answered at that address."""
 
 
 class ConnectionLost(SystemFault, ConnectionError):
@@ -199,7 +199,7 @@ class StorageFull(SystemFault):
 
 
 class StorageDamaged(SystemFault):
-    """What is stored cannot be read."""
+    """Stored bytes cannot be read."""
 
 
 class DirectoryLocked(SystemFault):
@@ -215,4 +215,4 @@ class PluginNotFound(PluginError):
 
 
 class PluginFailed(PluginError):
-    """It is installed, was chosen, and failed: the cause and the cure are in the message."""
+    """A chosen plugin failed; the message says why, and what to do about it."""

@@ -19,13 +19,14 @@ DEFAULT_PORT = 7601
 NO_SUCH_ADDRESS = frozenset({errno.EADDRNOTAVAIL, errno.ENODEV})
 
 NO_ANSWER = frozenset({socket.EAI_AGAIN, socket.EAI_FAIL})
-"""What looking up a name fails with when that says nothing of the name."""
+"""Errors of a name lookup that say nothing about the name itself."""
 
 
 def addresses(
     url: Url, *, passive: bool, default_port: int = DEFAULT_PORT
 ) -> list[tuple[socket.AddressFamily, Any]]:
-    """What ``url`` stands for, in the order the system prefers; ``passive``: to listen there.
+    """Resolve ``url``; addresses in the system's order of preference.  ``passive``: to listen
+    there.
 
     Raises:
         InvalidUrl: it has a path, its host is unknown here, or it is a multicast group.
@@ -114,12 +115,12 @@ def refuse_path(url: Url) -> None:
 def refuse_strangers(
     url: Url, address: Any, *, cure: str = "give the broker a plugin that authenticates"
 ) -> None:
-    """For a listener that asks nobody who he is: ``address`` is reached by this machine only.
+    """Refuse ``address`` for a listener without authentication if other machines can reach it.
 
-    Whoever may listen there all the same (``?insecure=yes``) does not call this.
+    A listener whose URL says ``?insecure=yes`` does not call this.
 
     Raises:
-        InvalidUrl: others reach it; ``cure`` is how peers would be asked.
+        InvalidUrl: other machines reach it; ``cure`` says how to authenticate peers instead.
     """
     if not is_loopback(address):
         raise InvalidUrl(
@@ -137,7 +138,7 @@ def cannot_listen(
     finder: str = "ss -ltnp",
     instead: str = "listen on another port (0: any free one)",
 ) -> AddressInUse | InvalidUrl:
-    """What to say when ``error`` came of binding to ``address``.
+    """The error to raise after binding to ``address`` failed with ``error``.
 
     ``finder`` lists listeners with their processes; ``instead`` is what to do if they must stay.
     """

@@ -192,7 +192,7 @@ EXAMPLES = {
     "blackout": "500ms+2s",
     "seed": "7",
 }
-"""What the value of each fault looks like."""
+"""An example of each fault's value."""
 
 
 class Interceptor:
@@ -245,7 +245,7 @@ class Interceptor:
             self._enqueue(bytes(datagram), address, now_ns)
 
     def take(self, now_ns: int) -> list[tuple[bytes, Any]]:
-        """What is to be handed on by ``now_ns``, with its address, in the order of arrival."""
+        """Take the datagrams due by ``now_ns``, each with its address, in the order of arrival."""
         while self._held and self._held[0].until_ns <= now_ns:
             self._let_go(self._held[0], self._held[0].until_ns)
         taken = []
@@ -264,7 +264,7 @@ class Interceptor:
         return min(due, default=None)
 
     def counters(self) -> dict[str, int]:
-        """What happened to how many datagrams, each name with ``intercept_`` before it, and
+        """Datagrams counted by what happened to them, each name with ``intercept_`` before it, and
         ``intercept_waiting``: how many are under way."""
         waiting = len(self._queue) + len(self._held)
         named = {f"intercept_{name}": count for name, count in self._counters.items()}

@@ -1,5 +1,5 @@
-"""What serving the peers of a listener takes, whatever moves their bytes: who is let in, what is
-counted, when accepting is tried again, and how a connection ends.
+"""Base class of listeners over connected sockets: admission of peers, counters, pauses after
+accepting failed, and orderly close.
 
 Part of the SPI: an agent over connected sockets derives from :class:`ServingAgent` and brings how
 bytes go in and out.  Knows nothing of what the bytes mean, nor how it is told that they are there.
@@ -46,14 +46,14 @@ connection before the peer has read it."""
 LINGER_BYTES = 64 * 1024 * 1024
 """Bytes dropped meanwhile, at most."""
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-"""What accept fails with when the process or the machine has no room for another connection."""
+"""Errors of accept when the process or the machine has no room for another connection."""
 LOOKS_PER_BOUND = 4
 """Looks at each connection's path within the time it may be silent."""
 NS_PER_S = 1_000_000_000
 PASSING = frozenset(
     {errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.EHOSTUNREACH}
 )
-"""What accept fails with when only that one peer is gone."""
+"""Errors of accept when only that one peer is gone."""
 
 
 def descriptors_max() -> int:

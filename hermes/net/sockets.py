@@ -1,5 +1,5 @@
-"""What every transport over stream sockets shares: an agent that serves many, and a channel for a
-client's end.
+"""Agent and channel for transports over stream sockets: an agent that serves many peers, and a
+channel for a client's end.
 
 Part of the SPI: a transport over any socket of type ``SOCK_STREAM`` is a few lines, which make
 sockets and say who the peer is.  Knows nothing of what the bytes mean, nor which address family
@@ -38,7 +38,7 @@ others."""
 WRITES_PER_PASS = 8
 """Sends to one connection in one poll, for the same reason."""
 EVENTS_PER_PASS = 512
-"""Ready descriptors looked at in one poll; the kernel hands out the others first next time."""
+"""Ready descriptors looked at in one poll; the others come first next time."""
 BULK = 65536
 """Bytes read at once from which a peer counts as sending in bulk."""
 IOV_MAX = 1024
@@ -438,7 +438,8 @@ def listen_at(sock: socket.socket, address: Any, *, backlog: int) -> None:
 
 
 def no_room(url: str, error: OSError) -> SystemFault:
-    """What to say when this process or machine has no descriptor or memory left for ``url``."""
+    """The error to raise when this process or machine has no descriptor or memory left for
+    ``url``."""
     return SystemFault(
         f"{url} cannot be opened: {error.strerror}; close something, or raise the limit "
         "(`ulimit -n`, LimitNOFILE= of a service)"

@@ -1,7 +1,8 @@
-"""What every transport over TCP sockets shares: the options, and how a URL becomes sockets.
+"""Options and socket set-up of transports over TCP.
 
 Part of the SPI: `tcp` moves its bytes with :mod:`hermes.net.sockets`, others in a way of their own;
-what a user writes into the URL means the same in all of them.  Knows nothing of how bytes are moved.
+what a user writes into the URL means the same in all of them.  Knows nothing of how bytes are
+moved.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ long as the probes take on an idle one.  60 s by default, in place of the system
 TCP_RTO_MAX_MS = 44
 """Linux 6.15 and later: the longest pause between two tries to send again, 120 s unless told."""
 INFO = struct.Struct("=2xBB20xI28xI")
-"""Of tcp_info: tries to send again and probes of a closed window that nothing answered, segments not
-acknowledged, ms since the last acknowledgement."""
+"""Fields of tcp_info: unanswered retransmissions, unanswered probes of a closed window, segments
+not acknowledged, ms since the last acknowledgement."""
 NS_PER_MS = 1_000_000
 NS_PER_S = 1_000_000_000
 
@@ -51,7 +52,7 @@ class DialOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Bytes of the socket's send buffer; 0: the OS sizes it as it goes, which is nearly always
     best."""
     receive_buffer: ByteSize = ByteSize(0)
-    """Likewise for what arrives."""
+    """Bytes of the socket's receive buffer; 0: the OS sizes it as it goes."""
 
 
 class ListenOptions(DialOptions, frozen=True, forbid_unknown_fields=True):
@@ -147,7 +148,7 @@ def prepare(sock: socket.socket, options: DialOptions) -> None:
 
 
 def describe(scheme: str, sock: socket.socket, address: Any) -> Peer:
-    """Who is at the other end of an accepted socket; an address proves nothing."""
+    """The peer of an accepted socket; an address proves no identity."""
     return Peer(transport=scheme, address=host_port(address), local=False)
 
 

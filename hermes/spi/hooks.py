@@ -84,11 +84,11 @@ class ConnectionInfo:
     number: int
     """Counts connections since the broker started; as in ``hermes stats``."""
     peer: Peer
-    """Who is at the other end, as the transport knows it."""
+    """The other end, as the transport knows it."""
     client: str
-    """What the client says it is: name and version of its library, and its own."""
+    """The client's own claim: name and version of its library, and its own name."""
     identity: str | None
-    """Who it is: proven if the broker authenticates, else its claim; None: it made none."""
+    """The client's identity: proven if the broker authenticates, else claimed; None: no claim."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +103,8 @@ class Grant:
     """
 
     identity: str
-    """Who it is; shown by ``hermes stats``, and what publisher ids and durable names are bound
-    to."""
+    """Name of the user; ``hermes stats`` shows it, and publisher ids and durable names belong to
+    it."""
     publish: tuple[str, ...] = ()
     """Patterns of the topics it may publish to."""
     subscribe: tuple[str, ...] = ()
@@ -113,7 +113,8 @@ class Grant:
     """Whether it may ask for the broker's counters, configuration and durable names, which concern
     other clients."""
     forget: bool = False
-    """Whether it may have durable names forgotten, with their positions, whoever's they are."""
+    """Whether it may have any durable name forgotten, with its positions, also names of other
+    users."""
 
     def __post_init__(self) -> None:
         from hermes.native.patterns import check_given_pattern  # deferred: needs the native core
@@ -171,7 +172,8 @@ class RegisterPlugin(Protocol):
 
 @runtime_checkable
 class Plugin(Protocol):
-    """What ``hermes serve --plugin NAME`` activates.  Made by a factory that takes no argument."""
+    """A plugin that ``hermes serve --plugin NAME`` activates.  Made by a factory without
+    arguments."""
 
     api_version: int
     """The :data:`API_VERSION` it was written for."""
@@ -181,7 +183,7 @@ class Plugin(Protocol):
         """Its options; each has a docstring, and is documented."""
 
     def probe(self) -> str | None:
-        """None if it can work on this machine, else why not, with the cure.  Fast; touches no
+        """None if it can work on this machine, else why not and what to do.  Fast; touches no
         network."""
 
     def activate(self, options: Any) -> object:
@@ -192,7 +194,7 @@ class Plugin(Protocol):
 
         Raises:
             UsageError: an option has a value that cannot be.
-            PluginFailed: it cannot work; the message has the cause and the cure.
+            PluginFailed: it cannot work; the message says why, and what to do.
         """
 
 

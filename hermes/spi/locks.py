@@ -22,7 +22,7 @@ FILE_MODE = 0o600
 OWNER_BYTES = 32
 """Bytes read of a lock file: a process number and a line feed are shorter."""
 CANNOT = frozenset({errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS})
-"""What flock(2) fails with where the file system cannot lock a directory, NFS for one."""
+"""Errors of flock(2) where the file system cannot lock a directory, NFS for one."""
 
 _GUARD = threading.Lock()
 _PLACES: set[tuple[int, int]] = set()

@@ -1,4 +1,4 @@
-"""What a plugin's option struct says about itself: names, values, defaults and docstrings.
+"""Description of a plugin's option struct: names, values, defaults and docstrings.
 
 The docstring of an option is the string that stands below it in the class; Python forgets it, so it
 is read from the source.  Makes no plugin, and looks at nothing but the struct.
@@ -26,7 +26,7 @@ VALUES = {
     ByteSize: "size",
     Duration: "duration",
 }
-"""What stands behind the ``=`` in a URL, by the field's type."""
+"""Kind of value after the ``=`` in a URL, by the field's type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Option:
     name: str
     """As the URL has it."""
     values: str
-    """What may stand behind the ``=``, e.g. ``integer, at least 1``."""
+    """Values allowed after the ``=``, e.g. ``integer, at least 1``."""
     default: str | None
     """As one would write it; None: it has none, and must be given."""
     text: str

@@ -42,7 +42,7 @@ before that, is the same as for :data:`hermes.spi.transport.API_VERSION`."""
 
 @dataclass(frozen=True, slots=True)
 class LogSettings:
-    """What the broker asks of a stream's log."""
+    """Settings of a stream's log, from the broker's configuration."""
 
     segment_bytes: int
     """Size of a segment file or block, header included."""
@@ -69,20 +69,20 @@ class LogState(Protocol):
 
     @property
     def first_sequence(self) -> int:
-        """Of the oldest message kept."""
+        """Sequence of the oldest message kept."""
 
     @property
     def next_sequence(self) -> int:
-        """After the newest message that the log has: what is before it survives the end of this
-        process, if the storage is persistent."""
+        """Sequence after the newest message that the log has: what is before it survives the end of
+        this process, if the storage is persistent."""
 
     @property
     def start_position(self) -> int:
-        """Of the oldest message kept."""
+        """Position of the oldest message kept."""
 
     @property
     def end_position(self) -> int:
-        """After the newest message that the log has."""
+        """Position after the newest message that the log has."""
 
     @property
     def synced_sequence(self) -> int:
@@ -165,7 +165,7 @@ class StreamLog(Protocol):
         may be room again; -1: everything completes in the call that asks for it."""
 
     def events(self) -> LogEvent:
-        """What the descriptor became readable for; makes it unreadable.
+        """Return why the descriptor became readable, and make it unreadable.
 
         Raises:
             StorageFailed: an append or a sync that was under way has failed.
@@ -185,10 +185,10 @@ class StreamLog(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a storage claims; the conformance kit tests each claim and skips what is not claimed."""
+    """Claims of a storage: the conformance kit tests each claim and skips what is not claimed."""
 
     persistent: bool = True
-    """What was appended is there when the place is opened again, also after ``kill -9``."""
+    """Appended messages are there when the storage is opened again, also after ``kill -9``."""
     durable: bool = True
     """A sync puts it where it survives a loss of power."""
     native: bool = False
@@ -257,8 +257,8 @@ class StorageBackend(Protocol):
         """The options of its URL, for :meth:`hermes.spi.url.Url.options`; each has a docstring."""
 
     def probe(self) -> str | None:
-        """None if it can work on this machine, else why not, with the cure.  Takes milliseconds; touches no
-        network, leaves nothing behind, raises nothing."""
+        """None if it can work on this machine, else why not and what to do.  Takes milliseconds;
+        touches no network, leaves nothing behind, raises nothing."""
 
     def open(self, url: Url) -> Storage:
         """Open the place that ``url`` names and lock it.  After an error nothing is left of it, the lock included.

@@ -2,30 +2,31 @@
 more.
 
 A transport has two ends.  :meth:`Transport.listen` gives the broker an :class:`Agent`, which its
-loop polls; :meth:`Transport.dial` gives a client a :class:`Channel`.  Bytes are opaque here: what
-they mean is the business of :class:`Connection`, which the broker hands out.  Nothing calls back:
-an agent asks :class:`Kernel` which of its connections have output, and moves it.
+loop polls; :meth:`Transport.dial` gives a client a :class:`Channel`.  Bytes are opaque here: only
+the broker's :class:`Connection` interprets them.  A transport never calls back into the broker: an
+agent asks :class:`Kernel` which of its connections have output, and moves it.
 
 What holds throughout, unless a method says otherwise:
 
-**Threads.** An agent, its connections and the kernel it was given belong to the thread that polls; a
-channel to one thread at a time; a :class:`Transport` may be used by any number of threads at once.
+**Threads.** An agent, its connections and the kernel it was given belong to the thread that polls;
+a channel to one thread at a time; a :class:`Transport` may be used by any number of threads at
+once.
 
 **Blocking.** No call waits, for a peer, a lock that others hold for long, or a disk, but where a
 ``timeout_ns`` says how long it may: :meth:`Agent.poll`, :meth:`Channel.wait`,
 :meth:`Transport.dial`.  ``listen`` and ``close`` may take what the operating system takes.  Times
 are ``time.monotonic_ns()``; a timeout of -1 has no end.
 
-**Ownership.** Whoever hands a buffer out keeps owning it, for as long as the method says; who gets
-one neither writes to it nor keeps it longer, unless that is what it is for.
+**Ownership.** The side that passes a buffer keeps owning it, for as long as the method says; the
+receiver neither writes to it nor keeps it longer, unless the method says so.
 
-**Errors.** Only those of :mod:`hermes.errors` that the method names are let out; what the operating
+**Errors.** Only those of :mod:`hermes.errors` that the method names are raised; what the operating
 system raises is translated at the edge, ``from`` the original.  What one peer does or sends never
 comes out of ``poll``: it ends that peer's connection, with the error as the argument of
 :meth:`Connection.connection_lost`.  That holds for defects too: every loop over peers catches what
-serving one of them raises (:mod:`hermes.base.faults`).  Whatever else comes out of ``poll`` is counted and
-logged, and the agent is polled again; after ten seconds of nothing else it is closed, and the broker
-goes on with the other listeners, or ends if there is none.
+serving one of them raises (:mod:`hermes.base.faults`).  Whatever else comes out of ``poll`` is
+counted and logged, and the agent is polled again; after ten seconds of nothing else it is closed,
+and the broker goes on with the other listeners, or ends if there is none.
 """
 
 from __future__ import annotations
@@ -44,15 +45,15 @@ API_VERSION = 1
 
 What may be added without a new version: a method of :class:`Kernel` or :class:`Connection` (the
 broker's), a field with a default (:class:`Peer`, :class:`Capabilities`), an optional argument that
-the broker gives only to a plugin that claims the capability for it.  What a plugin has to have or do
-anew, and what is taken away, makes a new version.  Before that, what is to go is deprecated for at
+the broker gives only to a plugin that claims the capability for it.  A new requirement on plugins,
+and anything that is removed, makes a new version.  Before that, what is to go is deprecated for at
 least one minor release: it works on, and a ``DeprecationWarning`` names what takes its place.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Who is at the other end, as the transport knows it."""
+    """The other end of a connection, as the transport knows it."""
 
     transport: str
     """Scheme of the listener, e.g. ``tcp``."""
@@ -61,8 +62,8 @@ class Peer:
     local: bool
     """True if the peer provably runs on this machine."""
     identity: str | None = None
-    """Who the transport has proven the peer to be (the user of a CURVE key, a uid); None: it has
-    not asked."""
+    """Proven identity of the peer (the user of a CURVE key, a uid); None: the transport did not
+    ask."""
 
 
 class Connection(Protocol):
@@ -75,7 +76,7 @@ class Connection(Protocol):
     """
 
     attachment: Any
-    """Whatever the transport wants to find again; the broker does not look at it."""
+    """Any object that the transport wants to find again; the broker does not look at it."""
 
     @property
     def closing(self) -> bool:
@@ -156,11 +157,11 @@ class Connection(Protocol):
 
 
 class Kernel(Protocol):
-    """What a transport may ask of the broker."""
+    """The broker's interface for transports."""
 
     @property
     def authenticates(self) -> bool:
-        """True if the broker asks every peer who it is, and turns away whoever does not prove it.
+        """True if the broker authenticates every peer, and refuses those that fail.
 
         A transport that other machines can reach refuses to listen there while this is False,
         unless its URL says ``insecure=yes``.  It does not change while the broker is open.
@@ -264,13 +265,13 @@ class Channel(Protocol):
 
 @runtime_checkable
 class NativeChannel(Protocol):
-    """What a channel without a ``stream_fd`` may have beside the rest, so that native code moves
-    its bytes all the same: a client is then as fast as on a socket, and its publishers may
-    linger."""
+    """Optional for a channel without a ``stream_fd``: lets native code move its bytes all the same.
+
+    A client is then as fast as on a socket, and its publishers may linger."""
 
     @property
     def medium(self) -> int:
-        """Where a ``struct hm_medium`` (``hm_medium.h``) stands, which lives until
+        """Address of a ``struct hm_medium`` (``hm_medium.h``), which lives until
         :meth:`Channel.close`."""
 
 
@@ -306,8 +307,7 @@ def medium_of(channel: Channel) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a transport claims; the conformance kit tests each claim and skips what is not
-    claimed."""
+    """Claims of a transport: the conformance kit tests each claim and skips what is not claimed."""
 
     processes: bool = True
     """The two ends may be in different processes."""
@@ -340,7 +340,7 @@ class Transport(Protocol):
         """The options of a client's URL."""
 
     def probe(self) -> str | None:
-        """None if it can work on this machine, else why not, with the cure.  Takes milliseconds;
+        """None if it can work on this machine, else why not and what to do.  Takes milliseconds;
         touches no network, leaves nothing behind, raises nothing."""
 
     def listen(self, url: Url, kernel: Kernel) -> Agent:

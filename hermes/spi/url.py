@@ -36,7 +36,7 @@ AUTHORITY = re.compile(
 COMPLAINT = re.compile(r"(?P<expected>.+) - at `\$\.(?P<option>\w+)`\Z", re.DOTALL)
 """A message of msgspec's."""
 BOOLEANS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
-"""What people write for a boolean option, beside true, false, 1 and 0."""
+"""Other spellings of a boolean option, beside true, false, 1 and 0."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -112,7 +112,7 @@ def parse_options(
 
 
 def _blame(text: str, types: Mapping[str, Any]) -> str:
-    """What msgspec says of a value, in our words: which option, and what it should be."""
+    """Translate msgspec's error about a value: which option, and what it should be."""
     match = COMPLAINT.match(text)
     if match is None:
         return text
@@ -131,7 +131,7 @@ HINTED_MAX = 255
 
 
 def _hint(text: str) -> str:
-    """What was likely meant by something that is no URL, for the end of its error."""
+    """A likely intended URL for a text that is not one, to end its error with."""
     if "@" in text:  # a password would be shown
         return ""
     if re.fullmatch(r"[0-9]{1,5}", text):

@@ -1,4 +1,4 @@
-"""What the groups of every kit share: the subject, and the skips.
+"""Base of every kit's groups: the subject, and the skips.
 
 A test that needs a capability says so with :func:`needs`; it is skipped where the subject does not
 claim it, and the reason names it.  Else a test is skipped only where the system cannot show what it
@@ -64,13 +64,13 @@ class BaseContract(Generic[Subject]):
     deadline_s: ClassVar[float] = 30.0
     """Bounds every wait: generous, because the machine may be busy."""
     import_max_ms: ClassVar[float] = 100.0
-    """What importing the plugin may cost."""
+    """Milliseconds that importing the plugin may take."""
 
     # Who is tested.
 
     @classmethod
     def subject(cls) -> dict[str, Any]:
-        """Who is tested, for the report."""
+        """Description of the tested plugin, for the report."""
         capabilities = cls.claims()
         return {
             "name": parse_url(cls.url).scheme,

@@ -20,11 +20,11 @@ from hermes.errors import Refused
 from hermes.spi.transport import Peer
 
 POISON = 0xDD
-"""What released memory and stale input are overwritten with."""
+"""Byte that released memory and stale input are overwritten with."""
 BUFFER_SIZE = 65_536
 """Bytes of the input buffer, which all connections share."""
 IN_FLIGHT_MAX = 4 << 20
-"""Bytes advanced over and not released from which a connection hands out no more, as in the
+"""Bytes advanced over and not released at which a connection gives no more output, as in the
 broker."""
 VIOLATIONS_MAX = 20
 """Violations kept: the first ones say it all."""
@@ -66,7 +66,7 @@ class EchoConnection:
         self.closing = False
         self.paused = False
         self.lost: list[Exception | None] = []
-        """What :meth:`connection_lost` was called with, each time."""
+        """Arguments of :meth:`connection_lost`, one for each call."""
         self.ended = False
         """Whether the peer has closed its end."""
         self.received = 0
@@ -80,7 +80,7 @@ class EchoConnection:
         self.advanced = 0
         self.released = 0
         self.source: Iterator[bytes] | None = None
-        """Where more output comes from when there is none."""
+        """Source of more output when there is none."""
         self.on_input: Callable[[], None] | None = None
         """Called after each report of input."""
         self.retired: deque[Block] = deque(maxlen=64)
@@ -282,7 +282,7 @@ class EchoConnection:
 
 
 class EchoKernel:
-    """Hands out echo connections and keeps all it ever made; a :class:`hermes.spi.transport.Kernel`.
+    """Makes echo connections and keeps all it ever made; a :class:`hermes.spi.transport.Kernel`.
 
     Belongs to the thread that makes it, which is the one that polls the agent.
     """
@@ -291,7 +291,7 @@ class EchoKernel:
         self.connections: list[EchoConnection] = []
         self.woken: list[EchoConnection] = []
         self.violations: list[str] = []
-        """What the transport broke of the contract, a sentence each."""
+        """Violations of the contract by the transport, a sentence each."""
         self.echo = True
         """Whether input is sent back."""
         self.keep = False
@@ -324,7 +324,7 @@ class EchoKernel:
         return self.connections[-1]
 
     def ready(self, owner: object) -> Iterable[EchoConnection]:
-        """Those of ``owner`` that have output, or are to be closed, since the last call."""
+        """Connections of ``owner`` that have output, or are to be closed, since the last call."""
         woken, self.woken = self.woken, []
         theirs = [connection for connection in woken if connection.owner is not owner]
         if theirs:
@@ -340,7 +340,7 @@ class EchoKernel:
         return memoryview(self._buffer)
 
     def borrowed(self, connection: EchoConnection, nbytes: int) -> memoryview:
-        """What was written to the input buffer."""
+        """Bytes that were written to the input buffer."""
         if self._borrower is not connection:
             self.violated(
                 "buffer_updated() without get_buffer() of the same connection just before: the "

@@ -57,7 +57,7 @@ def play(kit: str, roles: Mapping[str, Callable[[Any, Url, str], None]]) -> None
 
 
 def say(line: str) -> None:
-    """Tell whoever started us: written when it returns."""
+    """Write a line for the parent process; written when it returns."""
     os.write(1, line.encode() + b"\n")
 
 
@@ -95,7 +95,7 @@ class Peer:
         return line.decode()
 
     def expect(self, line: str) -> None:
-        """It says ``line``."""
+        """Assert that the process writes ``line`` next."""
         said = self.line()
         assert said == line, f"the process said {said!r} instead of {line!r}"
 

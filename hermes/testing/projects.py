@@ -43,7 +43,7 @@ class Project:
 
     @property
     def name(self) -> str:
-        """Of the distribution; empty if it has none."""
+        """Name of the distribution; empty if it has none."""
         return str(self._project.get("name", ""))
 
     @property
@@ -70,7 +70,7 @@ class Project:
         ]
 
     def findings(self) -> list[Finding]:
-        """What can be said of the metadata alone."""
+        """Findings from the metadata alone."""
         found = [
             Finding(
                 "project",

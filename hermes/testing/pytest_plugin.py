@@ -22,7 +22,7 @@ TIMEOUT_S = 10.0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """What a project may settle for all its tests, in its pytest configuration."""
+    """Options that a project may set for all its tests, in its pytest configuration."""
     parser.addini(
         "hermes_listener",
         f"where the fixture hermes_broker listens (default {LISTENER}); tcp://127.0.0.1:0 is a "
@@ -68,7 +68,7 @@ def hermes_client(hermes_broker: Broker) -> Iterator[Client]:
 
 
 def settings(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """What the configuration, the markers (the nearest last) and the parameter ask for."""
+    """Settings from the configuration, the markers (the nearest last) and the parameter."""
     chosen: dict[str, Any] = {
         "listeners": [request.config.getini("hermes_listener")],
         "storage": request.config.getini("hermes_storage"),

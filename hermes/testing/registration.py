@@ -1,4 +1,4 @@
-"""What every kit checks of registration; each kit has a group of that name."""
+"""Checks of registration in every kit; each kit has a group of that name."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class BaseRegistration(BaseContract[Subject]):
         return seconds, descriptors, threads
 
     def _module(self) -> tuple[str, str]:
-        """What to import: the entry point's module by name, or else the factory's file."""
+        """Module to import: the entry point's by name, or else the factory's file."""
         scheme = parse_url(self.url).scheme
         if self.factory is None:
             for plugin in default_plugins().listing():

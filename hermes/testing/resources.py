@@ -1,4 +1,4 @@
-"""What this process holds and uses, as Linux tells: to see that nothing leaks and nothing spins."""
+"""Resources that this process holds and uses, as Linux reports them: to see leaks and spinning."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PAGE_SIZE = resource.getpagesize()
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What a process holds at one moment."""
+    """Resources that a process holds at one moment."""
 
     descriptors: int
     threads: int
@@ -31,7 +31,7 @@ class Held:
 
     @classmethod
     def now(cls) -> Held:
-        """What this process holds, after garbage is collected."""
+        """Count the resources of this process, after garbage is collected."""
         gc.collect()
         maps = (SELF / "maps").read_text().splitlines()
         return cls(
@@ -106,7 +106,7 @@ class Stopwatch:
 
     wall_ns = 0
     cpu_ns = 0
-    """Of all threads of the process."""
+    """Processor time of all threads of the process."""
 
     def __enter__(self) -> Stopwatch:
         self.wall_ns, self.cpu_ns = time.monotonic_ns(), time.process_time_ns()

@@ -1,4 +1,4 @@
-"""What the storage tests do to a log: frames that say what they are, and a record of what was
+"""Use of a log by the storage tests: frames that say what they are, and a record of what was
 appended to compare what is read with.
 
 Knows no pytest.
@@ -32,7 +32,7 @@ EPOCH_NS = 1_700_000_000 * 10**9
 
 
 def payload(sequence: int, size: int) -> bytes:
-    """What message ``sequence`` of a stream says: bytes that no other message has."""
+    """Payload of message ``sequence`` of a stream: bytes that no other message has."""
     return random.Random(sequence * 1_000_003 + size).randbytes(size)
 
 
@@ -61,7 +61,7 @@ class Appended:
 
 @dataclass(slots=True)
 class Reading:
-    """What a log gave to somebody who read all of it."""
+    """Result of reading all of a log."""
 
     frames: dict[int, bytes] = field(default_factory=dict)
     """By sequence."""
@@ -154,7 +154,7 @@ class Scribe:
 
     @property
     def kept(self) -> list[Appended]:
-        """What must be there."""
+        """Appends that must still be there."""
         return self.messages[self.start :]
 
     @property

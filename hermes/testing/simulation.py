@@ -38,7 +38,7 @@ class SimulatedClock:
         self._numbers = itertools.count()
 
     def __call__(self) -> int:
-        """What time it is."""
+        """Current time, ns."""
         return self.now_ns
 
     def call_at(self, when_ns: int, function: Callable[[], object]) -> None:
@@ -75,7 +75,7 @@ class Party(Protocol):
         """A datagram from the party called ``source`` has arrived."""
 
     def outgoing(self, now_ns: int) -> Iterable[tuple[bytes, str]]:
-        """What it sends now, with the name of the party it is for; asked after every event."""
+        """Datagrams to send now, each with the name of its target; asked after every event."""
 
     def deadline_ns(self) -> int | None:
         """When it wants :meth:`expire` to be called; None: never."""
@@ -115,7 +115,7 @@ class SimulatedNetwork:
         self._links[source, target] = self._interceptor(source, target, Interception.parse(faults))
 
     def counters(self, source: str, target: str) -> dict[str, int]:
-        """What happened to the datagrams from ``source`` to ``target``."""
+        """Datagrams from ``source`` to ``target``, counted by what happened to them."""
         return self._wire(source, target).counters()
 
     def run(self, until: Callable[[], object], *, limit_ns: int) -> int:

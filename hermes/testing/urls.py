@@ -17,7 +17,7 @@ CANDIDATES = {
     "transport": ("//127.0.0.1:0", f"{TMP}/socket", "//0", ""),
     "storage": (f"{TMP}/data", ""),
 }
-"""What may stand behind the scheme: a port of the system's choice, a path, a name of the plugin's
+"""Addresses to try after the scheme: a port of the system's choice, a path, a name of the plugin's
 own choice, nothing."""
 
 

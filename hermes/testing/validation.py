@@ -34,13 +34,13 @@ from hermes.spi.url import SCHEME
 from hermes.testing.resources import own_time_ns
 
 IMPORT_MAX_NS = 100_000_000
-"""What importing the announcing module may take: somebody waits for a shell's prompt meanwhile."""
+"""Time that importing the announcing module may take: a shell's prompt waits for it."""
 PROBE_MAX_NS = 100_000_000
-"""What asking whether it can work here may take."""
+"""Time that ``probe`` may take."""
 END = '"end"'
 """The last line of a complete report."""
 INTERNAL = ("hermes.broker", "hermes.plugins", "hermes.cli", "hermes.bench", "hermes.testing")
-"""What a plugin must not import: it changes without notice."""
+"""Modules that a plugin must not import: they change without notice."""
 CALLS: dict[str, dict[str, tuple[str, ...]]] = {
     "transport": {"probe": (), "listen": ("url", "kernel"), "dial": ("url", "timeout_ns")},
     "storage": {"probe": (), "open": ("url",)},
@@ -52,16 +52,16 @@ CONTRACTS: dict[str, Any] = {"transport": transport, "storage": storage}
 
 
 class Target(msgspec.Struct, frozen=True):
-    """What to look at."""
+    """The plugin to validate."""
 
     kind: str
     """``transport``, ``storage``, ``plugin`` or ``command``."""
     name: str
-    """What names it, as in :class:`hermes.plugins.discovery.Installed`."""
+    """Name of the plugin, as in :class:`hermes.plugins.discovery.Installed`."""
     module: str
     """The value of its entry point."""
     paths: tuple[str, ...] = ()
-    """Where to look for modules first: a project that is not installed."""
+    """Directories to look for modules in first: a project that is not installed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Finding:
 
 
 class Stopped(Exception):
-    """What follows cannot be looked at any more."""
+    """The checks that follow cannot run any more."""
 
 
 Findings = Iterator[Finding]
@@ -147,7 +147,7 @@ def check_import(target: Target) -> Any:
 
 
 class Surroundings:
-    """What an import must leave as it was."""
+    """State of the process that an import must leave as it was."""
 
     def __init__(self) -> None:
         self._threads = set(threading.enumerate())
@@ -158,7 +158,7 @@ class Surroundings:
         self._written = _written()
 
     def changes(self) -> list[tuple[str, str]]:
-        """What is different now, each with what to do about it."""
+        """Differences from then, each with what to do about it."""
         later = "do it when `listen` or `dial` is called (a storage: `open`), and undo it in close"
         found = []
         for thread in set(threading.enumerate()) - self._threads:
@@ -177,7 +177,7 @@ class Surroundings:
 
 
 def check_words(module: ModuleType) -> Findings:
-    """It says what it is."""
+    """The module has a docstring that describes the plugin."""
     if (module.__doc__ or "").strip():
         yield Finding("docstring", "ok", _first_line(module.__doc__))
     else:
@@ -266,7 +266,7 @@ def check_announcement(target: Target, module: ModuleType) -> Any:
 
 
 def check_product(target: Target, factory: Callable[[], Any]) -> Findings:
-    """What the factory makes has the shape of the contract."""
+    """The factory's product has the shape of the contract."""
     try:
         made = factory()
     except (Exception, SystemExit) as error:
@@ -281,7 +281,7 @@ def check_product(target: Target, factory: Callable[[], Any]) -> Findings:
 
 
 def check_version(target: Target, made: Any) -> Findings:
-    """It was written for this version of the interface."""
+    """The plugin was written for this version of the interface."""
     expected = CONTRACTS[target.kind].API_VERSION
     version = getattr(made, "api_version", None)
     if version == expected:
@@ -385,7 +385,7 @@ def check_options(attribute: str, made: Any) -> Findings:
 
 
 def check_probe(made: Any) -> Findings:
-    """It says quickly whether it can work here."""
+    """The plugin reports quickly whether it can work on this machine."""
     begun = own_time_ns()
     try:
         obstacle = made.probe()
@@ -498,7 +498,7 @@ def _signals() -> dict[int, Any]:
 
 
 def _written() -> list[int]:
-    """How much has gone to stdout and stderr, which whoever started this program made files."""
+    """How much has gone to stdout and stderr, which the parent process may have made files."""
     sys.stdout.flush()
     sys.stderr.flush()
     return [os.fstat(descriptor).st_size for descriptor in (1, 2)]

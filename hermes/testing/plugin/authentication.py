@@ -1,4 +1,4 @@
-"""Authentication: who is let in, and that nobody else is."""
+"""Authentication: the right clients are accepted, and no others."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class AuthenticationContract(Contract):
 
     @pytest.fixture
     def somebody(self) -> Believed:
-        """A client that the plugin lets in."""
+        """A client that the plugin accepts."""
         assert self.believed is not None, (
             "the plugin decides who may connect: name a client that it lets in, as in "
             "believed = ('alice', {'token': '...'})"
@@ -94,8 +94,8 @@ class AuthenticationContract(Contract):
 
     @needs("hermes_authenticate")
     def test_a_claim_is_no_proof(self, active: Hooks, somebody: Believed) -> None:
-        """A name without credentials is not let in, and neither is one that a transport has proven
-        to be somebody else."""
+        """A name without credentials is refused, and so is a name that the transport has proven to
+        be another's."""
         identity, _ = somebody
         for peer in (STRANGER, Peer("zmq+tcp", "127.0.0.1:1", local=True, identity="nobody-known")):
             for claimed in (identity, None, ""):

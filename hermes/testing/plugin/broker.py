@@ -14,7 +14,7 @@ from hermes.testing.plugin.contract import Contract
 
 
 class BrokerContract(Contract):
-    """What clients of a broker with the plugin meet."""
+    """Clients of a broker that runs the plugin."""
 
     @pytest.fixture
     def broker(self, tmp_path: Path) -> Broker:
@@ -35,7 +35,8 @@ class BrokerContract(Contract):
                 yield
 
     def test_a_broker_starts_and_stops_with_it(self, broker: Broker) -> None:
-        """A client that it lets in, or any client if it decides nothing, is served to the end."""
+        """A client that the plugin accepts, or any client if it decides nothing, is served to the
+        end."""
         identity, credentials = self.believed or (None, {})
         with (
             broker,

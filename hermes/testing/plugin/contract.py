@@ -1,4 +1,4 @@
-"""What the groups of the plugin kit share, beside what all kits do: the plugin activated for a broker."""
+"""Base of the plugin kit's groups, beside that of all kits: the plugin activated for a broker."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ class Contract(BaseContract[Plugin]):
 
     kit = "plugin"
     name: ClassVar[str]
-    """Of the plugin, as ``hermes serve --plugin`` takes it."""
+    """Name of the plugin, as ``hermes serve --plugin`` takes it."""
     options: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     """Options that it is activated with."""
     believed: ClassVar[Believed | None] = None
-    """Identity and credentials of a client that it lets in; None: there is none."""
+    """Identity and credentials of a client that the plugin accepts; None: there is none."""
 
     def __init_subclass__(cls) -> None:
         """The kits of transports and storages find their subject by a URL."""

@@ -17,7 +17,7 @@ class RegistrationContract(BaseRegistration[Plugin], Contract):
     """The plugin as the environment sees it."""
 
     def test_it_has_the_shape_of_a_plugin(self) -> None:
-        """It has all of a Plugin, and speaks this version of the interface."""
+        """The plugin has all of a Plugin, and implements this version of the interface."""
         made = self.make()
 
         assert isinstance(made, Plugin), "it lacks something of hermes.spi.hooks.Plugin"

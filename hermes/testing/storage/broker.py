@@ -17,12 +17,12 @@ LISTENER = "inproc:"
 
 
 def said(number: int) -> bytes:
-    """What message ``number`` says."""
+    """Payload of message ``number``."""
     return b"%d" % number * (1 + number % 50)
 
 
 class BrokerContract(Contract):
-    """What publishers and subscribers see."""
+    """Publishers and subscribers of a broker over the storage."""
 
     @contextmanager
     def broker(self, ground: Ground) -> Iterator[hermes.Client]:
@@ -53,7 +53,8 @@ class BrokerContract(Contract):
         return found
 
     def test_a_broker_serves_from_it(self, ground: Ground) -> None:
-        """What is published is received, by who wants all and by who wants a part."""
+        """Published messages are received by a subscriber of all topics and by one of some
+        topics."""
         with self.broker(ground) as client:
             self.publish(client, 0, ack="appended")
             everything = self.received(client, ">", COUNT)
@@ -93,8 +94,8 @@ class BrokerContract(Contract):
 
     @needs("persistent")
     def test_a_position_goes_on_behind_a_restart(self, ground: Ground) -> None:
-        """It carries the epoch it was had in: the log that is opened again is the same one, and
-        nothing is told to be lost."""
+        """A position carries its epoch: the log that is opened again counts as the same one, and
+        nothing is reported lost."""
         with self.broker(ground) as client:
             self.publish(client, 0, ack="appended")
             with client.subscribe(">", start="earliest") as subscription:

@@ -1,4 +1,4 @@
-"""What the groups of the storage kit share, beside what all kits do: the place."""
+"""Base of the storage kit's groups, beside that of all kits: the place."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Ground:
         self._contract = contract
         self._undo = undo
         self.directory = Path(tempfile.mkdtemp(prefix="hermes-"))
-        """What ``{tmp}`` of the URL became."""
+        """Directory that replaced ``{tmp}`` of the URL."""
         undo.callback(shutil.rmtree, self.directory, ignore_errors=True)
 
     def url(self, **options: str) -> Url:
@@ -109,7 +109,7 @@ class Contract(BaseContract[StorageBackend]):
 
     @pytest.fixture
     def storage(self, ground: Ground) -> Storage:
-        """That place, opened."""
+        """The storage of the place, opened."""
         return ground.open()
 
     @pytest.fixture
@@ -119,5 +119,5 @@ class Contract(BaseContract[StorageBackend]):
 
     @pytest.fixture
     def scribe(self, log: StreamLog) -> Scribe:
-        """Who appends to it."""
+        """A writer of the log that records what it appends."""
         return Scribe(log, self.deadline_s)

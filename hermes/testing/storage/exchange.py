@@ -22,7 +22,7 @@ class ExchangeContract(Contract):
 
     @pytest.mark.parametrize("size", [*EDGES, MESSAGE_MAX - 1, MESSAGE_MAX])
     def test_a_message_of_any_size(self, scribe: Scribe, size: int) -> None:
-        """It is read as it was appended, alone and among others."""
+        """A message is read as it was appended, alone and among others."""
         scribe.append([size])
         scribe.append([5, size, size, 5])
 
@@ -58,7 +58,7 @@ class ExchangeContract(Contract):
             assert bytes(found.view) == message.frame
 
     def test_many_segments(self, scribe: Scribe) -> None:
-        """Whatever a log divides itself in, nothing of it is seen: 2 MB are read as one."""
+        """Segments of a log do not show: 2 MB are read as one."""
         chance = random.Random(3)
         while scribe.end < 2_000_000:
             scribe.append([chance.randrange(MESSAGE_MAX) for _ in range(chance.randrange(1, 5))])
@@ -82,8 +82,8 @@ class ExchangeContract(Contract):
             scribe.log.read(scribe.end + 8, 1000)
 
     def test_a_view_stays(self, scribe: Scribe) -> None:
-        """What was read keeps its bytes while its reader holds it: through appends, other reads, a
-        trim and the end of the log."""
+        """A view keeps its bytes while its reader holds it: through appends, other reads, a trim
+        and the close of the log."""
         scribe.fill(50, 1000)
         found = scribe.log.read(0, 20_000)
         assert isinstance(found, Run)

@@ -53,7 +53,7 @@ class KillContract(Contract):
             storage.close()
 
     def sizes(self, before: list[int], count: int) -> list[int]:
-        """What the newest process appended, behind what was there ``before``."""
+        """Sizes of what the newest process appended, after what was there ``before``."""
         found, number = list(before), 0
         while len(found) < count:
             found += sizes_of(number)

@@ -71,7 +71,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def trim(self) -> None:
-        """What is too much."""
+        """Remove what retention does not keep."""
         self.scribe.log.trim(self.scribe.time_ns)
         self.scribe.forget()
         if self.scribe.start:
@@ -80,7 +80,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.capabilities.durable)
     @rule()
     def sync(self) -> None:
-        """What there is."""
+        """Count all that was appended as synced."""
         sync(self.scribe.log, self.scribe.next_sequence - 1, self.contract.deadline_s)
 
     @precondition(lambda self: self.capabilities.persistent)
@@ -102,7 +102,7 @@ class ModelContract(Contract):
     """The whole interface of a log, in any order."""
 
     def test_any_calls_in_any_order(self) -> None:
-        """Whatever is done, what is read, located and remembered is what a list would say."""
+        """After any calls, the log reads, locates and remembers the same as a list in memory."""
         machine = type("Machine", (Machine,), {"contract": self})
         run_state_machine_as_test(
             machine,

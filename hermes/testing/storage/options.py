@@ -52,7 +52,7 @@ class OptionsContract(Contract):
                 make_ground().open(**{option.name: str(option.default)}).close()
 
     def test_the_url_is_understood_again(self, storage: Storage) -> None:
-        """What the storage says of its place survives being parsed and printed."""
+        """The URL that the storage reports survives being parsed and printed."""
         url = parse_url(storage.url)
 
         assert str(url) == storage.url

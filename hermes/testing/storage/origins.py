@@ -1,4 +1,5 @@
-"""Origins: who sent a message, and as which of his, is remembered, so that nothing is kept twice."""
+"""Origins: the log remembers each message's publisher and its number there, so that nothing is kept
+twice."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ def build(scribe: Scribe) -> None:
 
 
 def check(scribe: Scribe) -> None:
-    """The log knows of each publisher what he has appended."""
+    """Assert that the log knows the last sequence of every publisher."""
     for publisher in PUBLISHERS:
         expected = scribe.publishers.get(publisher, 0)
         found = scribe.log.publisher_sequence(publisher)
@@ -42,8 +43,8 @@ class OriginsContract(Contract):
         assert scribe.log.publisher_sequence(b"stranger-stranger"[:16]) == 0
 
     def test_an_append_of_several_counts_them_all(self, scribe: Scribe) -> None:
-        """A batch moves its publisher forward by all its messages; gaps in his sequences are his
-        business."""
+        """A batch moves its publisher forward by all its messages; gaps in a publisher's sequences
+        are allowed."""
         scribe.append([10] * 7, publisher=PUBLISHERS[0])
         scribe.publishers[PUBLISHERS[0]] += 100
         scribe.append([10] * 3, publisher=PUBLISHERS[0])
@@ -51,7 +52,7 @@ class OriginsContract(Contract):
         assert scribe.log.publisher_sequence(PUBLISHERS[0]) == 110
 
     def test_a_trim_forgets_no_publisher(self, ground: Ground, storage: Storage) -> None:
-        """Messages go, the knowledge of who sent them stays."""
+        """A trim removes messages, and the last sequences of their publishers stay."""
         small = replace(SETTINGS, retention_bytes=200_000)
         scribe = Scribe(ground.log(storage, settings=small), self.deadline_s)
         build(scribe)

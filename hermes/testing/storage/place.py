@@ -19,8 +19,8 @@ class PlaceContract(Contract):
     """Opening, sharing and closing."""
 
     def test_a_new_place_is_empty(self, storage: Storage, scribe: Scribe) -> None:
-        """It has no streams but those that are opened; a new stream begins at sequence 1 and
-        position 0."""
+        """A new place has no streams but those that are opened; a new stream begins at sequence 1
+        and position 0."""
         state = scribe.log.status()
 
         assert storage.streams() == ["kit"]
@@ -61,7 +61,8 @@ class PlaceContract(Contract):
 
     @needs("locks")
     def test_a_second_owner_is_refused(self, backend: StorageBackend, ground: Ground) -> None:
-        """Whoever opens a place that is in use is told by whom, and harms nothing."""
+        """Opening a place that is in use raises an error that names its owner, and harms
+        nothing."""
         storage = ground.open()
         scribe = Scribe(ground.log(storage), self.deadline_s)
         scribe.fill(3)

@@ -13,8 +13,8 @@ class RegistrationContract(BaseRegistration[StorageBackend], Contract):
     """The storage as the environment sees it."""
 
     def test_it_has_the_shape_of_a_backend(self, backend: StorageBackend) -> None:
-        """It has all of a StorageBackend, speaks this version of the interface, and says what it
-        can."""
+        """The backend has all of a StorageBackend, implements this version of the interface, and
+        states its capabilities."""
         assert isinstance(backend, StorageBackend), "it lacks something of StorageBackend"
         assert backend.api_version == API_VERSION
         assert isinstance(backend.capabilities, Capabilities)

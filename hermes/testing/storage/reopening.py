@@ -12,7 +12,7 @@ ROUNDS = 4
 
 
 class ReopeningContract(Contract):
-    """What a place holds when it is opened again."""
+    """Content of a place that is opened again."""
 
     @needs("persistent")
     def test_everything_is_there_again(self, ground: Ground) -> None:

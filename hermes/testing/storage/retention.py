@@ -55,8 +55,8 @@ class RetentionContract(Contract):
         assert tuple(scribe.log.locate_time(0)) == (oldest.position, oldest.sequence)
 
     def test_age_is_bounded(self, ground: Ground, storage: Storage) -> None:
-        """What is older than was asked for goes, nothing younger does, and the last may go too;
-        numbering goes on."""
+        """Messages older than was asked for are removed, nothing younger is, and the last may be
+        removed too; numbering goes on."""
         settings = replace(SETTINGS, retention_ns=60 * SECOND)
         scribe = Scribe(ground.log(storage, settings=settings), self.deadline_s)
         scribe.fill(200, 1000)

@@ -15,7 +15,7 @@ KILLS = 4
 
 
 class StateContract(Contract):
-    """What ``load_state`` and ``save_state`` promise."""
+    """Promises of ``load_state`` and ``save_state``."""
 
     def test_what_is_saved_is_loaded(self, storage: Storage) -> None:
         """Each name has what it was last given; others have nothing."""
@@ -52,7 +52,7 @@ class StateContract(Contract):
 
     @needs("persistent")
     def test_it_outlives_the_storage(self, ground: Ground) -> None:
-        """What was saved is there when the place is opened again."""
+        """Saved state is there when the place is opened again."""
         storage = ground.open()
         storage.save_state("positions", b"kept")
         storage.close()

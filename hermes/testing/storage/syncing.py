@@ -19,7 +19,7 @@ class SyncingContract(Contract):
 
     @needs("durable")
     def test_a_sync_covers_what_was_appended_before(self, scribe: Scribe) -> None:
-        """It ends, within the deadline, and status() says what it covers, never more."""
+        """A sync ends, within the deadline, and status() says what it covers, never more."""
         for _ in range(5):
             scribe.append([100, 2000])
             sync(scribe.log, scribe.next_sequence - 1, self.deadline_s)

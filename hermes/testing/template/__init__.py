@@ -16,7 +16,7 @@ from string import Template
 from hermes.errors import UsageError
 
 NAME = re.compile(r"[a-z][a-z0-9]*([+-][a-z0-9]+)*")
-"""What may name a plugin here: a URL scheme that makes a module's name."""
+"""Legal names of a plugin here: a URL scheme that makes a module's name."""
 NAME_MAX = 20
 """Characters: it becomes part of a distribution's, a package's and a class's name."""
 SUFFIX = ".template"
@@ -25,7 +25,7 @@ RENAMED = {"gitignore": ".gitignore"}
 
 
 class Names:
-    """What the project of one plugin calls its parts."""
+    """Names of the parts of one plugin's project."""
 
     def __init__(self, kind: str, name: str) -> None:
         """Derive them from the plugin's name.

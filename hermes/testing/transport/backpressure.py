@@ -1,4 +1,5 @@
-"""Back-pressure: whoever does not read is waited for, at no cost and to nobody else's harm."""
+"""Back-pressure: the broker waits for a peer that does not read, at no cost, and other peers are
+served."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def bodies(count: int, seed: int) -> tuple[bytes, array[int]]:
 
 
 class BrokerContract(Contract):
-    """What users do, and what strangers try."""
+    """Use by clients, and abuse by strangers."""
 
     @pytest.fixture
     def broker(self, free_url: Callable[..., Url]) -> Iterator[hermes.Broker]:
@@ -67,7 +67,7 @@ class BrokerContract(Contract):
 
     @pytest.fixture
     def url_of(self, broker: hermes.Broker) -> Url:
-        """Where and how clients of the broker dial."""
+        """URL that clients of the broker dial."""
         return with_options(parse_url(broker.url), **self.client_options)
 
     @pytest.fixture

@@ -1,4 +1,4 @@
-"""What the groups of the transport kit share, beside what all kits do: the stage."""
+"""Base of the transport kit's groups, beside that of all kits: the stage."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Contract(BaseContract[Transport]):
     """A listener's URL that is free each time: with port 0, or with ``{tmp}`` for a new
     directory."""
     client_options: ClassVar[Mapping[str, str]] = MappingProxyType({})
-    """What a client's URL has to say besides where the listener is."""
+    """Options that a client's URL needs besides the listener's address."""
     loss_deadline_s: ClassVar[float] = 60.0
     """How long it may take to notice that a peer was killed."""
 
@@ -54,7 +54,7 @@ class Contract(BaseContract[Transport]):
 
     @pytest.fixture
     def kernel(self) -> EchoKernel:
-        """What the transport meets instead of a broker."""
+        """The kernel that takes the broker's place."""
         return EchoKernel()
 
     @pytest.fixture

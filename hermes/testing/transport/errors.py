@@ -29,7 +29,7 @@ Spawn = Callable[[str, Url], Peer]
 
 
 class ErrorsContract(Contract):
-    """What a transport does when something breaks."""
+    """Behaviour of a transport when something breaks."""
 
     @pytest.fixture
     def spawn(self) -> Iterator[Spawn]:

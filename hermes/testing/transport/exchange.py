@@ -111,8 +111,8 @@ class ExchangeContract(Contract):
         )
 
     def test_sent_memory_may_be_used_again(self, stage: Stage) -> None:
-        """What send() has taken is the channel's: changing the memory afterwards changes nothing
-        that arrives."""
+        """Bytes that send() has taken belong to the channel: changing the memory afterwards changes
+        nothing that arrives."""
         client, _ = stage.connect()
         expected = bytearray()
         for number in range(200):
@@ -152,7 +152,7 @@ class ExchangeContract(Contract):
         assert got == b"abcdefgh"
 
     def test_nothing_there_is_would_block(self, stage: Stage) -> None:
-        """A channel without news raises WouldBlock, and wait() returns False after its timeout."""
+        """A channel without input raises WouldBlock, and wait() returns False after its timeout."""
         client, _ = stage.connect()
         stage.settle()
 
@@ -212,7 +212,7 @@ class ExchangeContract(Contract):
         assert (client.received, client.crc) == (BULK, zlib.crc32(down))
 
     def test_clients_do_not_mix(self, stage: Stage) -> None:
-        """What twenty clients send at once comes back to the one who sent it."""
+        """The bytes of twenty clients that send at once come back to the client that sent them."""
         clients = [stage.connect()[0] for _ in range(20)]
         sent = [random.Random(number).randbytes(100_000) for number in range(len(clients))]
         for client, data in zip(clients, sent, strict=True):

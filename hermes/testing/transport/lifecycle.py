@@ -158,7 +158,7 @@ class LifecycleContract(Contract):
     # Refusing.
 
     def test_a_peer_that_the_broker_refuses(self, stage: Stage) -> None:
-        """It is turned away: dial() fails or the channel ends; others are served."""
+        """A refused peer is turned away: dial() fails or the channel ends; others are served."""
         client, _ = stage.connect()
         stage.kernel.connections_max = 1
 
@@ -307,7 +307,7 @@ def cycle(stage: Stage, number: int) -> None:
 
 
 def come_to_rest(stage: Stage) -> None:
-    """Wait until every connection has been told that it is over."""
+    """Wait until ``connection_lost`` was called on every connection."""
     stage.until(lambda: not stage.kernel.live, "every connection to be over")
     stage.kernel.connections.clear()
 
@@ -329,7 +329,7 @@ def assert_turned_away(stage: Stage) -> None:
 
 
 def assert_ends(client: Client, deadline_s: float) -> None:
-    """Its channel says that it is over, whatever else is in it."""
+    """Assert that the channel ends, after any input that is left in it."""
     buffer = memoryview(bytearray(1 << 20))
     deadline = time.monotonic() + deadline_s
     while time.monotonic() < deadline:

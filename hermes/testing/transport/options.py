@@ -84,7 +84,8 @@ class OptionsContract(Contract):
                 transport.listen(free_url(**{option.name: str(option.default)}), kernel).close()
 
     def test_the_url_is_understood_again(self, stage: Stage) -> None:
-        """What the agent says survives being parsed and printed, and names the transport."""
+        """The URL that the agent reports survives being parsed and printed, and names the
+        transport."""
         url = stage.agent.url
 
         assert str(parse_url(url)) == url

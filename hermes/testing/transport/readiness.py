@@ -83,7 +83,8 @@ class ReadinessContract(Contract):
         dialling.result().close()
 
     def test_the_descriptor_tells_of_input(self, stage: Stage) -> None:
-        """It is readable when bytes arrive, and stays so until they have been polled."""
+        """The descriptor is readable when bytes arrive, and stays so until they have been
+        polled."""
         client, connection = stage.connect()
         stage.settle()
         client.channel.send([b"hello"])

@@ -13,7 +13,8 @@ class RegistrationContract(BaseRegistration[Transport], Contract):
     """The transport as the environment sees it."""
 
     def test_it_has_the_shape_of_a_transport(self, transport: Transport) -> None:
-        """It has all of a Transport, speaks this version of the interface, and says what it can."""
+        """The transport has all of a Transport, implements this version of the interface, and
+        states its capabilities."""
         assert isinstance(transport, Transport), (
             "it lacks something of hermes.spi.transport.Transport"
         )

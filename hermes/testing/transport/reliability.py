@@ -92,7 +92,7 @@ class ReliabilityContract(Contract):
 
     @needs("datagrams")
     def test_last_words_arrive_all_the_same(self, make_stage: Callable[..., Stage]) -> None:
-        """What is sent just before the broker closes arrives, although datagrams are lost."""
+        """Bytes sent just before the broker closes arrive, although datagrams are lost."""
         spec = "loss=15%,seed=41"
         stage = make_stage(intercept=spec)
         stage.kernel.echo = False

@@ -29,7 +29,7 @@ QUIET_TURNS = 20
 DESCRIBED_MAX = 4
 """Connections and clients described in a failure's message."""
 NAP_NS = 1_000_000
-"""How long the agent may wait when nothing moved: a client may have news that it does not see."""
+"""How long the agent may wait when nothing moved: a client may have input that it does not see."""
 RECEIVE_SIZE = 1 << 18
 """Bytes a client reads at once."""
 READS_PER_TURN = 4
@@ -171,7 +171,7 @@ class Stage:
 
     @property
     def url(self) -> Url:
-        """Where and how to dial."""
+        """URL to dial."""
         return with_options(parse_url(self.agent.url), **self._client_options)
 
     def connect(self, **options: str) -> tuple[Client, EchoConnection]:
@@ -191,7 +191,8 @@ class Stage:
         return self.clients[-1]
 
     def meanwhile(self, call: Callable[[], T], what: str) -> T:
-        """What ``call`` returns or raises in a thread of its own; everybody is moved meanwhile."""
+        """Run ``call`` in a thread of its own while all parties are polled; returns or raises as it
+        does."""
         thread = Call(call)
         self.until(lambda: not thread.is_alive(), what)
         return thread.result()
