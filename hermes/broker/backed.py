@@ -133,12 +133,12 @@ class Backed:
 
     @property
     def behind_bytes(self) -> int:
-        """What it has not."""
+        """Bytes appended here that the storage has not confirmed."""
         return self.window.status().end_position - self._shown.position
 
     @property
     def unhanded_bytes(self) -> int:
-        """What it has not been given."""
+        """Bytes appended here and not yet passed to the storage."""
         return self.window.status().end_position - self._given.position
 
     def hand_over(self) -> None:

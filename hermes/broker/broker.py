@@ -163,18 +163,18 @@ class Broker(Closable):
 
     @property
     def urls(self) -> list[str]:
-        """Where it listens, ports resolved."""
+        """URLs of its listeners, ports resolved."""
         return [listener.url for listener in self.listeners]
 
     @property
     def url(self) -> str:
-        """Where its first listener is."""
+        """URL of its first listener."""
         return self.urls[0]
 
     @property
     def failure(self) -> BaseException | None:
-        """What ended a broker that was started, if it was not asked to end; :meth:`close` raises
-        it."""
+        """The error that ended a started broker; None: none did, or it was asked to end.
+        :meth:`close` raises it."""
         return self._failure
 
     @property
@@ -184,7 +184,7 @@ class Broker(Closable):
 
     @property
     def storage_url(self) -> str:
-        """Where it keeps its streams."""
+        """URL of the storage that keeps its streams."""
         return self._opened().storage.url
 
     @property

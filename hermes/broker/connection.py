@@ -992,7 +992,7 @@ class Connection(Outgoing):
         self._kernel.discard(subscription)
 
     def _seat(self, reader: Reader) -> None:
-        """Have the express serve ``reader`` too; with too many there is none."""
+        """Let native code serve ``reader`` too; with too many readers, none is served so."""
         self._kernel.follow_epoch += 1
         if self._express is None:
             return

@@ -61,7 +61,8 @@ for."""
 TOPICS_WARN = 0.8
 """Share of the topics that a stream may have at which a warning is logged."""
 FAREWELLS_MAX = 64
-"""Connections over the limit that are there at a time to be told so; further ones just end."""
+"""Connections over the limit that are kept open at a time to receive the error; further ones are
+closed at once."""
 STORAGE_TROUBLE = {
     "storage_full": "it is full: make room on its disk, or keep less (retention)",
     "storage_failed": "an I/O error: look at its disk, then start the broker again",
@@ -435,8 +436,8 @@ class Kernel:
     def want_stored(
         self, streams: int, connection: Acknowledging, *, durable: bool
     ) -> list[tuple[ServedStream, int]]:
-        """Have the streams of a bit set stored, or synced, after this pass; returns what must have
-        been reached then."""
+        """Schedule a store, or a sync, of the streams of a bit set after this pass.  Returns the
+        streams and sequences to wait for."""
         targets = []
         while streams:
             lowest = streams & -streams

@@ -220,7 +220,8 @@ class Outgoing(Acknowledging):
         return size
 
     def _fetch(self, reader: Reader, position: int) -> bool:
-        """Have the log elsewhere give what a reader has come to; False: the connection ends."""
+        """Load a reader's position from the external storage; False: that failed, and the
+        connection ends."""
         backed = reader.place.backed
         assert backed is not None
         try:

@@ -68,6 +68,6 @@ class Signals:
 
 
 def quiet_collector() -> None:
-    """What is there at the start stays: the collector need not look at it again and again."""
+    """Freeze the objects made so far, so that later collections skip them."""
     gc.collect()
     gc.freeze()

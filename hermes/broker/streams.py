@@ -130,7 +130,7 @@ class ServedStream:
             self.everything[reader] = None
 
     def unfollow(self, reader: Reader) -> None:
-        """The opposite; does nothing for a reader that does not follow."""
+        """Stop waking ``reader``; does nothing if it is not registered."""
         readers = self.followers.get(reader.filter, {})
         if reader in readers:
             del readers[reader]

@@ -91,8 +91,8 @@ class Reader:
         self.place.follow(self)
 
     def settle(self) -> None:
-        """Its filter had news: from now on only that, once it has met a topic that it does not
-        want."""
+        """Wake it only when its filter matches, once the filter has met a topic that it does not
+        match."""
         if not self.cursor.everything:
             self.place.everything.pop(self, None)
             self.live = False
@@ -250,6 +250,6 @@ def _refuse_ahead(place: ServedStream, position: int) -> None:
     if position > last:
         raise RequestRefused(
             "position_ahead",
-            f"the stream {place.name!r} ends at sequence {last}, before {position}: it was begun "
-            "anew",
+            f"the stream {place.name!r} ends at sequence {last}, before {position}: its "
+            "log was replaced",
         )

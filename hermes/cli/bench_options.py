@@ -139,7 +139,7 @@ def common_options(function: Function) -> Function:
             click.option(
                 "--directory",
                 type=click.Path(path_type=Path, file_okay=False, exists=True),
-                help="Where logs are kept meanwhile: on the file system that is to be measured.  "
+                help="Directory for the logs of the run: on the file system to be measured.  "
                 "[default: the temporary directory]",
             ),
             click.option(

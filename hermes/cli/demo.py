@@ -102,7 +102,7 @@ BAR_WIDTH = 44
     default="tcp://127.0.0.1:0",
     show_default=True,
     metavar="URL",
-    help="Where the broker listens: a transport's name or URL.",
+    help="Listener of the broker: a transport's name or URL.",
 )
 @click.option(
     "--burst",

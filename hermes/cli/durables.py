@@ -11,7 +11,7 @@ from hermes.cli.group import LazyGroup
 
 SUBCOMMANDS: dict[str, str] = {
     "list": "List the durable names, and how far each has come.",
-    "forget": "Have the broker forget a durable name.",
+    "forget": "Delete a durable name and its positions.",
 }
 """The commands, in the order in which ``hermes durables --help`` shows them."""
 

@@ -13,7 +13,7 @@ from hermes.cli.query import EXITS
 @click.command(
     "forget",
     cls=Command,
-    short_help="Have the broker forget a durable name.",
+    short_help="Delete a durable name and its positions.",
     examples=[
         ("A program that is gone for good", "hermes durables forget billing"),
         ("The name of one identity", "hermes durables forget billing --identity alice"),
@@ -31,8 +31,8 @@ from hermes.cli.query import EXITS
 @client_options
 @json_option
 def command(name: str, identity: str | None, url: str, timeout_ns: int, as_json: bool) -> None:
-    """Have the broker forget NAME and its positions: a program that subscribes under it then begins
-    as if it were new.  Refused while a subscription uses it.
+    """Delete the durable name NAME and its positions: a program that subscribes under it then
+    begins as if it were new.  Refused while a subscription uses it.
     """
     import hermes
     from hermes.errors import Refused

@@ -147,7 +147,7 @@ class UrlText(click.ParamType):  # type: ignore[type-arg]  # generic since click
 
 
 class StartPoint(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 only
-    """Where a subscription begins.  The value is a word, a sequence, or a time as an aware
+    """Start of a subscription.  The value is a word, a sequence, or a time as an aware
     datetime."""
 
     name = "start"

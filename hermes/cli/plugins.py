@@ -13,7 +13,7 @@ SUBCOMMANDS: dict[str, str] = {
     "list": "List what is installed, and whether it works here.",
     "info": "All there is to know of one plugin.",
     "new": "Write a project for a plugin of your own.",
-    "validate": "Check a plugin quickly; each finding has its cure.",
+    "validate": "Check a plugin quickly; each finding says what to do.",
     "test": "Run the contract's suite on an installed plugin.",
     "reference": "Capabilities and options of plugins, as Markdown.",
 }

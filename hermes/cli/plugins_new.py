@@ -34,14 +34,13 @@ KINDS = ["transport", "storage"]
     "--directory",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Where to write it; must be empty if it is there.  [default: ./hermes-KIND-NAME]",
+    help="Directory of the project; must be empty if it exists.  [default: ./hermes-KIND-NAME]",
 )
 @click.option(
     "--medium",
     type=click.Choice(["stream", "packets"]),
-    help="What a transport begins with: a stream socket, whose reading and writing Hermes knows "
-    "how to do; or a socket of packets, with every method of both ends written out.  [default: "
-    "stream]",
+    help="Kind of socket of the example transport: a stream, which Hermes reads and writes; or "
+    "packets, with every method of both ends written out.  [default: stream]",
 )
 @json_option
 def command(

@@ -145,8 +145,8 @@ def kind_of(name: str) -> str:
     kinds = {plugin.name: plugin.kind for plugin in found if plugin.kind in NEEDS}
     if name not in kinds and any(one.name == name and one.kind == "plugin" for one in found):
         raise PluginNotFound(
-            f"{name!r} is a plugin that acts in a broker: its suite has to know its options and whom "
-            "it lets in. Run it from a test module: `from hermes.testing.plugin import *`, then a "
+            f"{name!r} is a plugin that acts in a broker: its suite needs its options and a client "
+            "that it accepts. Run it from a test module: `from hermes.testing.plugin import *`, then a "
             "class; `python -c 'help(\"hermes.testing.plugin\")'` has an example"
         )
     if name not in kinds:

@@ -34,7 +34,7 @@ MARKS = {"ok": "ok", "warning": "warning", "problem": "PROBLEM"}
 @click.command(
     "validate",
     cls=Command,
-    short_help="Check a plugin quickly; each finding has its cure.",
+    short_help="Check a plugin quickly; each finding says what to do.",
     examples=[
         ("The project in this folder", "hermes plugins validate ."),
         ("What is installed under a name", "hermes plugins validate tcp"),

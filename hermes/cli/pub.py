@@ -102,8 +102,8 @@ STALL_NS = 50_000_000
     type=click.Choice(["none", "appended", "durable"]),
     default="appended",
     show_default=True,
-    help="What must have happened to every message before the command ends: nothing, in the "
-    "broker's log, on its disk.",
+    help="Acknowledgement to wait for before the command ends: none, message in the broker's "
+    "log, message on its disk.",
 )
 @client_options
 @intercept_option

@@ -71,7 +71,7 @@ LOG = logging.getLogger("hermes.broker")
     type=UrlText(),
     multiple=True,
     metavar="NAME-or-URL",
-    help="Where to listen; may be repeated.  [default: tcp://127.0.0.1:7601]",
+    help="URL or transport to listen on; may be repeated.  [default: tcp://127.0.0.1:7601]",
 )
 @click.option(
     "--storage",
@@ -90,8 +90,8 @@ LOG = logging.getLogger("hermes.broker")
 @click.option(
     "--idle",
     type=click.Choice(["block", "adaptive", "spin"]),
-    help="What to do when there is nothing to do: sleep, spin briefly and then sleep, or spin "
-    "(a core of its own, the lowest latency).  [default: adaptive]",
+    help="Idle strategy: sleep, spin briefly and then sleep, or spin (a core of its own, the "
+    "lowest latency).  [default: adaptive]",
 )
 @click.option(
     "--config",
@@ -110,7 +110,7 @@ LOG = logging.getLogger("hermes.broker")
     "--retention",
     type=Retained(),
     metavar="BYTES[,AGE]",
-    help="What to keep of each stream; 0 bytes: no bound.  [default: 10GiB]",
+    help="Bytes and age kept of each stream; 0 bytes: no bound.  [default: 10GiB]",
 )
 @click.option(
     "--segment",

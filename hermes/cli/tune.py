@@ -49,7 +49,7 @@ MARKS = {"good": "ok", "better": "better", "advice": "advice", "absent": "-"}
     "--state",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Where --apply notes what was before.  [default: /run/hermes-tune.json]",
+    help="File in which --apply stores the former settings.  [default: /run/hermes-tune.json]",
 )
 @json_option
 def command(

@@ -126,7 +126,7 @@ class Batch:
 
     @property
     def offsets(self) -> NDArray[np.uint32]:
-        """Where each payload begins in :attr:`frames`.  Needs NumPy."""
+        """Offset of each payload in :attr:`frames`.  Needs NumPy."""
         found: NDArray[np.uint32] = self.index["payload_offset"]
         return found
 

@@ -279,7 +279,7 @@ class Client:
 
     @property
     def url(self) -> Url:
-        """Where the broker is."""
+        """Address of the broker."""
         return self._connection.url
 
     @property
@@ -293,7 +293,7 @@ class Client:
 
     @property
     def limits(self) -> dict[str, int]:
-        """What the broker accepts: ``message_max`` and others, by name."""
+        """Limits of the broker: ``message_max`` and others, by name."""
         limits = self._connection.session.limits
         return {name: getattr(limits, name) for name in limits.__struct_fields__}
 

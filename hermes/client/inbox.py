@@ -1,4 +1,4 @@
-"""Memory that a connection is read into: batches are handed out where they arrived.
+"""Memory that a connection is read into: batches are views of where they arrived.
 
 Views of a buffer, NumPy arrays included, keep it alive and unchanged: it is written to again only
 when nothing refers to it any more, which CPython's reference count tells.  Knows no protocol.
@@ -30,7 +30,7 @@ class Inbox:
         self.buffer = bytearray(BUFFER)
         """Where the connection is read into."""
         self.address: Any = None
-        """Where that lies."""
+        """Address of ``buffer``, a pointer of cffi."""
         self.start = self.end = self._idle = 0
         self.looked = 0
         """Bytes from ``start`` on that were looked at, and are not whole."""

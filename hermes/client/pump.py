@@ -50,7 +50,8 @@ SLICE_NS = 200_000_000
 ATTEMPT_S = 5.0
 """Seconds one attempt may take: a broker that is up answers sooner."""
 GLANCE_S = 0.25
-"""Seconds of an attempt that nobody has said to wait for: a broker on another continent answers in it."""
+"""Seconds of a connection attempt of calls without a timeout: enough for a broker on another
+continent."""
 EXIT_NAP_S = 1.0
 """Seconds a daemon thread waits for the end of the program before it is told that its client is closed."""
 NS_PER_S = 1_000_000_000

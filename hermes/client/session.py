@@ -107,9 +107,9 @@ class Feed:
         self.queue: deque[Segment | Gap] = deque()
         self.queued_bytes = 0
         self.ready: deque[Message] = deque()
-        """Messages of ``segment`` that can be handed out."""
+        """Messages of ``segment`` that the program has not taken yet."""
         self.segment: Segment | None = None
-        """What is being handed out."""
+        """The batch that the program is taking messages from."""
         self.batches: deque[tuple[Segment, Batch]] = deque()
         """``segment`` as a batch that nobody has taken yet."""
         self.gaps: deque[Gap] = deque()
@@ -237,7 +237,7 @@ class Feed:
         self.queued_bytes -= _cost(segment)
 
     def finish(self) -> None:
-        """All of the current segment was handed out."""
+        """All messages of the current segment were taken."""
         segment = self.segment
         if segment is not None:
             self.done[segment.stream] = segment.through
@@ -265,7 +265,7 @@ class Feed:
         )
 
     def positions(self) -> dict[str, int]:
-        """Stream name to the last sequence that was handed out, waits here or was not wanted."""
+        """Stream name to the last sequence that was taken, waits here or was not wanted."""
         found = {**self.dropped, **self.done}
         if self.segment is not None:
             found[self.segment.stream] = self.segment.through
@@ -303,7 +303,7 @@ class Line:
         """Whether it goes on behind the last message the broker has of it."""
         self.level = level
         self.lingers = False
-        """Whether somebody else than the sending call puts its messages on the wire."""
+        """True if a background thread sends its messages (linger > 0)."""
         self.outbox: Outbox | None = None
         self.failure: HermesError | None = None
         self.opened: int | None = None
@@ -553,7 +553,7 @@ class Session:
             feed.commits += 1
 
     def _on_pong(self, pong: m.Pong) -> None:
-        self.pings.discard(pong.token)  # one that nobody awaits any more is none of them
+        self.pings.discard(pong.token)  # ignore a pong whose caller has gone
 
     def _on_info(self, info: m.Info) -> None:
         answer = self.answers.get(info.query)

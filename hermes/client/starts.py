@@ -1,4 +1,4 @@
-"""Where a subscription begins, as people write it and as the protocol says it."""
+"""Starts of subscriptions, in the forms that programs write and in the protocol's."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Subscription(Closable):
     """The messages of the topics a pattern matches; made by :meth:`Client.subscribe`.
 
     Iterate it, or call :meth:`receive`, for messages; :meth:`batches` for whole batches, which cost
-    far less each.  Any thread may consume it; each message is handed out once.
+    far less each.  Any thread may consume it; each message is returned once.
     """
 
     def __init__(self, connection: Connection, feed: Feed, on_gap: OnGap) -> None:
@@ -57,7 +57,7 @@ class Subscription(Closable):
 
     @property
     def pattern(self) -> str:
-        """What it was made with."""
+        """The pattern that the subscription was made with."""
         return self._feed.pattern
 
     # ---- consuming ----
@@ -129,9 +129,9 @@ class Subscription(Closable):
 
     @property
     def positions(self) -> dict[str, Position]:
-        """Stream name to the last sequence that was handed out or was not wanted, with its epoch.
+        """Stream name to the last sequence that was returned or was not wanted, with its epoch.
 
-        What :meth:`commit` stores; as ``start`` of another subscription it goes on from here.  While
+        :meth:`commit` stores it; given as ``start``, another subscription goes on from here.  While
         other threads consume, it may be behind what they have just been given, never ahead.
         """
         feed = self._feed
@@ -150,11 +150,12 @@ class Subscription(Closable):
     def commit(
         self, positions: Mapping[str, int] | None = None, *, timeout: float | None = None
     ) -> None:
-        """Store how far this durable subscription is, by default everything handed out so far.
+        """Store the position of this durable subscription, by default after everything returned so
+        far.
 
-        When this returns the broker has stored these positions, or later ones: a position only moves
-        forwards, and one that is behind what is stored changes nothing.  What lies before it is read
-        again by a subscription without the durable name, from a ``start`` of its own.
+        When this returns the broker has stored these positions, or later ones: a position only
+        moves forwards, and one that is behind what is stored changes nothing.  What lies before it
+        is read again by a subscription without the durable name, from a ``start`` of its own.
 
         Raises:
             UsageError: the subscription has no durable name, or ``positions`` are none.

@@ -60,7 +60,7 @@ class Blackout:
     """A time in which nothing passes."""
 
     start: Duration
-    """Begins so long after the first datagram."""
+    """Delay of the blackout after the first datagram."""
     length: Duration
 
     def __str__(self) -> str:

@@ -82,7 +82,7 @@ class BaseContract(Generic[Subject]):
 
     @classmethod
     def make(cls) -> Subject:
-        """A new one."""
+        """A new instance of the plugin."""
         factory = inspect.getattr_static(cls, "factory")
         if isinstance(factory, staticmethod):
             factory = factory.__func__

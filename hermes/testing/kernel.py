@@ -1,9 +1,9 @@
 """A kernel that echoes: what a transport meets in its tests instead of a broker.
 
-It looks over the transport's shoulder.  Whatever a call breaks of the contract in
-:mod:`hermes.spi.transport` is noted in :attr:`EchoKernel.violations`, in a sentence that says what was
-called and what the contract says; memory that the transport has released is overwritten, so that
-whoever still sends it sends garbage; so is the input buffer, before each use.
+It checks every call of the transport.  A call that breaks the contract in
+:mod:`hermes.spi.transport` is recorded in :attr:`EchoKernel.violations`, in a sentence that says
+what was called and what the contract says; memory that the transport has released is overwritten,
+so that a transport that still sends it sends garbage; so is the input buffer, before each use.
 
 Knows no transport.  Needs nothing but Hermes.
 """

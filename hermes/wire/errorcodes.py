@@ -156,7 +156,7 @@ ERROR_CODES: dict[str, ErrorCode] = {
     ),
     "publisher_taken": ErrorCode(
         "this publisher id was opened again, by another connection or under another id: messages "
-        "come from whoever opened it last",
+        "come from the one that opened it last",
         "let one program use it at a time, or use another publisher id",
         fatal=False,
         raises=errors.Refused,
@@ -191,7 +191,7 @@ ERROR_CODES: dict[str, ErrorCode] = {
         raises=errors.Refused,
     ),
     "position_ahead": ErrorCode(
-        "the stream ends before the position asked for: it was begun anew since",
+        "the stream ends before the position asked for: its log was replaced since",
         "start at earliest or latest",
         fatal=False,
         ends_subscription=True,
@@ -212,8 +212,8 @@ ERROR_CODES: dict[str, ErrorCode] = {
         raises=errors.Refused,
     ),
     "durable_in_use": ErrorCode(
-        "another subscription commits under this durable name: of two clients whoever subscribed "
-        "last, within one the first",
+        "another subscription commits under this durable name: of two clients the newer one "
+        "commits, within one client the first subscription",
         "let one program use it at a time, or use another name",
         fatal=False,
         ends_subscription=True,

@@ -98,7 +98,7 @@ class Open(msgspec.Struct, omit_defaults=True):
 
 
 class Start(msgspec.Struct, omit_defaults=True):
-    """Where a subscription begins: exactly one of the forms."""
+    """Start of a subscription: exactly one of the forms."""
 
     at: StartWord = "latest"
     sequence: Sequence = 0

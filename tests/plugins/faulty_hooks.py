@@ -154,11 +154,11 @@ class Mute:
 
 
 CAUGHT_BY = {
-    BelievesPrefixes: "test_nobody_else_is_let_in",
+    BelievesPrefixes: "test_other_credentials_are_refused",
     BelievesNames: "test_nobody_becomes_somebody_else",
     BelievesClaims: "test_a_claim_is_no_proof",
     TellsWhoExists: "test_a_denial_helps_nobody_who_guesses",
-    Chokes: "test_nobody_else_is_let_in",
+    Chokes: "test_other_credentials_are_refused",
     Logs: "test_no_secret_is_logged",
     Waits: "test_hooks_do_not_wait",
     Leaks: "test_a_stopped_broker_leaves_nothing_behind",

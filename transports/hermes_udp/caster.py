@@ -92,9 +92,9 @@ def place_of(url: Url, group: Group, options: ListenOptions) -> CastPlace:
     source = _groups.source_of(group, url)
     if not (options.insecure or is_loopback(source)):
         raise InvalidUrl(
-            f"{url}: what is cast by {source[0]} can be read by whoever joins the group there, also "
-            "if the broker asks its clients who they are: cast by the loopback (interface=127.0.0.1), "
-            "or say that you want this by adding insecure=yes"
+            f"{url}: any program that joins the group at {source[0]} can read what is sent to it, "
+            "also if the broker authenticates its clients: send through the loopback "
+            "(interface=127.0.0.1), or accept this by adding insecure=yes"
         )
     credentials = {} if url.password is None else {"password": url.password}
     return CastPlace(str(url), group, source, options, url.username, credentials)

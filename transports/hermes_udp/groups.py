@@ -75,7 +75,7 @@ def _address(url: Url, interface: str) -> str:
         return str(ipaddress.IPv4Address(interface))
     except ValueError as error:
         raise InvalidUrl(
-            f"{url}: interface={interface} is no IPv4 address of an interface, as 127.0.0.1 is one; "
+            f"{url}: interface={interface} is not the IPv4 address of an interface, such as 127.0.0.1; "
             "`ip addr` lists them"
         ) from error
 

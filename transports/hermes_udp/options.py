@@ -114,18 +114,19 @@ class ListenOptions(DialOptions, frozen=True, forbid_unknown_fields=True):
     """Listen on an address that other machines reach, even if nothing asks peers who they are; cast
     by an interface that they reach, even if the broker asks."""
     pattern: str = ">"
-    """Multicast: the topics that are cast."""
+    """Multicast: pattern of the topics that are sent to the group."""
     repair: Literal["multicast", "unicast"] = "multicast"
-    """Multicast: to whom what one receiver misses is repeated, to all or to him."""
+    """Multicast: send retransmissions to the group, or only to the receiver that asked."""
     history: ByteSize = ByteSize(64 << 20)
-    """Multicast: bytes of what was cast that are kept for repairs, rounded up to a power of two; two
+    """Multicast: bytes of sent messages kept for retransmission, rounded up to a power of two; two
     of the broker's largest batches must fit."""
     rate: ByteSize = ByteSize(125_000_000)
-    """Multicast: bytes of datagrams a second, at most; nobody tells the caster that he cannot follow,
-    so it is what the slowest receiver and the network take (125 MB is 1 Gbit)."""
+    """Multicast: bytes of datagrams a second, at most: what the slowest receiver and the network
+    take (125 MB is 1 Gbit).  Without `rate_min` no receiver slows the sender down."""
     rate_min: ByteSize = ByteSize(0)
-    """Multicast: bytes a second down to which the group is slowed while a receiver calls for what is an
-    eighth of the history back; 0: it is not, and who falls too far behind is cut off alone."""
+    """Multicast: lowest send rate, bytes a second.  While a receiver lags by more than an eighth of
+    `history`, the sender slows down to it.  0: never slow down; receivers that lag too far are
+    dropped."""
     ttl: Annotated[int, msgspec.Meta(ge=1, le=255)] = 1
     """Multicast: routers that may pass it on, and one; 1: it stays in the local network."""
 

@@ -1,6 +1,6 @@
 """A connection's bytes on their way through, in both directions, looked at frame by frame.
 
-What is no business of whoever looks passes as it came and in parts; a batch is never held until it is
+Frames without interest pass as they came and in parts; a batch is never held until it is
 whole.  Knows frames' headers; what the frames mean is its :class:`Judge`'s business.  Sans-IO.
 """
 

@@ -31,7 +31,7 @@ def bridge() -> None:
     "prefixes",
     multiple=True,
     metavar="TEXT",
-    help="What to subscribe to at the feed; may be repeated.  [default: everything]",
+    help="Topic prefix to subscribe to at the feed; may be repeated.  [default: everything]",
 )
 @click.option(
     "--pub", "target", metavar="ENDPOINT", help="Publish to the XSUB (or SUB) bound here."
@@ -53,7 +53,7 @@ def bridge() -> None:
     type=click.Choice(["latest", "earliest", "last"]),
     default="latest",
     show_default=True,
-    help="Where to begin.",
+    help="Start of the subscription.",
 )
 @click.option("--durable", metavar="NAME", help="Go on where the bridge of this name has stopped.")
 @click.option(

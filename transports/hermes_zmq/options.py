@@ -1,4 +1,4 @@
-"""What a ``zmq+tcp`` or ``zmq+ipc`` URL may say, and the addresses of its doors.
+"""Options of ``zmq+tcp`` and ``zmq+ipc`` URLs, and the addresses of a listener's doors.
 
 Knows no socket.
 """
@@ -67,10 +67,10 @@ class ListenOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pattern: str = ">"
     """The topics that go out by the doors for SUB and PULL."""
     start: Literal["latest", "earliest", "last"] = msgspec.field(default="latest", name="from")
-    """Where a door for SUB begins when its first subscriber has joined."""
+    """Start of a door for SUB when its first subscriber has joined."""
     slow: Literal["block", "drop"] = "block"
-    """What a subscriber at its high-water mark does: holds its door, so that nothing is lost; or
-    loses messages uncounted, as a PUB socket has it."""
+    """Policy for a subscriber at its high-water mark: block the door, so that nothing is lost; or
+    drop messages uncounted, as a PUB socket does."""
     hold: Duration = Duration(60 * NS_PER_S)
     """How long a subscriber that reads nothing may hold its door with `slow=block`; then its
     connection is ended, and a warning says so.  0: for ever."""
@@ -95,8 +95,8 @@ class ListenOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     curve: str = ""
     """The listener's key file, as `hermes keys new` writes it: every door speaks CURVE only."""
     users: str = ""
-    """Who may connect: a file with a name and a public key per line.  Needs `curve`; none: whoever
-    has the listener's public key."""
+    """File of the clients that may connect: a name and a public key per line.  Needs `curve`; none:
+    every client that has the listener's public key."""
     io_threads: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
     """Threads of libzmq that do the network's work."""
     insecure: bool = False
@@ -163,7 +163,7 @@ def check(url: Url, options: ListenOptions, *, authenticates: bool) -> None:
 
 
 def router_endpoint(url: Url, options: DialOptions) -> str:
-    """Where a client of ``url`` connects.
+    """Address that a client of ``url`` connects to.
 
     Raises:
         InvalidUrl: there can be no such address.

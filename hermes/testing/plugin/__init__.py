@@ -16,9 +16,9 @@ A plugin's author writes::
 and pytest collects the whole suite from there.  The class may say:
 
 ``name``
-    The plugin's, as ``hermes serve --plugin`` takes it.
+    Name of the plugin, as ``hermes serve --plugin`` takes it.
 ``believed``
-    Identity and credentials of a client that it lets in; needed if it implements
+    Identity and credentials of a client that the plugin accepts; needed if it implements
     ``hermes_authenticate``.
 ``options``
     Options that it is activated with; ``prepare(place)`` returns them if files are needed.
@@ -27,7 +27,7 @@ and pytest collects the whole suite from there.  The class may say:
 ``deadline_s``
     Bounds every wait.
 ``import_max_ms``
-    What importing the plugin may cost.
+    Milliseconds that importing the plugin may take.
 
 The hooks that the plugin does not implement are skipped, and the reason names them.
 """

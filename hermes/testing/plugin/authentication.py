@@ -54,19 +54,19 @@ class AuthenticationContract(Contract):
         return self.believed
 
     @needs("hermes_authenticate")
-    def test_who_is_believed_is_let_in(self, active: Hooks, somebody: Believed) -> None:
+    def test_the_right_credentials_are_accepted(self, active: Hooks, somebody: Believed) -> None:
         """The client that the suite was told of gets a Grant, again and again."""
         for _ in range(3):
             answer = active.authenticate(STRANGER, *somebody)
             assert isinstance(answer, Grant), (
-                f"hermes_authenticate: `believed` is to be let in; {answer}"
+                f"hermes_authenticate: `believed` is to be accepted; {answer}"
             )
             assert answer.identity, (
                 "Grant.identity: publisher ids and durable names are bound to it"
             )
 
     @needs("hermes_authenticate")
-    def test_nobody_else_is_let_in(self, active: Hooks, somebody: Believed) -> None:
+    def test_other_credentials_are_refused(self, active: Hooks, somebody: Believed) -> None:
         """Credentials that are altered, missing or misplaced get no Grant, and raise nothing."""
         identity, credentials = somebody
         for offered in wrong(credentials):
@@ -101,7 +101,7 @@ class AuthenticationContract(Contract):
             for claimed in (identity, None, ""):
                 answer = active.authenticate(peer, claimed, {})
                 assert not isinstance(answer, Grant), (
-                    f"hermes_authenticate: {claimed!r} was let in without credentials"
+                    f"hermes_authenticate: {claimed!r} was accepted without credentials"
                 )
 
     @needs("hermes_authenticate")

@@ -35,7 +35,7 @@ def check(scribe: Scribe) -> None:
 class OriginsContract(Contract):
     """``publisher_sequence``."""
 
-    def test_each_publisher_is_known_for_himself(self, scribe: Scribe) -> None:
+    def test_each_publisher_is_known_by_itself(self, scribe: Scribe) -> None:
         """The last sequence of every publisher is known, of strangers none."""
         build(scribe)
 
