@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 READ_SIZE: int = lib.HM_EXPRESS_READ
 """Bytes of the buffer a run reads into."""
 CURSORS_MAX: int = lib.HM_EXPRESS_CURSORS_MAX
-IDLE: int = lib.HM_EXPRESS_IDLE
 INPUT: int = lib.HM_EXPRESS_INPUT
-OTHERS: int = lib.HM_EXPRESS_OTHERS
 ENDED: int = lib.HM_EXPRESS_ENDED
 WORK: int = lib.HM_EXPRESS_WORK
 

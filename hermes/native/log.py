@@ -413,11 +413,6 @@ class Log(Closable):
         """The time of the newest append, about; 0 if there was none."""
         return int(lib.hm_log_newest_time(self.handle))
 
-    def time_at(self, position: int) -> int:
-        """Append time of the message at ``position``, to :data:`INDEX_TICK_NS`; 0 if nothing is
-        there."""
-        return int(lib.hm_log_time(self.handle, position))
-
     def trim(self, now_ns: int | None = None) -> int:
         """Apply retention now; returns how many segments were retired."""
         retired = lib.hm_log_trim(self.handle, time.time_ns() if now_ns is None else now_ns)
@@ -452,10 +447,6 @@ class Log(Closable):
     def events(self) -> LogEvent:
         """What the descriptor became readable for, since the last call; makes it unreadable."""
         return LogEvent(lib.hm_log_events(self.handle))
-
-    def populate(self, position: int, size: int) -> None:
-        """Hint that ``size`` bytes from ``position`` on will be read soon."""
-        lib.hm_log_populate(self.handle, position, size)
 
     def fail_syncs(self, error: int) -> None:
         """For tests of what depends on a failing disk: make the next syncs fail with this errno; 0:

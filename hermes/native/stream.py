@@ -17,13 +17,12 @@ it; no call blocks, and each may be made without holding anything else.
 from __future__ import annotations
 
 import struct
-import time
 from collections.abc import Callable, Iterable
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hermes.base.closing import Closable
-from hermes.errors import Closed, MessageTooLarge, UsageError
+from hermes.errors import Closed, UsageError
 from hermes.native._core import ffi, lib
 from hermes.native._errors import check
 from hermes.native.patterns import encoded
@@ -83,8 +82,7 @@ class Deliver(IntEnum):
 
 
 class Feed(IntEnum):
-    """Why :meth:`Ingest.feed` or :meth:`Router.publish` came back: the ``kind`` of an
-    ``hm_feed``."""
+    """Why :meth:`Ingest.feed` came back: the ``kind`` of an ``hm_feed``."""
 
     MORE = lib.HM_FEED_MORE
     CONTROL = lib.HM_FEED_CONTROL
@@ -216,8 +214,6 @@ class Stream(Closable):
         self._output = _Output()
         self._status = ffi.new("hm_stream_status *")
         self._ready = ffi.new("uint32_t[]", READY_AT_ONCE)
-        self._count = ffi.new("uint32_t *")
-        self._origin = ffi.new("hm_origin *")
 
     @property
     def handle(self) -> Any:
@@ -257,36 +253,6 @@ class Stream(Closable):
             TopicInfo(text[at : at + size].decode(errors="replace"), last, messages)
             for at, size, last, messages in _INFO.iter_unpack(ffi.buffer(infos, found * _INFO.size))
         ]
-
-    def append(
-        self,
-        frames: bytes | bytearray | memoryview,
-        count: int,
-        *,
-        publisher: bytes | None = None,
-        first_sequence: int = 0,
-        now_ns: int | None = None,
-    ) -> int:
-        """Append ``count`` whole, validated MESSAGE frames; returns how many that were: all.
-
-        ``publisher`` and ``first_sequence`` as in :meth:`hermes.native.Log.append`.
-
-        Raises:
-            InvalidTopic: a topic is illegal, or unknown where creation is off.
-            Refused: a topic too many.  In both cases nothing was appended.
-            StorageFull, StorageFailed, MessageTooLarge: as the log.
-        """
-        origin = _origin(self._origin, publisher, first_sequence)
-        with ffi.from_buffer("uint8_t[]", frames) as data:
-            code = lib.hm_stream_append(
-                self.handle, data, len(data), count, origin, _now(now_ns), self._count
-            )
-        if code == -lib.HM_ELENGTH:
-            raise MessageTooLarge(
-                "a message that is larger than a segment of the log cannot be kept"
-            )
-        check(code, f"appending {count} messages")
-        return int(self._count[0])
 
     def open_cursor(
         self,
@@ -503,8 +469,6 @@ class Router:
             raise MemoryError("no memory for a router")
         self._streams: list[Stream] = []
         self._ingests: set[Ingest] = set()
-        self._feed = ffi.new("hm_feed *")
-        self._origin = ffi.new("hm_origin *")
 
     @property
     def handle(self) -> Any:
@@ -552,30 +516,6 @@ class Router:
         name = _encoded(topic)
         code = lib.hm_router_route(self.handle, name, len(name))
         return check(code, f"routing topic {_shown(name)}")
-
-    def publish(
-        self,
-        frames: bytes | bytearray | memoryview,
-        *,
-        message_max: int = MESSAGE_MAX,
-        publisher: bytes | None = None,
-        first_sequence: int = 1,
-        now_ns: int | None = None,
-    ) -> Any:
-        """Validate and append whole MESSAGE frames of any topics; for gateways and embedding
-        programs.
-
-        Returns the router's ``hm_feed``, valid until the next call: ``kind`` is ``Feed.MORE`` if
-        all were taken, else ``error`` says why the frame at ``consumed`` was not; those before it
-        are in their logs.  With ``publisher`` (16 bytes) the frames count as its sequences from
-        ``first_sequence`` on, and what is there already is skipped.
-        """
-        origin = _origin(self._origin, publisher, first_sequence)
-        with ffi.from_buffer("uint8_t[]", frames) as data:
-            lib.hm_router_publish(
-                self.handle, data, len(data), message_max, origin, _now(now_ns), self._feed
-            )
-        return self._feed
 
     def close(self) -> None:
         """Close the ingests that are left, and the router; the streams are their owner's.
@@ -695,23 +635,9 @@ class Ingest:
             lib.hm_ingest_free(handle)
 
 
-def _now(now_ns: int | None) -> int:
-    return time.time_ns() if now_ns is None else now_ns
-
-
 def _encoded(text: str | bytes) -> bytes:
     return text.encode() if isinstance(text, str) else text
 
 
 def _shown(name: bytes) -> str:
     return repr(name.decode(errors="backslashreplace"))
-
-
-def _origin(origin: Any, publisher: bytes | None, first_sequence: int) -> Any:
-    if publisher is None:
-        return ffi.NULL
-    if len(publisher) != PUBLISHER_BYTES:
-        raise UsageError(f"a publisher id has {PUBLISHER_BYTES} bytes, not {len(publisher)}")
-    ffi.buffer(origin)[:PUBLISHER_BYTES] = publisher
-    origin.first_sequence = first_sequence
-    return origin

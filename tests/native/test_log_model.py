@@ -151,7 +151,6 @@ class LogMachine(RuleBasedStateMachine):
             message = self.messages[place.first_sequence - 1]
             assert message.position == place.position
             assert message.time_ns > time_ns - 2 * INDEX_TICK_NS
-            assert 0 <= message.time_ns - self.log.time_at(place.position) < INDEX_TICK_NS
 
     @rule(step_ns=st.integers(0, 40_000_000))
     def trim(self, step_ns: int) -> None:

@@ -69,12 +69,12 @@ int64_t hm_medium_receive(const hm_medium *medium, uint8_t *buffer, uint64_t cap
 /* 0, or the errno with which the attached socket failed. */
 int hm_flusher_error(const hm_flusher *flusher);
 
-/* hm_outbox_put*, then what the linger asks for.  `*waiting` is 1 if the caller has to see to it
+/* Puts as hm_outbox_put, then does what the linger asks for.  `*waiting` is 1 if the caller has to see to it
  * that the flusher is drained: the socket had no room, has failed, or is not there. */
 int64_t hm_outbox_send(hm_outbox *outbox, const uint8_t *topic, uint32_t topic_len,
                        const uint8_t *payload, uint32_t payload_len, uint64_t timestamp_ns,
                        int *waiting);
-/* Returns how many of the `count` were taken, as hm_outbox_put_many. */
+/* Returns how many of the `count` were taken: as many as fit; -HM_E* as hm_outbox_put: none was. */
 int64_t hm_outbox_send_many(hm_outbox *outbox, const uint8_t *topic, uint32_t topic_len,
                             const uint8_t *joined, uint64_t joined_size, const uint32_t *lengths,
                             uint32_t count, uint64_t timestamp_ns, int *waiting);

@@ -157,8 +157,6 @@ void hm_log_locate(hm_log *log, uint64_t sequence, hm_range *at);
 void hm_log_locate_time(hm_log *log, uint64_t time_ns, hm_range *at);
 /* The time of the newest append, about. */
 uint64_t hm_log_newest_time(const hm_log *log);
-/* The broker's append time of the message at `position`, to HM_INDEX_TICK; 0 if it is not there. */
-uint64_t hm_log_time(hm_log *log, uint64_t position);
 
 /* Pins the segment named `segment` (hm_range.segment).  NULL: no such segment any more. */
 hm_segment *hm_log_pin(hm_log *log, uint64_t segment);

@@ -34,8 +34,6 @@ int hm_mpmc_new(uint64_t capacity, uint32_t record_max, hm_mpmc **ring);
 /* No other thread may use it any more.  NULL is fine. */
 void hm_mpmc_free(hm_mpmc *ring);
 
-uint64_t hm_mpmc_capacity(const hm_mpmc *ring);
-uint32_t hm_mpmc_record_max(const hm_mpmc *ring);
 /* Records in the queue, as of some moment of the call. */
 uint64_t hm_mpmc_used(const hm_mpmc *ring);
 

@@ -45,14 +45,6 @@ void hm_outbox_reopen(hm_outbox *outbox);
 int64_t hm_outbox_put(hm_outbox *outbox, const uint8_t *topic, uint32_t topic_len,
                       const uint8_t *properties, uint32_t properties_len, const uint8_t *payload,
                       uint32_t payload_len, uint64_t timestamp_ns);
-/* As many of the `count` as fit.  Returns how many were taken; -HM_E* as above: none was. */
-int64_t hm_outbox_put_many(hm_outbox *outbox, const uint8_t *topic, uint32_t topic_len,
-                           const uint8_t *joined, uint64_t joined_size, const uint32_t *lengths,
-                           uint32_t count, uint64_t timestamp_ns);
-/* The same for a 2-D buffer: row i starts at `rows + i * stride` and has `row_size` bytes. */
-int64_t hm_outbox_put_rows(hm_outbox *outbox, const uint8_t *topic, uint32_t topic_len,
-                           const uint8_t *rows, uint32_t row_size, int64_t stride, uint32_t count,
-                           uint64_t timestamp_ns);
 
 /* The next unsent frames as one BATCH of at most `limit` bytes of frames (at least one frame),
  * contiguous: writes the 56-byte header to `header`, sets `*frames` and `*size`.  Returns 1, or 0

@@ -22,7 +22,7 @@ typedef struct hm_router hm_router;
 #define HM_GATHER_MAX   16384 /* bytes of scattered small messages put together for one append */
 #define HM_GATHER_BEGIN 1024  /* bytes: a run longer than this is appended where it stands */
 
-/* Why hm_ingest_feed or hm_router_publish came back.
+/* Why hm_ingest_feed came back.
  * MORE: everything usable was taken; bring more bytes (`needed`: the next frame's size, or 0).
  * CONTROL: a whole control frame stands at `consumed`, `frame_size` bytes, not consumed.
  * ERROR: malformed at `consumed`: `error`; the connection is beyond help.
@@ -65,15 +65,6 @@ int hm_router_add(hm_router *router, hm_stream *stream);
 int hm_router_claim(hm_router *router, uint32_t index, const uint8_t *pattern, uint32_t len);
 /* The index of the stream that a topic goes to; -HM_ETOPIC; -HM_EUNKNOWN: there is no stream. */
 int hm_router_route(hm_router *router, const uint8_t *name, uint32_t len);
-
-/* Validates and appends whole MESSAGE frames of any topics, as gateways and embedding programs do.
- * `origin`: NULL, or who published them: then frame i counts as number origin->first_sequence + i
- * of that publisher (whatever the frame's own sequence), and what its stream has already is
- * skipped. feed->kind: MORE: all were taken; ERROR: the frame at `consumed` is malformed; REFUSED:
- * `stream` refused the frame at `consumed`.  The frames before `consumed` are in their logs. */
-void hm_router_publish(hm_router *router, const uint8_t *frames, uint64_t size,
-                       uint32_t message_max, const hm_origin *origin, uint64_t now_ns,
-                       hm_feed *feed);
 /* cdef-end */
 
 #endif

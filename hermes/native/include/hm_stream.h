@@ -110,12 +110,6 @@ int64_t hm_stream_declare(hm_stream *stream, const uint8_t *name, uint32_t len);
 int64_t hm_stream_topics(hm_stream *stream, uint32_t first, hm_topic_info *infos, uint32_t capacity,
                          uint8_t *names, uint64_t names_capacity, uint64_t *names_used);
 
-/* Appends validated frames of any topics, notes them for whoever is interested.  See hm_log_append;
- * -HM_ELIMIT: a topic too many; -HM_ETOPIC: an illegal or (creation off) unknown topic: nothing was
- * appended. */
-int hm_stream_append(hm_stream *stream, const uint8_t *frames, uint64_t size, uint32_t count,
-                     const hm_origin *origin, uint64_t now_ns, uint32_t *appended);
-
 /* A filter is counted in, and topics are matched with it by hm_stream_sweep, so that hm_cursor_open
  * need not match them all at once.  Returns the filter's number; -HM_E* as hm_cursor_open. */
 int64_t hm_stream_want(hm_stream *stream, int filter_kind, const uint8_t *filter,
@@ -190,7 +184,8 @@ typedef struct {
  * -HM_ELIMIT. */
 int64_t hm_stream_topic(hm_stream *stream, const uint8_t *padded, uint32_t len, uint64_t hash);
 hm_topics *hm_stream_table(const hm_stream *stream);
-/* hm_stream_append for frames whose topics are known: the spans describe them all, in order. */
+/* Appends validated frames whose topics are known, and notes them for the filters that want them: the
+ * spans describe them all, in order.  See hm_log_append. */
 int hm_stream_commit(hm_stream *stream, const uint8_t *frames, uint64_t size, uint32_t count,
                      const hm_span *spans, uint32_t span_count, const hm_origin *origin,
                      uint64_t now_ns, uint32_t *appended);

@@ -355,18 +355,6 @@ void hm_log_locate_time(hm_log *log, uint64_t time_ns, hm_range *at) {
     include_damage(log, at);
 }
 
-uint64_t hm_log_time(hm_log *log, uint64_t position) {
-    if (position >= log->end_position || position < hm_log_oldest(log)->base_position) {
-        return 0;
-    }
-    hm_segment *segment = nth(log, segment_by_position(log, position));
-    if (position >= hm_segment_end_position(segment) || segment->record_count == 0) {
-        return 0;
-    }
-    uint64_t time_ns = segment->records[hm_index_by_position(segment, position)].time_ns;
-    return is_right(log, segment) ? time_ns : hm_log_time(log, position);
-}
-
 hm_segment *hm_log_pin(hm_log *log, uint64_t base_sequence) {
     hm_segment *segment = nth(log, segment_by_sequence(log, base_sequence));
     if (segment->base_sequence != base_sequence) {

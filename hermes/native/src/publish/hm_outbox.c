@@ -308,35 +308,6 @@ int64_t hm_outbox_put(hm_outbox *outbox, const uint8_t *topic, uint32_t topic_le
     return result;
 }
 
-int64_t hm_outbox_put_many(hm_outbox *outbox, const uint8_t *topic, uint32_t topic_len,
-                           const uint8_t *joined, uint64_t joined_size, const uint32_t *lengths,
-                           uint32_t count, uint64_t timestamp_ns) {
-    int status = hm_outbox_many_check(outbox, topic_len, joined_size, lengths, count);
-    if (status < 0 || count == 0)
-        return status;
-    if (!outbox_enter(outbox))
-        return -HM_EBUSY;
-    uint64_t consumed;
-    int64_t result = hm_outbox_many_guarded(outbox, topic, topic_len, joined, lengths, count,
-                                            timestamp_ns, UINT64_MAX, &consumed);
-    outbox_leave(outbox);
-    return result;
-}
-
-int64_t hm_outbox_put_rows(hm_outbox *outbox, const uint8_t *topic, uint32_t topic_len,
-                           const uint8_t *rows, uint32_t row_size, int64_t stride, uint32_t count,
-                           uint64_t timestamp_ns) {
-    int status = hm_outbox_one_check(outbox, topic_len, 0, row_size);
-    if (status < 0 || count == 0)
-        return status;
-    if (!outbox_enter(outbox))
-        return -HM_EBUSY;
-    int64_t result = hm_outbox_rows_guarded(outbox, topic, topic_len, rows, row_size, stride, count,
-                                            timestamp_ns, UINT64_MAX);
-    outbox_leave(outbox);
-    return result;
-}
-
 /* ---- the writer ---- */
 
 /* The chunk with the next unsent frame and its state, moving on from one that is done; NULL: all is

@@ -75,8 +75,8 @@ static inline void outbox_leave(hm_outbox *outbox) {
     atomic_store_explicit(&outbox->putting, 0, memory_order_release);
 }
 
-/* hm_outbox_put* for a caller that has the guard.  `budget`: bytes of frames after which put_many
- * and put_rows may stop early. */
+/* Puts for a caller that has the guard.  `budget`: bytes of frames after which many and rows may
+ * stop early. */
 int64_t hm_outbox_put_guarded(hm_outbox *outbox, const uint8_t *topic, uint32_t topic_len,
                               const uint8_t *properties, uint32_t properties_len,
                               const uint8_t *payload, uint32_t payload_len, uint64_t timestamp_ns);

@@ -81,14 +81,6 @@ void hm_mpmc_free(hm_mpmc *ring) {
     free(ring);
 }
 
-uint64_t hm_mpmc_capacity(const hm_mpmc *ring) {
-    return ring->capacity;
-}
-
-uint32_t hm_mpmc_record_max(const hm_mpmc *ring) {
-    return ring->record_max;
-}
-
 uint64_t hm_mpmc_used(const hm_mpmc *ring) {
     /* The consumers' first: it never passes a producers' count that is loaded after it. */
     uint64_t popped = atomic_load_explicit(&ring->popped, memory_order_relaxed);

@@ -175,7 +175,6 @@ void hm_stream_close(hm_stream *stream) {
     free(stream->interests);
     free(stream->everything);
     free(stream->ready);
-    free(stream->spans);
     free(stream);
 }
 
@@ -255,57 +254,6 @@ int hm_stream_commit(hm_stream *stream, const uint8_t *frames, uint64_t size, ui
     assert(sequence == stream->next_sequence && position == stream->end_position);
     note_spans(stream, frames, spans, span_count, *appended, position, sequence);
     return error;
-}
-
-static hm_span *span_add(hm_stream *stream, uint32_t used) {
-    if (used == stream->span_room) {
-        uint32_t room = used == 0 ? 256 : used * 2;
-        hm_span *spans = realloc(stream->spans, room * sizeof *spans);
-        if (spans == NULL)
-            return NULL;
-        stream->spans = spans;
-        stream->span_room = room;
-    }
-    return &stream->spans[used];
-}
-
-int hm_stream_append(hm_stream *stream, const uint8_t *frames, uint64_t size, uint32_t count,
-                     const hm_origin *origin, uint64_t now_ns, uint32_t *appended) {
-    *appended = 0;
-    if (count == 0 || size > HM_APPEND_MAX)
-        return count == 0 ? -HM_EINVAL : -HM_ELENGTH;
-    const uint8_t *frame = frames, *previous = NULL;
-    hm_span *span = NULL;
-    uint32_t spans = 0;
-    for (uint32_t i = 0; i < count; i++) {
-        uint64_t left = size - (uint64_t)(frame - frames);
-        if (left < HM_FRAME_HEADER || hm_frame_skip(frame) > left)
-            return -HM_EINVAL;
-        uint64_t bytes = hm_frame_skip(frame);
-        uint32_t len = frame[6];
-        const uint8_t *name = frame + HM_FRAME_HEADER;
-        if (previous != NULL && previous[6] == len &&
-            hm_topic_equal(previous + HM_FRAME_HEADER, name, len)) {
-            span->count++;
-            span->bytes += bytes;
-            span->last = bytes;
-        } else {
-            int64_t topic = hm_stream_topic(stream, name, len, hm_topic_hash(name, len));
-            if (topic < 0)
-                return (int)topic;
-            span = span_add(stream, spans);
-            if (span == NULL)
-                return -HM_ENOMEM;
-            spans++;
-            *span = (hm_span){(uint32_t)topic, 1, bytes, bytes};
-        }
-        previous = frame;
-        frame += bytes;
-    }
-    if ((uint64_t)(frame - frames) != size)
-        return -HM_EINVAL;
-    return hm_stream_commit(stream, frames, size, count, stream->spans, spans, origin, now_ns,
-                            appended);
 }
 
 /* ---- filters ahead of their cursors ---- */

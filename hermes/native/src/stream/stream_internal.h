@@ -50,8 +50,6 @@ struct hm_stream {
     uint32_t topics_max;
     int create;
     uint32_t cursors;
-    hm_span *spans; /* of one append */
-    uint32_t span_room;
     uint64_t messages;
     uint64_t bytes;
     uint64_t note_room; /* notes that all rings together have room for */
