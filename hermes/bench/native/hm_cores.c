@@ -1,3 +1,4 @@
+/* hm_cores.c -- measures a cache line between two cores, and the steps of the clock. */
 #include "hm_cores.h"
 
 #include <assert.h>

@@ -1,3 +1,4 @@
+/* hm_echo.c -- the UDP echo and the client that counts its answers. */
 #include "hm_echo.h"
 
 #include <assert.h>

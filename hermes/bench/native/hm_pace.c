@@ -1,3 +1,4 @@
+/* hm_pace.c -- the clock, the schedule and the waiting that the controls share. */
 #include "hm_pace.h"
 
 #include <poll.h>

@@ -1,3 +1,4 @@
+/* hm_relay.c -- a relay of bytes between stream sockets, and its two ends. */
 #include "hm_relay.h"
 
 #include <assert.h>

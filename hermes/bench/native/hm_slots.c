@@ -1,3 +1,4 @@
+/* hm_slots.c -- a ring of slots in memory that two processes share. */
 #include "hm_slots.h"
 
 #include <assert.h>

@@ -1,3 +1,4 @@
+/* lock.c -- Lock, Hold and together: locks of Python threads. */
 #include <time.h>
 
 #include "fast.h"

@@ -1,3 +1,4 @@
+/* message.c -- Message: one received message as a Python object. */
 #include <stddef.h>
 
 #include "fast.h"

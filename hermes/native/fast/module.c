@@ -1,3 +1,4 @@
+/* module.c -- the module hermes.native._fast: its types, and the binding to the core. */
 #include "fast.h"
 
 const hm_api *fast_core;

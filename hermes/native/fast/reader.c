@@ -1,3 +1,4 @@
+/* reader.c -- Reader: from a batch to Message objects or an index. */
 #include <string.h>
 
 #include "fast.h"

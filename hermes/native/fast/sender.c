@@ -1,3 +1,4 @@
+/* sender.c -- Sender: puts one message into an outbox, with the GIL held. */
 #include <string.h>
 
 #include "fast.h"

@@ -1,3 +1,4 @@
+/* source.c -- Source: where a connection is read from. */
 #include <errno.h>
 
 #include "fast.h"

@@ -1,3 +1,4 @@
+/* hu_caster.c -- sends a group's stream, and repeats what its receivers miss. */
 #include "hu_caster.h"
 
 #include <assert.h>

@@ -1,3 +1,4 @@
+/* hu_channel.c -- a client's end of a session, for any thread. */
 #include "hu_channel.h"
 
 #include <assert.h>

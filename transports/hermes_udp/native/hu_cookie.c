@@ -1,3 +1,4 @@
+/* hu_cookie.c -- SipHash-2-4, for cookies and session ids. */
 #include "hu_cookie.h"
 
 #include <assert.h>

@@ -1,3 +1,4 @@
+/* hu_dial.c -- sets up a session: the question, the cookie, and the size of datagrams. */
 #include "hu_dial.h"
 
 #include <assert.h>

@@ -1,3 +1,4 @@
+/* hu_endpoint.c -- makes, polls and frees an endpoint; the clock and the timers. */
 #include "hu_parts.h"
 
 #include <assert.h>

@@ -1,3 +1,4 @@
+/* hu_group.c -- a subscriber's end of a group's stream. */
 #include "hu_group.h"
 
 #include <assert.h>

@@ -1,3 +1,4 @@
+/* hu_input.c -- what an endpoint does with the datagrams that arrive. */
 #include "hu_parts.h"
 
 #include <assert.h>

@@ -1,3 +1,4 @@
+/* hu_output.c -- how an endpoint sends its datagrams. */
 #include "hu_parts.h"
 
 #include <assert.h>

@@ -1,3 +1,4 @@
+/* hu_outward.c -- collects the subscriptions in what a client of a group sends. */
 #include "hu_outward.h"
 
 #include <assert.h>

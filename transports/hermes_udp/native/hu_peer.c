@@ -1,3 +1,4 @@
+/* hu_peer.c -- addresses of peers: from and to those of the system, and which are the same. */
 #include "hu_parts.h"
 
 #include <assert.h>

@@ -1,3 +1,4 @@
+/* hu_receiver.c -- puts one direction's datagrams in order. */
 #include "hu_receiver.h"
 
 #include <assert.h>

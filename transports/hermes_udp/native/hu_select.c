@@ -1,3 +1,4 @@
+/* hu_select.c -- picks a subscriber's messages out of a group's stream. */
 #include "hu_select.h"
 
 #include <assert.h>

@@ -1,3 +1,4 @@
+/* hu_sender.c -- sends one direction's bytes, and repeats what was lost. */
 #include "hu_sender.h"
 
 #include <assert.h>

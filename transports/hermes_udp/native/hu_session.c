@@ -1,3 +1,4 @@
+/* hu_session.c -- one end of a session: a sender, a receiver and what they report. */
 #include "hu_session.h"
 
 #include <assert.h>

@@ -1,3 +1,4 @@
+/* hu_setup.c -- a listener's part of setting up sessions. */
 #include "hu_parts.h"
 
 #include <assert.h>

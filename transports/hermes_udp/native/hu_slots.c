@@ -1,3 +1,4 @@
+/* hu_slots.c -- the table of an endpoint's sessions. */
 #include "hu_parts.h"
 
 #include <stdlib.h>

@@ -1,3 +1,4 @@
+/* hu_wire.c -- encodes and checks datagrams. */
 #include "hu_wire.h"
 
 #include <assert.h>

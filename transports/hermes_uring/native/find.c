@@ -1,3 +1,4 @@
+/* find.c -- finds the functions of liburing in the library that is installed. */
 #include "liburing.h"
 
 #include <dlfcn.h>

@@ -1,5 +1,6 @@
-/* A ring of io_uring as a Python object: prepares many operations, submits them with one system
- * call, and turns completions into tuples.
+/* ring.c -- a ring of io_uring as a Python object.
+ *
+ * It prepares many operations, submits them with one system call, and turns completions into tuples.
  *
  * One thread uses a ring: the one that enters it first.  An operation keeps a reference to its
  * target and to what it sends until its last completion; `user_data` is the operation's address,

@@ -1,3 +1,4 @@
+/* hz_map.c -- turns ZeroMQ messages into frames, and frames into messages. */
 #include "hz_map.h"
 
 #include <assert.h>

@@ -1,3 +1,4 @@
+/* hz_pump.c -- moves messages between ZeroMQ sockets and frames. */
 #include "hz_pump.h"
 
 #include <assert.h>

@@ -1,3 +1,4 @@
+/* hm_api.c -- fills the table of the core's functions. */
 #include "hm_api.h"
 
 static const hm_api api = {

@@ -1,3 +1,4 @@
+/* hm_crc32c.c -- CRC-32C by table, by the CPU's instruction, and by carry-less multiplication. */
 #include "hm_crc32c.h"
 
 #include <assert.h>

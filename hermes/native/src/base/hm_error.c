@@ -1,3 +1,4 @@
+/* hm_error.c -- the texts of the error numbers. */
 #include "hm_error.h"
 
 const char *hm_error_text(int code) {

@@ -1,4 +1,4 @@
-/* The common round of a connection, without Python between its steps. */
+/* hm_express.c -- the common round of a connection, without Python between its steps. */
 #include "hm_express.h"
 
 #include <assert.h>

@@ -1,3 +1,4 @@
+/* hm_ack.c -- encodes and reads the acknowledgement frame. */
 #include "hm_ack.h"
 
 #include <assert.h>

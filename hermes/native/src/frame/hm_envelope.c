@@ -1,4 +1,4 @@
-/* hm_envelope.c -- see hm_envelope.h. */
+/* hm_envelope.c -- finds the next control frame or batch in a connection's bytes. */
 #include "hm_envelope.h"
 
 #include <assert.h>

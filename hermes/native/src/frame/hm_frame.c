@@ -1,3 +1,4 @@
+/* hm_frame.c -- encodes, checks and indexes frames and batches. */
 #include "hm_frame.h"
 
 #include <assert.h>

@@ -1,3 +1,4 @@
+/* hm_lines.c -- turns lines of text into messages, and messages into lines. */
 #include "hm_lines.h"
 
 #include <assert.h>

@@ -1,3 +1,4 @@
+/* hm_append.c -- appends frames to a log's active segment. */
 #include <assert.h>
 #include <errno.h>
 

@@ -1,5 +1,6 @@
-/* The end mark of a log: how far its messages were on disk when the mark was made.  Only a log that
- * lost what it once had on disk ends before its mark.
+/* hm_end.c -- the end mark of a log: how far its messages were on disk when it was made.
+ *
+ * Only a log that lost what it once had on disk ends before its mark.
  *
  * The file "end" holds the mark twice, at 0 and at 512, so that a write that is cut short leaves the
  * other.  Without a sound byte there is no mark:

@@ -1,3 +1,4 @@
+/* hm_fault.c -- handles SIGBUS in mapped files. */
 #include "hm_fault.h"
 
 #include <errno.h>

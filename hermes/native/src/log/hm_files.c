@@ -1,3 +1,4 @@
+/* hm_files.c -- opens and lists the files of a log, without changing them. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>

@@ -1,3 +1,4 @@
+/* hm_helper.c -- the helper thread: it syncs, populates and makes segments ready. */
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>

@@ -1,3 +1,4 @@
+/* hm_index.c -- the records of a segment's index, and the search in them. */
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>

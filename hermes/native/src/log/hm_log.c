@@ -1,3 +1,4 @@
+/* hm_log.c -- opens, closes and describes a log. */
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>

@@ -1,3 +1,4 @@
+/* hm_publishers.c -- the last sequence that a log has of each publisher. */
 #include <assert.h>
 #include <stdlib.h>
 

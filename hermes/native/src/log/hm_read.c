@@ -1,3 +1,4 @@
+/* hm_read.c -- reads ranges of a log, and finds places by sequence and by time. */
 #include <assert.h>
 #include <stdlib.h>
 

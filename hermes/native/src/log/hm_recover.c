@@ -1,4 +1,4 @@
-/* From a directory to a list of sound segments; docs/log-format.md says the same in prose. */
+/* hm_recover.c -- from a directory to a list of sound segments; see docs/log-format.md. */
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>

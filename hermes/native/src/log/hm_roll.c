@@ -1,3 +1,4 @@
+/* hm_roll.c -- begins a new segment when the active one is full, and retires old ones. */
 #include <assert.h>
 #include <errno.h>
 

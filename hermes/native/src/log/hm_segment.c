@@ -1,3 +1,4 @@
+/* hm_segment.c -- one segment: its encoded pages, its files and its mapping. */
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>

@@ -1,3 +1,4 @@
+/* hm_verify.c -- looks at a log's files without changing them. */
 #include "hm_verify.h"
 
 #include <assert.h>

@@ -1,3 +1,4 @@
+/* hm_walk.c -- walks the frames of a segment, and finds the next sound one behind damage. */
 #include <assert.h>
 #include <stdlib.h>
 

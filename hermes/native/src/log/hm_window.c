@@ -1,4 +1,4 @@
-/* A log in memory in front of a store: what is not there yet, and what has been brought back. */
+/* hm_window.c -- a log in memory in front of a store, and what was brought back from it. */
 #include <assert.h>
 #include <stdlib.h>
 

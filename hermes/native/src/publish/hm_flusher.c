@@ -1,3 +1,4 @@
+/* hm_flusher.c -- writes control frames and the batches of outboxes to one connection. */
 #include "hm_flusher.h"
 
 #include <assert.h>

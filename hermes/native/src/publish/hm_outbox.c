@@ -1,3 +1,4 @@
+/* hm_outbox.c -- keeps a publisher's frames in chunks until they are acknowledged. */
 #include "outbox_internal.h"
 
 #include <assert.h>

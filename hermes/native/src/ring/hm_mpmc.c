@@ -1,3 +1,4 @@
+/* hm_mpmc.c -- the bounded queue of records for many producers and consumers. */
 #include "hm_mpmc.h"
 
 #include <assert.h>

@@ -1,3 +1,4 @@
+/* hm_spsc.c -- the bounded ring of records for one producer and one consumer. */
 #include "hm_spsc.h"
 #include "spsc_internal.h"
 

@@ -1,4 +1,4 @@
-/* How far one subscription has read, and what it is sent next. */
+/* hm_cursor.c -- how far one subscription has read, and what it is sent next. */
 #include "stream_internal.h"
 
 #include <assert.h>

@@ -1,3 +1,4 @@
+/* hm_ingest.c -- takes a connection's batches apart and appends their messages. */
 #include "hm_ingest.h"
 
 #include <assert.h>

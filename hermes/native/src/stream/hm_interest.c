@@ -1,4 +1,4 @@
-/* What a stream keeps per filter: its ring of notes, and whether it still wants everything. */
+/* hm_interest.c -- each filter's ring of notes, and whether it still wants everything. */
 #include "stream_internal.h"
 
 #include <assert.h>

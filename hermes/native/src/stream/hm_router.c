@@ -1,3 +1,4 @@
+/* hm_router.c -- finds the stream of a topic, and gathers runs of messages for one append. */
 #include "router_internal.h"
 
 #include <assert.h>

@@ -1,3 +1,4 @@
+/* hm_stream.c -- opens a stream, learns its topics, and commits appends. */
 #include "stream_internal.h"
 
 #include <assert.h>

@@ -1,3 +1,4 @@
+/* hm_filters.c -- the trie of filters, and the lists of those that want a topic. */
 #include "hm_filters.h"
 
 #include <assert.h>

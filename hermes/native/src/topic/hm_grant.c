@@ -1,3 +1,4 @@
+/* hm_grant.c -- checks topics against the patterns that a connection was granted. */
 #include "hm_grant.h"
 
 #include <assert.h>

@@ -1,3 +1,4 @@
+/* hm_pattern.c -- checks and matches topics and patterns. */
 #include "hm_pattern.h"
 
 #include <assert.h>

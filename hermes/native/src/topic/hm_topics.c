@@ -1,3 +1,4 @@
+/* hm_topics.c -- the hash table of one stream's topics. */
 #include "hm_topics.h"
 
 #include <assert.h>
