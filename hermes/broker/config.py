@@ -128,7 +128,8 @@ class Limits(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_
     topics: Count = 4_000_000
     """Topics of one stream; each costs under 200 bytes."""
     durables: Count = 65_536
-    """Names under which subscriptions may keep their positions."""
+    """Names under which subscriptions may keep their positions; an identity may have as many as it
+    leaves to others."""
     hello: Duration = Duration(10 * NS_PER_S)
     """How long a new connection may take to say who it is."""
     stop: Duration = Duration(5 * NS_PER_S)
@@ -164,6 +165,8 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_
             raise ValueError("listeners: a broker needs at least one listener")
         if self.metrics <= 0:
             raise ValueError("metrics is a time over 0")
+        if self.limits.hello <= 0:
+            raise ValueError("limits.hello is a time over 0: with 0 nobody could say who it is")
 
     def all_streams(self) -> list[StreamConfig]:
         """Every stream, ``default`` first."""

@@ -359,9 +359,11 @@ class Kernel:
             raise RequestRefused("durable_in_use", f"this client commits as {name!r} already")
         if not self.positions.has_room(key):
             most = self.config.limits.durables
+            owner = connection.owner
             raise RequestRefused(
                 "too_many_durables",
-                f"the broker keeps the positions of {most} durable names, as many as it may",
+                f"the broker keeps the positions of {most} durable names at most"
+                + ("" if owner is None else f", and {owner!r} has as many as are left for others"),
             )
         stored = self.positions.get(key)
         return self._unowned(key, name) if stored is None else stored

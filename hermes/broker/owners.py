@@ -16,6 +16,11 @@ from hermes.wire.messages import PUBLISHER_ID_SIZE
 NOBODY = bytes(PUBLISHER_ID_SIZE)
 """The publisher id that any number of publishers may have: nothing of theirs is recognised."""
 
+OWNED_MARK = b"\xf5\x0e"
+"""Begins the stored ids of publishers that belong to an identity; ``HM_OWNED_MARK`` in C."""
+TAG_SIZE = 2
+"""Bytes behind the mark that are the same for all publishers of an identity."""
+
 _OWNED = "\x01"
 _UNOWNED = "\x02"
 
@@ -51,12 +56,13 @@ def durable_name(key: str) -> DurableName:
 def stored_publisher_id(owner: str | None, publisher_id: bytes) -> bytes:
     """The publisher id under which the logs know a publisher of ``owner``.
 
-    It is derived with a cryptographic hash: an identity that knows another's id cannot append under
-    it, nor find out how far it has come.
+    Twelve bytes are derived with a cryptographic hash: an identity that knows another's id cannot
+    append under it, nor find out how far it has come.  The four before them, a mark and the
+    owner's tag, tell logs whose publishers are many: those make room for each other first.
     """
     if owner is None or publisher_id == NOBODY:
         return publisher_id
     key = hashlib.sha256(owner.encode("utf-8", "surrogatepass")).digest()
-    return hashlib.blake2b(
-        publisher_id, digest_size=PUBLISHER_ID_SIZE, key=key, person=b"hermes publisher"
-    ).digest()
+    rest = PUBLISHER_ID_SIZE - len(OWNED_MARK) - TAG_SIZE
+    own = hashlib.blake2b(publisher_id, digest_size=rest, key=key, person=b"hermes publisher")
+    return OWNED_MARK + key[:TAG_SIZE] + own.digest()

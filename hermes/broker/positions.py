@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from queue import SimpleQueue
@@ -16,6 +17,7 @@ from queue import SimpleQueue
 import msgspec
 
 from hermes.broker import checked
+from hermes.broker.owners import durable_name
 from hermes.errors import HermesError, StorageFailed
 from hermes.spi.storage import Storage
 
@@ -48,6 +50,7 @@ class Positions:
         self._changed: _Changes = {}
         self._stored = self._load()  # what is in it by stream is replaced, never changed
         self._reserved: set[str] = set()  # in use, and nothing committed yet
+        self._owned = Counter(durable_name(key).owner for key in self._stored)  # those and these
         self._waiting: list[Done] = []
         self._writing = False
         self._dirty = False  # the last write failed: the storage has less than we do, or more
@@ -89,18 +92,34 @@ class Positions:
         return len(self._stored)
 
     def has_room(self, name: str) -> bool:
-        """Whether ``name`` may be used: it has committed something, or may still."""
-        known = name in self._stored or name in self._reserved
-        return known or len(self._stored) + len(self._reserved) < self._names_max
+        """Whether ``name`` may be used: it has committed something, or may still.
+
+        An identity has no more names than are left for others: one that uses up its own share takes
+        none from them.
+        """
+        if name in self._stored or name in self._reserved:
+            return True
+        left = self._names_max - len(self._stored) - len(self._reserved)
+        owner = durable_name(name).owner
+        return left > 0 and (owner is None or self._owned[owner] <= left)
 
     def reserve(self, name: str) -> None:
         """``name`` is in use: keep a place for what it commits."""
-        if name not in self._stored:
+        if name not in self._stored and name not in self._reserved:
             self._reserved.add(name)
+            self._owned[durable_name(name).owner] += 1
 
     def release(self, name: str) -> None:
         """``name`` is in use no more."""
-        self._reserved.discard(name)
+        if name in self._reserved:
+            self._reserved.remove(name)
+            self._disown(name)
+
+    def _disown(self, name: str) -> None:
+        owner = durable_name(name).owner
+        self._owned[owner] -= 1
+        if not self._owned[owner]:
+            del self._owned[owner]
 
     def commit(self, name: str, positions: dict[str, int], done: Done) -> None:
         """Remember ``positions``; ``done`` is called when they are stored, or with what prevented
@@ -111,8 +130,11 @@ class Positions:
         """
         held = self._stored.get(name, {})
         later = {of: max(sequence, held.get(of, 0)) for of, sequence in positions.items()}
+        if name in self._reserved:
+            self._reserved.remove(name)
+        elif name not in self._stored:
+            self._owned[durable_name(name).owner] += 1
         self._stored[name] = self._changed[name] = {**held, **later}
-        self._reserved.discard(name)
         self._store(done)
 
     def names(self) -> list[str]:
@@ -127,6 +149,7 @@ class Positions:
         """
         if name in self._stored:
             del self._stored[name]
+            self._disown(name)
             self._changed[name] = None
         elif not self._dirty:
             return False

@@ -31,7 +31,23 @@ ROWS_AT_ONCE = 256
 TRIM_ROWS = 8192
 """Rows that one trim deletes at most: some milliseconds."""
 PUBLISHERS_MAX = 65536
-"""Publishers remembered per stream; the longest silent goes first."""
+"""Publishers remembered per stream.  With more, the longest silent of the identity that has most goes
+first if it has over OWNER_SHARE, else the longest silent of all."""
+OWNER_SHARE = 1024
+"""Publishers of an identity that the others' never make room for."""
+OWNED_MARK = "f50e"
+"""Begins the ids of publishers that belong to an identity; the owner's tag of two bytes follows."""
+FORGET_PUBLISHERS = f"""
+DELETE FROM publisher WHERE stream = :stream AND publisher IN (
+    SELECT publisher FROM (
+        SELECT publisher, seen_sequence, CASE
+            WHEN hex(substr(publisher, 1, 2)) <> '{OWNED_MARK.upper()}' THEN 0
+            ELSE max(0, row_number() OVER (
+                PARTITION BY substr(publisher, 1, 4) ORDER BY seen_sequence DESC) - :share)
+            END AS beyond
+        FROM publisher WHERE stream = :stream)
+    ORDER BY beyond, seen_sequence DESC LIMIT -1 OFFSET :most)
+"""
 BACK_SLACK_NS = 1_000_000_000
 """Append times are held when the clock goes back by no more than this."""
 ROW = "first_sequence, messages, position, size, time_ns, publisher, publisher_first, crc, frames"
@@ -186,13 +202,16 @@ class SqliteLog:
                     "AND position < ? ORDER BY first_sequence LIMIT ?)",
                     (self._id, bound, TRIM_ROWS),
                 )
-            database.execute(
-                "DELETE FROM publisher WHERE stream = ? AND publisher IN (SELECT publisher FROM "
-                "publisher WHERE stream = ? ORDER BY seen_sequence DESC LIMIT -1 OFFSET ?)",
-                (self._id, self._id, PUBLISHERS_MAX),
-            )
+            self._forget_publishers(database)
         self._find_start()
         return int(state.start_position != before)
+
+    def _forget_publishers(self, database: sqlite3.Connection) -> None:
+        counted = "SELECT count(*) FROM publisher WHERE stream = ?"
+        (known,) = database.execute(counted, (self._id,)).fetchone()
+        if known > PUBLISHERS_MAX:
+            most = {"stream": self._id, "share": OWNER_SHARE, "most": PUBLISHERS_MAX}
+            database.execute(FORGET_PUBLISHERS, most)
 
     # Reading.
 

@@ -93,6 +93,7 @@ def test_values_come_back() -> None:
         ({"retention": "1GiB,7"}, "is not a duration"),
         ({"idle": "sleep"}, "sleep"),
         ({"limits": {"connections": 0}}, "connections"),
+        ({"limits": {"hello": 0}}, "limits.hello is a time over 0"),
         ({"streams": [{"name": "a"}]}, "no patterns"),
         ({"streams": [{"name": "a/b", "patterns": ["x"]}]}, "name"),
         (

@@ -5,7 +5,14 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hermes.broker.owners import NOBODY, durable_key, durable_name, stored_publisher_id
+from hermes.broker.owners import (
+    NOBODY,
+    OWNED_MARK,
+    TAG_SIZE,
+    durable_key,
+    durable_name,
+    stored_publisher_id,
+)
 
 OWNERS = st.none() | st.text(min_size=1)
 
@@ -38,3 +45,14 @@ def test_publisher_ids_are_apart() -> None:
     assert all(len(one) == 16 for one in derived)
     assert stored_publisher_id(None, id) == id
     assert stored_publisher_id("a", NOBODY) == NOBODY
+
+
+def test_publisher_ids_of_an_identity_begin_alike() -> None:
+    """All ids of an identity share a mark and a tag, and differ behind them."""
+    begin = len(OWNED_MARK) + TAG_SIZE
+    ids = [stored_publisher_id("alice", bytes([number]) * 16) for number in range(1, 9)]
+
+    assert {id[:begin] for id in ids} == {ids[0][:begin]}
+    assert ids[0].startswith(OWNED_MARK)
+    assert len({id[begin:] for id in ids}) == len(ids)
+    assert stored_publisher_id("bob", bytes([1]) * 16)[:begin] != ids[0][:begin]

@@ -12,6 +12,7 @@ import pytest
 
 from hermes.broker import checked
 from hermes.broker import positions as module
+from hermes.broker.owners import durable_key
 from hermes.broker.positions import STATE, Positions
 from hermes.errors import HermesError, StorageDamaged, StorageFailed, StorageFull
 from hermes.spi.storage import Storage
@@ -274,3 +275,36 @@ def test_a_position_beyond_its_stream_is_taken_back_and_named(
     loop.until(2)
     positions.close()
     assert stored(shelf) == {"ahead": {"a": 10, "b": 3}, "level": {"a": 10}}
+
+
+def test_an_identity_leaves_others_their_names(shelf: Any, loop: Loop) -> None:
+    """An identity may use no more names than it leaves: others always find some, names that it has
+    stay usable, and what it gives back or has forgotten counts no more, also after a restart."""
+    most = 64
+    positions = Positions(shelf, loop.calls.put, names_max=most)
+
+    def take(owner: str | None) -> list[str]:
+        taken = []
+        while positions.has_room(key := durable_key(owner, f"name {len(taken)}")):
+            positions.reserve(key)
+            if len(taken) % 2:
+                positions.commit(key, {"default": 1}, loop.answers.append)
+            taken.append(key)
+        return taken
+
+    mallory, bob = take("mallory"), take("bob")
+    assert (len(mallory), len(bob)) == (most // 2 + 1, most // 4)
+    assert all(map(positions.has_room, mallory))
+    for key in mallory[::2]:
+        positions.release(key)
+    assert positions.forget(mallory[1], loop.answers.append)
+    assert positions.has_room(durable_key("mallory", "another"))
+    positions.close()
+
+    positions = Positions(shelf, loop.calls.put, names_max=len(mallory) - 1)
+    assert not positions.has_room(durable_key("mallory", "another"))
+    assert positions.has_room(durable_key("carol", "first"))
+    left = len(mallory) - 1 - len(positions)
+    assert len(take(None)) == left
+    assert not positions.has_room(durable_key("carol", "first"))
+    positions.close()

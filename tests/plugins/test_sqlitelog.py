@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from hermes.broker.owners import stored_publisher_id
 from hermes.errors import DirectoryLocked, StorageFull
 from hermes.native import Encoder, Hole
 from hermes.plugins.discovery import default_plugins
 from hermes.spi.storage import LogSettings
 from hermes.spi.url import parse_url
+from hermes_sqlitelog import log as module
 
 SETTINGS = LogSettings(
     segment_bytes=1 << 20, retention_bytes=0, retention_ns=0, message_max=1 << 16
@@ -122,3 +124,34 @@ def test_a_reader_takes_no_log_away_after_a_sync(tmp_path: Path) -> None:
 
         assert seen == b"1\n"
         assert file.with_name("hermes.db-wal").exists()
+
+
+def test_an_identity_with_many_publishers_has_its_own_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With more publishers than are remembered, those of the identity with most go first, from the
+    longest silent on; then the longest silent of all."""
+    monkeypatch.setattr(module, "PUBLISHERS_MAX", 40)
+    monkeypatch.setattr(module, "OWNER_SHARE", 8)
+    encoder = Encoder()
+    encoder.encode(b"x", topic="a", sequence=1, timestamp_ns=1)
+    storage = default_plugins().storage("sqlite").open(parse_url(f"sqlite:{tmp_path / 'a.db'}"))
+
+    def ids(owner: str | None, count: int) -> list[bytes]:
+        return [stored_publisher_id(owner, b"number %09d" % number) for number in range(count)]
+
+    with closing(storage), closing(storage.open_stream("default", SETTINGS, None)) as log:
+        for publisher in ids(None, 20) + ids("alice", 8) + ids("mallory", 60):
+            log.append(encoder.view, 1, publisher=publisher, first_sequence=1)
+        log.trim()
+        first = {
+            owner: [i for i, id in enumerate(ids(owner, 60)) if log.publisher_sequence(id)]
+            for owner in (None, "alice", "mallory")
+        }
+        for publisher in ids("bob", 3):
+            log.append(encoder.view, 1, publisher=publisher, first_sequence=1)
+        log.trim()
+        later = [i for i, id in enumerate(ids("mallory", 60)) if log.publisher_sequence(id)]
+
+    assert first == {None: list(range(20)), "alice": list(range(8)), "mallory": list(range(48, 60))}
+    assert later == list(range(51, 60))

@@ -36,9 +36,10 @@ typedef struct hm_segment hm_segment; /* pinned memory of one segment */
 #define HM_LOG_SEGMENT_HEADER 4096 /* bytes before the first frame: one page */
 #define HM_INDEX_SPAN 65536   /* bytes one append record may cover: what a range read may walk */
 #define HM_INDEX_TICK 1000000 /* ns one append record may cover: the grain of a start by time */
-#define HM_LOG_PUBLISHERS_MAX                                                                      \
-    16384                    /* publishers remembered per stream; the longest silent goes first */
-#define HM_LOG_SPARES_MAX 16 /* more would only hide that the disk is too slow */
+/* Publishers remembered per stream.  With more, the longest silent of the identity that has most
+ * goes first if it has over 256, else the longest silent of all. */
+#define HM_LOG_PUBLISHERS_MAX 16384
+#define HM_LOG_SPARES_MAX     16 /* more would only hide that the disk is too slow */
 
 enum {                         /* what hm_log_events reports, as a set */
        HM_LOG_EVENT_SYNC = 1,  /* a sync ended: the status says how */

@@ -6,13 +6,23 @@
 
 #define BUCKETS 32768 /* twice the publishers, so that chains stay short */
 _Static_assert((BUCKETS & (BUCKETS - 1)) == 0, "a power of two");
+_Static_assert(HM_LOG_PUBLISHERS_MAX <= UINT16_MAX, "owned_count holds every count");
+#define OWNERS      4096 /* owners that are told apart; two whose tags agree share a list */
+#define OWNER_SHARE 256U /* publishers that the others' never make room for; 1/64 of the table */
+
+/* Publishers in the order of use: of everybody, or of one owner. */
+typedef struct {
+    uint32_t newest, oldest; /* index + 1 */
+} use_list;
 
 struct hm_publishers {
     hm_publisher *entries;
     uint32_t count;
     uint32_t capacity;
-    uint32_t newest, oldest; /* index + 1 */
-    hm_missing *missing;     /* in no order */
+    use_list all;
+    use_list owned[OWNERS];
+    uint16_t owned_count[OWNERS];
+    hm_missing *missing; /* in no order */
     uint32_t missing_count;
     uint32_t missing_room;
     uint32_t buckets[BUCKETS];
@@ -48,17 +58,45 @@ hm_publisher *hm_publishers_find(hm_publishers *table, const uint8_t *id) {
     return NULL;
 }
 
+/* The number of the owner whose publisher `id` is, or -1: nobody's; see HM_OWNED_MARK. */
+static int owner_of(const uint8_t *id) {
+    return id[0] == HM_OWNED_MARK_0 && id[1] == HM_OWNED_MARK_1
+               ? (id[2] << 8 | id[3]) & (OWNERS - 1)
+               : -1;
+}
+
+static void unlink_from(hm_publishers *table, use_list *list, const hm_publisher *entry,
+                        int which) {
+    const hm_use *use = &entry->use[which];
+    *(use->newer ? &table->entries[use->newer - 1].use[which].older : &list->newest) = use->older;
+    *(use->older ? &table->entries[use->older - 1].use[which].newer : &list->oldest) = use->newer;
+}
+
+static void link_to(hm_publishers *table, use_list *list, hm_publisher *entry, int which) {
+    uint32_t self = (uint32_t)(entry - table->entries) + 1;
+    entry->use[which].newer = 0;
+    entry->use[which].older = list->newest;
+    *(list->newest ? &table->entries[list->newest - 1].use[which].newer : &list->oldest) = self;
+    list->newest = self;
+}
+
 static void unlink_use(hm_publishers *table, const hm_publisher *entry) {
-    *(entry->newer ? &table->entries[entry->newer - 1].older : &table->newest) = entry->older;
-    *(entry->older ? &table->entries[entry->older - 1].newer : &table->oldest) = entry->newer;
+    int owner = owner_of(entry->id);
+    unlink_from(table, &table->all, entry, HM_USE_ALL);
+    if (owner >= 0) {
+        assert(table->owned_count[owner]);
+        table->owned_count[owner]--;
+        unlink_from(table, &table->owned[owner], entry, HM_USE_OWNED);
+    }
 }
 
 static void link_newest(hm_publishers *table, hm_publisher *entry) {
-    uint32_t self = (uint32_t)(entry - table->entries) + 1;
-    entry->newer = 0;
-    entry->older = table->newest;
-    *(table->newest ? &table->entries[table->newest - 1].newer : &table->oldest) = self;
-    table->newest = self;
+    int owner = owner_of(entry->id);
+    link_to(table, &table->all, entry, HM_USE_ALL);
+    if (owner >= 0) {
+        table->owned_count[owner]++;
+        link_to(table, &table->owned[owner], entry, HM_USE_OWNED);
+    }
 }
 
 static void unlink_bucket(hm_publishers *table, const hm_publisher *entry) {
@@ -123,7 +161,19 @@ static void regain(hm_publishers *table, const uint8_t *id, uint64_t first, uint
     table->missing_count = kept;
 }
 
-/* A free entry: a new one, or the longest silent one's. */
+/* The publisher that makes room, index + 1: the longest silent of the owner that has the most, if
+ * that is more than its share, so that nobody has others forgotten; else the longest silent. */
+static uint32_t victim(const hm_publishers *table) {
+    uint32_t most = 0;
+    for (uint32_t owner = 1; owner < OWNERS; owner++) {
+        if (table->owned_count[owner] > table->owned_count[most]) {
+            most = owner;
+        }
+    }
+    return table->owned_count[most] > OWNER_SHARE ? table->owned[most].oldest : table->all.oldest;
+}
+
+/* A free entry: a new one, or that of the one that makes room. */
 static hm_publisher *take_entry(hm_publishers *table) {
     if (table->count == table->capacity && table->capacity < HM_LOG_PUBLISHERS_MAX) {
         uint32_t capacity = table->capacity ? table->capacity * 2 : 64;
@@ -136,10 +186,10 @@ static hm_publisher *take_entry(hm_publishers *table) {
     if (table->count < table->capacity) {
         return &table->entries[table->count++];
     }
-    if (table->oldest == 0) {
+    if (table->all.oldest == 0) {
         return NULL; /* no memory for even one: the filter forgets */
     }
-    hm_publisher *entry = &table->entries[table->oldest - 1];
+    hm_publisher *entry = &table->entries[victim(table) - 1];
     regain(table, entry->id, 0, UINT64_MAX);
     unlink_use(table, entry);
     unlink_bucket(table, entry);
@@ -244,9 +294,10 @@ uint32_t hm_publishers_count(const hm_publishers *table) {
 }
 
 hm_publisher *hm_publishers_oldest(hm_publishers *table) {
-    return table->oldest ? &table->entries[table->oldest - 1] : NULL;
+    return table->all.oldest ? &table->entries[table->all.oldest - 1] : NULL;
 }
 
 hm_publisher *hm_publishers_newer(hm_publishers *table, const hm_publisher *publisher) {
-    return publisher->newer ? &table->entries[publisher->newer - 1] : NULL;
+    uint32_t newer = publisher->use[HM_USE_ALL].newer;
+    return newer ? &table->entries[newer - 1] : NULL;
 }

@@ -378,12 +378,21 @@ uint64_t hm_index_by_time(const hm_segment *segment, uint64_t time_ns);
 /* hm_publishers.c ---------------------------------------------------------------------------- */
 
 typedef struct hm_publishers hm_publishers;
+enum { HM_USE_ALL, HM_USE_OWNED, HM_USES };
+typedef struct {
+    uint32_t newer, older; /* index + 1 */
+} hm_use;
 typedef struct {
     uint8_t id[16];
     uint64_t last;
-    uint32_t chain;        /* next in the bucket, index + 1 */
-    uint32_t newer, older; /* in the order of use, index + 1 */
+    uint32_t chain;      /* next in the bucket, index + 1 */
+    hm_use use[HM_USES]; /* in the order of use: of all, and of its owner's */
 } hm_publisher;
+
+/* The ids of publishers that belong to an identity begin with these two bytes, then two that
+ * are the same for all of the identity's: hermes.broker.owners makes them. */
+#define HM_OWNED_MARK_0 0xf5
+#define HM_OWNED_MARK_1 0x0e
 
 /* Messages of a publisher, [first, next) in its own sequence, that the log had and has lost: they
  * are no repetitions when they are sent again. */
@@ -396,7 +405,7 @@ typedef struct {
 hm_publishers *hm_publishers_new(void);
 void hm_publishers_free(hm_publishers *table);
 hm_publisher *hm_publishers_find(hm_publishers *table, const uint8_t *id);
-/* Notes `last` for `id`; the longest silent makes room.  The entry, valid until the next call;
+/* Notes `last` for `id`; the longest silent makes room, of the owner that has far the most.  The entry, valid until the next call;
  * NULL: no memory. */
 hm_publisher *hm_publishers_set(hm_publishers *table, const uint8_t *id, uint64_t last);
 /* The log has [first, next) of `id`; what it has beyond that stays. */
