@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import resource
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +19,7 @@ from hypothesis import strategies as st
 
 import hermes
 from hermes.broker.connection import Connection as BrokerConnection
-from hermes.errors import ConnectFailed, HermesError, InvalidUrl
+from hermes.errors import ConnectFailed, HermesError, InvalidUrl, UsageError
 from hermes.native.decoder import decode
 from hermes.native.properties import decode_properties, encode_properties
 from hermes.plugins.discovery import default_plugins
@@ -30,7 +32,7 @@ pytest.importorskip("zmq.auth")
 from hermes_zmq import doors  # noqa: E402
 from hermes_zmq import pump as pumps  # noqa: E402
 from hermes_zmq.commands import keys  # noqa: E402
-from hermes_zmq.curve import public_key, read_users  # noqa: E402
+from hermes_zmq.curve import public_key, read_users, write_keys  # noqa: E402
 from hermes_zmq.router import END, PARTS_MAX  # noqa: E402
 
 TIMEOUT_MS = 60_000
@@ -345,6 +347,106 @@ def test_what_was_not_acknowledged_is_offered_again(
     assert counters["push_turned_away"] == 2
 
 
+@pytest.mark.parametrize(
+    ("kind", "door", "listener"),
+    [
+        ("SUB", "sub", LISTENER),
+        ("SUB", "sub", LISTENER + "?from=earliest"),
+        ("PULL", "pull", LISTENER),
+        ("PULL", "pull", LISTENER + "?durable=pullers"),
+    ],
+)
+@pytest.mark.parametrize("way", ["refused", "defect"])
+def test_a_serving_door_goes_on_where_its_connection_ended(
+    programs: Programs,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    door: str,
+    listener: str,
+    way: str,
+) -> None:
+    """Whether the broker or an unexpected error ends the connection of a door that sends, what is
+    published until it has another follows, in order, and what was sent before does not again."""
+    breaking = [0]
+    real = BrokerConnection.output
+
+    def output(connection: BrokerConnection, size: int) -> Any:
+        hello = connection._protocol.hello
+        if breaking[0] and hello is not None and f"hermes_zmq {door}" in hello.client:
+            breaking[0] -= 1
+            if way == "defect":
+                raise RuntimeError("on purpose")
+            connection.refuse("storage_failed", "the disk is gone")
+        return real(connection, size)
+
+    monkeypatch.setattr(BrokerConnection, "output", output)
+    monkeypatch.setattr(doors, "KNOCK_MIN_NS", 100_000_000)
+    monkeypatch.setattr(doors, "BREAK_NS", 100_000_000)
+    with (
+        serving(programs, listener) as broker,
+        hermes.connect(broker.urls[1]) as client,
+        client.publisher("jobs") as out,
+    ):
+        out.send(b"before")
+        reader = programs.socket(getattr(zmq, kind), door)
+        if kind == "SUB" and listener == LISTENER:
+            while not reader.poll(10):
+                out.send(b"before")
+        elif kind == "PULL":
+            programs.until(lambda: programs.counters["pull_batches"] > 0)
+            out.send(b"before")
+        found = [reader.recv_multipart()[1]]
+        while reader.poll(100):
+            found.append(reader.recv_multipart()[1])
+        breaking[0] = 1
+        for number in range(100):
+            out.send(b"%d" % number)
+            out.flush()
+        programs.until(lambda: not breaking[0])
+        after = [reader.recv_multipart()[1] for _ in range(100)]
+        again = reader.poll(50)
+
+    assert set(found) == {b"before"}
+    assert after == [b"%d" % number for number in range(100)]
+    assert not again
+
+
+@pytest.mark.parametrize("kind", ["PUSH", "PUB"])
+def test_what_has_arrived_when_a_broker_stops_is_acknowledged(
+    programs: Programs, monkeypatch: pytest.MonkeyPatch, caplog: Any, tmp_path: Path, kind: str
+) -> None:
+    """A stopping broker publishes what a door has been sent before it says Close: it is in the log,
+    and nothing is said to be lost."""
+    real = doors.FeedDoor.poll
+    held = threading.Event()
+
+    def poll(door: Any) -> int:
+        return 0 if held.is_set() and not door.stopping else real(door)
+
+    monkeypatch.setattr(doors.FeedDoor, "poll", poll)
+    with serving(programs, storage=f"mmap:{tmp_path}") as broker:
+        feed = programs.socket(getattr(zmq, kind), kind.lower(), sndhwm=0)
+        while broker.streams()[0]["messages"] == 0:
+            feed.send_multipart([b"a", b"first"])
+            time.sleep(0.01)
+        held.set()
+        for number in range(500):
+            feed.send_multipart([b"a", b"%d" % number])
+        feed.close(TIMEOUT_MS)
+        programs.until(lambda: programs.counters[f"{kind.lower()}_lost_peers"] == 1)
+    with (
+        hermes.Broker(listeners=["inproc://again"], storage=f"mmap:{tmp_path}") as broker,
+        hermes.connect(broker.url) as client,
+    ):
+        found = []
+        for one in client.subscribe("a", start="earliest").messages():
+            found += [one.payload] if one.payload != b"first" else []
+            if one.payload == b"499":
+                break
+    assert found == [b"%d" % number for number in range(500)]
+    assert "may be lost" not in caplog.text
+
+
 def test_what_a_stopping_broker_does_not_take_is_told(
     programs: Programs, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
@@ -479,6 +581,34 @@ def make_keys(*names: Path) -> list[dict[str, bytes]]:
         public, secret = zmq.auth.load_certificate(f"{name}.key")
         found.append({"curve_publickey": public, "curve_secretkey": secret})
     return found
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "keys/", "keys/."])
+def test_a_pair_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """What names no file makes no hidden files of keys."""
+    (tmp_path / "keys").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(UsageError, match="names no file"):
+        write_keys(name)
+
+    assert [path.name for path in tmp_path.rglob("*")] == ["keys"]
+
+
+def test_a_full_disk_leaves_no_part_of_a_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pair that cannot be written leaves nothing behind."""
+
+    def full(self: Path, target: Path) -> Path:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "replace", full)
+
+    with pytest.raises(OSError, match="space"):
+        write_keys(tmp_path / "name")
+
+    assert not list(tmp_path.iterdir())
 
 
 def test_keys_are_for_their_owner_only(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import click
@@ -154,12 +153,12 @@ def keys() -> None:
 
 
 @keys.command("new", context_settings=SETTINGS)
-@click.argument("name", type=click.Path(path_type=Path))
+@click.argument("name", type=click.Path())
 @click.option(
     "--force", is_flag=True, help="Replace a pair that is there: its users are locked out."
 )
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
-def keys_new(name: Path, force: bool, as_json: bool) -> None:
+def keys_new(name: str, force: bool, as_json: bool) -> None:
     """Make a CURVE key pair: NAME.key, which only you can read, and NAME.pub for others.
 
     A listener takes the first with ?curve=NAME.key; clients need the second.

@@ -17,7 +17,7 @@ from typing import Any
 import zmq
 from zmq.utils import z85
 
-from hermes.errors import InvalidUrl
+from hermes.errors import InvalidUrl, UsageError
 from hermes_zmq.sockets import Socket
 
 KEY_SIZE = 40
@@ -88,8 +88,11 @@ def write_keys(name: str | Path, *, overwrite: bool = False) -> tuple[Path, Path
     """Make a pair; write ``name.key``, which only its owner can read, and ``name.pub``.
 
     Raises:
+        UsageError: ``name`` names no file.
         FileExistsError: one of them is there already.
     """
+    if str(name).rpartition("/")[2] in ("", ".", ".."):  # Path("keys/") would be Path("keys")
+        raise UsageError(f"{str(name)!r} names no file: the pair is NAME.key and NAME.pub")
     public, secret = zmq.curve_keypair()
     secret_file, public_file = Path(f"{name}.key"), Path(f"{name}.pub")
     for file in (secret_file, public_file):
@@ -111,9 +114,14 @@ def _write(path: Path, text: str, mode: int) -> None:
     with contextlib.suppress(FileNotFoundError):
         temporary.unlink()
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(fd, "w", encoding="utf-8") as file:
-        file.write(text)
-    temporary.replace(path)
+    try:
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            file.write(text)
+        temporary.replace(path)
+    except BaseException:  # a full disk: no part of a key stays behind
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 def read_users(path: str | Path) -> dict[bytes, str]:

@@ -54,6 +54,9 @@ LOG_NS = 10_000_000_000
 """A door says the same thing once in this time; what it leaves out is in the counters."""
 REFUSES_ONE = ("topic_refused", "too_many_topics", "not_allowed")
 """Errors that are about one message: the others are taken."""
+DRAINED_MAX = 64
+"""Batches that a feed door takes in one go when the broker stops: 16 MiB.  A program that sends on
+regardless keeps no broker from stopping."""
 REFUSALS_PER_PASS = 64
 """Refused messages passed over in one poll, each of which has the rest of its batch sent again."""
 WORDS_SHARE = 2
@@ -270,19 +273,7 @@ class FeedDoor(Door):
             news = events(self.socket) & zmq.POLLIN  # has the descriptor fall silent
             self.awake = bool(news or unsettled)
             return int(unsettled)
-        result = self._pump.receive(PUBLISHER, self._sequence, time.time_ns())
-        if result.oversized or result.crowded:
-            self._count_dropped(result)
-        if result.size:
-            self._sequence += result.messages
-            self.counts["messages"] += result.messages
-            self.counts["batches"] += 1
-            self._held, self._index = self._pump.view[: result.size], None
-            self._feed(self._held)
-            if self._map.spared != self.counts["raw_lines"]:
-                self._count_spared()
-        if result.why == pumps.FAILED:
-            self.say("receiving failed: %s", os.strerror(result.error))
+        result = self._feed_batch()
         self.awake = result.why == pumps.MORE or self._again
         return int(result.messages) + int(self.awake)
 
@@ -290,6 +281,13 @@ class FeedDoor(Door):
         """Take answers."""
         self._settle()
         return self
+
+    def stop_accepting(self) -> None:
+        """Publish what has arrived while it is still acknowledged: behind the broker's Close
+        nothing is."""
+        super().stop_accepting()
+        if not self.broken:
+            self._drain()
 
     def timer(self, now_ns: int) -> None:
         """Offer again what was refused for a reason that may pass."""
@@ -312,7 +310,9 @@ class FeedDoor(Door):
         lost, self._acked = self._sequence - self._acked, self._sequence
         if lost:
             LOG.error(
-                "%s: %d messages may be lost: the broker took them in no more", self.name, lost
+                "%s: %d messages may be lost: the broker did not acknowledge them any more",
+                self.name,
+                lost,
             )
         super().close()
 
@@ -346,6 +346,30 @@ class FeedDoor(Door):
         self._settle()
         self._ask_for_topics()
         return self._wire is not None and not self._wire.over
+
+    def _drain(self) -> None:
+        """Publish what has arrived, as far as one pass may."""
+        for _ in range(DRAINED_MAX):
+            ready = not self.due_ns and self._open() and self._acked == self._sequence
+            if not ready or not self._feed_batch().size:
+                break
+
+    def _feed_batch(self) -> Any:
+        """Receive a batch and feed it; what came of the receiving."""
+        result = self._pump.receive(PUBLISHER, self._sequence, time.time_ns())
+        if result.oversized or result.crowded:
+            self._count_dropped(result)
+        if result.size:
+            self._sequence += result.messages
+            self.counts["messages"] += result.messages
+            self.counts["batches"] += 1
+            self._held, self._index = self._pump.view[: result.size], None
+            self._feed(self._held)
+            if self._map.spared != self.counts["raw_lines"]:
+                self._count_spared()
+        if result.why == pumps.FAILED:
+            self.say("receiving failed: %s", os.strerror(result.error))
+        return result
 
     def _feed(self, batch: memoryview) -> None:
         assert self._wire is not None
@@ -472,18 +496,19 @@ class FeedDoor(Door):
         )
 
     def _finish(self) -> None:
-        """The broker says Close: what has arrived goes into the log first, then so do we."""
+        """The broker says Close: what has arrived since is offered all the same, once; it is not
+        acknowledged, so :meth:`close` counts it as what may be lost."""
         assert self._wire is not None
-        while self._acked == self._sequence:  # if not: the publisher is refused
+        wire, settled = self._wire, self._acked == self._sequence
+        for _ in range(DRAINED_MAX if settled else 0):  # if not: the publisher is refused
             result = self._pump.receive(PUBLISHER, self._sequence, time.time_ns())
             if not result.size:
                 break
             self._sequence += result.messages
-            self._acked = self._sequence
             self.counts["messages"] += result.messages
-            self._wire.connection.data_received(self._pump.view[: result.size])
-        self._wire.say(m.Close())
-        self._wire.close()
+            wire.connection.data_received(self._pump.view[: result.size])
+        wire.say(m.Close())
+        wire.close()
 
 
 class ServeDoor(Door):
@@ -515,6 +540,8 @@ class ServeDoor(Door):
         self._blocked = False
         self._owed = False  # the connection may have output
         self._positions: dict[str, int] = {}
+        """How far each stream has been sent, while somebody is there: the next connection goes on
+        behind it."""
         self._committed: dict[str, int] = {}
 
     def poll(self) -> int:
@@ -664,7 +691,9 @@ class ServeDoor(Door):
         self._subscription += 1
         self._subscribed = True
         durable = options.durable if not self._for_all and options.durable else None
-        if durable is not None:
+        if self._positions:  # the connection before has ended: nothing since then is left out
+            start = m.Start(at="positions", positions=dict(self._positions))
+        elif durable is not None:
             earliest = options.start == "earliest"
             start = m.Start(at="durable", otherwise="earliest" if earliest else "latest")
         else:
@@ -677,6 +706,7 @@ class ServeDoor(Door):
             self._wire.say(m.Unsubscribe(self._subscription))
             self._owed = True
         self._subscribed = False
+        self._positions = {}
 
     # Moving.
 
@@ -759,6 +789,8 @@ class ServeDoor(Door):
                 if message.fatal:
                     self._wire.close()
                 self._subscribed = False
+                if message.code == "durable_in_use":
+                    self._positions = {}  # the name's are what the other has committed
                 self.turned_away(f"the broker refused: {message.message} [{message.code}]")
             else:
                 self.say("the broker refused: %s [%s]", message.message, message.code)
