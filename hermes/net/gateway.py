@@ -11,10 +11,18 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
+from hermes.base import checks
+from hermes.errors import UsageError
 from hermes.native.frames import HEADER_SIZE
 from hermes.spi.transport import Connection, Kernel, Peer
 from hermes.wire import messages as m
-from hermes.wire.codec import PROTOCOL_MAX, PROTOCOL_MIN, ControlEncoder, decode_control
+from hermes.wire.codec import (
+    HELLO_MAX,
+    PROTOCOL_MAX,
+    PROTOCOL_MIN,
+    ControlEncoder,
+    decode_control,
+)
 
 _TYPE = 5
 _LENGTH = struct.Struct("<I")
@@ -35,18 +43,36 @@ class Wire:
         identity: str | None = None,
         credentials: Mapping[str, str] | None = None,
     ) -> None:
-        """Raises :exc:`~hermes.errors.Refused` if the broker has no room.
+        """``owner``: the agent that :meth:`Kernel.ready` is asked for; ``client``: the gateway's name,
+        for people.  ``identity`` and ``credentials`` are for a broker that authenticates.
 
-        ``owner``: what :meth:`Kernel.ready` is asked for; ``client``: who it is, for people.
-        ``identity`` and ``credentials`` are for a broker that asks who its clients are.
+        Raises:
+            UsageError: an argument has a wrong type, or is too long for Hello; nothing is connected.
+            Refused: the broker has no room.
         """
+        if owner is None:
+            checks.wrong_type("owner", "the agent that asks for output", owner)
+        if not isinstance(peer, Peer):
+            checks.wrong_type("peer", "a Peer", peer)
+        hello = m.Hello(
+            PROTOCOL_MIN,
+            PROTOCOL_MAX,
+            checks.text(client, "client", most=m.TEXT_MAX),
+            None
+            if identity is None
+            else checks.text(identity, "identity", least=1, most=m.NAME_MAX),
+            {} if credentials is None else checks.texts(credentials, "credentials"),
+        )
+        self._encode = ControlEncoder().encode
+        greeting = self._encode(hello)
+        if len(greeting) > HEADER_SIZE + HELLO_MAX:
+            raise UsageError(f"credentials are too long: Hello takes {HELLO_MAX} bytes in all")
         self.connection: Connection = kernel.connect(owner, peer)
         self.connection.attachment = attachment
         self.welcome: m.Welcome | None = None
         self.streams: dict[int, str] = {}
         self.over = False
-        self._encode = ControlEncoder().encode
-        self.say(m.Hello(PROTOCOL_MIN, PROTOCOL_MAX, client, identity, dict(credentials or {})))
+        self.connection.data_received(memoryview(greeting))
 
     def say(self, message: Any) -> None:
         """Send a control frame."""

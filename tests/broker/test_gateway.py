@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 import hermes
 from hermes.broker.kernel import Kernel
+from hermes.errors import UsageError, WrongType
 from hermes.native import Encoder, encode_batch
 from hermes.native.frames import BATCH_HEADER_SIZE, decode_batch
 from hermes.net.gateway import Wire
 from hermes.spi.transport import Peer
 from hermes.wire import messages as m
+from hermes.wire.codec import HELLO_MAX
 
 HERE = Peer("test", "here", local=True)
 BATCH = 2
@@ -109,3 +112,46 @@ def test_who_comes_too_late_is_told_so(kernel: Kernel) -> None:
     assert error.fatal
     assert wire.welcome is None
     wire.close()
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "error"),
+    [
+        ("owner", None, WrongType),
+        ("peer", "here", WrongType),
+        ("client", None, WrongType),
+        ("client", b"test", WrongType),
+        ("client", "x" * 1025, UsageError),
+        ("client", "\ud800", UsageError),
+        ("identity", 7, WrongType),
+        ("identity", "", UsageError),
+        ("identity", "x" * 129, UsageError),
+        ("credentials", "secret", WrongType),
+        ("credentials", {"token": b"secret"}, WrongType),
+        ("credentials", {"token": "secret" * 20_000}, UsageError),
+    ],
+)
+def test_wrong_arguments_connect_nothing(
+    kernel: Kernel, argument: str, value: object, error: type[Exception]
+) -> None:
+    """A wrong argument is named by the error, which shows no secret, and no connection is made."""
+    values: dict[str, Any] = {"owner": object(), "peer": HERE, "client": "test", argument: value}
+    owner, peer = values.pop("owner"), values.pop("peer")
+
+    with pytest.raises(error, match=argument) as caught:
+        Wire(kernel, owner, peer, None, **values)
+
+    assert "secret" not in str(caught.value).replace(argument, "")
+    assert not kernel.connections
+
+
+def test_the_longest_credentials_are_taken(kernel: Kernel) -> None:
+    """A Hello of as many bytes as may be is welcome."""
+    for size in (HELLO_MAX - 70, HELLO_MAX + 1):
+        try:
+            wire = Wire(kernel, object(), HERE, None, client="", credentials={"token": "x" * size})
+        except UsageError:
+            assert size > HELLO_MAX
+        else:
+            assert wire.answers() == [wire.welcome]
+            wire.close()
