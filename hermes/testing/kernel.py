@@ -53,6 +53,10 @@ class Block:
         return False
 
 
+class Defect(RuntimeError):
+    """An unexpected error in the broker, on purpose: no transport raises it."""
+
+
 class EchoConnection:
     """Sends back what it receives, and closes its end when the peer has closed its own.
 
@@ -75,6 +79,8 @@ class EchoConnection:
         """CRC-32 of the input."""
         self.received_paused = 0
         """Bytes of input that came while :attr:`paused` was set."""
+        self.defects: tuple[str, ...] = ()
+        """Methods that raise :class:`Defect` when the transport calls them."""
         self.kept = bytearray()
         """The input, if the kernel keeps it."""
         self.advanced = 0
@@ -269,6 +275,8 @@ class EchoConnection:
         if self.lost:
             self._violated(f"{name}() was called after connection_lost(): nothing may be")
         self._check_thread(name)
+        if name in self.defects:
+            raise Defect(f"{name}() raises in this test")
 
     def _check_thread(self, name: str) -> None:
         if threading.get_ident() != self._kernel.thread:

@@ -201,6 +201,21 @@ class ReadsWithoutBound(TcpTransport):
         return listening
 
 
+class Unguarded(SocketAgent):
+    def _fault(self, link: Any, error: Exception) -> None:
+        raise error
+
+
+class LetsDefectsOut(TcpTransport):
+    """What the kernel raises for one peer comes out of the poll that serves them all."""
+
+    def listen(self, url: Url, kernel: Kernel) -> Agent:
+        agent: Any = super().listen(url, kernel)
+        agent.__class__ = Unguarded
+        listening: Agent = agent
+        return listening
+
+
 class DialsWithoutEnd(TcpTransport):
     """A dial takes as long as it takes."""
 
@@ -309,6 +324,10 @@ class TestTakesTheEndOfInputForTheEnd(Mutated, LifecycleContract):
 
 class TestReadsWithoutBound(Mutated, BackPressureContract):
     factory = ReadsWithoutBound
+
+
+class TestLetsDefectsOut(Mutated, ErrorsContract):
+    factory = LetsDefectsOut
 
 
 class TestDialsWithoutEnd(Mutated, LifecycleContract):

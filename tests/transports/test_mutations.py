@@ -20,6 +20,7 @@ CATCHERS = {
     "SwallowsAReset": "test_a_client_that_is_killed",
     "TakesTheEndOfInputForTheEnd": "test_a_client_that_sends_no_more_gets_all_output",
     "ReadsWithoutBound": "test_one_poll_reads_a_bounded_share",
+    "LetsDefectsOut": "test_a_defect_in_serving_a_peer[input]",
     "DialsWithoutEnd": "test_a_dial_ends_though_nobody_accepts",
     "WaitsForNothing": "test_nothing_there_is_would_block",
     "LetsErrorsOut": "test_the_agent_is_closed_while_much_is_sent",

@@ -14,7 +14,7 @@ from hermes.errors import ConnectFailed, HermesError, SystemFault
 from hermes.spi.transport import Transport
 from hermes.spi.url import Url, parse_url
 from hermes.testing.contract import needs, raises
-from hermes.testing.kernel import EchoKernel
+from hermes.testing.kernel import Defect, EchoKernel
 from hermes.testing.peers import Peer
 from hermes.testing.resources import Stopwatch, descriptors_left
 from hermes.testing.transport.contract import Contract
@@ -25,7 +25,18 @@ SHORT_NS = 300_000_000
 """How long a dial may take that is expected to fail."""
 FEW = range(4)
 """Descriptors left: somewhere in there the client has what it needs and the agent has not."""
+DEFECTS = {"input": ("buffer_updated", "data_received"), "output": ("output",)}
+"""Methods of a connection that raise together; which one takes input is the transport's choice."""
 Spawn = Callable[[str, Url], Peer]
+
+
+@contextlib.contextmanager
+def raises_nothing(sentence: str) -> Iterator[None]:
+    """Fail with ``sentence`` if a defect of the kernel's comes through the agent."""
+    try:
+        yield
+    except Defect as error:
+        raise AssertionError(f"{sentence}; it came out of the agent's poll()") from error
 
 
 class ErrorsContract(Contract):
@@ -127,6 +138,31 @@ class ErrorsContract(Contract):
         )
 
         assert len(connection.lost) == 1
+
+    @pytest.mark.parametrize("defects", DEFECTS.values(), ids=DEFECTS)
+    def test_a_defect_in_serving_a_peer(self, stage: Stage, defects: tuple[str, ...]) -> None:
+        """An error out of a connection's method ends that connection, reported once with the error;
+        nothing comes out of poll(), and others are served."""
+        beside, _ = stage.connect()
+        faulty, connection = stage.connect()
+        stage.exchange(beside, b"before")
+        connection.defects = defects
+        faulty.send(b"serve me")
+        connection.send(b"your turn")
+        with raises_nothing("Connection: what serving one peer raises ends that peer alone"):
+            stage.until(
+                lambda: connection.lost,
+                f"connection_lost() after {' or '.join(defects)} raised",
+                deadline_s=self.loss_deadline_s,
+            )
+            stage.exchange(beside, b"afterwards")
+
+        assert len(connection.lost) == 1
+        assert connection.lost[0] is not None, (
+            "connection_lost(None): None means that it was closed in order, and serving the peer "
+            "has raised"
+        )
+        stage.exchange(stage.connect()[0], b"another")
 
     def test_no_descriptor_for_a_client(self, transport: Transport, stage: Stage) -> None:
         """dial() without a free descriptor raises ConnectFailed, and leaves nothing behind."""
