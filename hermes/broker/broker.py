@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, NoReturn, Self, TypeVar
 from hermes.base import checks
 from hermes.base.closing import AtExit, Closable, at_exit
 from hermes.base.forks import close_in_children
+from hermes.base.rlimits import start_thread
 from hermes.broker import queries
 from hermes.broker.config import Config, checked, from_values
 from hermes.broker.hooks import Hooks
@@ -235,7 +236,7 @@ class Broker(Closable):
                 target=self._serve_guarded, name="hermes-broker", daemon=True
             )
             _started.add(self)
-            self._thread.start()
+            start_thread(self._thread)
         return self
 
     def stop(self) -> None:

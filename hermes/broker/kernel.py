@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from hermes.base.faults import Faults
+from hermes.base.rlimits import limited
 from hermes.broker import queries
 from hermes.broker.backed import CHOKE_BYTES, HAND_OVER_BYTES, Backed
 from hermes.broker.clock import WATCH_NS, Clock
@@ -28,7 +29,7 @@ from hermes.broker.positions import Done, Positions
 from hermes.broker.streams import ServedStream, Streams, message_max
 from hermes.broker.subscriptions import RequestRefused
 from hermes.errors import ConnectionLost, HermesError, Refused, StorageFull
-from hermes.native.envelopes import EFILES, EMAPS, address_of, error_text
+from hermes.native.envelopes import EFILES, EFSIZE, EMAPS, address_of, error_text
 from hermes.native.express import HandOut
 from hermes.native.log import LogEvent
 from hermes.spi.hooks import BrokerInfo, Grant, ListenerInfo
@@ -68,10 +69,12 @@ STORAGE_TROUBLE = {
     "storage_failed": "an I/O error: look at its disk, then start the broker again",
 }
 """Refusals that whoever runs the broker has to do something about, and what."""
-MACHINE_LIMITS = (EFILES, EMAPS)
+MACHINE_LIMITS = (EFILES, EMAPS, EFSIZE)
 """Refusals for want of something else than space on a disk: the core's text says of what."""
 TELL_NS = 60 * NS_PER_S
 """How often that is said at most: every client may be refused, again and again."""
+ROOM_NS = NS_PER_S
+"""How long no message may have been refused before it is said that they are taken again."""
 TURN_NS = 500_000
 """How long a pass works on requests that are under way, of all connections together, ns."""
 SWEEP_BUDGET = 16384
@@ -145,6 +148,8 @@ class Kernel:
         self._unswept: dict[ServedStream, None] = {}  # filters have come or gone
         self.refusals = 0
         self._told_ns = -TELL_NS
+        self._refused_ns = 0  # when a message was refused last; 0: not since room was reported
+        self._room = False  # a log has room again
         self.denials = 0
         self.violations = 0
         self.faults = Faults(LOG)
@@ -519,8 +524,11 @@ class Kernel:
         if place.backed is None or LogEvent.SYNC in events:
             place.syncing = False
         place.synced = status.synced_sequence
+        refused = self._refused_ns > 0
+        self._room |= refused and LogEvent.SPACE in events
         if place.backed is not None:
             place.backed.retry()
+            self._room |= refused and place.backed.problem is None
             self._stored(place, place.backed)
         elif status.failed and place.synced < place.last_sequence:
             self._sync_failed(place)
@@ -558,11 +566,22 @@ class Kernel:
         """Tell whoever runs the broker, once in a while, that messages are refused for its storage's
         sake; the clients have been told, each of its own."""
         now_ns = time.monotonic_ns()
-        if code not in STORAGE_TROUBLE or now_ns < self._told_ns + TELL_NS:
+        if code not in STORAGE_TROUBLE:
+            return
+        self._refused_ns, self._room = now_ns, False
+        if now_ns < self._told_ns + TELL_NS:
             return
         self._told_ns = now_ns
         why = error_text(error) if -error in MACHINE_LIMITS else STORAGE_TROUBLE[code]
+        why += limited("RLIMIT_FSIZE") if -error not in MACHINE_LIMITS else ""
         LOG.error("%s refuses messages: %s", self.storage.url, why)
+
+    def _tell_of_room(self) -> None:
+        """Tell whoever runs the broker that what was missing is there again, once no message has
+        been refused for a while."""
+        if self._room and time.monotonic_ns() >= self._refused_ns + ROOM_NS:
+            self._room, self._told_ns, self._refused_ns = False, -TELL_NS, 0
+            LOG.warning("%s takes messages again", self.storage.url)
 
     def _sync_failed(self, place: ServedStream) -> None:
         """No durable acknowledgement can come any more from this stream: say so instead of staying
@@ -624,6 +643,7 @@ class Kernel:
         self.loop.call_every(WATCH_NS, self._watch_clock)
         self.loop.call_every(GREETING_NS, self._dismiss_silent)
         self.loop.call_every(PATHS_NS, self._watch_paths)
+        self.loop.call_every(ROOM_NS, self._tell_of_room)
         if self.hooks.measures:
             self.loop.call_every(
                 int(self.config.metrics), lambda: self.hooks.metrics(queries.counters(self))

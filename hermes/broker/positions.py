@@ -16,6 +16,7 @@ from queue import SimpleQueue
 
 import msgspec
 
+from hermes.base.rlimits import start_thread
 from hermes.broker import checked
 from hermes.broker.owners import durable_name
 from hermes.errors import HermesError, StorageFailed
@@ -176,7 +177,7 @@ class Positions:
     def _begin(self) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="hermes-positions", daemon=True)
-            self._thread.start()
+            start_thread(self._thread)
         self._writing = True
         self._tasks.put((self._changed, self._waiting))
         self._changed, self._waiting = {}, []

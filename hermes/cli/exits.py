@@ -122,7 +122,9 @@ def explain_fault(error: OSError) -> str:
             f"the output could not be written: {error.strerror}; if it goes to a file, make room "
             "on its disk, or write to another"
         )
-    return str(error)
+    from hermes.base.rlimits import behind
+
+    return f"{error}{behind(error)}"
 
 
 def complain(text: str, *, kind: str, code: int, as_json: bool) -> None:
@@ -164,6 +166,12 @@ def reported(*, as_json: bool) -> Iterator[None]:
     except BrokenPipeError:
         discard_output()
         code = ExitCode.PIPE_CLOSED
+    except MemoryError as error:
+        from hermes.base.rlimits import memory_limits
+
+        code = ExitCode.FAILED
+        said = str(error) or f"out of memory ({memory_limits()})"
+        complain(said, kind=type(error).__name__, code=code, as_json=as_json)
     except OSError as error:
         code = ExitCode.FAILED
         complain(explain_fault(error), kind=type(error).__name__, code=code, as_json=as_json)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import NoReturn
 
 from hermes import errors
+from hermes.base import rlimits
 from hermes.native._core import ffi, lib
 
 MALFORMED: dict[int, str] = {
@@ -39,16 +42,27 @@ _KINDS: dict[int, type[Exception]] = {
     lib.HM_ENOSPACE: errors.StorageFull,
     lib.HM_EFILES: errors.StorageFull,
     lib.HM_EMAPS: errors.StorageFull,
+    lib.HM_EFSIZE: errors.StorageFull,
     lib.HM_EIO: errors.StorageFailed,
     lib.HM_ESYS: errors.SystemFault,
     lib.HM_ECLOSED: errors.Closed,
     lib.HM_ETIMEDOUT: errors.Timeout,
 }
 
+_LIMITS: dict[int, Callable[[], str]] = {
+    lib.HM_EFILES: partial(rlimits.rlimit, "RLIMIT_NOFILE"),
+    lib.HM_EFSIZE: partial(rlimits.rlimit, "RLIMIT_FSIZE"),
+    lib.HM_EMAPS: lambda: f"{rlimits.rlimit('RLIMIT_AS')}, {rlimits.maps_max()}",
+    lib.HM_ENOMEM: rlimits.memory_limits,
+}
+
 
 def text(code: int) -> str:
-    """A sentence for a code, positive or negative."""
-    return str(ffi.string(lib.hm_error_text(code)), "ascii")
+    """A sentence for a code, positive or negative; where it is a limit of this process, with its
+    present value."""
+    said = str(ffi.string(lib.hm_error_text(code)), "ascii")
+    limits = _LIMITS.get(abs(code))
+    return said if limits is None else f"{said} ({limits()})"
 
 
 def fail(code: int, context: str, *, offset: int | None = None) -> NoReturn:

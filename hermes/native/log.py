@@ -474,7 +474,10 @@ def watched(work: Callable[[], int], counter: Any, directory: Path, progress: Op
     total = sum(path.stat().st_size for path in directory.glob("*.log"))
     result: list[int] = []
     worker = threading.Thread(target=lambda: result.append(work()), name="hermes-log-open")
-    worker.start()
+    try:
+        worker.start()
+    except RuntimeError:  # no thread can be had: then without progress
+        return work()
     while True:
         worker.join(PROGRESS_INTERVAL_S)
         progress(min(counter[0], total), total)

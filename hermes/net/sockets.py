@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from hermes.base.forks import close_in_children, end_socket
+from hermes.base.rlimits import behind
 from hermes.errors import (
     ConnectFailed,
     ConnectionLost,
@@ -442,7 +443,7 @@ def no_room(url: str, error: OSError) -> SystemFault:
     ``url``."""
     return SystemFault(
         f"{url} cannot be opened: {error.strerror}; close something, or raise the limit "
-        "(`ulimit -n`, LimitNOFILE= of a service)"
+        f"(`ulimit -n`, LimitNOFILE= of a service){behind(error)}"
     )
 
 

@@ -22,6 +22,7 @@ import pluggy
 
 from hermes.base import checks
 from hermes.base.closing import Closable
+from hermes.base.rlimits import limited
 from hermes.errors import PluginFailed, PluginNotFound, UsageError
 from hermes.plugins.selection import VARIABLE, Selection
 from hermes.spi import hooks as hookspecs
@@ -495,6 +496,10 @@ def _failure(
     if isinstance(error, PluginFailed):
         return f"{plugin} {what}: {error}"
     cause = f"{type(error).__name__}: {error}"
+    if isinstance(
+        error, MemoryError | ImportError
+    ):  # a library that cannot be mapped is the latter
+        cause += limited("RLIMIT_AS")
     if isinstance(error, ModuleNotFoundError) and error.name:
         cure = _installation(plugin, error.name, point)
     else:

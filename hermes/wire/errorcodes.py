@@ -270,6 +270,7 @@ REFUSAL_CODES: dict[int, str] = {
     envelopes.ENOSPACE: "storage_full",
     envelopes.EFILES: "storage_full",
     envelopes.EMAPS: "storage_full",
+    envelopes.EFSIZE: "storage_full",
     envelopes.EIO: "storage_failed",
     envelopes.EDENIED: "not_allowed",
 }

@@ -23,6 +23,7 @@ from typing import Annotated
 import msgspec
 import platformdirs
 
+from hermes.base import rlimits
 from hermes.errors import (
     Closed,
     InvalidConfig,
@@ -89,7 +90,8 @@ def _disk_errors(what: str, *, cure: str = "") -> Iterator[None]:
         yield
     except OSError as error:
         kind = StorageFull if error.errno in FULL else StorageFailed
-        raise kind(f"{what}: {error.strerror or error}{cure}") from error
+        said = f"{error.strerror or error}{rlimits.behind(error)}"
+        raise kind(f"{what}: {said}{cure}") from error
 
 
 def _checked_name(name: str, what: str) -> str:

@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+from hermes.base.rlimits import limited
 from hermes.errors import StorageDamaged, StorageFailed, StorageFull
 
 APPLICATION_ID = 0x48524D53
@@ -72,7 +73,7 @@ def errors(what: str) -> Iterator[None]:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         text = f"{what}: {error}"
         if code == sqlite3.SQLITE_FULL:
-            raise StorageFull(text) from error
+            raise StorageFull(f"{text}{limited('RLIMIT_FSIZE')}") from error
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise StorageFull(f"{text}: another program holds it; it is tried again") from error
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
@@ -80,6 +81,8 @@ def errors(what: str) -> Iterator[None]:
                 f"{text}: move it away, or take what can be saved with the command "
                 "sqlite3 PATH .recover"
             ) from error
+        if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):  # which of them it does not say
+            text += f"{limited('RLIMIT_FSIZE')}{limited('RLIMIT_NOFILE')}"
         raise StorageFailed(text) from error
 
 

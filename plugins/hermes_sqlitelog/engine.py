@@ -22,6 +22,7 @@ from typing import Annotated
 
 import msgspec
 
+from hermes.base import rlimits
 from hermes.errors import (
     Closed,
     InvalidConfig,
@@ -110,7 +111,9 @@ class SqliteStorage:
                 cure="stop it, or give this one another file",
             )
         except OSError as error:
-            raise StorageFailed(f"making {self._path}: {error.strerror or error}") from error
+            raise StorageFailed(
+                f"making {self._path}: {error.strerror or error}{rlimits.behind(error)}"
+            ) from error
         with ExitStack() as undo:
             undo.callback(self._lock.close)
             try:

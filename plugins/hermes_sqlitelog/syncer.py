@@ -13,6 +13,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from hermes.base.rlimits import start_thread
+
 Done = Callable[[OSError | None], None]
 
 
@@ -78,7 +80,7 @@ class Syncer:
     def _start(self) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="hermes-sqlite", daemon=True)
-            self._thread.start()
+            start_thread(self._thread)
         self._condition.notify()
 
     def _run(self) -> None:

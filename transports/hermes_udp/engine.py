@@ -6,6 +6,7 @@ import contextlib
 import socket
 from typing import Any
 
+from hermes.base.rlimits import behind
 from hermes.errors import SystemFault
 from hermes.net.addresses import addresses, host_port, refuse_strangers
 from hermes.spi.transport import API_VERSION, Agent, Capabilities, Channel, Kernel
@@ -54,7 +55,7 @@ class UdpTransport:
                     agent = UdpAgent(sock, url=printable, **shared)
             except OSError as error:
                 raise SystemFault(
-                    f"{url}: cannot listen: {error}; raise `ulimit -n` if descriptors are short"
+                    f"{url}: cannot listen: {error}; raise `ulimit -n` if descriptors are short{behind(error)}"
                 ) from error
             undo.pop_all()
         return agent

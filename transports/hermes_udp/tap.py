@@ -16,6 +16,7 @@ import threading
 import time
 from typing import Any
 
+from hermes.base.rlimits import start_thread
 from hermes.net.interception import Interception, Interceptor
 from hermes_udp.native import lib
 
@@ -80,7 +81,7 @@ class TapThread:
             tap.close()
             raise
         self._thread = threading.Thread(target=self._run, name="hermes-udp-tap", daemon=True)
-        self._thread.start()
+        start_thread(self._thread)
 
     @property
     def fd(self) -> int:

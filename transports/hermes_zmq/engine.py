@@ -13,6 +13,7 @@ import zmq
 
 from hermes.base.faults import Faults
 from hermes.base.forks import close_in_children
+from hermes.base.rlimits import limited
 from hermes.errors import SystemFault
 from hermes.spi.transport import API_VERSION, Agent, Capabilities, Channel, Kernel
 from hermes.spi.url import Url
@@ -58,7 +59,9 @@ class ZmqTransport:
         try:
             return ZmqAgent(url, options, kernel)
         except zmq.ZMQError as error:
-            raise SystemFault(f"{url}: no sockets can be made: {error}; see `ulimit -n`") from error
+            raise SystemFault(
+                f"{url}: no sockets can be made: {error}; see `ulimit -n`{limited('RLIMIT_NOFILE')}"
+            ) from error
 
     def dial(self, url: Url, timeout_ns: int) -> Channel:
         """Connect to the router door."""

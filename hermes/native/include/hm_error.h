@@ -35,6 +35,7 @@ enum {
     HM_EDENIED = 25,   /* this peer may not do this */
     HM_ECOLD = 26,     /* not in memory: the store behind the log has it */
     HM_EFILES = 27,    /* the process, or the machine, has no file descriptor left */
+    HM_EFSIZE = 29,    /* a file would be larger than the process may make one */
     HM_EMAPS = 28,     /* memory cannot be mapped: too many maps, or too little address space */
 };
 

@@ -61,6 +61,9 @@ const char *hm_error_text(int code) {
         return "no file descriptor is left for the log: raise `ulimit -n` (LimitNOFILE= of a "
                "service), "
                "or close connections";
+    case HM_EFSIZE:
+        return "a file of the log would be larger than this process, or its file system, may make "
+               "one: raise `ulimit -f` (LimitFSIZE= of a service), or choose smaller segments";
     case HM_EMAPS:
         return "memory cannot be mapped for the log: choose larger segments, or raise "
                "vm.max_map_count (sysctl) or `ulimit -v`";

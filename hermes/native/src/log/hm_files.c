@@ -53,16 +53,15 @@ static void read_header(hm_files *files) {
 static int map_name(int dirfd, const char *name, bool writable, uint64_t *size, void **map) {
     int fd = openat(dirfd, name, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC);
     if (fd < 0) {
-        return errno == ENOENT ? 1 : errno == EMFILE || errno == ENFILE ? -HM_EFILES : -HM_EIO;
+        return errno == ENOENT ? 1 : hm_code_of(errno);
     }
     int error = map_file(fd, writable, size, map);
     close(fd);
     return error;
 }
 
-int hm_files_open(int dirfd, uint64_t base, bool writable, hm_files *files) {
+static int map_both(int dirfd, uint64_t base, bool writable, hm_files *files) {
     char name[NAME_SIZE];
-    memset(files, 0, sizeof *files);
     hm_segment_name(name, sizeof name, base, "log");
     int error = map_name(dirfd, name, writable, &files->size, (void **)&files->map);
     error = error == 1 ? -HM_EIO : error;
@@ -81,11 +80,42 @@ int hm_files_open(int dirfd, uint64_t base, bool writable, hm_files *files) {
         (files->slots_fault = hm_fault_watch(files->slots, files->slot_bytes)) == NULL) {
         error = -HM_ENOMEM;
     }
+    return error;
+}
+
+int hm_files_open(int dirfd, uint64_t base, bool writable, hm_files *files) {
+    memset(files, 0, sizeof *files);
+    int error = map_both(dirfd, base, writable, files);
     if (error) {
         hm_files_close(files);
         return error;
     }
     read_header(files);
+    return 0;
+}
+
+void hm_files_park(hm_files *files) {
+    hm_files both = *files;
+    hm_files_close(&both);
+    files->map = NULL;
+    files->slots = NULL;
+    files->map_fault = files->slots_fault = NULL;
+    files->parked = true;
+}
+
+int hm_files_unpark(int dirfd, uint64_t base, hm_files *files) {
+    if (!files->parked) {
+        return 0;
+    }
+    hm_files again = *files;
+    int error = map_both(dirfd, base, true, &again);
+    bool same = again.size == files->size && again.slot_bytes == files->slot_bytes;
+    if (error || !same) {
+        hm_files_close(&again);
+        return error ? error : -HM_EIO;
+    }
+    again.parked = false;
+    *files = again;
     return 0;
 }
 
@@ -170,10 +200,11 @@ int hm_listing_read(int dirfd, hm_listing *listing) {
     int fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *stream = fd < 0 ? NULL : fdopendir(fd);
     if (stream == NULL) {
+        int error = hm_code_of(errno);
         if (fd >= 0) {
             close(fd);
         }
-        return -HM_EIO;
+        return error;
     }
     int error = list_names(stream, listing, false);
     if (listing->count) {

@@ -105,6 +105,7 @@ static void populate_next(hm_pool *pool) {
 
 typedef struct {
     hm_segment *segment;
+    bool unmapped; /* synced, and marked, by its files */
     uint64_t end;
     uint64_t records;
     bool seal; /* the header page is to be synced again */
@@ -112,25 +113,26 @@ typedef struct {
 
 /* Whether somebody has cut its file since it was made: what is mapped there is in no file.  (What was
  * found when the log was opened is a gap then, and promises nothing.) */
-static bool is_cut(const hm_segment *segment, uint64_t end) {
+static bool is_cut(const job *todo) {
+    const hm_segment *segment = todo->segment;
     char name[NAME_SIZE];
     struct stat status;
     hm_segment_name(name, sizeof name, segment->base_sequence, "log");
     return !segment->adopted &&
-           (hm_segment_faults(segment) ||
+           ((!todo->unmapped && hm_segment_faults(segment)) ||
             (fstatat(segment->pool->dirfd, name, &status, 0) == 0 && /* else: it is retired */
-             (uint64_t)status.st_size < end));
+             (uint64_t)status.st_size < todo->end));
 }
 
-/* Syncs the index file of a segment that maps it no more.  0 or errno. */
-static int sync_index(const hm_segment *segment) {
+/* Syncs a file of a segment that does not map it.  0 or errno. */
+static int sync_file(const hm_segment *segment, const char *suffix) {
     char name[32];
-    hm_segment_name(name, sizeof name, segment->base_sequence, "index");
+    hm_segment_name(name, sizeof name, segment->base_sequence, suffix);
     int fd = openat(segment->pool->dirfd, name, O_RDWR | O_CLOEXEC);
     if (fd < 0) {
         return errno == ENOENT ? 0 : errno; /* retention was faster */
     }
-    int error = fdatasync(fd) == 0 ? 0 : errno;
+    int error = fsync(fd) == 0 ? 0 : errno;
     close(fd);
     return error;
 }
@@ -138,11 +140,15 @@ static int sync_index(const hm_segment *segment) {
 /* 0 or errno.  Without the lock: the segment is referenced, and what is sealed no longer moves. */
 static int sync_segment(const job *todo) {
     hm_segment *segment = todo->segment;
-    if (is_cut(segment, todo->end)) {
+    if (is_cut(todo)) {
         return EIO;
     }
+    if (todo->unmapped) {
+        int error = sync_file(segment, "index");
+        return error ? error : sync_file(segment, "log");
+    }
     if (segment->folded && segment->synced_records < todo->records) {
-        int error = sync_index(segment);
+        int error = sync_file(segment, "index");
         if (error) {
             return error;
         }
@@ -183,6 +189,7 @@ static uint32_t take_unsynced(hm_pool *pool, hm_segment **list) {
     pool->unsynced = NULL;
     for (hm_segment *at = *list; at; at = at->unsynced_next) {
         at->unsynced = false;
+        at->sync_unmapped = at->map == NULL;
         hm_segment_retain(at);
         count++;
     }
@@ -210,6 +217,29 @@ static void mark_sealed(const hm_segment *segment, uint64_t turn) {
     }
 }
 
+/* mark_sealed for a segment that is not mapped. */
+static void mark_file(const hm_segment *segment, uint64_t turn) {
+    char name[32];
+    uint8_t page[HM_PAGE];
+    hm_synced before;
+    hm_segment_name(name, sizeof name, segment->base_sequence, "log");
+    int fd = openat(segment->pool->dirfd, name, O_RDWR | O_CLOEXEC);
+    if (fd < 0) {
+        return; /* retention was faster; and without the mark an earlier one counts */
+    }
+    if (segment->header_crc != 0 && pread(fd, page, sizeof page, 0) == (ssize_t)sizeof page) {
+        hm_synced_decode(page, segment->header_crc, &before);
+        const hm_synced synced = {segment->end, segment->next_sequence};
+        if (before.next_sequence < segment->next_sequence) {
+            hm_synced_encode(page, segment->header_crc, turn, &synced);
+            ssize_t written =
+                pwrite(fd, page + HM_SYNCED_OFFSET, 2 * (size_t)HM_SYNCED_SIZE, HM_SYNCED_OFFSET);
+            (void)written; /* likewise */
+        }
+    }
+    close(fd);
+}
+
 /* 0 or errno.  `failed`: no sync says anything any more.  `turn`: of the marks. */
 static int sync_sealed(hm_pool *pool, bool failed, uint64_t turn) {
     hm_segment *list;
@@ -218,12 +248,14 @@ static int sync_sealed(hm_pool *pool, bool failed, uint64_t turn) {
      * cheaper. */
     int error = many && syncfs(pool->dirfd) != 0 ? errno : 0;
     while (list) {
-        job todo = {list, list->end, list->record_count, true};
+        job todo = {list, list->sync_unmapped, list->end, list->record_count, true};
         list = list->unsynced_next;
         if (error == 0 && !many) {
             error = sync_segment(&todo);
         }
-        if (error == 0 && !failed) {
+        if (error == 0 && !failed && todo.unmapped) {
+            mark_file(todo.segment, turn);
+        } else if (error == 0 && !failed) {
             mark_sealed(todo.segment, turn);
         }
         end_job(pool, &todo, error);
@@ -246,7 +278,7 @@ static int sync_everything(hm_pool *pool, const job *active, bool directory, boo
 void hm_helper_sync(hm_pool *pool) {
     uint64_t asked = pool->sync_asked;
     uint64_t target = pool->sync_target;
-    job active = {pool->sync_active, pool->sync_end, pool->sync_records, false};
+    job active = {pool->sync_active, false, pool->sync_end, pool->sync_records, false};
     pool->sync_active = NULL;
     bool directory = pool->directory_dirty;
     pool->directory_dirty = false;

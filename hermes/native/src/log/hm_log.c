@@ -147,8 +147,7 @@ static int start(hm_log *log) {
         hm_log_retire_due(log, log->pool->options.segment_bytes, 0);
         error = start_writing(log, now_ns);
     }
-    bool no_room = error == -HM_ENOSPACE || error == -HM_EFILES || error == -HM_EMAPS;
-    error = no_room ? start_reading(log) : error;
+    error = hm_log_is_want(error) && log->pool->dirfd >= 0 ? start_reading(log) : error;
     log->cold_rolls = 0;
     if (error == 0 && pthread_create(&log->helper, NULL, hm_helper_main, log->pool) != 0) {
         error = -HM_ENOMEM;
@@ -206,8 +205,8 @@ int hm_log_open_window(const hm_log_options *options, uint64_t first_sequence,
 static int open_files(hm_log *log, const char *directory) {
     hm_pool *pool = log->pool;
     pool->dirfd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    pool->eventfd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    return pool->dirfd < 0 || pool->eventfd < 0 ? -HM_ESYS : 0;
+    pool->eventfd = pool->dirfd < 0 ? -1 : eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    return pool->dirfd < 0 || pool->eventfd < 0 ? hm_code_of(errno) : 0;
 }
 
 int hm_log_open(const char *directory, const hm_log_options *options, uint64_t *progress,

@@ -230,7 +230,11 @@ int hm_log_read(hm_log *log, uint64_t position, uint64_t limit, hm_range *range)
             return -HM_EDAMAGED;
         }
     }
-    return read_segment(log, segment, position, limit, range);
+    int error = hm_log_map(log, segment);
+    if (error == -HM_EDAMAGED) { /* its file is gone: all of it is lost */
+        at_segment(range, segment, hm_segment_end_position(segment), segment->next_sequence);
+    }
+    return error ? error : read_segment(log, segment, position, limit, range);
 }
 
 /* From a record on, the first frame with a sequence >= `sequence`. */
@@ -261,6 +265,10 @@ void hm_log_locate(hm_log *log, uint64_t sequence, hm_range *at) {
     hm_segment *segment = nth(log, index);
     if (sequence >= segment->next_sequence) {
         segment = nth(log, index + 1); /* it stood in a segment that is missing */
+    }
+    if (hm_log_map(log, segment) != 0) {
+        at_segment(at, segment, segment->base_position, segment->base_sequence);
+        return; /* the read that follows says why */
     }
     uint64_t record = hm_index_by_sequence(segment, sequence);
     uint64_t offset = segment->record_count
@@ -332,6 +340,10 @@ void hm_log_locate_time(hm_log *log, uint64_t time_ns, hm_range *at) {
         return;
     }
     hm_segment *segment = nth(log, low);
+    if (hm_log_map(log, segment) != 0) {
+        at_segment(at, segment, segment->base_position, segment->base_sequence);
+        return;
+    }
     /* Of a clock that was behind, nobody knows when: all of it is wanted.  What was ahead stands behind
      * what was right, in order. */
     if (has_wrong_times(log, segment) && segment->last_time_ns <= log->time_ns) {
@@ -360,6 +372,8 @@ hm_segment *hm_log_pin(hm_log *log, uint64_t base_sequence) {
     hm_segment *segment = nth(log, segment_by_sequence(log, base_sequence));
     if (segment->base_sequence != base_sequence) {
         segment = hm_window_named(log, base_sequence);
+    } else if (hm_log_map(log, segment) != 0) {
+        return NULL;
     }
     if (segment) {
         hm_segment_retain(segment);
@@ -377,7 +391,7 @@ void hm_log_populate(hm_log *log, uint64_t position, uint64_t size) {
     }
     hm_segment *segment = nth(log, segment_by_position(log, position));
     uint64_t offset = hm_segment_offset(segment, position) / HM_PAGE * HM_PAGE;
-    if (offset >= segment->end) {
+    if (offset >= segment->end || hm_log_map(log, segment) != 0) {
         return;
     }
     size = size < segment->end - offset ? size : segment->end - offset;

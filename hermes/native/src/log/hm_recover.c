@@ -20,6 +20,7 @@ typedef struct {
     uint64_t unsound_records;
     bool mislaid; /* its header names another segment: a recycled file whose new name was lost */
     bool gone;    /* not part of the log */
+    bool foreign; /* a file by a segment's name that is no segment */
 } found;
 
 typedef struct {
@@ -61,6 +62,20 @@ static int read_records(found *segment, uint64_t base_position) {
     return 0;
 }
 
+/* Maps the segment's files again: between the passes none is, because a log may have more segments
+ * than a process may have maps. */
+static int unpark(const recovery *self, found *segment) {
+    int error = hm_files_unpark(self->log->pool->dirfd, segment->base, &segment->files);
+    segment->walk.map = segment->files.map;
+    return error;
+}
+
+static bool is_foreign(const hm_files *files) {
+    static const uint8_t nothing[HM_HEADER_SIZE];
+    return files->size > 0 && files->header_error == -HM_EMAGIC &&
+           memcmp(files->map, nothing, sizeof nothing) != 0;
+}
+
 /* Where the segment begins: its header, else its first record, else where the one before ended. */
 static uint64_t base_position(const found *segment, uint64_t previous_end) {
     const hm_files *files = &segment->files;
@@ -82,7 +97,12 @@ static uint64_t committed_next(const hm_synced *synced, uint64_t covered) {
 static int verify(recovery *self, found *segment, uint64_t previous_end, uint64_t previous_next,
                   uint64_t next_base) {
     hm_walk *walk = &segment->walk;
+    int error = unpark(self, segment);
+    if (error) {
+        return error;
+    }
     free(walk->damage);
+    walk->damage = NULL;
     uint64_t position = base_position(segment, previous_end);
     position = position < previous_end ? previous_end : position;
     if (previous_next && segment->base > previous_next && position == previous_end) {
@@ -90,7 +110,7 @@ static int verify(recovery *self, found *segment, uint64_t previous_end, uint64_
          * positions. */
         position += (segment->base - previous_next) * HM_FRAME_SMALLEST;
     }
-    int error = read_records(segment, position);
+    error = read_records(segment, position);
     if (error) {
         return error;
     }
@@ -132,6 +152,8 @@ static int load(recovery *self, found *segment, uint64_t base) {
     segment->mislaid = error == 0 && segment->files.header_error == 0 &&
                        segment->files.header.base_sequence != base;
     segment->gone = segment->mislaid;
+    segment->foreign = error == 0 && is_foreign(&segment->files);
+    hm_files_park(&segment->files);
     return error;
 }
 
@@ -198,6 +220,7 @@ static int verify_all(recovery *self) {
             bool has_frames = end > HM_LOG_SEGMENT_HEADER;
             previous_next = walk->sealed && has_frames ? walk->next_sequence : walk->expected;
         }
+        hm_files_park(&segment->files);
     }
     return 0;
 }
@@ -229,13 +252,6 @@ static void set_aside(const recovery *self, const found *segment) {
     renameat(self->log->pool->dirfd, from, self->log->pool->dirfd, to);
 }
 
-static bool is_foreign(const found *segment) {
-    static const uint8_t nothing[HM_HEADER_SIZE];
-    const hm_files *files = &segment->files;
-    return files->size > 0 && files->header_error == -HM_EMAGIC &&
-           memcmp(files->map, nothing, sizeof nothing) != 0;
-}
-
 static int open_again(int dirfd, uint64_t base, const char *suffix) {
     char name[NAME_SIZE];
     hm_segment_name(name, sizeof name, base, suffix);
@@ -251,10 +267,11 @@ static int cut_frames_durably(const recovery *self, const found *segment) {
     }
     int fd = open_again(self->log->pool->dirfd, segment->base, "log");
     bool failed = fd < 0 || ftruncate(fd, HM_LOG_SEGMENT_HEADER) != 0 || fsync(fd) != 0;
+    int error = failed ? hm_code_of(errno) : 0;
     if (fd >= 0) {
         close(fd);
     }
-    return failed ? -HM_EIO : 0;
+    return error;
 }
 
 /* Segments without messages: what the last open made and nobody wrote to, or what a power loss
@@ -269,7 +286,7 @@ static int drop_empty(recovery *self, const found *last, uint64_t next_sequence)
             continue; /* `lost`: damaged from end to end, and messages stand behind it */
         }
         segment->gone = true;
-        if (is_foreign(segment)) {
+        if (segment->foreign) {
             set_aside(self, segment);
         } else if (segment->mislaid || segment->base != next_sequence) {
             unlink_files(self, segment);
@@ -640,22 +657,27 @@ static int seal_durably(hm_segment *segment, bool header_lost) {
         hm_segment_seal(segment, true);
         failed = fsync(fd) != 0 || (index_fd >= 0 && fsync(index_fd) != 0) || fsync(dirfd) != 0;
     }
+    int error = failed ? hm_code_of(errno) : 0;
     if (fd >= 0) {
         close(fd);
     }
     if (index_fd >= 0) {
         close(index_fd);
     }
-    return failed ? -HM_EIO : 0;
+    return error;
 }
 
 static int adopt(recovery *self, found *from, bool needs_seal) {
     hm_log *log = self->log;
+    int error = unpark(self, from);
+    if (error) {
+        return error;
+    }
     hm_segment *segment = new_segment(log, from);
     if (segment == NULL) {
         return -HM_ENOMEM;
     }
-    int error = hm_log_add_segment(log, segment);
+    error = hm_log_add_segment(log, segment);
     if (error) {
         hm_segment_release(segment);
         return error;
@@ -678,6 +700,7 @@ static int adopt(recovery *self, found *from, bool needs_seal) {
     list_unsynced(log->pool, segment);
     if (error == 0) {
         hm_segment_fold(segment);
+        error = hm_log_map(log, segment);
     }
     return error;
 }
@@ -713,7 +736,7 @@ static int adopt_all(recovery *self, const found *last) {
  * and who had published. */
 static const found *numbering(const recovery *self) {
     for (uint64_t i = self->count; i > 0; i--) {
-        if (!self->found[i - 1].mislaid && !is_foreign(&self->found[i - 1])) {
+        if (!self->found[i - 1].mislaid && !self->found[i - 1].foreign) {
             return &self->found[i - 1];
         }
     }
@@ -749,13 +772,14 @@ static int write_page(int dirfd, uint64_t base, const uint8_t *page) {
     int fd = openat(dirfd, name, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     bool failed = index < 0 || fd < 0 || fsync(index) != 0 ||
                   pwrite(fd, page, HM_PAGE, 0) != HM_PAGE || fsync(fd) != 0 || fsync(dirfd) != 0;
+    int error = failed ? hm_code_of(errno) : 0;
     if (index >= 0) {
         close(index);
     }
     if (fd >= 0) {
         close(fd);
     }
-    return failed ? -HM_EIO : 0;
+    return error;
 }
 
 /* Every message that the log had is lost: a sealed segment without frames says which they were, so
@@ -774,7 +798,7 @@ static int stand_in(recovery *self, uint64_t next) {
     hm_seal_encode(page, header.crc, &seal);
     for (uint64_t i = 0; i < self->count; i++) {
         const found *segment = &self->found[i];
-        if (is_foreign(segment)) {
+        if (segment->foreign) {
             set_aside(self, segment);
         } else if (segment->files.size <= HM_LOG_SEGMENT_HEADER) {
             unlink_files(self,
@@ -818,7 +842,13 @@ static int decide(recovery *self) {
         }
         last = last_written(self); /* nothing in it was committed: the one before was the last */
     }
-    self->report->cut_bytes += last && !last->walk.sealed ? bytes_behind(last) : 0;
+    if (last && !last->walk.sealed) {
+        int error = unpark(self, last);
+        if (error) {
+            return error;
+        }
+        self->report->cut_bytes += bytes_behind(last);
+    }
     const found *empty = last ? NULL : numbering(self);
     if (last) {
         close_damage(last, NULL);

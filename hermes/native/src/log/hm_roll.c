@@ -71,6 +71,10 @@ int hm_log_take(hm_log *log, hm_segment **taken) {
         return 0;
     }
     int error = hm_segment_make(pool, taken);
+    if (error == -HM_EMAPS && log->mapped) {
+        hm_log_unmap(log, 0);
+        error = hm_segment_make(pool, taken);
+    }
     log->cold_rolls += error == 0;
     return error;
 }
@@ -156,6 +160,9 @@ int hm_log_install(hm_log *log, hm_segment *segment, uint64_t now_ns) {
         return -HM_EIO;
     }
     hm_log_activate(log, segment);
+    if (log->segments_count > 1) {
+        hm_log_map(log, log->segments[log->segments_first + log->segments_count - 2]);
+    }
     for (uint64_t behind = 2; behind <= HM_FOLD_BEHIND && behind < log->segments_count; behind++) {
         hm_segment_fold(log->segments[log->segments_first + log->segments_count - 1 - behind]);
     }
@@ -169,6 +176,7 @@ static void retire_oldest(hm_log *log) {
     log->segments_count--;
     log->sealed_bytes -= hm_segment_frame_bytes(segment);
     log->trimmed++;
+    hm_log_forget_map(log, segment);
     hm_segment_retire(segment);
 }
 
@@ -198,8 +206,13 @@ static uint64_t index_need(const hm_log *log) {
     return checkpoint > log->pool->index_chunk ? checkpoint : log->pool->index_chunk;
 }
 
+bool hm_log_is_want(int error) {
+    return error == -HM_ENOSPACE || error == -HM_EFSIZE || error == -HM_ENOMEM ||
+           error == -HM_EFILES || error == -HM_EMAPS;
+}
+
 int hm_log_starve(hm_log *log, int error) {
-    if (error == -HM_ENOSPACE || error == -HM_ENOMEM || error == -HM_EFILES || error == -HM_EMAPS) {
+    if (hm_log_is_want(error)) {
         pthread_mutex_lock(&log->pool->lock);
         log->pool->starved = true;
         log->pool->starved_bytes = index_need(log);

@@ -160,11 +160,12 @@ int hm_map_sync(void *map, uint64_t begin, uint64_t end) {
     return msync((uint8_t *)map + begin, end - begin, MS_SYNC) == 0 ? 0 : errno;
 }
 
-static int code_of(int error) {
-    return error == ENOSPC || error == EDQUOT || error == EFBIG ? -HM_ENOSPACE
-           : error == EMFILE || error == ENFILE                 ? -HM_EFILES
-           : error == ENOMEM                                    ? -HM_ENOMEM
-                                                                : -HM_EIO;
+int hm_code_of(int error) {
+    return error == ENOSPC || error == EDQUOT   ? -HM_ENOSPACE
+           : error == EFBIG                     ? -HM_EFSIZE
+           : error == EMFILE || error == ENFILE ? -HM_EFILES
+           : error == ENOMEM                    ? -HM_ENOMEM
+                                                : -HM_EIO;
 }
 
 int hm_file_allocate(int fd, uint64_t offset, uint64_t size) {
@@ -172,14 +173,14 @@ int hm_file_allocate(int fd, uint64_t offset, uint64_t size) {
     do {
         error = posix_fallocate(fd, (off_t)offset, (off_t)size);
     } while (error == EINTR);
-    return error ? code_of(error) : 0;
+    return error ? hm_code_of(error) : 0;
 }
 
 static int create(hm_segment *segment, const char *suffix, int *fd) {
     char name[NAME_SIZE];
     spare_name(name, segment->spare_number, suffix);
     *fd = openat(segment->pool->dirfd, name, O_CREAT | O_TRUNC | O_RDWR | O_CLOEXEC, FILE_MODE);
-    return *fd < 0 ? code_of(errno) : 0;
+    return *fd < 0 ? hm_code_of(errno) : 0;
 }
 
 static int map_memory(int fd, uint64_t size, void **map) {
@@ -368,7 +369,13 @@ int hm_segment_refit(hm_segment *segment) {
     char name[NAME_SIZE];
     spare_name(name, segment->spare_number, "log");
     segment->fd = openat(pool->dirfd, name, O_RDWR | O_CLOEXEC);
-    return segment->fd < 0 ? code_of(errno) : make_index(segment);
+    int error = segment->fd < 0 ? hm_code_of(errno) : 0;
+    if (error == 0 && segment->map == NULL) {
+        error = map_watched(segment->fd, segment->map_size, (void **)&segment->map,
+                            &segment->map_fault);
+        hm_segment_read_ahead(segment, false);
+    }
+    return error ? error : make_index(segment);
 }
 
 static void unlink_spare(const hm_segment *segment) {
@@ -479,7 +486,7 @@ int hm_segment_install(hm_segment *segment, uint64_t created_ns) {
         spare_name(from, segment->spare_number, suffixes[i]);
         hm_segment_name(to, sizeof to, segment->base_sequence, suffixes[i]);
         if (renameat(pool->dirfd, from, pool->dirfd, to) != 0) {
-            return code_of(errno);
+            return hm_code_of(errno);
         }
     }
     segment->name = HM_NAME_BASE;
@@ -496,7 +503,7 @@ static uint64_t shrink_file(hm_segment *segment) {
     if (unused == 0 || ftruncate(segment->fd, (off_t)segment->end) != 0) {
         return 0;
     }
-    segment->shrunk = true;
+    segment->shrunk = segment->cut = true;
     uint64_t keep = (segment->end + HM_PAGE - 1) / HM_PAGE * HM_PAGE;
     if (keep < segment->map_size) {
         mmap(segment->map + keep, segment->map_size - keep, PROT_READ | PROT_WRITE,
@@ -554,6 +561,73 @@ void hm_segment_fold(hm_segment *segment) {
     }
     pthread_mutex_unlock(&pool->lock);
     free(copy);
+}
+
+bool hm_segment_unmap(hm_segment *segment) {
+    hm_pool *pool = segment->pool;
+    pthread_mutex_lock(&pool->lock);
+    /* acquire: pairs with (B) -- a reader that let go has read what it wanted.  Under the lock, and
+     * with the log's own reference alone, nobody else can come to refer to it. */
+    bool unused = atomic_load_explicit(&segment->refs, memory_order_acquire) == 1 &&
+                  hm_segment_faults(segment) == 0;
+    if (unused) {
+        hm_fault_drop(segment->map_fault);
+        munmap(segment->map, segment->map_size);
+        segment->map = NULL;
+        segment->map_fault = NULL;
+        segment->piecemeal = false;
+        if (!segment->heap_records && segment->records) {
+            hm_fault_drop(segment->records_fault);
+            munmap(segment->records, segment->index_reserved);
+            segment->records = NULL;
+            segment->records_fault = NULL;
+        }
+    }
+    pthread_mutex_unlock(&pool->lock);
+    return unused;
+}
+
+/* Maps one file of a sealed segment again; where it was cut, its pages fault. */
+static int map_again(const hm_segment *segment, const char *suffix, uint64_t size, void **map,
+                     hm_fault **fault) {
+    char name[NAME_SIZE];
+    hm_segment_name(name, sizeof name, segment->base_sequence, suffix);
+    int fd = openat(segment->pool->dirfd, name, O_RDWR | O_CLOEXEC);
+    if (fd < 0) {
+        return errno == ENOENT ? -HM_EDAMAGED : hm_code_of(errno);
+    }
+    int error = map_watched(fd, size, map, fault);
+    close(fd);
+    return error;
+}
+
+int hm_segment_map(hm_segment *segment) {
+    hm_pool *pool = segment->pool;
+    if (segment->map) {
+        return 0;
+    }
+    void *records = NULL, *map = NULL;
+    hm_fault *map_fault = NULL, *records_fault = NULL;
+    int error = map_again(segment, "log", segment->map_size, &map, &map_fault);
+    if (error == 0 && !segment->heap_records && segment->index_reserved) {
+        error = map_again(segment, "index", segment->index_reserved, &records, &records_fault);
+    }
+    if (error && map) {
+        hm_fault_drop(map_fault);
+        munmap(map, segment->map_size);
+    }
+    if (error) {
+        return error;
+    }
+    pthread_mutex_lock(&pool->lock); /* a sync looks at it */
+    segment->map = map;
+    segment->map_fault = map_fault;
+    if (records) {
+        segment->records = records;
+        segment->records_fault = records_fault;
+    }
+    pthread_mutex_unlock(&pool->lock);
+    return 0;
 }
 
 void hm_segment_seal(hm_segment *segment, bool shrink) {

@@ -8,6 +8,7 @@
  *   hm_walk.c        verifying a segment's frames: recovery and the offline tools share it
  *   hm_files.c       finding and mapping what stands in a directory
  *   hm_recover.c     from a directory to a list of sound segments
+ *   hm_maps.c        which segments are mapped
  *   hm_roll.c        the list of segments: the next one, retention
  *   hm_append.c      copying, stamping, records
  *   hm_read.c        ranges, positions by sequence and time, pins
@@ -44,9 +45,10 @@
 #define HM_SYNC_EACH_MAX                                                                           \
     16 /* segments synced one by one; beyond, the file system is asked once, first */
 #define HM_BACK_SLACK_NS                                                                           \
-    1000000000                   /* ns that append times are held when the clock goes back less */
-#define HM_FOLD_MAX        16384 /* bytes of records that are kept without a map */
-#define HM_FOLD_BEHIND     4     /* segments behind the active one that are looked at for it */
+    1000000000               /* ns that append times are held when the clock goes back less */
+#define HM_FOLD_MAX    16384 /* bytes of records that are kept without a map */
+#define HM_FOLD_BEHIND 4     /* segments behind the active one that are looked at for it */
+#define HM_MAPPED_MAX  400   /* sealed segments of a log that are mapped though nobody reads them */
 #define HM_STARVED_WAIT_NS 100000000 /* ns between tries to get a segment on a full disk */
 
 /* The header page of a segment file; every other byte of the page is zero.
@@ -184,6 +186,12 @@ struct hm_segment {
     bool recyclable; /* retired, counted in `circulating`: becomes a spare with the last release */
     bool heap_records; /* `records` were rebuilt in private memory */
     bool folded;       /* or copied there from a sound index file, which is mapped no more */
+    bool cut;          /* its map is longer than its file */
+
+    /* The owner's: its place among the sealed segments that are mapped, by their last use. */
+    bool listed;
+    hm_segment *used_before;
+    hm_segment *used_after;
 
     /* Under the pool's lock. */
     uint64_t disk_bytes; /* what it counts for in the quota */
@@ -191,7 +199,8 @@ struct hm_segment {
     bool piecemeal;      /* hm_segment_read_ahead(.., false) was last */
     uint64_t synced_end; /* bytes of the map on disk */
     uint64_t synced_records;
-    bool unsynced; /* it stands in the pool's list of sealed segments that a sync must cover */
+    bool unsynced;      /* it stands in the pool's list of sealed segments that a sync must cover */
+    bool sync_unmapped; /* it was not mapped when a sync took it; the owner may map it meanwhile */
     hm_segment *unsynced_next;
 };
 
@@ -330,6 +339,10 @@ int hm_segment_install(hm_segment *segment, uint64_t created_ns);
 /* Keeps the few records of a sealed segment in private memory instead of a map of the index file: a
  * process has 65,530 maps.  Not while a sync may be writing them. */
 void hm_segment_fold(hm_segment *segment);
+/* Unmaps the files of a sealed segment.  False: they are read, or must stay. */
+bool hm_segment_unmap(hm_segment *segment);
+/* Maps them again.  0; -HM_EDAMAGED: they are gone or were cut; -HM_EFILES, -HM_EMAPS, -HM_EIO. */
+int hm_segment_map(hm_segment *segment);
 /* Writes the seal; `shrink`: gives back what is unused.  Closes the descriptors. */
 void hm_segment_seal(hm_segment *segment, bool shrink);
 /* Takes the segment out of the directory and drops the log's reference.  It becomes a spare once
@@ -339,6 +352,8 @@ void hm_segment_name(char *out, size_t size, uint64_t base, const char *suffix);
 /* Waits for [begin, end) of the mapping to be on disk: 0 or errno. */
 int hm_map_sync(void *map, uint64_t begin, uint64_t end);
 uint64_t hm_index_reserve(uint64_t segment_bytes);
+/* What an errno means: -HM_ENOSPACE, -HM_EFSIZE, -HM_EFILES, -HM_ENOMEM, or -HM_EIO. */
+int hm_code_of(int error);
 /* Gives [offset, offset + size) of a file storage: 0 or -HM_E*. */
 int hm_file_allocate(int fd, uint64_t offset, uint64_t size);
 
@@ -462,7 +477,10 @@ struct hm_log {
     uint64_t segments_capacity;
     uint64_t segments_first;
     uint64_t segments_count;
-    uint64_t sealed_bytes; /* of frames in all but the active one */
+    uint64_t sealed_bytes;  /* of frames in all but the active one */
+    hm_segment *used_last;  /* of the sealed segments that are mapped */
+    hm_segment *used_first; /* whose map is given up first */
+    uint64_t mapped;        /* how many they are */
 
     hm_publishers *publishers;
     hm_window *window; /* NULL: no store behind it */
@@ -481,6 +499,16 @@ static inline hm_segment *hm_log_oldest(const hm_log *log) {
 static inline uint64_t hm_segment_frame_bytes(const hm_segment *segment) {
     return segment->end - HM_LOG_SEGMENT_HEADER;
 }
+
+/* hm_maps.c ---------------------------------------------------------------------------------- */
+
+/* Has the files of `segment` mapped, and gives up the map that was not used for longest where there
+ * are too many.  0 or what hm_segment_map returns. */
+int hm_log_map(hm_log *log, hm_segment *segment);
+/* Gives up the maps of sealed segments that nobody reads, but for `keep` of them. */
+void hm_log_unmap(hm_log *log, uint64_t keep);
+/* `segment` is no longer part of the log. */
+void hm_log_forget_map(hm_log *log, hm_segment *segment);
 
 /* hm_read.c ---------------------------------------------------------------------------------- */
 
@@ -506,6 +534,9 @@ void hm_log_step_back(hm_log *log, uint64_t now_ns);
 /* Retires what is too many or, unless `now_ns` is 0, too old; `capacity`: of the active segment, and
  * of the one to come. */
 void hm_log_retire_due(hm_log *log, uint64_t capacity, uint64_t now_ns);
+/* Whether `error` is a want that can pass: of space, memory, descriptors, or a limit of the
+ * process. */
+bool hm_log_is_want(int error);
 /* Notes a refusal for want of space, so that the helper looks for some.  Returns `error`. */
 int hm_log_starve(hm_log *log, int error);
 /* Tells the helper that the tail has passed `nudge_at`. */
@@ -567,6 +598,7 @@ typedef struct {
     hm_fault *map_fault;
     hm_fault *slots_fault;
     bool has_index;
+    bool parked;             /* both are mapped no more */
     int header_error;        /* of the header page: 0 or -HM_E* */
     int seal_error;          /* 0, -HM_EEMPTY: not sealed, -HM_ECRC */
     uint32_t synced_unsound; /* offset of a synced mark that is not sound, 0: none */
@@ -587,6 +619,9 @@ hm_synced hm_synced_extent(const hm_files *files, uint64_t base_sequence, uint64
 /* 0 or -HM_E*; damage is not an error here. */
 int hm_files_open(int dirfd, uint64_t base, bool writable, hm_files *files);
 void hm_files_close(hm_files *files);
+/* Unmaps both, and maps them again.  0 or -HM_E*; -HM_EIO: they have another size by now. */
+void hm_files_park(hm_files *files);
+int hm_files_unpark(int dirfd, uint64_t base, hm_files *files);
 
 /* Base sequences of the segment files in a directory, ascending.  `litter`, if not NULL, gets the
  * names of leftover files.  The caller frees. */
