@@ -55,7 +55,7 @@ class Model:
             self.messages.append(Message(len(self.messages) + 1, topic, payload))
 
     def feed(self, *frames: bytes) -> Any:
-        """What a connection's batch of ``frames`` comes to."""
+        """Result of feeding a batch of ``frames`` from a connection."""
         self.ingest.close()
         self.ingest = Ingest(self.router)  # a refusal leaves the rest of its batch to be skipped
         self.ingest.open(1, bytes(16))

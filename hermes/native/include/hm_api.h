@@ -4,7 +4,7 @@
  * reaches the core through this table, whose address `hermes.native.api_address()` gives: nothing
  * is linked, so plugin and core may be built by different compilers at different times.
  *
- * Functions are only ever appended; `version` counts how often.  A table is good for whoever was
+ * Functions are only ever appended; `version` counts how often.  A table serves modules that were
  * compiled against its version or an older one.
  */
 #ifndef HM_API_H

@@ -28,8 +28,8 @@ const char *hm_crc32c_variant(void);
 int hm_crc32c_select(int variant);
 /* cdef-end */
 
-/* What hm_frame.c calls: raw states, that is without the inversion at either end (begin with ~0).
- */
+/* One implementation, called by hm_frame.c with raw states: without the inversion at either end
+ * (begin with ~0). */
 typedef struct {
     const char *name;
     /* Any bytes, no byte beyond them is read. */

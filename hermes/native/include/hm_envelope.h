@@ -2,8 +2,8 @@
  *
  * For the ends that want whole frames: a client, and a broker before the first Hello.  (Once a
  * connection is open the broker takes batches frame by frame with hm_ingest.h.)  Judges magic and
- * version from the first byte on, so that a stranger gets his answer at once and is not asked for a
- * header first.
+ * version from the first byte on, so that a peer of another protocol gets an answer at once, before
+ * a whole header has arrived.
  */
 #ifndef HM_ENVELOPE_H
 #define HM_ENVELOPE_H

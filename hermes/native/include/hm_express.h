@@ -74,8 +74,8 @@ typedef struct {
 /* `ingest` is borrowed.  NULL: no memory. */
 hm_express *hm_express_new(hm_ingest *ingest);
 void hm_express_free(hm_express *express);
-/* What its acknowledgements mean; OTHER: they are not ours to give, or it is closed.  -HM_ELIMIT:
- * more than HM_PUBLISHERS_MAX are open. */
+/* Sets the acknowledgement level of a publisher; OTHER: Python acknowledges it, or it is closed.
+ * -HM_ELIMIT: more than HM_PUBLISHERS_MAX are open. */
 int hm_express_level(hm_express *express, uint32_t publisher, int level);
 /* Serves `cursor` of `stream`, whose index is `index`; returns its number, or -HM_ELIMIT. */
 int hm_express_add(hm_express *express, hm_stream *stream, hm_cursor *cursor, uint32_t index);
@@ -90,17 +90,17 @@ const hm_touched *hm_express_touched(const hm_express *express);
  * others than `fd`. The cursors must have been called until they were caught up. */
 void hm_express_run(hm_express *express, int fd, int epoll_fd, uint8_t *buffer, uint64_t shared,
                     uint64_t spin_ns, uint64_t bound_ns, hm_feed *feed, hm_express_result *result);
-/* Likewise where bytes come from and go to a medium that is no socket; its `receive` never waits
- * here, and ends the run with OTHERS by -HM_EBUSY.  `fd`: what it waits on, in `epoll_fd`. */
+/* As hm_express_run, over a medium that is not a socket; its `receive` never waits here, and ends
+ * the run with OTHERS by -HM_EBUSY.  `fd`: what it waits on, in `epoll_fd`. */
 void hm_express_run_medium(hm_express *express, const hm_medium *medium, int fd, int epoll_fd,
                            uint8_t *buffer, uint64_t shared, uint64_t spin_ns, uint64_t bound_ns,
                            hm_feed *feed, hm_express_result *result);
 
 /* Has each connection's cursors deliver, and sends that, as far as nothing special turns up. */
 void hm_express_hand_out(hm_hand_out *items, uint32_t count, uint64_t now_ns);
-/* What was special: of the result, `unsent`, the gap and `again` count.  `range`: log memory that
- * comes behind the unsent output, the rest of the batch of cursor `gap_cursor`; its size may be
- * 0. */
+/* Leftovers of hm_express_hand_out: of the result, `unsent`, the gap and `again` count.  `range`:
+ * log memory that comes behind the unsent output, the rest of the batch of cursor `gap_cursor`; its
+ * size may be 0. */
 void hm_express_left(const hm_express *express, hm_express_result *result, hm_range *range);
 /* cdef-end */
 

@@ -35,7 +35,7 @@ void hm_flusher_free(hm_flusher *flusher);
 /* Writes to `fd` from now on: a connected stream socket, non-blocking, borrowed.  `batch_max`:
  * bytes of frames in a batch, unless one frame alone is larger. */
 int hm_flusher_attach(hm_flusher *flusher, int fd, uint64_t batch_max);
-/* Likewise to a medium that is no socket; it must live until hm_flusher_detach. */
+/* As hm_flusher_attach, for a medium that is not a socket; it must live until hm_flusher_detach. */
 int hm_flusher_attach_medium(hm_flusher *flusher, const hm_medium *medium, uint64_t batch_max);
 /* Returns when nobody writes any more.  What was half written is forgotten, outboxes are paused. */
 void hm_flusher_detach(hm_flusher *flusher);

@@ -4,8 +4,8 @@
  * Batches are taken frame by frame as they arrive: nothing waits for a whole batch, so a connection
  * needs room for one frame only. Each frame is validated (structure, padding, CRC, sequence) before
  * it is appended; what the publisher has sent before (its sequence <= the stream's last of that
- * publisher) is skipped and counted. Control frames are validated and handed out; they are
- * Python's.
+ * publisher) is skipped and counted. Control frames are validated and returned; Python handles
+ * them.
  *
  * What makes a batch malformed, for good (HM_FEED_ERROR):
  *     -HM_EUNKNOWN    the publisher is not open, or the stream index is not 0

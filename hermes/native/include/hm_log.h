@@ -59,7 +59,7 @@ typedef struct {
                              given to other messages; 0: nothing is known */
 } hm_log_options;
 
-/* What opening found and did.  Counts of messages and bytes are of what is served now. */
+/* Report of opening a log.  Counts of messages and bytes are of what is served now. */
 typedef struct {
     uint64_t segments;
     uint64_t messages;
@@ -102,7 +102,7 @@ typedef struct {
     uint64_t offset;         /* of the run within hm_segment_memory */
 } hm_range;
 
-/* Who published a run.  All zero: nobody in particular, no duplicate filter. */
+/* The publisher of a run.  All zero: no publisher is named, no duplicate filter. */
 typedef struct {
     uint8_t publisher[16];
     uint64_t
@@ -122,9 +122,9 @@ int hm_log_open_memory(const hm_log_options *options, hm_log **log);
 int hm_log_close(hm_log *log);
 
 /* Appends `count` whole, validated MESSAGE frames that fill `size` bytes: copies and stamps them.
- * `now_ns` is the broker's clock.  If it goes back by up to a second, append times stay what they were;
- * by more, a new segment begins: times are in order within each.  All or nothing unless the disk fails
- * between two segments, in which case `*appended` says how many messages are in the log.
+ * `now_ns` is the broker's clock.  If it goes back by up to a second, append times stay what they
+ * were; by more, a new segment begins: times are in order within each.  All or nothing unless the
+ * disk fails between two segments, in which case `*appended` says how many messages are in the log.
  * -HM_ENOSPACE: refused for now; -HM_EIO: refused until opened again; -HM_ELENGTH: a frame larger
  * than a segment. */
 int hm_log_append(hm_log *log, const uint8_t *frames, uint64_t size, uint32_t count,
@@ -152,8 +152,8 @@ int hm_log_read(hm_log *log, uint64_t position, uint64_t limit, hm_range *range)
 /* The first position with a sequence >= `sequence`, or an append time >= `time_ns`: sets position
  * and first_sequence.  At or past the tail: the tail.  Before the start: the start.  By
  * time, what is damaged directly before comes first: when it was appended is not known.  Likewise a
- * segment whose times are those of a wrong clock, ahead of the newest or behind earlier ones: it was
- * appended at some time between the segments around it. */
+ * segment whose times are those of a wrong clock, ahead of the newest or behind earlier ones: it
+ * was appended at some time between the segments around it. */
 void hm_log_locate(hm_log *log, uint64_t sequence, hm_range *at);
 void hm_log_locate_time(hm_log *log, uint64_t time_ns, hm_range *at);
 /* The time of the newest append, about. */
@@ -166,8 +166,8 @@ const uint8_t *hm_segment_memory(const hm_segment *segment, uint64_t *size);
 /* Any thread; the last release of a retired segment unmaps or recycles it. */
 void hm_segment_release(hm_segment *segment);
 
-/* Applies retention now.  `now_ns` judges age, and may be another clock than that of appends: one that
- * trusts no sudden step.  Returns the number of segments retired. */
+/* Applies retention now.  `now_ns` judges age, and may be another clock than that of appends: one
+ * that trusts no sudden step.  Returns the number of segments retired. */
 int hm_log_trim(hm_log *log, uint64_t now_ns);
 
 /* Asks the helper to sync everything appended so far; several calls are one sync (group commit).
@@ -175,7 +175,7 @@ int hm_log_trim(hm_log *log, uint64_t now_ns);
 int hm_log_sync_begin(hm_log *log);
 /* Blocks until everything appended so far is on disk, or the sync has failed. */
 int hm_log_sync_wait(hm_log *log, uint64_t timeout_ns);
-/* A descriptor that becomes readable when a sync ends or a refusal is over; -1: none.
+/* A descriptor that becomes readable when a sync ends or appends are taken again; -1: none.
  * hm_log_events drains it and returns a set of HM_LOG_EVENT_*. */
 int hm_log_fileno(const hm_log *log);
 int hm_log_events(hm_log *log);
@@ -190,9 +190,9 @@ void hm_log_status_get(hm_log *log, hm_log_status *status);
 
 /* ---- a window: the newest part of a stream in memory, in front of a store that has all of it ----
  *
- * Appends go to the window; whoever owns it hands them to the store (hm_log_runs), and says what
- * the store has (hm_log_stored).  What it has not is never retired, and bounded.  What is older
- * than the window is read as -HM_ECOLD until it has been brought (hm_log_fill). */
+ * Appends go to the window; its owner passes them to the store (hm_log_runs) and reports what the
+ * store has (hm_log_stored).  Bytes that the store lacks are never retired, and bounded.  What is
+ * older than the window is read as -HM_ECOLD until it has been brought (hm_log_fill). */
 
 #define HM_LOG_COLD_MAX 16 /* stretches of older frames kept in memory; the longest unused goes */
 
@@ -215,8 +215,8 @@ typedef struct {
 int hm_log_open_window(const hm_log_options *options, uint64_t first_sequence,
                        uint64_t start_position, uint64_t next_sequence, uint64_t end_position,
                        uint64_t unstored_max, hm_log **log);
-/* What has been appended from `position` (the end, or where a run began or ended) on, oldest first.
- * Returns how many of at most `capacity`. */
+/* Lists the runs appended from `position` (the end, or where a run began or ended) on, oldest
+ * first. Returns how many of at most `capacity`. */
 uint32_t hm_log_runs(hm_log *log, uint64_t position, hm_log_run *runs, uint32_t capacity);
 /* The store has what stands before `position`. */
 void hm_log_stored(hm_log *log, uint64_t position);
@@ -230,7 +230,7 @@ int hm_log_remember(hm_log *log, const uint8_t *publisher, uint64_t last);
  */
 int64_t hm_log_fill(hm_log *log, uint64_t position, uint64_t sequence, const uint8_t *frames,
                     uint64_t size);
-/* What stands there cannot be had: it is read as damaged. */
+/* The store cannot read the frames at `position`: they are read as damaged. */
 int hm_log_fill_hole(hm_log *log, uint64_t position, uint64_t sequence, uint64_t end,
                      uint64_t next_sequence);
 /* cdef-end */

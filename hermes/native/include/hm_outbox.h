@@ -1,18 +1,20 @@
 /* hm_outbox.h -- a publisher's outbox: frames encoded once, kept until acknowledged.
  *
  * A list of chunks filled with whole MESSAGE frames in the order of their sequences; a frame larger
- * than a chunk gets one of its own.  Three cursors move along the list, each written by one side only:
+ * than a chunk gets one of its own.  Three cursors move along the list, each written by one side
+ * only:
  *
  *     acked <= sent <= put        (bytes between acked and put <= capacity)
  *
  *     put    the publishing side, by hm_outbox_put*: one thread at a time, guarded (-HM_EBUSY)
- *     sent   whoever writes to the wire: hm_outbox_batch / hm_outbox_sent, or the flusher under its
- *            mutex
- *     acked  whoever reads the acknowledgements: hm_outbox_ack; one thread at a time, not guarded
+ *     sent   the thread that writes to the wire: hm_outbox_batch / hm_outbox_sent, or the flusher
+ *            under its mutex
+ *     acked  the thread that reads the acknowledgements: hm_outbox_ack; one thread at a time, not
+ *            guarded
  *
  * Chunks that are wholly acknowledged go back to the publishing side, last in, first out: memory
  * follows what is unacknowledged, not the capacity, and stays warm in the cache.  After a reconnect
- * hm_outbox_rewind sets sent back to acked, and everything unacknowledged goes out again.
+ * hm_outbox_rewind sets sent back to acked, and everything unacknowledged is sent again.
  */
 #ifndef HM_OUTBOX_H
 #define HM_OUTBOX_H

@@ -1,8 +1,8 @@
 /* hm_spsc.h -- bounded ring of variable-length records: one producer, one consumer.
  *
  * The two are threads that share a handle, or processes that map the same file, each through a
- * handle of its own.  A role belongs to one handle at a time: whoever takes it over opens the ring
- * anew.
+ * handle of its own.  A role belongs to one handle at a time: the process that takes it over opens
+ * the ring again.
  *
  * Both cursors are free-running 64-bit byte counts, never masked when stored:
  *     tail - head      bytes published and not yet released   (0 .. capacity)
@@ -48,7 +48,7 @@
 
 typedef struct hm_spsc hm_spsc;
 
-/* Where a record's payload lies in the memory of the ring. */
+/* Address of a record's payload in the memory of the ring. */
 typedef struct {
     uint32_t offset; /* bytes, a multiple of 8 */
     uint32_t size;   /* bytes */

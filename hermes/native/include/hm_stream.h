@@ -37,10 +37,10 @@ typedef struct hm_cursor hm_cursor;
 #define HM_APPEND_MAX         1073741824 /* bytes of one append */
 #define HM_CURSOR_TAIL 1048576 /* bytes a walk looks at per call: replay never holds the loop */
 
-/* Where a cursor begins.
+/* Start of a cursor.
  * LAST: the newest message of each topic it wants, then live.  SEQUENCE: the first message with a
- * sequence >= value.  TIME: the first message appended at or after value, ns; as long as there is none,
- * the cursor has nothing. */
+ * sequence >= value.  TIME: the first message appended at or after value, ns; as long as there is
+ * none, the cursor has nothing. */
 enum {
     HM_START_LATEST = 0,
     HM_START_EARLIEST = 1,
@@ -49,7 +49,7 @@ enum {
     HM_START_TIME = 4,
 };
 
-/* What hm_cursor_next produced.
+/* Result of hm_cursor_next.
  * NOTHING: caught up.  COPIED: `written` bytes of `out`, one whole BATCH frame.  RANGE: `written`
  * (56) bytes of `out`, then `range` of log memory: one BATCH frame.  GAP: `gap_first`..`gap_last`
  * can't be had; `gap_reason`: HM_EGONE or HM_EDAMAGED.  AGAIN: walked its share of the log and
@@ -127,9 +127,9 @@ int hm_stream_sweep(hm_stream *stream, uint64_t budget);
 int hm_cursor_open(hm_stream *stream, int filter_kind, const uint8_t *filter, uint32_t filter_len,
                    uint32_t batch_id, int start, uint64_t value, hm_cursor **cursor);
 void hm_cursor_close(hm_cursor *cursor);
-/* Has a cursor that was opened at HM_START_LATEST begin as at HM_START_LAST, in steps before its first
- * batch: looks at up to `topics` more topics.  Returns 1 if some are left, 0 at the end, -HM_ENOMEM.
- * Appends in between are live messages. */
+/* Has a cursor that was opened at HM_START_LATEST begin as at HM_START_LAST, in steps before its
+ * first batch: looks at up to `topics` more topics.  Returns 1 if some are left, 0 at the end,
+ * -HM_ENOMEM. Appends in between are live messages. */
 int hm_cursor_collect(hm_cursor *cursor, uint32_t topics);
 /* Number of the cursor's filter in its stream, as hm_stream_ready reports it. */
 uint32_t hm_cursor_filter(const hm_cursor *cursor);
@@ -155,18 +155,20 @@ uint32_t hm_stream_ready(hm_stream *stream, uint32_t *filters, uint32_t capacity
 
 /* Before the first append: shows cursors only what hm_stream_show has said is stored. */
 void hm_stream_hold(hm_stream *stream);
-/* What stands before `position` (the end, or where a run of hm_log_runs ends), up to `sequence`
- * excluded, is stored: it may be retired, and cursors may have it. */
+/* Frames before `position` (the end, or where a run of hm_log_runs ends), up to `sequence`
+ * excluded, are stored: they may be retired, and cursors may have them. */
 void hm_stream_show(hm_stream *stream, uint64_t position, uint64_t sequence);
 /* Enters the topics of frames of the store, before the first append.  Returns the bytes that are
  * sound and have consecutive sequences. */
 int64_t hm_stream_learn(hm_stream *stream, uint64_t position, uint64_t sequence,
                         const uint8_t *frames, uint64_t size);
-/* Before its first batch: the cursor begins at `position`, which has `sequence`, for somebody who
- * wanted to begin at `wanted`: what lies between is a gap, for `reason` (HM_EGONE, HM_EDAMAGED). */
+/* Before its first batch: the cursor begins at `position`, which has `sequence`, for a subscription
+ * that wanted to begin at `wanted`: what lies between is a gap, for `reason` (HM_EGONE,
+ * HM_EDAMAGED). */
 void hm_cursor_place(hm_cursor *cursor, uint64_t position, uint64_t sequence, uint64_t wanted,
                      int reason);
-/* Likewise: it has nothing until a message was appended at `time_ns` or later, and begins there. */
+/* Before its first batch: the cursor has nothing until a message was appended at `time_ns` or
+ * later, and begins there. */
 void hm_cursor_hold(hm_cursor *cursor, uint64_t time_ns);
 /* cdef-end */
 

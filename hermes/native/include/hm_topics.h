@@ -35,7 +35,7 @@ const uint8_t *hm_topics_name(const hm_topics *topics, uint32_t index, uint32_t 
 
 #define HM_TOPIC_CHUNK 4096 /* entries allocated at once: 128 KiB */
 
-/* What a stream knows of a topic. */
+/* A stream's knowledge of one topic. */
 typedef struct {
     uint64_t last_sequence; /* 0: no message seen */
     uint64_t last_position;
