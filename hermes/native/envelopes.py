@@ -34,7 +34,6 @@ ENOSPACE: int = lib.HM_ENOSPACE
 EFILES: int = lib.HM_EFILES
 EMAPS: int = lib.HM_EMAPS
 EFSIZE: int = lib.HM_EFSIZE
-ENOMEM: int = lib.HM_ENOMEM
 EIO: int = lib.HM_EIO
 EDENIED: int = lib.HM_EDENIED
 

@@ -131,6 +131,7 @@ class ServingAgent(ABC, Generic[L]):
         self._stopped = False
         self._closed = False
         self._told_ns = -TELL_NS
+        self._short = False  # it was told that descriptors are short
         self._faults = Faults(LOG)
         self._counters = dict.fromkeys(
             (
@@ -274,6 +275,9 @@ class ServingAgent(ABC, Generic[L]):
             link = connection.attachment = self._link(sock, connection)
             self._links[link.fd] = link
             self._counters["accepted"] += 1
+            if self._short:
+                self._short = False
+                LOG.warning("%s takes connections again", self._url)
             self._begin(link)
         except Exception as error:
             if link is not None:
@@ -291,6 +295,7 @@ class ServingAgent(ABC, Generic[L]):
         if now_ns < self._told_ns + TELL_NS:
             return
         self._told_ns = now_ns
+        self._short = True
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         LOG.warning(
             "%s turns connections away: the process has all but %d of the %d descriptors that it may "

@@ -155,3 +155,48 @@ def test_an_identity_with_many_publishers_has_its_own_forgotten(
 
     assert first == {None: list(range(20)), "alice": list(range(8)), "mallory": list(range(48, 60))}
     assert later == list(range(51, 60))
+
+
+FORKING = """
+import gc, multiprocessing, os, sys
+import hermes
+from hermes.broker import Broker
+
+place = sys.argv[1]
+directory = os.path.dirname(place)
+with Broker(listeners=["tcp://127.0.0.1:0"], storage="sqlite:" + place).start() as broker:
+    with hermes.connect(broker.url, timeout=60) as client:
+        publisher = client.publisher("a", ack="durable")
+        for _ in range(3):
+            publisher.send(b"x")
+            publisher.flush()
+            files = sorted(os.listdir(directory))
+            child = os.fork()
+            if child == 0:
+                gc.collect()
+                sys.exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+            worker = multiprocessing.get_context("fork").Process(target=gc.collect)
+            worker.start()
+            worker.join()
+            assert worker.exitcode == 0
+            assert sorted(os.listdir(directory)) == files, "a child took the write-ahead log away"
+        assert publisher.acked == 3
+with Broker(listeners=["tcp://127.0.0.1:0"], storage="sqlite:" + place).start() as broker:
+    with hermes.connect(broker.url, timeout=60) as client:
+        with client.subscribe("a", start="earliest") as subscription:
+            print([subscription.receive(timeout=60).sequence for _ in range(3)])
+"""
+
+
+def test_children_that_end_leave_the_database_to_their_parent(tmp_path: Path) -> None:
+    """A forked child that ends, with the parent's connections open, takes neither file nor message
+    away."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING, str(tmp_path / "log.db")],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "[1, 2, 3]"), done.stderr
