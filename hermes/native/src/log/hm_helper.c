@@ -10,6 +10,13 @@
 
 #include "log_internal.h"
 
+/* The tests make one mistake at a time here, to prove that they would notice. */
+#ifdef HM_WEAKEN_LOG_FOLDED
+#define ALWAYS_SYNCS false
+#else
+#define ALWAYS_SYNCS true
+#endif
+
 #define NAME_SIZE 40
 
 #ifndef MADV_POPULATE_READ
@@ -147,7 +154,8 @@ static int sync_segment(const job *todo) {
         int error = sync_file(segment, "index");
         return error ? error : sync_file(segment, "log");
     }
-    if (segment->folded && segment->synced_records < todo->records) {
+    if (segment->folded && (ALWAYS_SYNCS || segment->synced_records < todo->records)) {
+        /* Also when all records were synced: the last may have been extended since. */
         int error = sync_file(segment, "index");
         if (error) {
             return error;

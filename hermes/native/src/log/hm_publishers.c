@@ -251,12 +251,16 @@ void hm_publishers_lose(hm_publishers *table, const uint8_t *id, uint64_t first,
     hm_publishers_set(table, id, next > last ? next - 1 : last);
 }
 
-void hm_publishers_expect(hm_publishers *table, const uint8_t *id, uint64_t first, bool lost) {
+void hm_publishers_expect(hm_publishers *table, const uint8_t *id, uint64_t first, uint64_t lost) {
     uint64_t last = last_of(table, id);
     if (first <= last + 1) {
         return;
     }
     if (lost) {
+        if (lost < first - last - 1) { /* what comes before was trimmed, not lost */
+            last = first - lost - 1;
+            hm_publishers_set(table, id, last);
+        }
         hm_publishers_lose(table, id, last + 1, first);
     } else {
         hm_publishers_set(table, id, first - 1);

@@ -11,6 +11,18 @@
 
 #define NAME_SIZE 40
 
+/* The tests make one mistake at a time here, to prove that they would notice. */
+#ifdef HM_WEAKEN_LOG_CLIP
+#define CLIPS_RECORDS false
+#else
+#define CLIPS_RECORDS true
+#endif
+#ifdef HM_WEAKEN_LOG_END
+#define KNOWS_END false
+#else
+#define KNOWS_END true
+#endif
+
 typedef struct {
     uint64_t base;
     hm_files files;
@@ -30,9 +42,10 @@ typedef struct {
     hm_listing listing;
     found *found;
     uint64_t count;
-    hm_end end;   /* where the log had ended, as far as its end mark knows */
-    bool again;   /* a segment was written in the place of those that are lost: recover once more */
-    bool unnamed; /* messages of senders that no record names are lost: see remember_publishers */
+    hm_end end; /* where the log had ended, as far as its end mark knows */
+    bool again; /* a segment was written in the place of those that are lost: recover once more */
+    uint64_t
+        unnamed; /* messages lost that no record names the sender of: see remember_publishers */
 } recovery;
 
 static bool is_sealed(const found *segment) {
@@ -326,7 +339,7 @@ static uint64_t bytes_behind(const found *segment) {
 /* Records speak of nothing at or behind the cut. */
 static void clip_records(found *segment) {
     uint64_t next = segment->walk.expected;
-    while (segment->record_count) {
+    while (segment->record_count && CLIPS_RECORDS) {
         hm_record *last = &segment->records[segment->record_count - 1];
         uint32_t count = hm_record_count(last);
         if (last->first_sequence + count <= next) {
@@ -447,15 +460,15 @@ static uint64_t lost_of(const hm_walk *walk, uint64_t first, uint64_t next) {
     return lost;
 }
 
-/* Whether messages of the segment are lost that no record names the sender of. */
-static bool loses_unnamed(const found *segment) {
+/* Messages of the segment that are lost and that no record names the sender of. */
+static uint64_t lost_unnamed(const found *segment) {
     uint64_t named = 0;
     for (uint64_t i = 0; i < segment->record_count; i++) {
         const hm_record *record = &segment->records[i];
         named += lost_of(&segment->walk, record->first_sequence,
                          record->first_sequence + hm_record_count(record));
     }
-    return named < lost_of(&segment->walk, 0, UINT64_MAX);
+    return lost_of(&segment->walk, 0, UINT64_MAX) - named;
 }
 
 /* The publisher's messages of one record: what the log has of them, and what it has lost. */
@@ -506,11 +519,11 @@ static uint64_t remember_checkpoint(recovery *self, const found *segment) {
 
 /* What each publisher has in the log, and what of it is lost, so that it can be sent again.  Where
  * messages are lost that no record names (the file is gone, or the record as well), what is missing
- * between what is known of a publisher before and after is taken for lost. */
+ * between what is known of a publisher before and after is taken for lost, as far as so many are. */
 static void remember_publishers(recovery *self, const found *segment) {
     hm_publishers *publishers = self->log->publishers;
     uint64_t checkpoint = remember_checkpoint(self, segment);
-    self->unnamed = (self->unnamed && checkpoint == 0) || loses_unnamed(segment);
+    self->unnamed = (checkpoint == 0 ? self->unnamed : 0) + lost_unnamed(segment);
     for (uint64_t i = 0; i < segment->record_count; i++) {
         const hm_record *record = &segment->records[i];
         uint64_t *time_ns = &self->log->time_ns;
@@ -708,7 +721,7 @@ static int adopt(recovery *self, found *from, bool needs_seal) {
 static void note_hole(recovery *self, const found *segment, const found *next) {
     uint64_t first = segment->walk.expected, position = end_position(segment);
     if (next && next->base > first) {
-        self->unnamed = true;
+        self->unnamed += next->base - first;
         self->report->damaged_ranges++;
         self->report->missing += next->base - first;
         self->report->damaged_bytes += next->walk.base_position - position;
@@ -760,7 +773,7 @@ static void remember_empty(recovery *self, const found *last) {
  * owner knows to have been delivered, is not given to other messages. */
 static uint64_t known_next(const recovery *self, uint64_t next) {
     uint64_t given_out = self->log->pool->options.given_out;
-    next = self->end.next_sequence > next ? self->end.next_sequence : next;
+    next = KNOWS_END && self->end.next_sequence > next ? self->end.next_sequence : next;
     return given_out < HM_LOG_FARTHEST && given_out >= next ? given_out + 1 : next;
 }
 

@@ -4,6 +4,13 @@
 
 #include "log_internal.h"
 
+/* The tests make one mistake at a time here, to prove that they would notice. */
+#ifdef HM_WEAKEN_LOG_CHECKPOINT
+#define CARRIES_LOST false
+#else
+#define CARRIES_LOST true
+#endif
+
 /* The tail has passed `nudge_at`: the busier the segment, the further ahead it is made warm, so
  * that an idle stream costs little and a busy one soon has all of it, and then a spare. */
 void hm_log_nudge(hm_log *log) {
@@ -46,7 +53,7 @@ static int write_checkpoint(hm_log *log, hm_segment *segment) {
     for (hm_publisher *publisher = hm_publishers_oldest(log->publishers); publisher;
          publisher = hm_publishers_newer(log->publishers, publisher)) {
         const hm_missing *lost = hm_publishers_missing(log->publishers, publisher->id, 0);
-        while (lost) {
+        while (lost && CARRIES_LOST) {
             checkpoint_record(log, segment, publisher->id, lost->first);
             checkpoint_record(log, segment, publisher->id, lost->next);
             lost = hm_publishers_missing(log->publishers, publisher->id, lost->first + 1);

@@ -428,8 +428,8 @@ hm_publisher *hm_publishers_keep(hm_publishers *table, const uint8_t *id, uint64
                                  uint64_t next);
 /* The log had [first, next) of `id`, and has lost it. */
 void hm_publishers_lose(hm_publishers *table, const uint8_t *id, uint64_t first, uint64_t next);
-/* `first` comes next of `id`: what is not known before it is there, or `lost`. */
-void hm_publishers_expect(hm_publishers *table, const uint8_t *id, uint64_t first, bool lost);
+/* `first` comes next of `id`: what is not known before it is there, but for the last `lost`. */
+void hm_publishers_expect(hm_publishers *table, const uint8_t *id, uint64_t first, uint64_t lost);
 bool hm_publishers_misses(const hm_publishers *table, const uint8_t *id, uint64_t sequence);
 /* The first range lost of `id` that begins at `from` or behind, or NULL. */
 const hm_missing *hm_publishers_missing(const hm_publishers *table, const uint8_t *id,
