@@ -166,11 +166,14 @@ def reported(*, as_json: bool) -> Iterator[None]:
     except BrokenPipeError:
         discard_output()
         code = ExitCode.PIPE_CLOSED
-    except MemoryError as error:
-        from hermes.base.rlimits import memory_limits
+    except (MemoryError, ImportError) as error:  # a library that cannot be mapped is the latter
+        from hermes.base.rlimits import limited, memory_limits
 
+        if isinstance(error, ImportError) and not limited("RLIMIT_AS"):
+            raise
         code = ExitCode.FAILED
-        said = str(error) or f"out of memory ({memory_limits()})"
+        said = str(error) or "out of memory"
+        said = said if "RLIMIT" in said else f"{said} ({memory_limits()})"
         complain(said, kind=type(error).__name__, code=code, as_json=as_json)
     except OSError as error:
         code = ExitCode.FAILED

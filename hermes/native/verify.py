@@ -14,6 +14,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
+from hermes.base.rlimits import behind
 from hermes.errors import StorageDamaged, StorageFailed
 from hermes.native import _errors
 from hermes.native._core import ffi, lib
@@ -292,7 +293,7 @@ def _map(path: Path) -> memoryview:
                 return memoryview(b"")
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except (OSError, ValueError) as error:
-        raise StorageFailed(f"mapping {path}: {error}") from error
+        raise StorageFailed(f"mapping {path}: {error}{behind(error)}") from error
 
 
 def _dump_run(
