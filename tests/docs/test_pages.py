@@ -101,3 +101,12 @@ def test_change_fragments_are_named_by_kind() -> None:
         if page.name != "README.md":
             assert re.fullmatch(r"[a-z0-9-]+\.(added|changed|fixed|removed)\.md", page.name)
             assert page.read_text().strip().endswith("."), page.name
+
+
+def test_the_index_lists_every_page() -> None:
+    """docs/README.md links to each page beside it, once, and README links to docs/README.md."""
+    index = (ROOT / "docs/README.md").read_text()
+    pages = sorted(page.name for page in (ROOT / "docs").glob("*.md") if page.name != "README.md")
+
+    assert sorted(re.findall(r"^- \[[^]]+\]\(([\w-]+\.md)\)", index, re.M)) == pages
+    assert "(docs/README.md)" in (ROOT / "README.md").read_text()
