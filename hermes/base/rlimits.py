@@ -1,6 +1,6 @@
 """Limits that the machine sets on this process, in words: name and present value.
 
-Knows nothing of brokers; whoever failed for want of something asks what the limit of it is.
+Knows nothing of brokers: code that ran into a limit asks here for its name and value.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def until(condition: Callable[[], bool], what: str) -> None:
 
 
 def url_of(tmp_path: Path) -> str:
-    """Where the broker listens."""
+    """Address of the broker."""
     return str(json.loads((tmp_path / "ready").read_text())["listeners"][0]["url"])
 
 
