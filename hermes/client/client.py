@@ -246,7 +246,7 @@ class Client:
     def forget_durable(
         self, name: str, *, identity: str | None = None, timeout: float | None = None
     ) -> bool:
-        """Have the broker forget a durable name and its positions; False if it keeps none of it.
+        """Delete a durable name and its positions in the broker; False if it has none of that name.
 
         ``identity``: whose name it is, where the broker authenticates; needed if several have it.
 

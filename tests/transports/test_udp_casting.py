@@ -249,7 +249,7 @@ def test_an_orderly_end_casts_what_is_left() -> None:
 
 @pytest.mark.parametrize("authenticates", [False, True])
 def test_an_interface_that_others_reach_is_refused(authenticates: bool) -> None:
-    """What is cast can be read by whoever joins, so even a broker that asks its clients refuses."""
+    """Any program can join a group, so a listener refuses even if its broker authenticates."""
     kernel = EchoKernel()
     kernel.authenticates = authenticates
     url = parse_url(f"udp://{GROUP}:0?interface=192.0.2.1")
@@ -307,7 +307,7 @@ def test_nonsense_is_refused(option: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("udp://GROUP:0?interface=lo", "no IPv4 address"),
+        ("udp://GROUP:0?interface=lo", "not the IPv4 address"),
         ("udp://GROUP:0?interface=192.0.2.1&insecure=yes", "has no address"),
         (f"udp://GROUP:0/path?{LOOPBACK}", "no path"),
         ("udp://[ff15::1]:0?interface=nonesuch", "no interface nonesuch here.*`ip link`"),
