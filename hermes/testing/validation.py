@@ -337,7 +337,7 @@ def check_capabilities(target: Target, made: Any) -> Findings:
             "capabilities",
             "problem",
             f"{type(made).__name__}.capabilities is {claims!r}",
-            f"declare what it can do: capabilities = hermes.{target.kind}.Capabilities(...)",
+            f"declare what it can do: capabilities = hermes.spi.{target.kind}.Capabilities(...)",
         )
         return
     claimed = [field.name for field in dataclasses.fields(kind) if getattr(claims, field.name)]
