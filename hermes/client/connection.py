@@ -34,7 +34,7 @@ from hermes.errors import (
     restated,
 )
 from hermes.native.outbox import Flusher, Outbox
-from hermes.spi.transport import Channel, medium_of, refuse_listen_options
+from hermes.spi.transport import Channel, Transport, medium_of, refuse_listen_options
 from hermes.spi.url import Url
 from hermes.wire.client import ClientState, what_answers
 
@@ -78,7 +78,8 @@ class Connection(Pump):
         credentials: Mapping[str, str] | None = None,
     ) -> None:
         self.closed = True  # there is nothing to close yet
-        channel = dial(url, deadline_of(timeout))
+        self._transport = transport_for(url)
+        channel = dial(self._transport, url, deadline_of(timeout))
         native = channel.stream_fd is not None or medium_of(channel) is not None
         output: Output = Flusher() if native else ChannelOutput()
         super().__init__(
@@ -195,6 +196,11 @@ class Connection(Pump):
 
     def _broke(self, error: ConnectionLost, *, ours: bool = False) -> None:
         """The connection broke: take it down, and begin to try again unless that is not wanted."""
+        now = time.monotonic_ns()
+        again = not ours and self._attempts > 0 and now - self._since_ns < LASTING_NS
+        if not again:  # first: should an interrupt come between, the next attempt is not the last
+            self._lost_ns = self._next_ns = now
+            self._attempts, self._ours = 0, ours
         self._retire()
         if self._closer:
             return  # there is nothing to say any more
@@ -205,13 +211,9 @@ class Connection(Pump):
         for line in self.session.lines.values():
             if line.outbox is not None:
                 line.outbox.rewind()  # what was not acknowledged is not on any wire
-        now = time.monotonic_ns()
-        if not ours and self._attempts and now - self._since_ns < LASTING_NS:
+        if again:
             self._failed_attempt(error)
             return
-        self._lost_ns = self._next_ns = now
-        self._attempts = 0
-        self._ours = ours
         if not ours:
             ever = self._reconnect_ns >= FOR_EVER_NS
             bound = "ever" if ever else f"{self._reconnect_ns / NS_PER_S:g} s"
@@ -264,7 +266,7 @@ class Connection(Pump):
         limit = attempt if deadline is None else min(attempt, deadline)
         self._attempts += 1
         try:
-            self._establish(dial(self.url, limit), limit)
+            self._establish(dial(self._transport, self.url, limit), limit)
         except (ConnectFailed, ConnectionLost, InvalidUrl, Timeout) as error:
             # An invalid URL too: it was good before, its name is not known for a while.
             if isinstance(error, Slip) and self._slipped_too_often(error):
@@ -281,7 +283,9 @@ class Connection(Pump):
 
     def _failed_attempt(self, error: HermesError) -> None:
         now = time.monotonic_ns()
-        if now - self._lost_ns >= self._reconnect_ns:
+        # An attempt may end with the call that made it: one of ours needs more than a short one's time.
+        least_ns = int(ATTEMPT_S * NS_PER_S) if self._ours else 0
+        if now - self._lost_ns >= max(self._reconnect_ns, least_ns):
             waited = (now - self._lost_ns) / NS_PER_S
             lost = ConnectionLost(
                 f"the connection to {self.url} broke and {self._attempts} attempts in "
@@ -461,16 +465,26 @@ def _end_all() -> None:
 at_exit(AtExit.CLIENTS, _end_all)
 
 
-def dial(url: Url, deadline: int | None) -> Channel:
-    """A new channel to the broker at ``url``.
+def transport_for(url: Url) -> Transport:
+    """The transport that serves ``url``: made once, so that connecting again starts no plugin, which
+    a signal handler's exception would make look broken.
 
     Raises:
-        ConnectFailed: nobody answered there.
+        PluginNotFound, PluginFailed, InvalidUrl: there is none, or not for this URL.
     """
     from hermes.plugins.discovery import default_plugins
 
     transport = default_plugins().transport_of(url)
     refuse_listen_options(transport, url)
+    return transport
+
+
+def dial(transport: Transport, url: Url, deadline: int | None) -> Channel:
+    """A new channel to the broker at ``url``.
+
+    Raises:
+        ConnectFailed: nobody answered there.
+    """
     left = -1 if deadline is None else max(1, deadline - time.monotonic_ns())
     return transport.dial(url, left if left < DIAL_MAX_NS else -1)
 

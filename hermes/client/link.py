@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from sys import getrefcount
 
+from hermes.base.interrupts import let_pass
 from hermes.client.inbox import Inbox
 from hermes.client.output import ChannelOutput
 from hermes.errors import ConnectionLost, WouldBlock
@@ -68,6 +69,7 @@ class Link:
             try:
                 return self._source.receive(inbox, spin_ns, timeout_ns)
             except OSError as error:
+                let_pass(error)
                 text = f"the connection broke while receiving: {error.strerror}"
                 raise ConnectionLost(text) from error
         if self._reading is not None:

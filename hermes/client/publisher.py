@@ -136,7 +136,7 @@ class Publisher:
                 name, joined, sizes, first=first, offset=offset, timestamp_ns=timestamp_ns
             )
 
-        with memoryview(sizes) as view:
+        with memoryview(sizes) as view, memoryview(joined):  # or they could be resized meanwhile
             plain = view.format == "I" and view.ndim == 1
             numbers = view if plain else view.cast("B").cast("I")
             total = memoryview(joined).nbytes
@@ -204,7 +204,8 @@ class Publisher:
                 name, source, row_size=size, stride=size, first=first, timestamp_ns=timestamp_ns
             )
 
-        return self._put_all(put, _Repeated(size, count), timeout)
+        with memoryview(source):  # or it could be resized meanwhile
+            return self._put_all(put, _Repeated(size, count), timeout)
 
     # ---- waiting for the broker ----
 

@@ -97,15 +97,16 @@ class Subscription(Closable):
     def _messages(self, limit: int) -> Iterator[Message]:
         ready = self._ready
         while not self._closed:
-            try:
-                if not ready:  # looked at first, because an exception costs more than a look
+            if not ready:  # looked at first, because an exception costs more than a look
+                try:
                     self._fill(deadline_in(limit), limit)
+                except Closed:
+                    return
+            try:
                 # In one step: an interrupt in between would lose the message.
                 yield ready.popleft()
             except IndexError:  # another thread was faster
-                pass
-            except Closed:
-                return
+                continue
 
     def batches(self, timeout: float | None = None) -> Iterator[Batch]:
         """The messages as they arrived together; ends with :exc:`Timeout` when none comes for
@@ -119,11 +120,12 @@ class Subscription(Closable):
         while not self._closed:
             try:
                 self._fill_batches(deadline_in(limit))
-                yield self._feed.batches.popleft()[1]
-            except IndexError:  # another thread was faster
-                pass
             except Closed:
                 return
+            try:
+                yield self._feed.batches.popleft()[1]
+            except IndexError:  # another thread was faster
+                continue
 
     # ---- positions ----
 

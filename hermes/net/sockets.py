@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from hermes.base.forks import close_in_children, end_socket
+from hermes.base.interrupts import let_pass
 from hermes.base.rlimits import behind
 from hermes.errors import (
     ConnectFailed,
@@ -368,18 +369,22 @@ class SocketChannel:
         """Take some of the bytes: how many, 0 if there is no room now."""
         try:
             return self._sendmsg(views if len(views) <= IOV_MAX else views[:IOV_MAX])
-        except (BlockingIOError, InterruptedError):
+        except (BlockingIOError, InterruptedError) as error:
+            let_pass(error)
             return 0
         except OSError as error:
+            let_pass(error)
             raise ConnectionLost(f"the connection broke while sending: {error}") from error
 
     def receive_into(self, buffer: memoryview) -> int:
         """Fill ``buffer``: how many bytes, 0 at the end of input."""
         try:
             return self._receive(buffer)
-        except (BlockingIOError, InterruptedError):
+        except (BlockingIOError, InterruptedError) as error:
+            let_pass(error)
             raise WouldBlock("nothing has arrived") from None
         except OSError as error:
+            let_pass(error)
             raise ConnectionLost(f"the connection broke while receiving: {error}") from error
 
     def wait(self, *, readable: bool, writable: bool, timeout_ns: int) -> bool:
@@ -410,21 +415,25 @@ def dial_first(
     deadline = None if timeout_ns < 0 else time.monotonic_ns() + timeout_ns
     problem: OSError = TimeoutError("no address to try")
     for family, address in candidates:
-        try:
-            sock = socket.socket(family, socket.SOCK_STREAM)
-        except OSError as error:
-            problem = error
-            continue
-        try:
+        with contextlib.ExitStack() as undo:
+            try:
+                sock = socket.socket(family, socket.SOCK_STREAM)
+                undo.callback(sock.close)
+                prepare(sock)
+            except OSError as error:
+                problem = error
+                continue
             left = None if deadline is None else max(1e-3, (deadline - time.monotonic_ns()) / 1e9)
-            prepare(sock)
             sock.settimeout(left)
-            sock.connect(address)
-        except OSError as error:
-            problem = error
-            sock.close()
-        else:
-            return SocketChannel(sock)
+            try:
+                sock.connect(address)
+            except OSError as error:
+                let_pass(error)
+                problem = error
+                continue
+            channel = SocketChannel(sock)
+            undo.pop_all()
+            return channel
     raise ConnectFailed(_why_not(url, problem)) from problem
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import signal
 import sys
 import threading
 import time
@@ -16,7 +17,10 @@ import pytest
 
 import hermes
 import hermes.client
-from hermes.errors import Closed, Timeout, WouldBlock
+from hermes.client.connection import dial
+from hermes.errors import Closed, ConnectFailed, ConnectionLost, Timeout, WouldBlock
+from hermes.spi.transport import Channel, Transport
+from hermes.spi.url import Url
 
 CLIENT = str(Path(hermes.client.__file__).parent)
 TRANSPORTS = ["tcp", "uring+tcp", "udp", "zmq+tcp", "inproc"]
@@ -223,3 +227,109 @@ def test_a_call_of_its_own_thread_is_refused_at_once(client: hermes.Client):
     with pytest.raises(Closed):
         client.ping()
     assert client.closed
+
+
+ALARMS = [TimeoutError, OSError, BlockingIOError, ConnectionResetError, IndexError, Timeout]
+
+
+@pytest.mark.parametrize("kind", ALARMS)
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_what_a_handler_raises_is_what_comes_out(transport: str, kind: type[Exception]):
+    """A call that waits ends with the exception of a signal handler, of whatever kind: it is not
+    taken for an error of the connection."""
+    url = "inproc://alarms" if transport == "inproc" else f"{transport}://127.0.0.1:0"
+
+    def alarm(*_: object) -> None:
+        raise kind("the alarm")
+
+    before = signal.signal(signal.SIGALRM, alarm)
+    try:
+        with (
+            hermes.Broker(listeners=[url], storage="memory:") as broker,
+            hermes.connect(broker.url, timeout=TIMEOUT_S) as client,
+            client.subscribe("none") as subscription,
+        ):
+            link = client._connection.link
+            calls: list[Callable[[], object]] = [
+                lambda: subscription.receive(TIMEOUT_S),
+                lambda: next(subscription.messages(TIMEOUT_S)),
+                lambda: next(subscription.batches(TIMEOUT_S)),
+            ]
+            for call in calls:
+                signal.setitimer(signal.ITIMER_REAL, 0.05)
+                with pytest.raises(kind, match=r"^the alarm$"):
+                    call()
+            if transport != "zmq+tcp":  # which Python reads: it is not trusted after an interrupt
+                assert client._connection.link is link
+            client.ping()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_an_interrupt_while_a_connection_is_taken_down(
+    broker: hermes.Broker, monkeypatch: pytest.MonkeyPatch
+):
+    """The time to go on trying begins with this loss, not with one that never was: attempts that
+    fail are repeated."""
+    with hermes.connect(broker.url, timeout=TIMEOUT_S, reconnect=TIMEOUT_S) as client:
+        connection = client._connection
+        retire, failures = connection._retire, [0]
+
+        def interrupted() -> None:
+            retire()
+            monkeypatch.setattr(connection, "_retire", retire)
+            raise Interrupted
+
+        def refused(transport: Transport, url: Url, deadline: int | None) -> Channel:
+            failures[0] += 1
+            if failures[0] < 3:
+                raise ConnectFailed("not yet")
+            return dial(transport, url, deadline)
+
+        monkeypatch.setattr("hermes.client.connection.dial", refused)
+        monkeypatch.setattr(connection, "_retire", interrupted)
+        with pytest.raises(Interrupted), connection.locked(None):
+            connection._broke(ConnectionLost("it broke"))
+
+        client.ping()
+
+    assert failures[0] == 3
+
+
+def test_connecting_again_starts_no_plugin(broker: hermes.Broker, monkeypatch: pytest.MonkeyPatch):
+    """A client keeps its transport: an interrupt while a plugin starts would make it look broken."""
+    with hermes.connect(broker.url, timeout=TIMEOUT_S) as client:
+
+        def start(*_: object) -> None:
+            raise AssertionError("a plugin was started")
+
+        monkeypatch.setattr("hermes.plugins.discovery._made", start)
+        with client._connection.locked(None):
+            client._connection._broke(ConnectionLost("it broke"))
+
+        client.ping()
+
+
+def test_a_short_call_after_an_interrupt_ends_nothing(
+    broker: hermes.Broker, monkeypatch: pytest.MonkeyPatch
+):
+    """The attempt that a call has no time for is repeated by the next, also with reconnect=False."""
+    with hermes.connect(broker.url, timeout=TIMEOUT_S, reconnect=False) as client:
+        attempts = []
+
+        def slow(transport: Transport, url: Url, deadline: int | None) -> Channel:
+            attempts.append(deadline)
+            if len(attempts) == 1:
+                raise ConnectFailed("not within this call's time")
+            return dial(transport, url, deadline)
+
+        monkeypatch.setattr("hermes.client.connection.dial", slow)
+        with pytest.raises(Interrupted), client._connection.locked(None):
+            raise Interrupted
+
+        with contextlib.suppress(Timeout):
+            client.ping(timeout=0.001)
+        client.ping()
+
+    assert len(attempts) > 1

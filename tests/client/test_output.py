@@ -9,7 +9,7 @@ import pytest
 import hermes
 from hermes.client.connection import dial
 from hermes.errors import UsageError
-from hermes.spi.transport import Channel
+from hermes.spi.transport import Channel, Transport
 from hermes.spi.url import Url
 from tests.client.conftest import Wire
 
@@ -39,8 +39,8 @@ class Narrow:
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every client of this file dials narrow channels."""
 
-    def dial_narrow(url: Url, deadline: int | None) -> Channel:
-        return Narrow(dial(url, deadline))
+    def dial_narrow(transport: Transport, url: Url, deadline: int | None) -> Channel:
+        return Narrow(dial(transport, url, deadline))
 
     monkeypatch.setattr("hermes.client.connection.dial", dial_narrow)
 

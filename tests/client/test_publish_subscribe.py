@@ -8,7 +8,7 @@ import threading
 import time
 from array import array
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -24,6 +24,7 @@ from hermes.errors import (
     UsageError,
 )
 from hermes.native import Encoder
+from hermes.native.outbox import Outbox
 from hermes.wire.codec import encode_control
 from hermes.wire.messages import Ping
 
@@ -658,3 +659,37 @@ def test_the_url_may_come_from_the_environment(
     with hermes.connect(name="test") as client:
         assert client.connected
         assert repr(client) == f"<Client of {broker.url}, connected>"
+
+
+@pytest.mark.parametrize("call", ["send_many", "send_rows", "send_frames"])
+def test_what_is_sent_cannot_be_resized_meanwhile(
+    broker: hermes.Broker, monkeypatch: pytest.MonkeyPatch, call: str
+):
+    """Between the pieces of a large call the program's other threads run: a bytearray keeps its size
+    until it is sent."""
+    with (
+        hermes.connect(broker.url) as client,
+        client.subscribe("resized") as subscription,
+        client.publisher("resized") as publisher,
+    ):
+        publisher.send(b"one frame")
+        frames = bytearray(next(subscription.batches(timeout=5)).frames)
+        put, refused = getattr(Outbox, call), []
+
+        def put_and_resize(outbox: Outbox, *args: Any, **options: Any) -> Any:
+            with pytest.raises(BufferError):
+                frames.clear()
+            refused.append(True)
+            return put(outbox, *args, **options)
+
+        monkeypatch.setattr(Outbox, call, put_and_resize)
+        if call == "send_many":
+            publisher.send_many(frames, [len(frames)])
+        else:
+            getattr(publisher, call)(frames)
+
+        assert refused
+        received = subscription.receive(timeout=5)
+        assert bytes(received.payload) == {
+            "send_many": bytes(frames), "send_rows": bytes(frames[:1]), "send_frames": b"one frame"
+        }[call]  # fmt: skip

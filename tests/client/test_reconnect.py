@@ -26,7 +26,7 @@ from hermes.errors import (
     Timeout,
 )
 from hermes.native import Log
-from hermes.spi.transport import Channel
+from hermes.spi.transport import Channel, Transport
 from hermes.spi.url import Url
 from tests.client.conftest import Wire
 
@@ -488,10 +488,10 @@ def test_nobody_waits_longer_than_he_said_for_an_attempt(
             client.ping(timeout=0.2)  # by now the loss is known
         limits: list[float] = []
 
-        def watched(url: Url, limit: int | None) -> Channel:
+        def watched(transport: Transport, url: Url, limit: int | None) -> Channel:
             assert limit is not None
             limits.append((limit - time.monotonic_ns()) / 1e9)
-            return dial(url, limit)
+            return dial(transport, url, limit)
 
         monkeypatch.setattr("hermes.client.connection.dial", watched)
         monkeypatch.setattr(client._connection, "_next_ns", 0)  # it is time to try

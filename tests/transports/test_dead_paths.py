@@ -19,7 +19,7 @@ import pytest
 import zmq
 
 import hermes
-from hermes.client.connection import dial
+from hermes.client.connection import dial, transport_for
 from hermes.net import tcp
 from hermes.plugins.discovery import default_plugins
 from hermes.spi.url import parse_url
@@ -100,7 +100,8 @@ def test_zeromq_bounds_what_stays_unanswered(monkeypatch: pytest.MonkeyPatch):
     nothing for so long, and on no other."""
     listeners = ["zmq+tcp://127.0.0.1:0?doors=router"]
     with hermes.Broker(listeners=listeners, storage="memory:", idle="block") as broker:
-        with closing(dial(parse_url(broker.url), None)) as channel:
+        url = parse_url(broker.url)
+        with closing(dial(transport_for(url), url, None)) as channel:
             assert channel._socket.getsockopt(zmq.TCP_MAXRT) == PATH_BOUND_S * 1000  # type: ignore[attr-defined]
         with hermes.connect(broker.url) as dead, hermes.connect(broker.url) as alive:
             agent = broker._opened().agents[0]

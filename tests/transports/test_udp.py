@@ -403,6 +403,25 @@ def test_a_last_word_that_nobody_acknowledged(
         assert "last 8 bytes were never acknowledged" in str(error)
 
 
+def test_a_session_that_ends_in_a_pass_is_not_written_to(
+    monkeypatch: pytest.MonkeyPatch, kernel: EchoKernel
+) -> None:
+    """A connection that had output when its session was lost may still be among the ready ones: its
+    slot is nobody's, or another's."""
+    agent = UdpTransport().listen(parse_url("udp://127.0.0.1:0"), kernel)
+    with contextlib.closing(agent), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        session = _joined(agent, peer, 3)
+        connection = kernel.connections[0]
+        peer.send(_datagram(lib.HU_RESET, session, window=lib.HU_BYE))
+        while not connection.lost:
+            agent.poll(-1)
+        monkeypatch.setattr(kernel, "ready", lambda owner: [connection])
+
+        agent.poll(0)  # which would abort the process
+
+        assert agent.counters()["faults"] == 0
+
+
 @pytest.mark.parametrize("acknowledges", [True, False])
 def test_closing_a_listener_tells_what_was_under_way(
     kernel: EchoKernel, acknowledges: bool

@@ -60,6 +60,7 @@ class _Link:
         "bulky",
         "connection",
         "ended",
+        "gone",
         "owed",
         "peer",
         "slot",
@@ -79,6 +80,7 @@ class _Link:
         self.owed = False  # it has had its share of this pass
         self.unread = False  # input stands there that the connection did not want yet
         self.ended = False  # the peer has sent its last byte, and the connection knows
+        self.gone = False  # the session is no more, its slot may be another's
         self.until_ns = 0  # not 0: the connection is over, its last output is repeated until then
 
 
@@ -346,6 +348,7 @@ class UdpAgent:
         )
         lib.hu_endpoint_drop(self._endpoint, link.slot, reason)
         del self._links[link.slot]
+        link.gone = True
         if link.until_ns:
             self._lingering.remove(link)
         if link in self._owed:
@@ -383,6 +386,8 @@ class UdpAgent:
             if connection.paused:
                 break
             connection.data_received(memoryview(ffi.buffer(place[0], size)))
+            if link.gone:
+                return
             lib.hu_endpoint_consume(endpoint, link.slot, size)
         self._set_unread(link, True)
 
@@ -398,7 +403,7 @@ class UdpAgent:
         work = 0
         for link in list(self._unread):
             try:
-                if not link.connection.paused:
+                if not link.gone and not link.connection.paused:
                     self._read(link)
                     work += 1
             except Exception as error:
@@ -423,8 +428,8 @@ class UdpAgent:
     def _write(self, link: _Link) -> None:
         """Hand over what the connection has, until it has no more, the window is full or its share
         is used up."""
-        if link.until_ns or link.owed:
-            return
+        if link.gone or link.until_ns or link.owed:
+            return  # gone: it was among the ready ones before its session was lost
         endpoint, slot, connection = self._endpoint, link.slot, link.connection
         for _ in range(WRITES_PER_PASS):
             room: int = lib.hu_endpoint_room(endpoint, slot)

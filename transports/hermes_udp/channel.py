@@ -45,11 +45,15 @@ PROBLEMS: dict[int, str] = {
 class UdpChannel:
     """See :class:`hermes.spi.transport.Channel` and :class:`hermes.spi.transport.NativeChannel`."""
 
+    _handle: Any = None
+    """Until there is one: an interruption may come before."""
+    _pid = 0
+
     def __init__(self, handle: Any, closing: Closing, peer: str) -> None:
         # Freed with the last reference: a thread may be about to call with it while another closes.
-        self._handle = ffi.gc(handle, lib.hu_channel_free)
         self._pid = os.getpid()
         self._closing = closing
+        self._handle = ffi.gc(handle, lib.hu_channel_free)
         self._peer = peer
         self._error = ffi.new("int *")
         self._outward: Any = None
