@@ -66,7 +66,17 @@ def resolve(
         raise InvalidUrl(
             f"{url}: the host {host!r} is unknown here ({error}); check its spelling"
         ) from error
-    return [(family, address) for family, _, _, _, address in found]
+    return [_unmapped(family, address) for family, _, _, _, address in found]
+
+
+def _unmapped(family: socket.AddressFamily, address: Any) -> tuple[socket.AddressFamily, Any]:
+    """An address of IPv4 that is written as one of IPv6 (``::ffff:127.0.0.1``) as what it is: sockets
+    of IPv6 are for IPv6 alone."""
+    if family == socket.AF_INET6:
+        mapped = ipaddress.IPv6Address(address[0].partition("%")[0]).ipv4_mapped
+        if mapped is not None:
+            return socket.AF_INET, (str(mapped), address[1])
+    return family, address
 
 
 def host_port(address: Any) -> str:

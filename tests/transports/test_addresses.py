@@ -47,6 +47,30 @@ def test_strangers_reach_all_but_loopback(host: str, alone: bool) -> None:
             refuse_strangers(parse_url("tcp://x"), address, cure="ask them")
 
 
+@pytest.mark.parametrize("scheme", ["tcp", "uring+tcp", "udp", "zmq+tcp"])
+def test_an_address_of_ipv4_is_one_in_whatever_form(scheme: str, kernel: Any) -> None:
+    """A listener at an IPv4 address that is written as one of IPv6 listens there, and is dialled there
+    under both forms."""
+    transport = default_plugins().transport(scheme)
+    if transport.probe() is not None:
+        pytest.skip(str(transport.probe()))
+    options = "?doors=router" if scheme == "zmq+tcp" else ""
+    agent = transport.listen(parse_url(f"{scheme}://[::ffff:127.0.0.1]:0{options}"), kernel)
+    try:
+        found = addresses(parse_url("tcp://[::ffff:127.0.0.1]:7"), passive=False)
+
+        assert found == [(socket.AF_INET, ("127.0.0.1", 7))]
+        assert "://127.0.0.1:" in agent.url
+    finally:
+        agent.close()
+
+
+def test_a_group_of_ipv4_is_nobodys_address_in_whatever_form() -> None:
+    """A multicast group written as an address of IPv6 is refused as the group it is."""
+    with pytest.raises(InvalidUrl, match=r"239\.1\.2\.3 is a multicast group"):
+        addresses(parse_url("tcp://[::ffff:239.1.2.3]:7601"), passive=True)
+
+
 def test_addresses_have_defaults_and_brackets() -> None:
     """What a URL leaves out is filled in, and an IPv6 address is printed in brackets."""
     (_, first), *_ = addresses(parse_url("tcp://:5"), passive=True)
