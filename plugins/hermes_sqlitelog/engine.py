@@ -15,6 +15,7 @@ import contextlib
 import os
 import re
 import sqlite3
+import stat
 import zlib
 from contextlib import ExitStack
 from pathlib import Path
@@ -81,9 +82,16 @@ def sync_interval_ns(text: str) -> int | None:
 
 
 def _make_file(path: Path) -> None:
-    """Make the file if there is none; one that is there is not opened."""
+    """Make the file if there is none; one that is there is not opened: opening a FIFO waits for ever.
+
+    Raises:
+        OSError: it cannot be made.
+        StorageFailed: something else is there.
+    """
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE))
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise StorageFailed(f"{path} is no regular file: name another")
 
 
 class SqliteStorage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import sqlite3
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from hermes.broker.owners import stored_publisher_id
-from hermes.errors import DirectoryLocked, StorageFull
+from hermes.errors import DirectoryLocked, StorageFailed, StorageFull
 from hermes.native import Encoder, Hole
 from hermes.plugins.discovery import default_plugins
 from hermes.spi.storage import LogSettings
@@ -200,3 +201,23 @@ def test_children_that_end_leave_the_database_to_their_parent(tmp_path: Path) ->
         check=False,
     )
     assert (done.returncode, done.stdout.strip()) == (0, "[1, 2, 3]"), done.stderr
+
+
+@pytest.mark.parametrize("name", ["a.db", "a.db.state"])
+@pytest.mark.parametrize("kind", ["directory", "device", "fifo"])
+def test_what_is_no_regular_file_is_refused(tmp_path: Path, kind: str, name: str) -> None:
+    """A database, or what belongs to it, at the path of a directory, device or FIFO is refused by that
+    path at once, and what is there stays."""
+    place = tmp_path / name
+    if kind == "directory":
+        place.mkdir()
+    elif kind == "device":
+        place.symlink_to("/dev/null")
+    else:
+        os.mkfifo(place)
+    before = place.stat()
+
+    with pytest.raises(StorageFailed, match=rf"{name} is no regular file"):
+        default_plugins().storage("sqlite").open(parse_url(f"sqlite:{tmp_path / 'a.db'}"))
+
+    assert place.stat().st_mode == before.st_mode
