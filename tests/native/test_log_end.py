@@ -116,12 +116,34 @@ def test_a_lost_end_is_named_and_its_sequences_are_not_used_again(
         with reopen(directory) as log:
             got = served(log)
             assert log.report.missing == found.missing
-            # A hole of positions alone, behind a file that was cut, costs no message.
-            holes = [hole for hole in got.holes if hole[0] <= hole[1]]
-            assert holes == [(len(dumped) + 1, COUNT)]
+            assert got.holes == [(len(dumped) + 1, COUNT)]
             append(log, log.status().next_sequence)
     assert got.sequences == [*range(1, len(dumped) + 1), COUNT + 1]
     assert verify_log(directory).missing == found.missing
+
+
+@pytest.mark.parametrize("left", range(6))
+def test_a_segment_cut_anywhere_is_one_hole(left: int, tmp_path: Path) -> None:
+    """Wherever the newest file was cut, also where no frame can end, the loss is one hole, and the
+    positions behind it are the same at each opening."""
+    directory = make(tmp_path / "log", COUNT, closed=True)
+    newest = logs(directory)[-1]
+    with newest.open("r+b") as file:
+        file.truncate(newest.stat().st_size - 200 - left)
+
+    ends = list[int]()
+    for more in range(3):
+        with reopen(directory) as log:
+            got = served(log)
+            assert [hole[1] for hole in got.holes] == [COUNT]
+            assert got.sequences[-1] == COUNT + more or more == 0
+            assert log.report.missing == got.holes[0][1] - got.holes[0][0] + 1
+            status = log.status()
+            ends.append(log.locate(COUNT + 1).position)
+            append(log, status.next_sequence)
+
+    assert len(set(ends)) == 1
+    assert ends[0] % 8 == 0
 
 
 def test_what_a_sync_covered_counts_after_a_kill(tmp_path: Path) -> None:

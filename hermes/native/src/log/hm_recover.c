@@ -200,7 +200,8 @@ static void place_first(found *segment, const found *next) {
         segment->record_count) {
         return;
     }
-    uint64_t size = walk->expected == next->base ? walk->offset : segment->files.size;
+    uint64_t size =
+        walk->expected == next->base ? walk->offset : hm_align_down(segment->files.size);
     uint64_t end = next->files.header.base_position;
     uint64_t shift = end > size - HM_LOG_SEGMENT_HEADER ? end - (size - HM_LOG_SEGMENT_HEADER) : 0;
     shift -= walk->base_position;
@@ -367,7 +368,8 @@ static void close_damage(found *segment, const found *next) {
     uint64_t end = sealed ? walk->end : walk->offset;
     if (!sealed && next->walk.base_position > walk->base_position) {
         end = next->walk.base_position - walk->base_position + HM_LOG_SEGMENT_HEADER;
-        end = end > segment->files.size ? segment->files.size : end;
+        uint64_t room = hm_align_down(segment->files.size);
+        end = end > room ? room : end;
     }
     end = end < walk->offset ? walk->offset : end;
     if (end == walk->offset) {

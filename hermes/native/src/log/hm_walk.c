@@ -311,6 +311,7 @@ void hm_walk_run(hm_walk *walk) {
     uint64_t mark = 0, reported = HM_LOG_SEGMENT_HEADER;
     walk->offset = HM_LOG_SEGMENT_HEADER;
     walk->expected = walk->base_sequence;
+    walk->end = hm_align_down(walk->end); /* a file that was cut may have any size */
     if (walk->synced.next_sequence > walk->next_sequence) {
         walk->synced = (hm_synced){0};
     }

@@ -51,6 +51,11 @@
 #define HM_MAPPED_MAX  400   /* sealed segments of a log that are mapped though nobody reads them */
 #define HM_STARVED_WAIT_NS 100000000 /* ns between tries to get a segment on a full disk */
 
+/* Where frames that begin aligned can end at most. */
+static inline uint64_t hm_align_down(uint64_t offset) {
+    return offset / HM_FRAME_ALIGN * HM_FRAME_ALIGN;
+}
+
 /* The header page of a segment file; every other byte of the page is zero.
  *
  *   offset size field
