@@ -105,6 +105,15 @@ def integer(value: Any, name: str, *, least: int = 0, most: int = INT64_MAX) -> 
     return number
 
 
+def unsigned(value: Any, name: str) -> int:
+    """An integer of 64 bits without a sign.  Native code calls this, by its name.
+
+    Raises:
+        UsageError: it is none.
+    """
+    return integer(value, name, most=U64_MAX)
+
+
 def _digits(number: int) -> str:
     """A number as an error shows it: Python refuses to write more than some thousand digits."""
     return str(number) if abs(number) < 10**40 else f"one of {number.bit_length()} bits"
