@@ -266,7 +266,7 @@ def compiled(name: str) -> Path:
 def core() -> list[Path]:
     """The objects of the native core, compiled once per run, on all processors."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        sources = sorted(SOURCES.glob("*.c"))
+        sources = sorted(SOURCES.rglob("*.c"))
         return list(pool.map(lambda file: compile_c(file, "-c", name=f"{file.stem}.o"), sources))
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hermes.bench import raw
+from hermes.errors import SystemFault
 
 PACKAGES = ("hermes-broker", "cffi", "hdrhistogram", "msgspec", "numpy", "pyzmq")
 """Whose versions are noted, where they are installed."""
@@ -90,11 +91,15 @@ def warnings(found: Mapping[str, Any], *, idle: str, processes: int) -> list[str
 
 
 def core_round_trip_ns() -> int | None:
-    """The median of a cache line's way to another core and back; None: there is one core only."""
+    """The median of a cache line's way to another core and back; None: there is one core only, or
+    other programs kept the second one busy for longer than this waits."""
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         return None
-    return int(statistics.median(raw.core_round_trip_ns(cores[0], cores[1], ROUNDS)))
+    try:
+        return int(statistics.median(raw.core_round_trip_ns(cores[0], cores[1], ROUNDS)))
+    except SystemFault:  # a run that has ended is not thrown away for it
+        return None
 
 
 def versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:

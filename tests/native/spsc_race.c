@@ -7,7 +7,7 @@
  * ring.
  */
 #include "hm_spsc.h"
-#include "spsc_internal.h"
+#include "../../hermes/native/src/ring/spsc_internal.h"
 
 #include <fcntl.h>
 #include <pthread.h>

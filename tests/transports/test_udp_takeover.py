@@ -109,7 +109,7 @@ def test_a_subscription_that_is_as_far_is_taken_over(client: Client) -> None:
     """The broker is told to end it, what still comes of it is left out, and the group goes on where
     unicast was."""
     client.subscribe(at=12)
-    client.join(60)
+    client.join(10)
 
     assert not client.rows.advance()
     assert client.out() == [m.Unsubscribe(1)]
@@ -142,7 +142,7 @@ def test_one_that_is_behind_waits_for_its_unicast(client: Client) -> None:
 def test_a_group_within_a_batch_is_not_held(client: Client) -> None:
     """Held there, it would never come to the border at which a subscription is taken over."""
     client.subscribe(at=12)
-    client.join(60)
+    client.join(10)
     batch = ref.batch(9, CAST, 10, 12, ref.message("a.b", bytes(1000), 12))
     client.walk(batch[:200])
 
@@ -211,7 +211,7 @@ def test_a_durable_subscription_stays_on_unicast(client: Client) -> None:
 def test_the_end_of_one_that_was_taken_over_is_answered_here(client: Client) -> None:
     """The broker has ended it already; the same id may be used again at once."""
     client.subscribe(at=10)
-    client.join(60)
+    client.join(10)
     client.rows.advance()
     client.out()
 
@@ -247,7 +247,7 @@ def test_a_refused_subscription_is_forgotten(client: Client) -> None:
 def test_one_that_is_refused_something_later_is_served_no_more(client: Client) -> None:
     """The broker does not know one that was taken over; the client takes its Error for the end."""
     client.subscribe(at=10)
-    client.join(60)
+    client.join(10)
     client.rows.advance()
     assert not client.hear(m.Unsubscribe(1))
 
@@ -262,7 +262,7 @@ def test_one_that_is_refused_something_later_is_served_no_more(client: Client) -
 def test_a_hole_becomes_a_gap(client: Client) -> None:
     """What the group leaves out is told, with the group's own reason if it has one."""
     client.subscribe(at=10)
-    client.join(60)
+    client.join(10)
     client.rows.advance()
 
     lost = client.walk(ref.batch(9, CAST, 15, 16, ref.message("a.b", b"x", 16)))
@@ -274,7 +274,7 @@ def test_a_hole_becomes_a_gap(client: Client) -> None:
 
 def test_a_stream_that_begins_later_is_known_by_its_first_batch(client: Client) -> None:
     """Announced in the group, it counts from where its first batch ends, not from 0."""
-    client.join(60)
+    client.join(10)
     client.hear(m.Stream(1, "md"))
     client.says(m.Subscribe(2, "md.>"))
     client.walk(encode_control(m.Stream(5, "md")))
