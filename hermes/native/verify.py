@@ -292,7 +292,9 @@ def _map(path: Path) -> memoryview:
             if os.fstat(file.fileno()).st_size == 0:
                 return memoryview(b"")
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    except (OSError, ValueError) as error:
+    except ValueError as error:
+        raise StorageFailed(f"mapping {path}: {error}") from error
+    except OSError as error:
         raise StorageFailed(f"mapping {path}: {error}{behind(error)}") from error
 
 
