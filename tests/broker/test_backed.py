@@ -29,7 +29,7 @@ IMPATIENT = {"stop": "100ms"}
 def storage() -> Iterator[ShelfStorage]:
     """What ``shelf:`` opens."""
     kept = ShelfStorage()
-    with hermes.plugins.register_storage("shelf", lambda: kept):
+    with hermes.plugins.discovery.register_storage("shelf", lambda: kept):
         yield kept
 
 
