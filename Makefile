@@ -2,7 +2,7 @@
 # that edits of Python files take effect at once.  It is installed again when pyproject.toml or C changed.
 #
 #   make demo    a broker, an injector and a subscriber, with a table at the end
-#   make check   the checkers and the quick tests: a minute and a half
+#   make check   the checkers and the quick tests
 #   make test    all tests but those of test-long, on all cores
 #   make test-long  the tests that take long, and those that compare times and want the machine for themselves
 #   make lint    every checker, changing nothing
