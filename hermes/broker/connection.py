@@ -515,7 +515,7 @@ class Connection(Outgoing):
         assert held is not None
         self._held = self._held_event = None
         self.paused = self.number in kernel.choked
-        size, now_ns = len(held), time.time_ns()
+        size, now_ns = len(held), kernel.clock.now_ns()
         data = address_of(held) if size else kernel.scratch_address
         offset = 0
         if event is None:

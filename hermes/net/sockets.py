@@ -206,7 +206,8 @@ class SocketAgent(ServingAgent[_Link]):
     def _begin(self, link: _Link) -> None:
         self._epoll.register(link.fd, _READ)
         link.connection.lend(link.fd)
-        self._read(link, _READ)  # a client speaks first, and often has by now
+        # Its first bytes are read in a later poll, in the order in which sockets became readable: what
+        # a client sent over its last connection comes before what it sends over this one.
 
     def _pause_accepting(self) -> None:
         if self._accepting:

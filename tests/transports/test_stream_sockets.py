@@ -245,3 +245,45 @@ def test_sending_to_a_closed_connection_is_told(
             channel.receive_into(memoryview(bytearray(8)))
         with pytest.raises(ConnectionLost):
             channel.send([b"too late"])
+
+
+class Between:
+    """A listening socket that sends over another one before it accepts."""
+
+    def __init__(self, listening: socket.socket, other: socket.socket, data: bytes) -> None:
+        self._listening = listening
+        self._other = other
+        self._data = data
+        self.fileno = listening.fileno
+        self.close = listening.close
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """The next peer; the other socket's data is there by then."""
+        if self._other.fileno() >= 0:
+            self._other.sendall(self._data)
+            self._other.close()
+        return self._listening.accept()
+
+
+def test_what_was_sent_first_is_read_first(kernel: Any, drive: Drive) -> None:
+    """What a client sent over its last connection is taken before what it sends over a new one, also
+    if it arrives while the new one is accepted."""
+    url = parse_url("tcp://127.0.0.1:0")
+    order: list[Any] = []
+    connect = kernel.connect
+
+    def connect_and_note(owner: object, peer: Peer) -> Any:
+        connection = connect(owner, peer)
+        connection.on_input = lambda: order.append(connection)
+        return connection
+
+    kernel.connect = connect_and_note
+    with closing(default_plugins().transport("tcp").listen(url, kernel)) as agent:
+        older = socket.create_connection(("127.0.0.1", parse_url(agent.url).port))
+        drive(agent, lambda: kernel.connections)
+        agent._acceptor = Between(agent._acceptor, older, b"first")
+        with closing(dial(agent)) as newer:
+            newer.send([b"second"])
+            drive(agent, lambda: len(order) == 2)
+
+    assert order == kernel.connections
