@@ -14,7 +14,7 @@ from typing import Self
 
 
 class AtExit(IntEnum):
-    """What is ended when the program ends, in this order: what comes later serves what comes first."""
+    """Stages in which a program ends, in order: clients still need brokers, and both need channels."""
 
     CLIENTS = 0
     BROKERS = 1

@@ -18,7 +18,7 @@ PAYLOAD_AT = len(MAGIC) + 4
 
 
 class State(NamedTuple):
-    """What was saved under a name."""
+    """A named state as it was loaded."""
 
     payload: bytes
     checked: bool
@@ -42,7 +42,9 @@ def load(storage: Storage, name: str, what: str) -> State | None:
 
 
 def opened(data: bytes, place: str, name: str, what: str) -> State:
-    """What :func:`sealed` made ``data`` of; the messages name ``place``, ``name`` and ``what``.
+    """Return the payload that :func:`sealed` put into ``data``.
+
+    Errors name ``place``, ``name`` and ``what``.
 
     Raises:
         StorageDamaged: it is not what was saved.

@@ -29,7 +29,8 @@ DISTRUST = 7200
 """A step must have lasted as long as its size divided by this: two hours for 3 s, a year for 73
 minutes, ten years for half a day."""
 START_SETTLE_NS = NS_PER_S
-"""Likewise when the broker starts: how long a time long after the newest message must have lasted."""
+"""How long a time long after the newest message must have lasted to be believed, when the broker
+starts."""
 
 
 class Difference:
@@ -85,7 +86,7 @@ class Clock:
 
     @property
     def offset_ns(self) -> int:
-        """What :meth:`now_ns` adds to ``CLOCK_BOOTTIME``, for native code that reads the clock."""
+        """Nanoseconds that :meth:`now_ns` adds to ``CLOCK_BOOTTIME``; native code adds them itself."""
         return self._stamps.value_ns
 
     def now_ns(self) -> int:

@@ -92,7 +92,7 @@ class Retention:
 PLAIN = (bool, int, float, bytes, date, Retention)
 """Types of values that are held to a setting's own type as they are, beside texts, tables and lists."""
 RETENTION = Retention(10 * GIB)
-"""Of a stream of which nothing says how much is kept."""
+"""Retention of a stream for which neither the configuration nor the storage names one."""
 
 
 class StreamConfig(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):

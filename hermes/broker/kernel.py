@@ -352,7 +352,7 @@ class Kernel:
         self.choked.pop(connection.number, None)
 
     def durable_positions(self, name: str, connection: Connection) -> dict[str, int] | None:
-        """What a durable name of the connection's owner has committed.
+        """Return the positions that the connection's owner has committed under a durable name.
 
         Raises:
             RequestRefused: this connection commits under it; or there are as many names as there

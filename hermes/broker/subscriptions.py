@@ -81,7 +81,7 @@ class Reader:
         self.progress = False
         """When caught up, say with an empty batch what was covered without a message."""
         self.active = False
-        """It stands on its connection's list of readers to pull; or it has ended."""
+        """True while the reader is on its connection's list of readers to pull, and after its end."""
         self.live = False
         """Any append to the stream makes it ready; otherwise notes of its filter do."""
 
@@ -198,7 +198,8 @@ class Opening:
 def _starts(
     start: m.Start, places: list[ServedStream], streams: Streams, stored: dict[str, int]
 ) -> list[tuple[Start, int, int]]:
-    """Where to begin in each of ``places``, and the position asked for if its epoch ended before it."""
+    """Return where to begin in each of ``places``, and the position asked for if its epoch ended before
+    it."""
     simple = _SIMPLE.get(start.at)
     if simple is not None:
         return [(simple, 0, 0)] * len(places)

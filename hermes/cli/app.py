@@ -93,7 +93,7 @@ def plugin_commands() -> dict[str, list[EntryPoint]]:
 
 
 def summary(name: str, entries: list[EntryPoint]) -> str:
-    """What ``--help`` says of a plugin's command."""
+    """Return the line of ``--help`` for a plugin's command."""
     module, line = SHIPPED.get(name, ("", ""))
     if all(entry.module == module for entry in entries):
         return line

@@ -57,7 +57,7 @@ class OutputFile:
             self._write_to(data)
 
     def read(self) -> str:
-        """What a regular file has; nothing of a special one.
+        """Return the text of a regular file; an empty one for a special file.
 
         Raises:
             OSError: it cannot be read.
@@ -65,7 +65,7 @@ class OutputFile:
         return "" if self._special else self._target.read_text(encoding="utf-8")
 
     def _look(self) -> tuple[Path, bool]:
-        """Where to write, links followed, and whether that is special."""
+        """Return the path to write to, links followed, and whether a special file is there."""
         target = self.path
         for _ in range(40):  # as many links as the system follows
             if str(target).startswith(("/proc/", "/dev/fd/")):

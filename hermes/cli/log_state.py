@@ -24,8 +24,8 @@ class StateProblem:
 
 
 def state_problems(directory: Path, logs: dict[str, Verification]) -> list[StateProblem]:
-    """What is wrong with the states in ``directory`` and beside its streams, and where positions lie
-    beyond the end of a stream."""
+    """Return the damaged states of ``directory`` and of its streams, and the positions that lie beyond
+    the end of a stream."""
     found = [
         StateProblem(str(path), text)
         for path in [

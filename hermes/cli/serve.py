@@ -305,7 +305,7 @@ def describe(broker: Broker) -> dict[str, Any]:
 
 
 def announcement(broker: Broker, ready: dict[str, Any], *, as_json: bool) -> str:
-    """Where it listens, where it stores, and what it keeps: lines, or one of JSON."""
+    """Return the broker's listeners, storage and retention as lines, or as one line of JSON."""
     from hermes.base.shown import printable
     from hermes.spi.units import ByteSize, Duration
 

@@ -19,12 +19,12 @@ from hermes.cli.output import write_all
 
 STDIN, STDOUT, STDERR = 0, 1, 2
 OFFER_BYTES = select.PIPE_BUF
-"""What a pipe takes at once if it is writable at all."""
+"""Bytes that a writable pipe takes in one piece."""
 OFFER_NS = 1_000_000_000
 """How long a broker waits for a reader of its output, ns: it has other things to do."""
 
 _OWN = re.compile(r"(\x1b\[[0-9;]*[mK]|\r(?=\x1b\[K))")
-"""What our own libraries write to a terminal: colours, and a line taken away."""
+"""Escape sequences of our own libraries: colours, and the removal of a line."""
 
 
 class Descriptor(io.RawIOBase):

@@ -393,7 +393,7 @@ class Connection(Pump):
         return restated(error, text) if left else None
 
     def _told(self) -> HermesError | None:
-        """What to tell about publishers that were refused, or a connection that was given up."""
+        """Return the error to raise for a refused publisher or a connection that was given up; None: none."""
         for line in self.session.lines.values():
             if line.failure is not None:
                 return line.lost()
@@ -490,7 +490,7 @@ def dial(transport: Transport, url: Url, deadline: int | None) -> Channel:
 
 
 def _last_words(channel: Channel) -> bytes:
-    """What stood to be read when a connection broke before the broker's Welcome."""
+    """Read the bytes that are left in a connection that broke before the broker's Welcome."""
     buffer = bytearray(WORDS_MAX)
     try:
         return bytes(buffer[: channel.receive_into(memoryview(buffer))])

@@ -30,7 +30,7 @@ ENDING_S = 1.0
 
 
 class Kept(Protocol):
-    """What a keeper looks after."""
+    """A client's connection, as its keeper sees it."""
 
     @property
     def over(self) -> bool:
@@ -104,4 +104,4 @@ class Keeper:
 
 
 KEEPER = Keeper()
-"""Of this process."""
+"""The keeper of this process."""

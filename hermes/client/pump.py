@@ -100,7 +100,7 @@ class Pump(ABC):
         self._reading = Lock()
         """Held by the thread that reads for all."""
         self._sleepers: list[LockType] = []
-        """Of the threads that wait for the one that reads: each its own."""
+        """A lock for each thread that waits for the one that reads."""
         self._retired: list[Link] = []
         """Links that are over, but for threads that wait on their media."""
         self.link: Link | None = None

@@ -136,10 +136,10 @@ class Feed:
         self.dropped.setdefault(stream, after)
 
     def begin(self, stream: str, epoch: int) -> None:
-        """What arrives of ``stream`` is of ``epoch``.
+        """Note that messages of ``stream`` belong to ``epoch`` from now on.
 
-        Unless a gap says that sequences are other messages' now, what was handed out before is of that
-        epoch as well.
+        Messages that were returned before belong to it as well, unless a gap says that their
+        sequences have been given to other messages.
         """
         if self.latest.get(stream) == epoch == self.epochs.get(stream):
             return
@@ -244,7 +244,7 @@ class Feed:
             self.segment = None
 
     def put_back(self, rest: Segment, handed: int) -> None:
-        """What was taken out of ``ready`` is ``rest``; up to ``handed`` its segment is done."""
+        """Put ``rest``, which was taken out of ``ready``, back; its segment is done up to ``handed``."""
         together(
             self.queue.appendleft, (rest,),
             self.taken.clear, (),
@@ -300,7 +300,7 @@ class Line:
         self.topic: bytes | None = None
         """Topic of its messages, unless told otherwise."""
         self.resumes = publisher_id is not None
-        """Whether it goes on behind the last message the broker has of it."""
+        """True if the publisher goes on behind its last message in the broker's log."""
         self.level = level
         self.lingers = False
         """True if a background thread sends its messages (linger > 0)."""

@@ -382,7 +382,7 @@ class Subscription(Closable):
         together(feed.ready.extend, (found,), feed.batches.popleft, ())
 
     def _take_back(self) -> None:
-        """What :meth:`receive` has left of a batch goes back into the queue, so that nothing is
+        """Put the rest of a batch that :meth:`receive` began back into the queue, so that nothing is
         skipped."""
         if self._ready:
             together(self._feed.taken.extend, (self._ready,), self._ready.clear, ())

@@ -113,8 +113,7 @@ class Grant:
     """Whether it may ask for the broker's counters, configuration and durable names, which concern
     other clients."""
     forget: bool = False
-    """Whether it may have any durable name forgotten, with its positions, also names of other
-    users."""
+    """True if the client may delete any durable name with its positions, also names of other users."""
 
     def __post_init__(self) -> None:
         from hermes.native.patterns import check_given_pattern  # deferred: needs the native core

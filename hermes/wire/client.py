@@ -113,7 +113,7 @@ class Resume(msgspec.Struct):
 
 
 ZMTP = b"\xff"
-"""What ZeroMQ's greeting begins with."""
+"""First byte of ZeroMQ's greeting."""
 
 
 def what_answers(beginning: Buffer) -> str:
@@ -404,13 +404,13 @@ class ClientProtocol:
 
     @staticmethod
     def otherwise(start: m.Start) -> Literal["latest", "earliest"]:
-        """Where streams begin of which nothing is known, with ``start``."""
+        """Return where a stream without a known position begins, for ``start``."""
         if start.at in ("positions", "durable"):
             return start.otherwise
         return "latest" if start.at == "latest" else "earliest"
 
     def _ask(self, message: Any) -> bytes:
-        """What a program had a say in: held to the protocol's types before it is sent."""
+        """Encode a request with arguments of the program, after a check against the protocol's types."""
         assert self.state not in (ClientState.NEW, ClientState.CLOSING, ClientState.CLOSED)
         return checked_frame(message, CONTROL_MAX)
 

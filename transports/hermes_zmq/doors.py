@@ -63,8 +63,8 @@ WORDS_SHARE = 2
 """First words of single parts become topics until a stream has this part (a half) of its bound:
 what other publishers need is left, whatever lines arrive."""
 WORDS_AGAIN_SHARE = 20
-"""Where a stream has that already, this part of its bound: a door does not know, after a restart,
-which words are topics there."""
+"""Divisor of a stream's bound of topics: the share that a door may still add after a restart, when
+it does not know which words are topics already."""
 WORDS_END = 0.8
 """No further ones in a stream that has this share of its bound."""
 WORDS_CHECK_NS = 1_000_000_000
@@ -442,7 +442,7 @@ class FeedDoor(Door):
         self._wire.connection.data_received(memoryview(header + bytes(rest)))
 
     def _decoded(self) -> Any:
-        """Where the frames of the batch that is held stand."""
+        """Return the index of the frames in the batch that is held."""
         if self._index is None:
             self._index = decode(self._held[BATCH_HEADER_SIZE:], message_max=pumps.MESSAGE_LIMIT)
         return self._index

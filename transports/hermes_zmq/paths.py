@@ -41,7 +41,7 @@ def claimed(endpoint: str, *, url: str) -> Iterator[None]:
 
 
 def inode(endpoint: str) -> int:
-    """Of the socket's file, to remove it by (:func:`remove`); 0: there is none."""
+    """Return the inode of the socket's file, by which :func:`remove` knows it; 0: there is none."""
     if endpoint.startswith(PREFIX):
         with contextlib.suppress(OSError):
             return Path(endpoint.removeprefix(PREFIX)).stat().st_ino
