@@ -631,13 +631,15 @@ def _as_u32(lengths: Any) -> Any:
     """A contiguous buffer of 32-bit numbers."""
     if isinstance(lengths, str | Mapping):
         checks.wrong_type("lengths", f"numbers from 0 to {U32_MAX}", lengths)
-    try:
-        with memoryview(lengths) as view:
-            if view.itemsize == 4 and view.c_contiguous and view.format in ("I", "L", "i", "<I"):
-                return lengths
-            lengths = view.tolist()
-    except (TypeError, ValueError, NotImplementedError):  # no buffer, or one of something else
-        pass
+    # A list has no buffer, and some buffers have formats that Python cannot list: array() takes the
+    # numbers of the first one by one, and its error says what is wrong with the second.
+    with (
+        contextlib.suppress(TypeError, ValueError, NotImplementedError),
+        memoryview(lengths) as view,
+    ):
+        if view.itemsize == 4 and view.c_contiguous and view.format in ("I", "L", "i", "<I"):
+            return lengths
+        lengths = view.tolist()
     try:
         return array("I", lengths)
     except (OverflowError, TypeError, ValueError) as error:

@@ -97,13 +97,13 @@ def test_a_child_holds_no_connection_open(listener: str) -> None:
 
 
 ORPHAN = """
-import os, sys, time
+import os, signal, sys
 from hermes.broker import Broker
 broker = Broker(listeners=["inproc:"], storage=sys.argv[1]).start()
 child = os.fork()
 if child == 0:
     os.close(1), os.close(2)
-    time.sleep(600)
+    signal.pause()  # until the test kills it
 print(child, flush=True)
 os.kill(os.getpid(), 9)
 """
