@@ -13,11 +13,15 @@ HIDDEN = "***"
 
 # Compiled where they are used first: most commands show nothing that has to be looked at.
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*:?/+|[A-Za-z][A-Za-z0-9+.-]*:(?=[^:]*:)|/*"
+# Strangers' text goes through these: each looks at a character a bounded number of times, since it
+# begins where a word or a part begins, and gives nothing back.
 _OPTION = (
-    r"(?i)([\w.-]*(?:passw|passphrase|pwd|secret|token|credential|api_?key)[\w.-]*=)[^&\s'\"]+"
+    r"(?i)(?<![\w.-])(?=[\w.-]*?(?:passw|passphrase|pwd|secret|token|credential|api_?key))"
+    r"([\w.-]++=)[^&\s'\"]+"
 )
 _NOTHING = r"([A-Za-z][A-Za-z0-9+.-]*:)?/*"
-_IN_PROSE = r"([^\s'\"@/:]*):(?!//)[^\s'\"@]+@(?=[\w\[])"
+_BEFORE_AT = r"(?<![^\s'\"@])([^\s'\"@]++)@(?=[\w\[])"
+_COLON = r":(?!//)"
 _SURROGATES = "[\ud800-\udfff]"
 
 _BIDI = [0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
@@ -63,8 +67,13 @@ def redacted(text: str) -> str:
 def redacted_prose(text: str) -> str:
     """A sentence or a log line without passwords of URLs in it."""
     if "@" in text:
-        text = re.sub(_IN_PROSE, rf"\1:{HIDDEN}@", text)
+        text = re.sub(_BEFORE_AT, _without_password, text)
     return re.sub(_OPTION, rf"\1{HIDDEN}", text) if "=" in text else text
+
+
+def _without_password(part: re.Match[str]) -> str:
+    user, *password = re.split(_COLON, part[1], maxsplit=1)
+    return f"{user}:{HIDDEN}@" if any(password) else part[0]
 
 
 def _pairs(text: str) -> str:

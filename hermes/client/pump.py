@@ -52,6 +52,9 @@ ATTEMPT_S = 5.0
 GLANCE_S = 0.25
 """Seconds of a connection attempt of calls without a timeout: enough for a broker on another
 continent."""
+KEEPER_ATTEMPT_S = 1.0
+"""Seconds of a connection attempt of the keeper: enough for a machine that is busy, and its looks at
+other clients wait no longer for it."""
 EXIT_NAP_S = 1.0
 """Seconds a daemon thread waits for the end of the program before it is told that its client is closed."""
 NS_PER_S = 1_000_000_000
@@ -249,7 +252,7 @@ class Pump(ABC):
         with self._lock.hold(0) or _BUSY as held:
             if held is None or self.over or self.forked:
                 return
-            self._tend(None)
+            self._tend(time.monotonic_ns() + int(KEEPER_ATTEMPT_S * NS_PER_S))
             for line in self.session.lines.values():
                 line.settle()
 

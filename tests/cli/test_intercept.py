@@ -24,7 +24,7 @@ def lossy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every scheme is a transport over datagrams."""
     made = SimpleNamespace(capabilities=Capabilities(datagrams=True))
     plugins = SimpleNamespace(transport=lambda scheme: made)
-    monkeypatch.setattr("hermes.plugins.default_plugins", lambda: plugins)
+    monkeypatch.setattr("hermes.plugins.discovery.default_plugins", lambda: plugins)
 
 
 @pytest.mark.parametrize(

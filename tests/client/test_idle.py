@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import hermes
-from hermes.client.keeper import KEEPER
+from hermes.client.keeper import KEEPER, LOOK_S, Keeper
 from hermes.errors import ConnectionLost
 from tests.client.conftest import Wire
 from tests.transports.uring import needs_uring
@@ -192,6 +192,39 @@ def test_the_thread_ends_with_the_last_client(broker: hermes.Broker):
     dropped = [hermes.connect(broker.url)]
     with pytest.warns(ResourceWarning, match="not closed"):
         until(lambda: dropped.clear() or gc.collect() or KEEPER._thread is None)
+
+
+class Slow:
+    """A client whose look waits for a broker that does not answer."""
+
+    over = False
+
+    def look_after(self) -> None:
+        time.sleep(0.1)
+
+
+class Watch(threading.Event):
+    """Ends the keeper's thread after the second pause, and knows how long the pauses were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pauses: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout is not None
+        self.pauses.append(timeout)
+        return len(self.pauses) > 1
+
+
+def test_a_look_that_waits_does_not_make_looks_rare():
+    """How often clients are looked at depends on what the looks cost, not on how long one of them
+    waited: else one client without a broker leaves all others without a look."""
+    keeper, slow, watch = Keeper(), Slow(), Watch()
+    keeper._kept.add(slow)
+
+    keeper._run(watch)
+
+    assert watch.pauses == [LOOK_S, LOOK_S]
 
 
 def test_a_forked_child_has_a_keeper_of_its_own(broker: hermes.Broker):
