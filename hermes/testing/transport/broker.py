@@ -109,20 +109,26 @@ class BrokerContract(Contract):
         with the right checksums."""
         half = MESSAGES // 2
         pairs = ((client, "left", "right"), (other, "right", "left"))
-        subscriptions = {to: one.subscribe(to) for one, _, to in pairs}
-        for one, name, _ in pairs:
-            one.publisher(name).send_many(*bodies(half, SEED))
-        for name, subscription in subscriptions.items():
-            number = 0
-            for batch in subscription.batches(timeout=TIMEOUT_S):
-                for payload in batch.payloads():
-                    found = int.from_bytes(payload[4:8], "little")
-                    assert found == number, f"{name}: message {number} was expected, {found} came"
-                    assert zlib.crc32(payload[4:]) == int.from_bytes(payload[:4], "little")
-                    number += 1
-                if number == half:
-                    break
-            assert number == half
+        with contextlib.ExitStack() as opened:
+            subscriptions = [opened.enter_context(one.subscribe(to)) for one, _, to in pairs]
+            for one, name, _ in pairs:
+                with one.publisher(name) as publisher:
+                    publisher.send_many(*bodies(half, SEED))
+            for subscription in subscriptions:
+                self._receive_bodies(subscription, half)
+
+    @staticmethod
+    def _receive_bodies(subscription: hermes.Subscription, count: int) -> None:
+        number, topic = 0, subscription.pattern
+        for batch in subscription.batches(timeout=TIMEOUT_S):
+            for payload in batch.payloads():
+                found = int.from_bytes(payload[4:8], "little")
+                assert found == number, f"{topic}: message {number} was expected, {found} came"
+                assert zlib.crc32(payload[4:]) == int.from_bytes(payload[:4], "little")
+                number += 1
+            if number == count:
+                break
+        assert number == count
 
     def test_the_broker_stops_in_order(self, broker: hermes.Broker, url_of: Url) -> None:
         """A broker that stops has sent and taken everything; its clients see the end."""
@@ -149,12 +155,11 @@ class BrokerContract(Contract):
     ) -> None:
         """However it ends, it ends, and what it had published arrives: a channel that is closed then
         finds no time for threads."""
-        subscription = client.subscribe("left")
+        with client.subscribe("left") as subscription:
+            with Peer("hermes.testing.peer", self, "leave_open", url_of, way) as program:
+                assert program.ended() == status
 
-        with Peer("hermes.testing.peer", self, "leave_open", url_of, way) as program:
-            assert program.ended() == status
-
-        assert subscription.receive(timeout=TIMEOUT_S).payload == b"the last message"
+            assert subscription.receive(timeout=TIMEOUT_S).payload == b"the last message"
 
     def test_a_program_ends_with_an_open_client_and_broker(
         self, free_url: Callable[..., Url]
