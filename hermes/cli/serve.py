@@ -257,7 +257,6 @@ def serve(config: Config, ready_file: OutputFile | None, *, as_json: bool) -> No
     from hermes.broker.signals import Signals, quiet_collector
     from hermes.cli.figures import format_bytes
     from hermes.cli.output import Progress
-    from hermes.cli.terminal import offer
 
     with Progress() as progress:
 
@@ -272,13 +271,12 @@ def serve(config: Config, ready_file: OutputFile | None, *, as_json: bool) -> No
             try:
                 broker.open()
                 progress.close()
-                ready = describe(broker)
-                announced = announcement(broker, ready, as_json=as_json)
-                if ready_file is not None:
-                    ready_file.write(json.dumps(ready) + "\n")
-                if not offer(announced):
-                    LOG.warning("nobody reads the standard output: serving all the same")
-                signals.opened = True
+                try:
+                    announce(broker, ready_file, as_json=as_json)
+                    signals.opened = True
+                except KeyboardInterrupt:  # told where it is, a program may stop it at once
+                    signals.opened = True
+                    broker.stop()
                 quiet_collector()
                 broker.run(signals=False)
             finally:
@@ -287,6 +285,18 @@ def serve(config: Config, ready_file: OutputFile | None, *, as_json: bool) -> No
                     forget_ready(ready_file)
     if signals.count > 1:
         raise SystemExit(int(ExitCode.INTERRUPTED))
+
+
+def announce(broker: Broker, ready_file: OutputFile | None, *, as_json: bool) -> None:
+    """Say where the broker is, in the ready file and on the standard output."""
+    from hermes.cli.terminal import offer
+
+    ready = describe(broker)
+    announced = announcement(broker, ready, as_json=as_json)
+    if ready_file is not None:
+        ready_file.write(json.dumps(ready) + "\n")
+    if not offer(announced):
+        LOG.warning("nobody reads the standard output: serving all the same")
 
 
 def describe(broker: Broker) -> dict[str, Any]:

@@ -224,6 +224,36 @@ def test_no_error_repeats_a_password() -> None:
 # Files.
 
 
+INTERRUPTED = """
+import signal, sys
+from hermes.cli import main, serve
+announce = serve.announce
+def interrupted(*arguments, **options):
+    announce(*arguments, **options)
+    signal.raise_signal(signal.SIGTERM)
+serve.announce = interrupted
+main()
+"""
+
+
+def test_a_signal_just_after_the_announcement_stops_in_order(tmp_path: Path) -> None:
+    """Where a broker is was told before its loop runs: a program may stop it at once."""
+    ready = tmp_path / "ready"
+    arguments = ("serve", "--storage", "memory", "--transport", "tcp://127.0.0.1:0")
+
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, *arguments, "--ready-file", str(ready)],
+        env=environment(),
+        capture_output=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert b"tcp://127.0.0.1:" in done.stdout
+    assert not ready.exists()
+
+
 def test_a_ready_file_may_be_a_fifo(tmp_path: Path, wait_for: Wait) -> None:
     """A FIFO is written to once it is read, and stays one."""
     fifo = tmp_path / "ready"
