@@ -30,8 +30,8 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python3
 demo: $(STAMP)
 	$(BIN)/hermes demo
 
-# A file's tests run in one process, files beside one another.
-PARALLEL := -n auto --dist loadfile
+# A file's tests run in one process, files beside one another: two processes a core, for tests wait a lot.
+PARALLEL := -n $(shell expr 2 \* $$(nproc)) --dist loadfile
 
 check: lint
 	$(BIN)/pytest $(PARALLEL) -m "not slow and not long and not timing"
