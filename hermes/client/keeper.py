@@ -16,8 +16,11 @@ import weakref
 from typing import Protocol
 
 from hermes.errors import HermesError
+from hermes.native.api import Lock
 
 LOG = logging.getLogger("hermes.client")
+_NEVER: contextlib.nullcontext[None] = contextlib.nullcontext()
+"""In the place of no hold, which cannot be: it is waited for without a limit."""
 
 LOOK_S = 0.25
 """Seconds between two looks: a broker that is gone is noticed within a second, and the looks cost a
@@ -49,41 +52,45 @@ class Keeper:
 
     def forget(self) -> None:
         """This is a forked child: the thread, and what it looked after, are the parent's."""
-        self._guard = threading.RLock()  # a client may be collected while it is held
+        self._guard = Lock()  # held again where a client is collected meanwhile
         self._kept: weakref.WeakSet[Kept] = weakref.WeakSet()
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
 
     def add(self, kept: Kept) -> None:
         """Look after ``kept`` from now on."""
-        with self._guard:
+        with self._guard.hold(-1, True) or _NEVER:
             self._kept.add(kept)
-            if self._thread is None:
-                self._wake = threading.Event()
-                self._thread = threading.Thread(
-                    target=self._run, args=(self._wake,), name="hermes-keeper", daemon=True
-                )
-                try:
-                    self._thread.start()
-                except RuntimeError:  # the program is ending, or has no room for a thread
-                    self._thread = None
+            if self._thread is not None:
+                return
+            wake = self._wake = threading.Event()
+            thread = threading.Thread(
+                target=self._run, args=(wake,), name="hermes-keeper", daemon=True
+            )
+            with contextlib.suppress(
+                RuntimeError
+            ):  # the program is ending, or has too many threads
+                thread.start()
+                self._thread = thread
 
     def remove(self, kept: Kept) -> None:
         """Do not look after ``kept`` any more; the thread ends with the last."""
-        with self._guard:
+        with self._guard.hold(-1, True) or _NEVER:
             self._kept.discard(kept)
-            if self._thread is None or len(self._kept):
+            if len(self._kept):
                 return
             thread, self._thread = self._thread, None
             self._wake.set()
-        if thread is not threading.current_thread():
+        if thread is not None and thread is not threading.current_thread():
             thread.join(ENDING_S)
 
     def _run(self, wake: threading.Event) -> None:
         pause = LOOK_S
-        while not wake.wait(pause):
+        while self._wake is wake and not wake.wait(
+            pause
+        ):  # else an interrupted call left it behind
             begun = time.thread_time()
-            with self._guard:
+            with self._guard.hold(-1, True) or _NEVER:
                 clients = [weakref.ref(one) for one in self._kept]
             for reference in clients:
                 kept = reference()

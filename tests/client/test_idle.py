@@ -221,6 +221,7 @@ def test_a_look_that_waits_does_not_make_looks_rare():
     waited: else one client without a broker leaves all others without a look."""
     keeper, slow, watch = Keeper(), Slow(), Watch()
     keeper._kept.add(slow)
+    keeper._wake = watch
 
     keeper._run(watch)
 

@@ -18,6 +18,7 @@ import pytest
 import hermes
 import hermes.client
 from hermes.client.connection import dial
+from hermes.client.keeper import Keeper
 from hermes.errors import Closed, ConnectFailed, ConnectionLost, Timeout, WouldBlock
 from hermes.spi.transport import Channel, Transport
 from hermes.spi.url import Url
@@ -333,3 +334,42 @@ def test_a_short_call_after_an_interrupt_ends_nothing(
         client.ping()
 
     assert len(attempts) > 1
+
+
+class Idle:
+    """A client that has nothing to do, and tells that it was looked after."""
+
+    over = False
+
+    def __init__(self) -> None:
+        self.looked = threading.Event()
+
+    def look_after(self) -> None:
+        self.looked.set()
+
+
+@ways
+@pytest.mark.parametrize("leaving", [False, True])
+def test_an_interrupted_call_leaves_the_keeper_at_work(
+    monkeypatch: pytest.MonkeyPatch, leaving: bool, way: str
+):
+    """Wherever an exception strikes while a client comes or goes, the next one is looked after."""
+    monkeypatch.setattr("hermes.client.keeper.LOOK_S", 0.001)
+    others = set(threading.enumerate())
+    for step in range(1, STEPS_MAX):
+        keeper, first, second = Keeper(), Idle(), Idle()
+        if leaving:
+            keeper.add(first)
+        raised = interrupt(lambda: (keeper.remove if leaving else keeper.add)(first), step, way)  # noqa: B023
+
+        keeper.add(second)
+        assert second.looked.wait(TIMEOUT_S), f"after an exception at step {step}"
+        keeper.remove(first)
+        keeper.remove(second)
+        if not raised:
+            break
+
+    assert step > 5
+    for thread in set(threading.enumerate()) - others:
+        thread.join(TIMEOUT_S)
+        assert not thread.is_alive()
