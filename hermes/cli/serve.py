@@ -31,6 +31,7 @@ from hermes.cli.options import (
 if TYPE_CHECKING:
     from hermes.broker.broker import Broker
     from hermes.broker.config import Config
+    from hermes.broker.signals import Signals
 
 LOG = logging.getLogger("hermes.broker")
 
@@ -271,12 +272,7 @@ def serve(config: Config, ready_file: OutputFile | None, *, as_json: bool) -> No
             try:
                 broker.open()
                 progress.close()
-                try:
-                    announce(broker, ready_file, as_json=as_json)
-                    signals.opened = True
-                except KeyboardInterrupt:  # told where it is, a program may stop it at once
-                    signals.opened = True
-                    broker.stop()
+                announce(broker, ready_file, signals, as_json=as_json)
                 quiet_collector()
                 broker.run(signals=False)
             finally:
@@ -287,14 +283,25 @@ def serve(config: Config, ready_file: OutputFile | None, *, as_json: bool) -> No
         raise SystemExit(int(ExitCode.INTERRUPTED))
 
 
-def announce(broker: Broker, ready_file: OutputFile | None, *, as_json: bool) -> None:
-    """Say where the broker is, in the ready file and on the standard output."""
+def announce(
+    broker: Broker, ready_file: OutputFile | None, signals: Signals, *, as_json: bool
+) -> None:
+    """Say where the broker is, in the ready file and on the standard output.
+
+    A signal from now on stops it in order, for a program that knows where it is may stop it at once;
+    one that comes while a FIFO waits for its reader ends the waiting as well.
+    """
     from hermes.cli.terminal import offer
 
     ready = describe(broker)
     announced = announcement(broker, ready, as_json=as_json)
-    if ready_file is not None:
-        ready_file.write(json.dumps(ready) + "\n")
+    try:
+        if ready_file is not None:
+            ready_file.write(json.dumps(ready) + "\n")
+        signals.opened = True
+    except KeyboardInterrupt:
+        signals.opened = True
+        broker.stop()
     if not offer(announced):
         LOG.warning("nobody reads the standard output: serving all the same")
 

@@ -225,13 +225,13 @@ def test_no_error_repeats_a_password() -> None:
 
 
 INTERRUPTED = """
-import signal, sys
-from hermes.cli import main, serve
-announce = serve.announce
-def interrupted(*arguments, **options):
-    announce(*arguments, **options)
+import signal
+from hermes.cli import files, main
+write = files.OutputFile.write
+def interrupted(file, text):
+    write(file, text)
     signal.raise_signal(signal.SIGTERM)
-serve.announce = interrupted
+files.OutputFile.write = interrupted
 main()
 """
 
