@@ -768,6 +768,43 @@ static void lose_one(const char *root) {
     forget_senders();
 }
 
+/* A message is hurt, which only its own segment tells: the checkpoint of the next one is older than
+ * the damage.  The log is opened, its segment is trimmed, and the power goes before any sync. */
+static void lose_trimmed(const char *root) {
+    char directory[256], survivor[256];
+    snprintf(directory, sizeof directory, "%s/trimmed", root);
+    snprintf(survivor, sizeof survivor, "%s/trimmed-1", root);
+    assert(mkdir(directory, 0700) == 0);
+    hm_log *log = open_log(directory);
+    senders[1].sent[++senders[1].last] = (message){.id = next_id++, .length = 1000};
+    append_run(log, 1, 1, 1);
+    hurt victim = find_message(log, 1);
+    append_many(log, 2);
+    assert(hm_log_close(log) == 0);
+    change_byte(directory, &victim);
+    start_recording(directory);
+    log = open_log(directory);
+    for (hm_log_status status = {0}; status.first_sequence <= 1;) {
+        append_many(log, 1);
+        hm_log_status_get(log, &status);
+    }
+    pthread_mutex_lock(&lock);
+    keep(survivor, changed, 0, NULL);
+    pthread_mutex_unlock(&lock);
+    hm_log_close(log);
+    start_recording(survivor);
+    log = open_log(survivor);
+    if (known(log, 1, 1)) {
+        fprintf(stderr, "a lost message cannot be sent again once its segment is trimmed\n");
+        abort();
+    }
+    hm_log_close(log);
+    stop_recording();
+    remove_directory(directory);
+    remove_directory(survivor);
+    forget_senders();
+}
+
 int main(int argc, char **argv) {
     assert(argc == 4);
     char directory[256], survivor[256];
@@ -785,6 +822,7 @@ int main(int argc, char **argv) {
     lose_extension(argv[1]);
     lose_newest(argv[1]);
     lose_one(argv[1]);
+    lose_trimmed(argv[1]);
     snprintf(directory, sizeof directory, "%s/0", argv[1]);
     assert(mkdir(directory, 0700) == 0);
     uint64_t checked = 0, cuts = 0, synced_lives = 0, hurt_lives = 0;

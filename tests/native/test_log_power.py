@@ -58,6 +58,7 @@ def test_durable_messages_survive_and_nothing_stale_comes_back(
         pytest.param("HM_WEAKEN_LOG_COVERED", id="frames are kept without their records"),
         pytest.param("HM_WEAKEN_LOG_SYNCED", id="what was synced is not known"),
         pytest.param("HM_WEAKEN_LOG_CHECKPOINT", id="checkpoints forget what is lost"),
+        pytest.param("HM_WEAKEN_LOG_BEGIN", id="the checkpoint of an open is not synced"),
         pytest.param("HM_WEAKEN_LOG_CRC", id="checksums of frames are not compared"),
         pytest.param("HM_WEAKEN_LOG_END", id="sequences before the end mark are given out"),
         pytest.param("HM_WEAKEN_LOG_FOLDED", id="an extended record is not synced"),

@@ -1,6 +1,7 @@
 /* hm_roll.c -- begins a new segment when the active one is full, and retires old ones. */
 #include <assert.h>
 #include <errno.h>
+#include <unistd.h>
 
 #include "log_internal.h"
 
@@ -9,6 +10,11 @@
 #define CARRIES_LOST false
 #else
 #define CARRIES_LOST true
+#endif
+#ifdef HM_WEAKEN_LOG_BEGIN
+#define SYNCS_BEGIN false
+#else
+#define SYNCS_BEGIN true
 #endif
 
 /* The tail has passed `nudge_at`: the busier the segment, the further ahead it is made warm, so
@@ -61,6 +67,17 @@ static int write_checkpoint(hm_log *log, hm_segment *segment) {
         checkpoint_record(log, segment, publisher->id, publisher->last + 1);
     }
     return 0;
+}
+
+/* Whether the checkpoint of the segment that an open begins tells what no other does: what is lost,
+ * which later segments' checkpoints were written too early to know, or, in a log without any other
+ * segment, all of it. */
+static bool only_checkpoint_tells(const hm_log *log) {
+    bool begins = log->active == NULL || log->active->placeholder;
+    uint64_t others = log->segments_count - (log->active != NULL);
+    return SYNCS_BEGIN && begins && log->pool->dirfd >= 0 &&
+           (hm_publishers_missing_count(log->publishers) > 0 ||
+            (others == 0 && hm_publishers_count(log->publishers) > 0));
 }
 
 /* A segment to go on in: a prepared one, one just returned, or a new one made here. */
@@ -140,7 +157,9 @@ void hm_log_activate(hm_log *log, hm_segment *segment) {
 }
 
 /* Makes `segment` the active one; the one before is sealed first, so that a crash in between leaves
- * nothing half done.  On failure of the file system the log is failed. */
+ * nothing half done.  A checkpoint that alone tells something is on disk before the index takes the
+ * name of an older one, and before retention takes the segment that told it until now.  On failure
+ * of the file system the log is failed. */
 int hm_log_install(hm_log *log, hm_segment *segment, uint64_t now_ns) {
     segment->base_sequence = segment->next_sequence = log->next_sequence;
     segment->base_position = log->end_position;
@@ -152,10 +171,18 @@ int hm_log_install(hm_log *log, hm_segment *segment, uint64_t now_ns) {
         return error;
     }
     bool placeholder = log->active && log->active->placeholder;
+    bool durably = only_checkpoint_tells(log);
+    if (durably && fsync(segment->index_fd) != 0) {
+        hm_log_put_back(log, segment);
+        return hm_code_of(errno);
+    }
     if (log->active && !placeholder) {
         hm_log_seal_active(log, false);
     }
     error = hm_segment_install(segment, now_ns);
+    if (error == 0 && durably && (fsync(segment->fd) != 0 || fsync(log->pool->dirfd) != 0)) {
+        error = hm_code_of(errno);
+    }
     if (error == 0 && placeholder) {
         drop_placeholder(log); /* not before: a log that fails here still has an active segment */
     }
