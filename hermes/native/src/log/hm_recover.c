@@ -747,12 +747,13 @@ static int adopt_all(recovery *self, const found *last) {
     return 0;
 }
 
-/* With no message anywhere, the newest empty segment still tells how far the numbering had come,
- * and who had published. */
+/* With no message anywhere, the oldest empty segment tells how far the numbering had come, and which
+ * publishers' messages were trimmed: what stood between it and newer ones was not synced, is lost,
+ * and may be sent again. */
 static const found *numbering(const recovery *self) {
-    for (uint64_t i = self->count; i > 0; i--) {
-        if (!self->found[i - 1].mislaid && !self->found[i - 1].foreign) {
-            return &self->found[i - 1];
+    for (uint64_t i = 0; i < self->count; i++) {
+        if (!self->found[i].mislaid && !self->found[i].foreign) {
+            return &self->found[i];
         }
     }
     return NULL;
