@@ -223,27 +223,28 @@ static bool scan(const hm_walk *walk, uint64_t bound, uint64_t bound_sequence, b
     return any;
 }
 
-/* Where sound frames go on behind the unsound one at the walk's offset. */
+/* Where sound frames go on behind the unsound one at the walk's offset.  How far a sync came bounds
+ * the search, and does not make it stricter: what is served before a sync is served after it. */
 static bool resync(const hm_walk *walk, place *found) {
     const hm_record *mark = mark_behind(walk);
     uint64_t bound = mark ? mark_offset(walk, mark) : walk->end;
     uint64_t bound_sequence = mark           ? mark->first_sequence
                               : walk->sealed ? walk->next_sequence
                                              : UINT64_MAX;
-    bool marked = mark != NULL;
+    bool marked = mark != NULL, ends = marked;
     if (is_synced(walk, walk->offset, walk->expected) && (!marked || walk->synced.end < bound)) {
         bound = walk->synced.end;
         bound_sequence = walk->synced.next_sequence;
-        marked = true;
+        ends = true;
     }
     if (skip_one(walk, bound, bound_sequence, found) ||
         scan(walk, bound, bound_sequence, marked, found)) {
         return true;
     }
-    if (marked) {
+    if (ends) {
         *found = (place){bound, bound_sequence};
     }
-    return marked;
+    return ends;
 }
 
 /* Damage at the very end of an unsealed segment that others follow ends where the caller says, as
