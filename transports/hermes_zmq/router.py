@@ -129,7 +129,7 @@ class RouterDoor(Door):
             self._look_around()
         if self._held:
             work += self._feed_held()
-        return work
+        return work + int(self.awake)  # what took the descriptor's news has to look itself
 
     def peer_lost(self, fd: int) -> None:
         """A connection is gone: once everything it sent has been read, so is its link."""
