@@ -18,6 +18,7 @@ zmq = pytest.importorskip("zmq")
 
 from hermes_zmq import doors  # noqa: E402
 from hermes_zmq import pump as pumps  # noqa: E402
+from hermes_zmq.router import RouterDoor  # noqa: E402
 
 DOORS = ("pub", "sub", "pull", "push", "router")
 
@@ -333,3 +334,47 @@ def test_more_prefixes_than_are_remembered(
             greedy.close()
             subscriber.close(0)
             programs.until(lambda: programs.counters["sub_peers"] == 0)
+
+
+def test_the_router_door_is_left_alone_only_when_it_has_nothing_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The last look after a pass may find input, or output that had its share: neither comes with
+    another sign, so the door says that it has work left."""
+    look_around, poll = RouterDoor._look_around, RouterDoor.poll
+    found = 0
+    left: list[str] = []
+
+    def slow(door: RouterDoor) -> None:
+        nonlocal found
+        time.sleep(0.0005)  # input comes meanwhile
+        look_around(door)
+        found += door.awake
+
+    def checked(door: RouterDoor) -> int:
+        for link in list(door._links.values()):
+            door.owe(link)  # most have no output
+        done = poll(door)
+        if not done and (door.awake or door._owed):
+            left.append("input" if door.awake else "output")
+        return done
+
+    monkeypatch.setattr(RouterDoor, "_look_around", slow)
+    monkeypatch.setattr(RouterDoor, "poll", checked)
+    url = "zmq+tcp://127.0.0.1:0?doors=router"
+    with (
+        hermes.Broker(listeners=[url], storage="memory:") as broker,
+        hermes.connect(broker.url) as one,
+        hermes.connect(broker.url) as other,
+        one.publisher("a") as publisher,
+        other.subscribe("a") as subscription,
+    ):
+        end = time.monotonic() + TIMEOUT_MS / 1000
+        while found < 20 and time.monotonic() < end:
+            publisher.send(b"x")
+            one.ping()
+            other.ping()
+            assert subscription.receive(TIMEOUT_MS / 1000).payload == b"x"
+
+    assert found >= 20
+    assert not left

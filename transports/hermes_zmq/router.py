@@ -129,7 +129,8 @@ class RouterDoor(Door):
             self._look_around()
         if self._held:
             work += self._feed_held()
-        return work + int(self.awake)  # what took the descriptor's news has to look itself
+        # What took the descriptor's news has to look itself, and what had its share comes again.
+        return work + int(self.awake or bool(self._owed))
 
     def peer_lost(self, fd: int) -> None:
         """A connection is gone: once everything it sent has been read, so is its link."""
