@@ -30,13 +30,16 @@ def pay(client: hermes.Client, run: int) -> None:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
-        settings = {"listeners": ["tcp://127.0.0.1:0"], "storage": f"mmap:{directory}/data"}
+        listeners, storage = ["tcp://127.0.0.1:0"], f"mmap:{directory}/data"
         for run in (1, 2):  # the broker of run 2 opens the log that run 1 has left
-            with hermes.Broker(**settings) as broker, hermes.connect(broker.url) as client:
+            with (
+                hermes.Broker(listeners=listeners, storage=storage) as broker,
+                hermes.connect(broker.url) as client,
+            ):
                 pay(client, run)
 
         with (
-            hermes.Broker(**settings) as broker,
+            hermes.Broker(listeners=listeners, storage=storage) as broker,
             hermes.connect(broker.url) as client,
             client.subscribe("payments", start="earliest") as payments,
         ):

@@ -10,19 +10,21 @@ each replay begins and ends with:
 
 from datetime import UTC, datetime
 from time import sleep
+from typing import Literal
 
 import hermes
 
+Beginning = Literal["earliest"] | datetime | dict[str, hermes.Position]
 WAIT_S = 10
 PAUSE_S = 0.05  # between the messages of the morning and those of the afternoon
 
 
-def replay(client: hermes.Client, start: object) -> str:
+def replay(client: hermes.Client, start: Beginning) -> str:
     """The first and the last number from there on."""
-    numbers = []
+    numbers: list[str] = []
     with client.subscribe("log.>", start=start) as subscription:
         while not numbers or numbers[-1] != "6":
-            numbers.append(bytes(subscription.receive(timeout=WAIT_S).payload).decode())
+            numbers.append(subscription.receive(timeout=WAIT_S).payload.decode())
     return f"{numbers[0]} to {numbers[-1]}"
 
 

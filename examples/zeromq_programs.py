@@ -7,6 +7,8 @@ same messages from the log. Prints:
     from the log: md.AAPL 190.5
 """
 
+from __future__ import annotations
+
 import zmq
 
 import hermes
@@ -15,7 +17,7 @@ WAIT_S = 10
 POLL_MS = 10
 
 
-def subscribe(context: zmq.Context, address: str) -> zmq.Socket:
+def subscribe(context: zmq.SyncContext, address: str) -> zmq.SyncSocket:
     """A subscriber, as it was before."""
     socket = context.socket(zmq.SUB)
     socket.connect(address)
@@ -23,7 +25,7 @@ def subscribe(context: zmq.Context, address: str) -> zmq.Socket:
     return socket
 
 
-def publish(context: zmq.Context, address: str, subscriber: zmq.Socket) -> None:
+def publish(context: zmq.SyncContext, address: str, subscriber: zmq.SyncSocket) -> None:
     """A publisher, as it was before; it repeats its price until the subscriber is connected."""
     with context.socket(zmq.PUB) as socket:
         socket.connect(address)
