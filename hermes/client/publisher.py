@@ -150,11 +150,11 @@ class Publisher:
         """Publish the messages of whole frames, as a :class:`Batch` has them; returns the last
         one's sequence.
 
-        Each keeps its topic, properties and timestamp: for programs that pass messages on.
+        Each keeps its topic, properties and timestamp: for programs that pass messages on.  Raises
+        the errors of :meth:`send` too; :exc:`Timeout` says how many were taken.
 
         Raises:
             MalformedInput: they are not whole, sound frames of messages; nothing was sent.
-            And as :meth:`send`; :exc:`Timeout` says how many were taken.
         """
         frames = checks.buffer(frames, "frames")
         index = decode(frames, message_max=FRAMES_MAX)
