@@ -10,6 +10,7 @@
 #   make bench   the benchmarks: single operations, then the whole broker beside its controls
 #   make compare all transports beside one another, into docs/benchmarks.md: takes a quarter of an hour
 #   make rivals  what `hermes bench rivals` needs: packages of PyPI here, two servers of the system's
+#   make docs    the documentation site, in build/site; a warning is an error
 #   make wheel   the wheel that is published, in dist/, tried with every CPython here
 #   make clean   removes what the other targets made
 
@@ -24,7 +25,7 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python3
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& { echo $$python; break; }; done)
 
-.PHONY: demo check test test-long bench compare rivals wheel lint format clean
+.PHONY: demo check test test-long bench compare rivals docs wheel lint format clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -56,6 +57,11 @@ rivals: $(STAMP)
 	PATH="$$PATH:/usr/sbin" command -v $$server > /dev/null \
 	|| echo "$$server is missing: apt-get install redis-server mosquitto, or your system's way"; done
 	@echo "now: $(BIN)/hermes bench rivals --output rivals.json --html rivals.html"
+
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --group docs
+	$(BIN)/sphinx-build -q -W --keep-going -c docs/site -d build/doctrees . build/site
+	@echo "now: open build/site/index.html"
 
 wheel: $(STAMP)
 	$(BIN)/python -m tests.packaging.wheel dist
