@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -358,6 +359,9 @@ def test_selecting_holds_no_segment(model: Model) -> None:
         walking.drain()
 
     assert model.log.status().trimmed > 5
+    deadline = time.monotonic() + 60
+    while model.log.status().pinned and time.monotonic() < deadline:  # the helper has it
+        time.sleep(0.001)
     assert model.log.status().pinned == 0
 
 
