@@ -285,6 +285,6 @@ def groups(subject: Report) -> list[list[str]]:
 def show_failure(check: Report) -> None:
     """What should hold, and what was found."""
     click.echo(f"\nFAILED {check['group']}: {check['check']}\n  expected: {check['says']}")
-    words = [line for line in (check["why"] or "").splitlines() if line.startswith("E ")]
-    for line in words[:REASON_MAX]:
-        click.echo(f"  found:    {line[1:].strip()}")
+    lines = [line.strip() for line in (check["why"] or "").splitlines()]
+    for line in [line for line in lines if line][:REASON_MAX]:
+        click.echo(f"  found:    {line}")

@@ -56,7 +56,7 @@ import pytest
 
 FORMAT = 1
 WHY_MAX = 4000
-"""Characters of a failure's message."""
+"""Characters of a failure's message, from its beginning."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -102,7 +102,7 @@ class Recorder:
         check["seconds"] = round(check["seconds"] + report.duration, 6)
         subject["figures"].update(report.user_properties)
         if report.failed:
-            check["outcome"], check["why"] = "failed", str(report.longrepr)[-WHY_MAX:]
+            check["outcome"], check["why"] = "failed", message_of(report)[:WHY_MAX]
         elif report.skipped and check["outcome"] is None:
             check["outcome"], check["why"] = "skipped", reason(report)
         elif report.when == "call" and check["outcome"] is None:
@@ -151,6 +151,12 @@ def describe(item: pytest.Item) -> dict[str, Any]:
         "why": None,
         "seconds": 0.0,
     }
+
+
+def message_of(report: pytest.TestReport) -> str:
+    """Kind and text of the exception that a failed test ended with."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    return crash.message if crash is not None else str(report.longrepr)
 
 
 def reason(report: pytest.TestReport) -> str:

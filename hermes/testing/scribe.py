@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from hermes.native import Encoder, Hole, Run, decode
 from hermes.native.log import LogEvent
 from hermes.spi.storage import LogSettings, LogState, StreamLog
+from hermes.testing.compare import same
 
 SEGMENT = 64 << 10
 """Bytes of a segment: small, so that little data makes many."""
@@ -169,7 +170,9 @@ class Scribe:
             f"StreamLog.read: sequences have no gaps; these are missing: {reading.holes}"
         )
         expected = {message.sequence: message.frame for message in self.kept}
-        assert list(reading.frames) == list(expected), "other sequences are read than were appended"
+        assert same(list(reading.frames), list(expected)), (
+            "other sequences are read than were appended"
+        )
         wrong = [number for number, frame in expected.items() if reading.frames[number] != frame]
         assert not wrong, f"other bytes are read than were appended, of the sequences {wrong}"
 

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -192,6 +193,27 @@ def test_an_index_without_room_goes_on_in_the_prepared_segment(tmp_path: Path) -
         assert log.status().segments == 2
         assert taken > 1.5 * 4096 / 64  # more than the index of one segment has records
         assert numbers(log) == list(range(1, 41 + taken))
+
+
+def test_an_append_waits_for_the_segment_that_takes_the_last_room(tmp_path: Path) -> None:
+    """While the helper makes a segment of all the room there is, an append that needs one is not
+    refused: it goes on in that segment."""
+    memory = Path("/dev/shm")  # there a segment takes milliseconds to make
+    segment = 16 << 20
+    with (
+        tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else tmp_path) as place,
+        Log.open(Path(place), segment_bytes=segment, disk_bytes=2 * segment + (1 << 20)) as log,
+    ):
+        small, large = frames(1, segment // 16), frames(1, segment // 8 * 7)
+        for _ in range(3):
+            log.append(small, 1)  # more than an eighth of it: a spare is wanted
+        deadline = time.monotonic() + EVENT_TIMEOUT_S
+        while not list(Path(place).glob("spare-*")) and time.monotonic() < deadline:
+            pass
+
+        log.append(large, 1)
+
+        assert log.status().segments == 2
 
 
 @pytest.mark.parametrize("size", [16, 64, 900])

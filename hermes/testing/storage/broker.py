@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import hermes
 from hermes.broker import Broker
+from hermes.testing.compare import same
 from hermes.testing.contract import needs
 from hermes.testing.scribe import SETTINGS
 from hermes.testing.storage.contract import Contract, Ground
@@ -62,9 +63,9 @@ class BrokerContract(Contract):
 
         odd = [("kit.odd", said(number)) for number in range(1, COUNT, 2)]
         even = [("kit.even", said(number)) for number in range(0, COUNT, 2)]
-        assert [m for m in everything if m[0] == "kit.odd"] == odd
-        assert [m for m in everything if m[0] == "kit.even"] == even
-        assert part == odd
+        assert same([m for m in everything if m[0] == "kit.odd"], odd)
+        assert same([m for m in everything if m[0] == "kit.even"], even)
+        assert same(part, odd)
 
     @needs("persistent")
     def test_a_restarted_broker_has_it_all(self, ground: Ground) -> None:
@@ -77,10 +78,9 @@ class BrokerContract(Contract):
                 part = self.received(client, "kit.even", total // 2)
                 (stream,) = client.streams()
                 topics = {topic["topic"] for topic in client.topics()}
-            assert sorted(everything) == sorted(
-                ("kit.odd" if n % 2 else "kit.even", said(n)) for n in range(total)
-            )
-            assert part == [("kit.even", said(n)) for n in range(0, total, 2)]
+            expected = (("kit.odd" if n % 2 else "kit.even", said(n)) for n in range(total))
+            assert same(sorted(everything), sorted(expected))
+            assert same(part, [("kit.even", said(n)) for n in range(0, total, 2)])
             assert stream["last_sequence"] == total
             assert topics == {"kit.odd", "kit.even"}
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hermes.errors import HermesError, MalformedInput, StorageDamaged, StorageFailed
 from hermes.spi.storage import StreamLog
+from hermes.testing.compare import same
 from hermes.testing.contract import needs
 from hermes.testing.scribe import Scribe, read_all
 from hermes.testing.storage.contract import Contract, Ground
@@ -49,7 +50,8 @@ class DamageContract(Contract):
             return None
         for sequence, frame in reading.frames.items():
             assert sequence <= len(scribe.messages), f"sequence {sequence} was never appended"
-            assert frame == scribe.messages[sequence - 1].frame, f"message {sequence} has changed"
+            expected = scribe.messages[sequence - 1].frame
+            assert same(frame, expected), f"message {sequence} has changed"
         self.go_on(log, reading.next_sequence)
         log.close()
         storage.close()

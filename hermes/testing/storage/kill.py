@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from hermes.testing.compare import same
 from hermes.testing.contract import needs
 from hermes.testing.scribe import Scribe, encode, read_all
 from hermes.testing.storage.contract import Contract, Ground
@@ -46,7 +47,9 @@ class KillContract(Contract):
             assert there >= said, f"the log had {said} messages, after the kill it has {there}"
             sizes = self.sizes(sizes, there)
             frames = encode(1, sizes)
-            assert [reading.frames[n + 1] for n in range(there)] == frames[:there]
+            assert same([reading.frames[n + 1] for n in range(there)], frames[:there]), (
+                "after the kill other bytes are read than were appended"
+            )
             assert scribe.log.publisher_sequence(PUBLISHER) == there
             sizes = sizes[:there]
             scribe.log.close()

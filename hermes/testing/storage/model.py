@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from hermes.native import Hole, Run
+from hermes.testing.compare import same
 from hermes.testing.scribe import MESSAGE_MAX, SEGMENT, SETTINGS, Scribe, sync
 from hermes.testing.storage.contract import Contract, Ground
 
@@ -54,7 +55,7 @@ class Machine(RuleBasedStateMachine):
             message = data.draw(st.sampled_from(self.scribe.kept))
             found = self.scribe.log.read(message.position, 1)
             assert isinstance(found, Run)
-            assert bytes(found.view) == message.frame
+            assert same(bytes(found.view), message.frame)
 
     @rule(sequence=st.integers(0, 400))
     def locate(self, sequence: int) -> None:

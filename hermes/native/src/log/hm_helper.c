@@ -367,14 +367,15 @@ static void take_returned(hm_pool *pool) {
     bool keep = pool->ready_count <= pool->options.spares;
     pthread_mutex_unlock(&pool->lock);
     atomic_store_explicit(&segment->refs, 1, memory_order_relaxed); /* nobody else knows it */
-    if (!keep || hm_segment_refit(segment) != 0) {
+    bool ready = keep && hm_segment_refit(segment) == 0;
+    if (!ready) {
         hm_segment_destroy(segment);
-        pthread_mutex_lock(&pool->lock);
-        return;
     }
     pthread_mutex_lock(&pool->lock);
-    pool->recycled++;
-    add_ready(pool, segment);
+    if (ready) {
+        pool->recycled++;
+        add_ready(pool, segment);
+    }
 }
 
 /* Makes a spare from nothing.  False: there is no space.  Lock held on entry and exit. */
@@ -387,6 +388,33 @@ static bool make_spare(hm_pool *pool) {
         add_ready(pool, segment);
     }
     return error == 0;
+}
+
+/* Makes one segment ready if it can.  Lock held on entry and exit. */
+static bool make_ready(hm_pool *pool) {
+    bool made = true;
+    pool->preparing = true;
+    if (pool->returned) {
+        take_returned(pool); /* quicker than a new one */
+    } else {
+        made = make_spare(pool);
+    }
+    pool->preparing = false;
+    pthread_cond_broadcast(&pool->done);
+    return made;
+}
+
+bool hm_helper_hurry(hm_pool *pool) {
+    pthread_mutex_lock(&pool->lock);
+    bool any = pool->preparing || pool->returned;
+    while (pool->preparing) {
+        pthread_cond_wait(&pool->done, &pool->lock);
+    }
+    if (pool->returned && pool->ready == NULL) {
+        take_returned(pool);
+    }
+    pthread_mutex_unlock(&pool->lock);
+    return any;
 }
 
 /* Until something is asked for; with `until_ns` not 0, until then at most. */
@@ -426,10 +454,8 @@ static bool prepare(hm_pool *pool) {
         populate_next(pool);
     } else if (relieve(pool)) {
         /* somebody waits for it */
-    } else if (pool->returned) {
-        take_returned(pool); /* quick, and a segment that is not there costs the writer most */
-    } else if (wants_spare(pool) && make_spare(pool)) {
-        /* likewise */
+    } else if ((pool->returned || wants_spare(pool)) && make_ready(pool)) {
+        /* a segment that is not there costs the writer most */
     } else if ((next = cold(pool, &target)) != NULL && now_ns() >= pool->rest_ns) {
         warm_slice(pool, next, target);
     } else {

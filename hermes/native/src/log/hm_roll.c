@@ -80,9 +80,7 @@ static bool only_checkpoint_tells(const hm_log *log) {
             (others == 0 && hm_publishers_count(log->publishers) > 0));
 }
 
-/* A segment to go on in: a prepared one, one just returned, or a new one made here. */
-int hm_log_take(hm_log *log, hm_segment **taken) {
-    hm_pool *pool = log->pool;
+static hm_segment *take_ready(hm_pool *pool) {
     pthread_mutex_lock(&pool->lock);
     hm_segment *segment = pool->ready;
     if (segment) {
@@ -90,15 +88,25 @@ int hm_log_take(hm_log *log, hm_segment **taken) {
         pool->ready_count--;
     }
     pthread_mutex_unlock(&pool->lock);
-    if (segment) {
-        *taken = segment;
-        return 0;
-    }
-    int error = hm_segment_make(pool, taken);
-    if (error == -HM_EMAPS && log->mapped) {
-        hm_log_unmap(log, 0);
+    return segment;
+}
+
+/* A segment to go on in: a prepared one, or a new one made here.  Where there is no room for it, the
+ * one that the helper is making may have taken it: that one, then. */
+int hm_log_take(hm_log *log, hm_segment **taken) {
+    hm_pool *pool = log->pool;
+    int error;
+    do {
+        *taken = take_ready(pool);
+        if (*taken) {
+            return 0;
+        }
         error = hm_segment_make(pool, taken);
-    }
+        if (error == -HM_EMAPS && log->mapped) {
+            hm_log_unmap(log, 0);
+            error = hm_segment_make(pool, taken);
+        }
+    } while (hm_log_is_want(error) && hm_helper_hurry(pool));
     log->cold_rolls += error == 0;
     return error;
 }

@@ -222,7 +222,7 @@ struct hm_pool {
     _Atomic uint32_t refs;
     pthread_mutex_t lock;
     pthread_cond_t wake; /* the helper waits */
-    pthread_cond_t done; /* the owner waits for a sync */
+    pthread_cond_t done; /* the owner waits for a sync, or for the segment in the helper's hands */
     hm_log_options options;
     int dirfd;     /* -1: memory */
     int eventfd;   /* -1: memory */
@@ -237,6 +237,7 @@ struct hm_pool {
     uint32_t circulating; /* retired, renamed to spare, still referenced or in `returned` */
     uint32_t spare_next;  /* number of the next spare file */
     uint64_t index_chunk; /* bytes an index file grows by */
+    bool preparing; /* the helper makes a segment ready, without the lock */
     bool spare_wanted;
     bool starved; /* an append was refused for want of space; hm_helper.c alone takes it back */
     uint64_t starved_bytes; /* of an index: what it needs at least beside a segment */
@@ -454,6 +455,9 @@ static inline bool hm_publisher_nobody(const uint8_t *id) {
 /* hm_helper.c -------------------------------------------------------------------------------- */
 
 void *hm_helper_main(void *pool);
+/* Waits for the segment that the helper is making, and makes one of a returned one.  False: there was
+ * neither, so no room has come free and nothing is ready.  For the owner. */
+bool hm_helper_hurry(hm_pool *pool);
 /* One sync of everything asked for; the lock is held on entry and exit, not in between. */
 void hm_helper_sync(hm_pool *pool);
 void hm_pool_event(hm_pool *pool, uint32_t event);
