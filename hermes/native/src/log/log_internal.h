@@ -237,7 +237,7 @@ struct hm_pool {
     uint32_t circulating; /* retired, renamed to spare, still referenced or in `returned` */
     uint32_t spare_next;  /* number of the next spare file */
     uint64_t index_chunk; /* bytes an index file grows by */
-    bool preparing; /* the helper makes a segment ready, without the lock */
+    bool preparing;       /* the helper makes a segment ready, without the lock */
     bool spare_wanted;
     bool starved; /* an append was refused for want of space; hm_helper.c alone takes it back */
     uint64_t starved_bytes; /* of an index: what it needs at least beside a segment */
