@@ -55,7 +55,12 @@ def resolve(
     """
     flags = socket.AI_PASSIVE if passive else 0
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+        name = host.encode("ascii" if host.isascii() else "idna")  # str: Python would take "idna"
+        found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=flags)
+    except UnicodeError as error:
+        raise InvalidUrl(
+            f"{url}: {host!r} cannot be the name of a host ({error}); check its spelling"
+        ) from error
     except OSError as error:
         if error.errno in NO_ANSWER:
             kind = SystemFault if passive else ConnectFailed

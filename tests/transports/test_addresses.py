@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 
 from hermes.errors import AddressInUse, HermesError, InvalidUrl
-from hermes.net.addresses import addresses, cannot_listen, host_port, is_loopback, refuse_strangers
+from hermes.net.addresses import (
+    addresses,
+    cannot_listen,
+    host_port,
+    is_loopback,
+    refuse_strangers,
+    resolve,
+)
 from hermes.plugins.discovery import default_plugins
 from hermes.spi.url import parse_url
 
@@ -69,6 +76,16 @@ def test_a_group_of_ipv4_is_nobodys_address_in_whatever_form() -> None:
     """A multicast group written as an address of IPv6 is refused as the group it is."""
     with pytest.raises(InvalidUrl, match=r"239\.1\.2\.3 is a multicast group"):
         addresses(parse_url("tcp://[::ffff:239.1.2.3]:7601"), passive=True)
+
+
+@pytest.mark.parametrize("passive", [True, False])
+@pytest.mark.parametrize(
+    "host", ["a..b", "a" * 64, "ä..b", "é" + "a" * 64, "a" * 300, "\udcff", "\u3002", "a\0b"]
+)
+def test_a_name_that_cannot_be_is_refused_by_name(host: str, passive: bool) -> None:
+    """A host that no rule of names allows is told as unknown or misspelt."""
+    with pytest.raises(InvalidUrl, match=r"^the-url: .*check its spelling"):
+        resolve(host, 7601, url="the-url", passive=passive)
 
 
 def test_addresses_have_defaults_and_brackets() -> None:
