@@ -26,6 +26,10 @@ BUSY_S = 2.0
 BUSY_WRITE_MS = 50
 """How long a write does: the broker's loop waits with it, and tries again later."""
 
+ERRORS = (sqlite3.Error, UnicodeDecodeError)
+"""What the module raises for a database that is at fault: the latter where a message of SQLite's quotes
+damaged text."""
+
 SCHEMA = """
 CREATE TABLE stream (
     id INTEGER PRIMARY KEY,
@@ -69,8 +73,10 @@ def errors(what: str) -> Iterator[None]:
     """Turn SQLite's errors into ours, saying what was tried."""
     try:
         yield
-    except sqlite3.Error as error:
+    except ERRORS as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if isinstance(error, UnicodeDecodeError):
+            code = sqlite3.SQLITE_CORRUPT
         text = f"{what}: {error}"
         if code == sqlite3.SQLITE_FULL:
             raise StorageFull(f"{text}{limited('RLIMIT_FSIZE')}") from error

@@ -35,7 +35,7 @@ from hermes.spi.locks import PlaceLock
 from hermes.spi.paths import path_of
 from hermes.spi.storage import API_VERSION, Capabilities, LogSettings, Progress
 from hermes.spi.url import Url
-from hermes_sqlitelog.database import PAGE_SIZE, connect, errors, transaction
+from hermes_sqlitelog.database import ERRORS, PAGE_SIZE, connect, errors, transaction
 from hermes_sqlitelog.log import SqliteLog
 from hermes_sqlitelog.syncer import Syncer
 
@@ -223,7 +223,7 @@ class SqliteStorage:
                 "INSERT OR REPLACE INTO state VALUES (?,?,?)", (name, state, zlib.crc32(state))
             )
         if self._states.total_changes % 1024 == 0:  # its write-ahead log is nobody else's business
-            with contextlib.suppress(sqlite3.Error):
+            with contextlib.suppress(*ERRORS):
                 self._states.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def close(self) -> None:
@@ -254,7 +254,7 @@ class SqliteStorage:
         size = self._syncer.wal_bytes
         if size > self._wal_max:
             # What goes wrong here is met again by whoever writes or reads next.
-            with contextlib.suppress(sqlite3.Error):
+            with contextlib.suppress(*ERRORS):
                 self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         elif size > min(CHECKPOINT_BYTES, self._wal_max // 2):
             self._syncer.checkpoint()

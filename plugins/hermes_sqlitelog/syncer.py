@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hermes.base.rlimits import start_thread
+from hermes_sqlitelog.database import ERRORS
 
 Done = Callable[[OSError | None], None]
 
@@ -100,7 +101,7 @@ class Syncer:
             if checkpoint:
                 connection = connection or sqlite3.connect(self._path)
                 # Whoever writes next meets what is wrong, and says so.
-                with contextlib.suppress(sqlite3.Error):
+                with contextlib.suppress(*ERRORS):
                     connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         if connection is not None:
             connection.close()

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from hermes.broker.owners import stored_publisher_id
-from hermes.errors import DirectoryLocked, StorageFailed, StorageFull
+from hermes.errors import DirectoryLocked, StorageDamaged, StorageFailed, StorageFull
 from hermes.native import Encoder, Hole
 from hermes.plugins.discovery import default_plugins
 from hermes.spi.storage import LogSettings
@@ -51,6 +51,21 @@ def test_a_program_that_holds_the_database_does_not_hold_the_broker(tmp_path: Pa
         other.execute("ROLLBACK")
         log.append(encoder.view, 1)
         assert log.status().next_sequence == 2
+
+
+def test_damage_that_sqlite_quotes_is_damage(tmp_path: Path) -> None:
+    """A message of SQLite's with bytes of a damaged schema in it is told as damage, of the database and of
+    the states beside it."""
+    for name in ("hermes.db", "hermes.db.state"):
+        default_plugins().storage("sqlite").open(parse_url(f"sqlite:{tmp_path}/hermes.db")).close()
+        file = tmp_path / name
+        whole = file.read_bytes()
+        assert b"CREATE TABLE state" in whole
+        file.write_bytes(whole.replace(b"CREATE TABLE state", b"CREATE T\xf5BLE state"))
+
+        with pytest.raises(StorageDamaged, match=f"opening .*{name}: .*sqlite3 PATH .recover"):
+            default_plugins().storage("sqlite").open(parse_url(f"sqlite:{tmp_path}/hermes.db"))
+        file.write_bytes(whole)
 
 
 def _damaged(file: Path, condition: str) -> None:
