@@ -87,6 +87,7 @@ class OutboxAgainstList(RuleBasedStateMachine):
         self.kept: list[bytes] = []  # put and not acknowledged
         self.acked = 9
         self.sent = 9
+        self.offered = 9
 
     @property
     def put_through(self) -> int:
@@ -124,6 +125,7 @@ class OutboxAgainstList(RuleBasedStateMachine):
         assert [m.payload for m in found] == self.kept[first : first + len(found)]
         assert len(batch[1]) <= limit or len(found) == 1
         self.sent = found[-1].sequence
+        self.offered = max(self.offered, self.sent)
         self.outbox.sent()
 
     @precondition(lambda self: self.sent > self.acked)
@@ -142,6 +144,7 @@ class OutboxAgainstList(RuleBasedStateMachine):
     @invariant()
     def agrees(self) -> None:
         assert self.outbox.status() == (self.put_through, self.sent, self.acked)
+        assert self.outbox.offered == self.offered
         assert self.outbox.queued_bytes == sum(
             40 + (len(payload) + 7) // 8 * 8 for payload in self.kept
         )
@@ -159,6 +162,22 @@ def test_an_ack_of_what_was_never_sent_is_refused():
     assert not outbox.ack(1)
     outbox.batch(100, 1)
     assert outbox.ack(1)
+
+
+def test_what_was_once_sent_stays_known_while_it_is_sent_again():
+    """A connection that breaks while messages are sent again does not make those behind them unknown:
+    the peer may have had all of them, and may acknowledge them."""
+    outbox = Outbox(id=1)
+    for _ in range(3):
+        outbox.put(b"md.a", b"x")
+    outbox.batch(1000, 1)
+    outbox.sent()
+
+    outbox.rewind()
+    outbox.batch(1, 1)  # the first alone
+
+    assert outbox.offered == 3
+    assert outbox.ack(3)
 
 
 def test_memory_follows_what_is_unacknowledged():
