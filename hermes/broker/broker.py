@@ -134,8 +134,9 @@ class Broker(Closable):
         loop = Loop(idle=config.idle, spin_ns=int(config.spin))
         undo.callback(loop.close)
         kernel = Kernel(config, storage, streams, loop, hooks)
-        undo.callback(kernel.close_discarded)
-        undo.callback(kernel.positions.close)
+        undo.callback(kernel.turns.close_discarded)
+        positions = kernel.context.durables.positions
+        undo.callback(positions.close)
         for url, transport in zip(urls, transports, strict=True):
             refuse_dial_options(transport, url)
             agent = transport.listen(url, kernel)
@@ -143,11 +144,11 @@ class Broker(Closable):
             kernel.agents.append(agent)
             loop.add(agent)
         # Last: where anything before is refused, no new stream is left in the storage.
-        streams.open(self._progress, kernel.positions.farthest())
-        kernel.positions.rewind({place.name: place.last_sequence for place in streams})
+        streams.open(self._progress, positions.farthest())
+        positions.rewind({place.name: place.last_sequence for place in streams})
         kernel.watch_logs()
         if len(kernel.agents) == 1:  # others would wait meanwhile
-            kernel.express_spin_ns = loop.spin_ns
+            kernel.context.express_spin_ns = loop.spin_ns
         hooks.started(kernel.describe())
         self._kernel, self._loop = kernel, loop
         self._at = ", ".join(self.urls)
@@ -186,12 +187,12 @@ class Broker(Closable):
     @property
     def storage_url(self) -> str:
         """URL of the storage that keeps its streams."""
-        return self._opened().storage.url
+        return self._opened().context.storage.url
 
     @property
     def message_max(self) -> int:
         """Bytes of the largest payload that it takes."""
-        return self._opened().limits.message_max
+        return self._opened().context.limits.message_max
 
     @property
     def plugins(self) -> list[str]:
@@ -201,13 +202,13 @@ class Broker(Closable):
 
     def streams(self) -> list[dict[str, Any]]:
         """Every stream: what it holds, claims and keeps."""
-        kernel = self._opened()
-        return self._ask(lambda: [queries.describe(place) for place in kernel.streams])
+        context = self._opened().context
+        return self._ask(lambda: [queries.describe(place) for place in context.streams])
 
     def stats(self) -> dict[str, Any]:
         """Every counter."""
-        kernel = self._opened()
-        return self._ask(lambda: queries.counters(kernel))
+        context = self._opened().context
+        return self._ask(lambda: queries.counters(context))
 
     # Running.
 

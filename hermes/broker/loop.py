@@ -32,13 +32,30 @@ NEVER = 1 << 63
 """A time that does not come, ns."""
 
 
-class Passes(Protocol):
-    """What the loop asks of the kernel."""
+class Unfinished(Protocol):
+    """Work of the kernel's that is done in steps."""
 
     unfinished: bool
     """Something is left that the next pass can go on with: do not wait."""
-    syncing: bool
+
+
+class Running(Protocol):
+    """The kernel's syncs."""
+
+    running: bool
     """The completion of a sync is awaited: look at descriptors after every pass."""
+
+
+class Passes(Protocol):
+    """The kernel, as far as the loop knows it."""
+
+    @property
+    def turns(self) -> Unfinished:
+        """Its work in steps."""
+
+    @property
+    def syncs(self) -> Running:
+        """Its syncs."""
 
     def after_pass(self) -> None:
         """All agents have been polled and at least one found work."""
@@ -150,6 +167,7 @@ class Loop:
         self._bind_waits(alone=alone)
         polls = [agent.poll for agent in self._agents]
         monotonic_ns, sched_yield = time.monotonic_ns, os.sched_yield
+        turns, syncs = kernel.turns, kernel.syncs
         passes, idle_since, check_ns = self.passes, 0, 0
         while self._running:
             work = 0
@@ -170,19 +188,19 @@ class Loop:
                 kernel.after_pass()
                 idle_since = 0
                 now = monotonic_ns()
-                if now >= check_ns or kernel.syncing:
+                if now >= check_ns or syncs.running:
                     check_ns = now + CHECK_NS
                     self.passes = passes
                     self._serve(0)
                 continue
-            if kernel.unfinished:
+            if turns.unfinished:
                 self._serve(0)
                 continue
             now = monotonic_ns()
             idle_since = idle_since or now
             if now - idle_since < self._spin_ns:
                 sched_yield()  # a client may wait for this very core
-                if now >= check_ns or kernel.syncing:
+                if now >= check_ns or syncs.running:
                     check_ns = now + CHECK_NS
                     self.passes = passes
                     self._serve(0)

@@ -8,20 +8,17 @@ This is the path every message takes: what runs once per send is written to do l
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
-from hermes.broker.publishers import Acknowledging, publisher_level
+from hermes.broker.acks import Acks
+from hermes.broker.context import Context
+from hermes.broker.subscriptions import Reader
+from hermes.broker.turns import TurnsHost
 from hermes.errors import HermesError
 from hermes.native.stream import Deliver
-from hermes.spi.transport import Peer
-from hermes.wire.server import ServerState
-
-if TYPE_CHECKING:
-    from hermes.broker.kernel import Kernel
-    from hermes.broker.subscriptions import Reader
+from hermes.wire.server import ServerProtocol, ServerState
 
 VIEWS_MAX = 512
 """Views of one pull: half of what one sendmsg takes."""
@@ -43,78 +40,105 @@ _COLD = int(Deliver.COLD)
 _REASONS: dict[int, Literal["retention", "damaged"]] = {16: "retention", 17: "damaged"}
 
 
-class Outgoing(Acknowledging):
-    """What a connection owes its client, and has under way.  Belongs to the loop's thread."""
+class OutputHost(TurnsHost, Protocol):
+    """The connection whose output it is."""
 
-    __slots__ = (
-        "_active",
-        "_answers",
-        "_flight",
-        "_flight_size",
-        "_lost",
-        "_out",
-        "_out_size",
-        "_seen_out",
-        "bytes_out",
-        "deliveries",
-        "paused",
-    )
+    def refuse(self, code: str, message: str) -> None:
+        """End the connection with an error."""
 
-    def __init__(self, kernel: Kernel, peer: Peer, number: int) -> None:
-        super().__init__(kernel, peer, number)
-        self.paused = False
-        self.bytes_out = 0
-        self.deliveries = 0
-        self._lost = False
-        self._seen_out = 0
-        self._active: deque[Reader] = deque()
-        self._answers: deque[tuple[int, Iterator[tuple[object, bool]]]] = deque()
-        self._out: list[memoryview] = []
-        self._out_size = 0
-        self._flight: deque[tuple[int, list[memoryview]]] = deque()
-        self._flight_size = 0
+    def fail(self, error: Exception) -> None:
+        """End it because of an unexpected error in serving it."""
 
-    @property
-    @abstractmethod
-    def holding(self) -> bool:
-        """Whether there is input that waits for requests before it."""
-
-    @abstractmethod
-    def _drop_subscriptions(self) -> None:
+    def drop_subscriptions(self) -> None:
         """End them all."""
 
-    # What a transport and the kernel call.
+    def follow_state(self) -> None:
+        """Follow the protocol's state where it leads out of OPEN."""
 
-    def output(self, limit: int) -> Sequence[memoryview]:
-        """What was pulled and not taken yet, or about ``limit`` bytes more."""
-        self._marked = False
-        if self._out:
-            return self._out
-        if not (self._active or self._acks or self._protocol.has_output or self._answers):
+    def answers_taken(self) -> None:
+        """Answers that waited have been pulled: the peer may be read from again."""
+
+
+class OutputQueue:
+    """The output that one client is owed, and has under way.  Belongs to the loop's thread."""
+
+    __slots__ = (
+        "_acks",
+        "_connection",
+        "_context",
+        "_flight",
+        "_protocol",
+        "_seen_out",
+        "active",
+        "answers",
+        "bytes_out",
+        "closed",
+        "deliveries",
+        "flight_size",
+        "size",
+        "views",
+    )
+
+    def __init__(
+        self, connection: OutputHost, context: Context, protocol: ServerProtocol, acks: Acks
+    ) -> None:
+        self._connection = connection
+        self._context = context
+        self._protocol = protocol
+        self._acks = acks
+        self.bytes_out = 0
+        self.deliveries = 0
+        self.closed = False
+        """The medium is gone."""
+        self._seen_out = 0
+        self.active: deque[Reader] = deque()
+        """The readers that may have something."""
+        self.answers: deque[tuple[int, Iterator[tuple[object, bool]]]] = deque()
+        """Queries, and the pages of their answers."""
+        self.views: list[memoryview] = []
+        """Output that was pulled and not taken."""
+        self.size = 0
+        """Bytes of it."""
+        self._flight: deque[tuple[int, list[memoryview]]] = deque()
+        self.flight_size = 0
+        """Bytes that the medium has taken and not released."""
+
+    @property
+    def readers_only(self) -> bool:
+        """Whether nothing waits to be sent but what readers have and the protocol has written."""
+        return not (self.views or self.answers or self._acks.due)
+
+    # What a transport calls.
+
+    def pull(self, limit: int) -> Sequence[memoryview]:
+        """Return output that was pulled and not taken yet, or pull about ``limit`` bytes."""
+        if self.views:
+            return self.views
+        if not (self.active or self._acks.due or self._protocol.has_output or self.answers):
             return ()
-        if self._flight_size >= IN_FLIGHT_MAX or self._lost:
+        if self.flight_size >= IN_FLIGHT_MAX or self.closed:
             return ()
         try:
             return self._pull(limit)
         except Exception as error:
-            self.fail(error)
-            return self._out
+            self._connection.fail(error)
+            return self.views
 
     def advance(self, nbytes: int) -> None:
         """The medium has taken ``nbytes``."""
         self.bytes_out += nbytes
-        if nbytes == self._out_size:
-            taken = self._out
-            self._out = []
-            self._out_size = 0
+        if nbytes == self.size:
+            taken = self.views
+            self.views = []
+            self.size = 0
         else:
             taken = self._advance_partly(nbytes)
         self._flight.append((nbytes, taken))
-        self._flight_size += nbytes
+        self.flight_size += nbytes
 
     def release(self, nbytes: int) -> None:
         """The medium needs the first ``nbytes`` of what it has taken no more."""
-        self._flight_size -= nbytes
+        self.flight_size -= nbytes
         flight = self._flight
         while nbytes:
             size, views = flight[0]
@@ -127,41 +151,53 @@ class Outgoing(Acknowledging):
     def unpin(self) -> int:
         """Copy output that refers to log memory if none of it has moved since the last call;
         returns the bytes copied."""
-        stalled = bool(self._out) and self._seen_out == self.bytes_out
+        stalled = bool(self.views) and self._seen_out == self.bytes_out
         self._seen_out = self.bytes_out
         if not stalled:
             return 0
         copied = 0
-        for i, view in enumerate(self._out):
+        for i, view in enumerate(self.views):
             if not isinstance(view.obj, bytes):
-                self._out[i] = memoryview(bytes(view))
+                self.views[i] = memoryview(bytes(view))
                 copied += len(view)
         return copied
+
+    def deactivate(self) -> None:
+        """No reader has anything to deliver any more."""
+        for reader in self.active:
+            reader.active = False
+        self.active.clear()
+
+    def close(self) -> None:
+        """The medium is gone: forget everything."""
+        self.closed = True
+        self.answers.clear()
+        self.views = []
+        self.size = 0
+        self._flight.clear()
+        del self._connection
 
     # Inside.
 
     def _pull(self, limit: int) -> list[memoryview]:
-        views = self._out
+        views = self.views
         size = 0
         protocol = self._protocol
-        if self._acks:
-            for publisher in self._acks:
-                protocol.ack(publisher.id, publisher.through, publisher_level(publisher))
-                publisher.through = 0
-            self._acks.clear()
-        if self._answers:
+        if self._acks.due:
+            self._acks.put()
+        if self.answers:
             self._answer()
         if protocol.has_output:
             size = self._take_control(views)
-        if self._active and protocol.state is _OPEN:  # nothing is delivered behind a last word
+        if self.active and protocol.state is _OPEN:  # nothing is delivered behind a last word
             size = self._pull_readers(views, size, limit)
         if protocol.state is not _OPEN:
-            self._after_events()
+            self._connection.follow_state()
             if protocol.has_output:
                 size += self._take_control(views)
-        self._out_size = size
-        if size < limit and (self._active or self._answers):
-            self.mark()  # cut short by another bound: the transport need not ask
+        self.size = size
+        if size < limit and (self.active or self.answers):
+            self._connection.mark()  # cut short by another bound: the transport need not ask
         return views
 
     def _take_control(self, views: list[memoryview]) -> int:
@@ -169,12 +205,12 @@ class Outgoing(Acknowledging):
         frames = self._protocol.take_output()
         joined = frames[0] if len(frames) == 1 else b"".join(frames)
         views.append(memoryview(joined))
-        self.paused = self.holding or self.number in self._kernel.choked
+        self._connection.answers_taken()
         return len(joined)
 
     def _pull_readers(self, views: list[memoryview], size: int, limit: int) -> int:
-        active = self._active
-        now_ns = self._kernel.clock.now_ns()
+        active = self.active
+        now_ns = self._context.clock.now_ns()
         turn = SHARE if len(active) > 1 else limit
         idle = fetches = 0
         while active and size < limit and len(views) < VIEWS_MAX and idle < len(active):
@@ -200,14 +236,14 @@ class Outgoing(Acknowledging):
                 elif kind == _AGAIN:
                     active.rotate(-1)
                     idle += 1
-                    self._kernel.again(self)
+                    self._context.turns.pull(self._connection)
                     break
                 elif kind == _COLD:
                     fetches += 1
                     if fetches > FETCHES_MAX:
                         active.rotate(-1)
                         idle += 1
-                        self._kernel.again(self)
+                        self._context.turns.pull(self._connection)
                         break
                     if not self._fetch(reader, delivery.cold_position):
                         return size + taken
@@ -227,16 +263,19 @@ class Outgoing(Acknowledging):
         try:
             backed.fetch(position)
         except HermesError as error:
-            self._drop_subscriptions()
-            self.refuse("storage_failed", f"stream {reader.place.name!r} cannot be read: {error}")
+            self._connection.drop_subscriptions()
+            self._connection.refuse(
+                "storage_failed", f"stream {reader.place.name!r} cannot be read: {error}"
+            )
             return False
         return True
 
     def _report_gap(self, reader: Reader, delivery: Any, views: list[memoryview]) -> int:
-        self._say_gap(reader, delivery.gap_first, delivery.gap_last, delivery.gap_reason)
+        self.say_gap(reader, delivery.gap_first, delivery.gap_last, delivery.gap_reason)
         return self._take_control(views)
 
-    def _say_gap(self, reader: Reader, first: int, last: int, reason: int) -> None:
+    def say_gap(self, reader: Reader, first: int, last: int, reason: int) -> None:
+        """Tell the peer that a reader's messages ``first`` to ``last`` are gone."""
         place = reader.place
         place.gaps += 1
         self._protocol.gap(
@@ -249,16 +288,16 @@ class Outgoing(Acknowledging):
 
     def _answer(self) -> None:
         """One page of the oldest query."""
-        number, pages = self._answers[0]
+        number, pages = self.answers[0]
         page, more = next(pages)
         self._protocol.info(number, page, more=more)
         if not more:
-            self._answers.popleft()
+            self.answers.popleft()
 
     def _advance_partly(self, nbytes: int) -> list[memoryview]:
         taken: list[memoryview] = []
-        out = self._out
-        self._out_size -= nbytes
+        out = self.views
+        self.size -= nbytes
         count = 0
         for view in out:
             size = len(view)
@@ -270,5 +309,5 @@ class Outgoing(Acknowledging):
         if nbytes:
             taken.append(out[count][:nbytes])
             out[count] = out[count][nbytes:]
-        self._out = out[count:]
+        self.views = out[count:]
         return taken

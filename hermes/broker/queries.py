@@ -1,4 +1,4 @@
-"""What a broker tells about itself: the answers to ``streams``, ``topics``, ``stats``, ``durables``
+"""Answers of a broker about itself: to the queries ``streams``, ``topics``, ``stats``, ``durables``
 and ``config``.
 
 An answer comes in pages that are made when the client takes them, so that a million topics cost no
@@ -17,6 +17,7 @@ import msgspec
 
 from hermes.base.shown import redacted
 from hermes.broker.config import to_values
+from hermes.broker.context import Context
 from hermes.broker.owners import durable_name
 from hermes.errors import InvalidTopic
 from hermes.native.patterns import check_pattern, match
@@ -24,7 +25,6 @@ from hermes.spi.hooks import EVERYTHING
 from hermes.wire.codec import CONTROL_MAX
 
 if TYPE_CHECKING:
-    from hermes.broker.kernel import Kernel
     from hermes.broker.streams import ServedStream
     from hermes.spi.hooks import Grant
 
@@ -32,7 +32,7 @@ FORGET = "forget"
 """The one that asks for something to be done: a durable name to be forgotten."""
 QUESTIONS = ("config", "durables", FORGET, "stats", "streams", "topics")
 INSPECTIONS = ("config", "durables", "stats")
-"""Those that concern other clients or the machine: a grant has to allow them with ``inspect``."""
+"""Queries that concern other clients or the machine: a grant has to allow them with ``inspect``."""
 PAGE = 256
 """Topics or durable names looked at for a page: each takes microseconds, in which the loop serves
 nobody else.  Topics with the longest names stay under the limit of a control frame."""
@@ -51,19 +51,19 @@ def may_ask(grant: Grant, what: str) -> bool:
 
 
 def pages(
-    kernel: Kernel, what: str, arguments: dict[str, str], grant: Grant | None
+    context: Context, what: str, arguments: dict[str, str], grant: Grant | None
 ) -> Iterator[Page] | None:
     """The answer to one query; None if there is none.  ``grant``: what the peer may see."""
     if what == "streams":
-        return iter([([describe(place) for place in kernel.streams], False)])
+        return iter([([describe(place) for place in context.streams], False)])
     if what == "topics":
-        return _topics(kernel, arguments, grant)
+        return _topics(context, arguments, grant)
     if what == "durables":
-        return _durables(kernel)
+        return _durables(context)
     if what == "stats":
-        return _stats(kernel)
+        return _stats(context)
     if what == "config":
-        return iter([(_configuration(kernel), False)])
+        return iter([(_configuration(context), False)])
     return None
 
 
@@ -89,38 +89,38 @@ def describe(place: ServedStream) -> dict[str, Any]:
     }
 
 
-def counters(kernel: Kernel) -> dict[str, Any]:
+def counters(context: Context) -> dict[str, Any]:
     """Every counter of the broker, but for those of single connections."""
     return {
         "pid": os.getpid(),
-        "server": kernel.server,
+        "server": context.server,
         "python": sys.version.split()[0],
-        "uptime_ns": time.monotonic_ns() - kernel.started_ns,
+        "uptime_ns": time.monotonic_ns() - context.started_ns,
         "loop": {
-            "passes": kernel.loop.passes,
-            "waits": kernel.loop.waits,
-            "express_rounds": kernel.express_rounds,
-            "idle": kernel.config.idle,
+            "passes": context.loop.passes,
+            "waits": context.loop.waits,
+            "express_rounds": context.counters.express_rounds,
+            "idle": context.config.idle,
         },
-        "connections": {"open": len(kernel.connections), "total": kernel.connections_total},
-        "refusals": kernel.refusals,
-        "denials": kernel.denials,
-        "violations": kernel.violations,
-        "failures": kernel.faults.count,
-        "lost_listeners": list(kernel.lost_listeners),
-        "plugins": {"active": kernel.hooks.names, "failures": kernel.hooks.failures},
-        "durable_names": len(kernel.positions),
-        "position_saves": kernel.positions.saves,
-        "unpinned_bytes": kernel.copied_bytes,
-        "listeners": [{"url": agent.url, **agent.counters()} for agent in kernel.agents],
-        "streams": {place.name: _stream_counters(place) for place in kernel.streams},
+        "connections": {"open": len(context.connections), "total": context.counters.connections},
+        "refusals": context.counters.refusals,
+        "denials": context.counters.denials,
+        "violations": context.counters.violations,
+        "failures": context.guard.faults.count,
+        "lost_listeners": list(context.counters.lost_listeners),
+        "plugins": {"active": context.hooks.names, "failures": context.hooks.failures},
+        "durable_names": len(context.durables.positions),
+        "position_saves": context.durables.positions.saves,
+        "unpinned_bytes": context.counters.copied_bytes,
+        "listeners": [{"url": agent.url, **agent.counters()} for agent in context.agents],
+        "streams": {place.name: _stream_counters(place) for place in context.streams},
     }
 
 
-def _configuration(kernel: Kernel) -> dict[str, Any]:
-    """What it was started with, without passwords; of plugins' options only the names: a value may
+def _configuration(context: Context) -> dict[str, Any]:
+    """Configuration of the broker, without passwords; of plugins' options only the names: a value may
     be a secret."""
-    values = to_values(kernel.config)
+    values = to_values(context.config)
     return {
         **values,
         "listeners": [redacted(text) for text in values["listeners"]],
@@ -146,34 +146,34 @@ def _stream_counters(place: ServedStream) -> dict[str, int]:
     }
 
 
-def _stats(kernel: Kernel) -> Iterator[Page]:
+def _stats(context: Context) -> Iterator[Page]:
     """The counters, then the connections, page by page."""
-    numbers = list(kernel.connections)
-    described: dict[str, Any] = counters(kernel)
+    numbers = list(context.connections)
+    described: dict[str, Any] = counters(context)
     for first in range(0, max(1, len(numbers)), CONNECTIONS_PAGE):
         page = [
             connection.describe()
             for number in numbers[first : first + CONNECTIONS_PAGE]
-            if (connection := kernel.connections.get(number)) is not None
+            if (connection := context.connections.get(number)) is not None
         ]
         more = first + CONNECTIONS_PAGE < len(numbers)
         yield {**described, "clients": page}, more
         described = {}
 
 
-def _durables(kernel: Kernel) -> Iterator[Page]:
+def _durables(context: Context) -> Iterator[Page]:
     """The durable names that have committed something, page by page."""
     page: list[msgspec.Raw] = []
     seen = size = 0
-    for key in kernel.positions.names():
-        positions = kernel.positions.get(key)
+    for key in context.durables.positions.names():
+        positions = context.durables.positions.get(key)
         if positions is not None:  # not forgotten since
             owner, name = durable_name(key)
             described = {
                 "name": name,
                 "identity": owner,
                 "positions": positions,
-                "in_use": kernel.holder(key) is not None,
+                "in_use": context.durables.holder(key) is not None,
             }
             page.append(msgspec.Raw(msgspec.msgpack.encode(described)))
             size += len(page[-1])
@@ -184,7 +184,7 @@ def _durables(kernel: Kernel) -> Iterator[Page]:
     yield page, False
 
 
-def _topics(kernel: Kernel, arguments: dict[str, str], grant: Grant | None) -> Iterator[Page]:
+def _topics(context: Context, arguments: dict[str, str], grant: Grant | None) -> Iterator[Page]:
     """Topics of the stream and pattern asked for, page by page; an unknown stream has none.  A peer
     sees what it may subscribe to."""
     allowed = EVERYTHING if grant is None or ">" in grant.subscribe else grant.subscribe
@@ -194,7 +194,7 @@ def _topics(kernel: Kernel, arguments: dict[str, str], grant: Grant | None) -> I
     except InvalidTopic:
         yield [], False
         return
-    for place in kernel.streams:
+    for place in context.streams:
         if only is not None and place.name != only:
             continue
         first = 0

@@ -8,12 +8,24 @@ import contextlib
 import gc
 import signal
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from types import FrameType
 
-    from hermes.broker.broker import Broker
+
+class Stoppable(Protocol):
+    """A broker, as far as signals end it."""
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it was asked to stop."""
+
+    def stop(self) -> None:
+        """Ask it to stop in order."""
+
+    def abort(self) -> None:
+        """Ask it to stop at once."""
 
 
 class Signals:
@@ -26,7 +38,7 @@ class Signals:
     stop it interrupt its opening.
     """
 
-    def __init__(self, broker: Broker, *, opened: bool) -> None:
+    def __init__(self, broker: Stoppable, *, opened: bool) -> None:
         self._broker = broker
         self.opened = opened
         """Clients may be connected: stop in order."""

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, cast
+from typing import Any, Protocol, cast
 
 from hermes.broker.backed import Backed
 from hermes.broker.config import RETENTION, STREAMS_MAX, Config, StreamConfig
@@ -22,9 +22,6 @@ from hermes.native.log import Log, LogReport
 from hermes.native.patterns import check_pattern, check_topic, covers, match, overlap
 from hermes.native.stream import Cursor, Router, Start, Stream
 from hermes.spi.storage import LogSettings, Progress, Storage
-
-if TYPE_CHECKING:
-    from hermes.broker.subscriptions import Reader
 
 LOG = logging.getLogger("hermes.broker")
 
@@ -37,8 +34,39 @@ is a fact it relies on."""
 MISPLACED_MAX = 1_000
 """Topics of a stream that now belong elsewhere and are remembered by name; with more, the stream is
 simply read.  Each Subscribe looks at all of them: half a millisecond."""
+TOPICS_WARN = 0.8
+"""Share of the topics that a stream may have at which a warning is logged."""
 TOPICS_PAGE = 4096
 """Topics read from a table at a time."""
+
+
+class ReaderHost(Protocol):
+    """A connection, which delivers what its readers have."""
+
+    def activate(self, reader: Any) -> None:
+        """``reader``, a follower of its own, may have something to deliver."""
+
+
+class Follower(Protocol):
+    """A reader of one stream, which is woken when it may have something to deliver."""
+
+    active: bool
+    """True while it has been woken and not come to the end, and after it was closed."""
+    live: bool
+    """Any append to the stream wakes it; otherwise notes of its filter do."""
+    progress: bool
+    """When caught up, say with an empty batch what was covered without a message."""
+
+    @property
+    def filter(self) -> int:
+        """The number of its filter in the stream."""
+
+    @property
+    def connection(self) -> ReaderHost:
+        """The connection to tell when it may have something."""
+
+    def settle(self) -> None:
+        """Cease to be live once its filter has met a topic that it does not match."""
 
 
 class ServedStream:
@@ -66,9 +94,9 @@ class ServedStream:
         """Set where the log is not native memory."""
         self.stream = stream
         self.patterns = [pattern.encode() for pattern in config.patterns]
-        self.everything: dict[Reader, None] = {}
+        self.everything: dict[Follower, None] = {}
         """Readers that any append makes ready."""
-        self.followers: dict[int, dict[Reader, None]] = {}
+        self.followers: dict[int, dict[Follower, None]] = {}
         """Filter number to all its readers, which its notes make ready."""
         self.readers = 0
         """How many there are."""
@@ -122,14 +150,14 @@ class ServedStream:
                 raise
         return cursor
 
-    def follow(self, reader: Reader) -> None:
+    def follow(self, reader: Follower) -> None:
         """Have ``reader`` told when it may have something."""
         self.followers.setdefault(reader.filter, {})[reader] = None
         self.readers += 1
         if reader.live:
             self.everything[reader] = None
 
-    def unfollow(self, reader: Reader) -> None:
+    def unfollow(self, reader: Follower) -> None:
         """Stop waking ``reader``; does nothing if it is not registered."""
         readers = self.followers.get(reader.filter, {})
         if reader in readers:
@@ -138,6 +166,47 @@ class ServedStream:
             if not readers:
                 del self.followers[reader.filter]
         self.everything.pop(reader, None)
+
+    def wake_followers(self) -> None:
+        """Wake the readers that may have something since the last call."""
+        for reader in self.everything:
+            if not reader.active:
+                reader.connection.activate(reader)
+        for number in self.stream.ready():
+            for reader in self.followers.get(number, ()):
+                if not reader.active:
+                    reader.connection.activate(reader)
+                if reader.live:
+                    reader.settle()
+
+    def mark_progress(self) -> None:
+        """Have readers that are caught up say what they have covered, if there are new messages
+        since the last call."""
+        last = self.last_sequence
+        if last == self.marked_sequence:
+            return
+        self.marked_sequence = last
+        self.wake_followers()  # native code may have served them without Python
+        for readers in self.followers.values():
+            for reader in readers:
+                if not reader.live:
+                    reader.progress = True
+                    if not reader.active:
+                        reader.connection.activate(reader)
+
+    def warn_of_topics(self) -> None:
+        """Warn, once, that the stream will soon take no new topics."""
+        topics = self.stream.status().topics
+        if not self.filling and topics >= TOPICS_WARN * self.topics_max:
+            self.filling = True
+            LOG.warning(
+                "stream %r has %d of the %d topics that it may have: then messages of new topics are "
+                "refused; look for publishers that make topics of times or counters "
+                "(`hermes topics`), or raise limits.topics",
+                self.name,
+                topics,
+                self.topics_max,
+            )
 
     def holds(self, pattern: bytes, *, prefix: bool) -> bool:
         """Whether messages that the filter wants may stand here although they are routed elsewhere
@@ -172,6 +241,12 @@ class Streams:
         self._names: dict[str, ServedStream] = {}
         self.opened = False
         """All of them are open; a Subscribe that comes before waits."""
+        self.moved = 0
+        """Bit set of the streams appended to since they were last looked at."""
+        self.follow_epoch = 0
+        """Changes whenever a reader begins or ceases to follow a stream."""
+        self.backed: list[Backed] = []
+        """The logs that are not native memory."""
 
     def open(
         self, progress: Progress | None, given_out: Mapping[str, int] = MappingProxyType({})
@@ -197,6 +272,7 @@ class Streams:
             if len(self._places) > 1:
                 for place in self._places:
                     place.misplaced = self._misplaced(place)
+            self.backed = [place.backed for place in self._places if place.backed is not None]
             self.opened = True
         except BaseException:
             self.close()
@@ -210,6 +286,13 @@ class Streams:
 
     def __getitem__(self, index: int) -> ServedStream:
         return self._places[index]
+
+    def of_bits(self, bits: int) -> Iterator[ServedStream]:
+        """The streams whose indexes are in the bit set."""
+        while bits:
+            lowest = bits & -bits
+            bits ^= lowest
+            yield self._places[lowest.bit_length() - 1]
 
     def by_name(self, name: str) -> ServedStream | None:
         """The stream of that name, if there is one."""
@@ -369,7 +452,7 @@ def report_losses(name: str, report: LogReport) -> None:
 
 
 def settings_for(stream: StreamConfig, config: Config) -> LogSettings:
-    """What the broker asks of the stream's log."""
+    """Settings of the stream's log."""
     asked = config.retention if stream.retention is None else stream.retention
     retention = RETENTION if asked is None else asked
     segment = stream.segment or config.segment

@@ -1,21 +1,18 @@
 """Subscriptions: a filter and a position in each stream it can meet.
 
 There are no queues: a reader is a native cursor, pulled when its connection has room.  Knows no
-socket; the connection that owns a subscription asks its readers for batches, the kernel tells which
-of them may have some.
+socket; the connection that owns a subscription asks its readers for batches, and the streams wake
+those that may have some.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from hermes.broker.owners import durable_key
 from hermes.broker.streams import ServedStream, Streams
 from hermes.native.stream import Start
 from hermes.wire import messages as m
-
-if TYPE_CHECKING:
-    from hermes.broker.connection import Connection
 
 COLLECT_TOPICS = 8192
 """Topics looked at in one step for the newest message of each: about 0.3 ms."""
@@ -32,6 +29,25 @@ class RequestRefused(Exception):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+class SubscriptionHost(Protocol):
+    """The connection that a subscription belongs to."""
+
+    @property
+    def address(self) -> str:
+        """Address of its peer."""
+
+    @property
+    def owner(self) -> str | None:
+        """The identity to which its durable names belong; None where the broker does not
+        authenticate."""
+
+    def activate(self, reader: Any) -> None:
+        """``reader`` may have something to deliver."""
+
+    def durable_taken(self, subscription: Subscription, newer: Subscription) -> None:
+        """``newer`` commits under the durable name of ``subscription``, which ends here."""
 
 
 class Reader:
@@ -104,11 +120,11 @@ class Reader:
 
 
 class Subscription:
-    """What one Subscribe asked for."""
+    """The readers that one Subscribe has opened."""
 
     __slots__ = ("connection", "durable", "durable_key", "filter", "id", "prefix", "readers")
 
-    def __init__(self, connection: Connection, request: m.Subscribe) -> None:
+    def __init__(self, connection: SubscriptionHost, request: m.Subscribe) -> None:
         self.connection = connection
         self.id = request.subscription
         self.filter = request.filter.encode()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import hermes.plugins.discovery
-from hermes.broker import Broker, backed, kernel
+from hermes.broker import Broker, backed, syncs
 from hermes.errors import StorageDamaged, StorageFailed, StorageFull
 from hermes.wire import messages as m
 from tests.broker.shelf import ShelfStorage
@@ -428,7 +428,7 @@ def test_a_slow_log_holds_publishers_up(
 ) -> None:
     """With much unconfirmed, publishers are read from no more instead of being refused; when the
     log has caught up they are, and nothing is missing."""
-    monkeypatch.setattr(kernel, "CHOKE_BYTES", 64 << 10)
+    monkeypatch.setattr(syncs, "CHOKE_BYTES", 64 << 10)
     shelf.later = True
     broker = serve_shelf(**small)
     publisher = connect(broker)

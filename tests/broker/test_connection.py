@@ -33,7 +33,7 @@ def kernel() -> Iterator[Kernel]:
         streams.open(None)
         loop = stack.enter_context(closing(Loop(idle="block", spin_ns=0)))
         made = Kernel(config, storage, streams, loop)
-        stack.callback(made.positions.close)
+        stack.callback(made.context.durables.positions.close)
         yield made
 
 
@@ -76,6 +76,7 @@ def test_input_may_stand_anywhere_and_be_cut_anywhere(kernel: Kernel, seed: int)
         while connection.holding:  # a request that took more than its turn is gone on with
             kernel.ready(agent)
 
-    assert kernel.violations == kernel.faults.count == 0
-    assert [place.last_sequence for place in kernel.streams] == [len(sizes)]
+    context = kernel.context
+    assert context.counters.violations == context.guard.faults.count == 0
+    assert [place.last_sequence for place in context.streams] == [len(sizes)]
     connection.connection_lost(None)

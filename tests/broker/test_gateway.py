@@ -42,7 +42,7 @@ def test_hello_is_answered_at_once(kernel: Kernel) -> None:
 
     assert answers == [wire.welcome]
     assert wire.welcome is not None
-    assert wire.welcome.limits == kernel.limits
+    assert wire.welcome.limits == kernel.context.limits
     wire.close()
 
 

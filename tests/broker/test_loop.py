@@ -6,6 +6,7 @@ import os
 import select
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -61,11 +62,11 @@ class FakeAgent:
 
 
 class FakeKernel:
-    unfinished = False
-    syncing = False
     passes = 0
 
     def __init__(self) -> None:
+        self.turns = SimpleNamespace(unfinished=False)
+        self.syncs = SimpleNamespace(running=False)
         self.failed: list[bool] = []  # of each error of an agent, whether that was given up
 
     def after_pass(self) -> None:
@@ -252,7 +253,7 @@ def test_unfinished_work_is_not_waited_for(agents: list[FakeAgent]) -> None:
     for agent in agents:
         loop.add(agent)
     kernel = FakeKernel()
-    kernel.unfinished = True
+    kernel.turns.unfinished = True
     loop.call(loop.stop)
 
     loop.run(kernel)

@@ -11,6 +11,7 @@ import pytest
 
 from hermes.broker import Broker
 from hermes.broker.kernel import Kernel
+from hermes.broker.syncs import Syncs
 from hermes.wire import messages as m
 from tests.broker.rawclient import RawClient
 
@@ -172,20 +173,20 @@ def test_stop_waits_for_the_disk(
     client = connect(broker)
     client.open(1, ack="durable")
     stopping: list[Kernel] = []
-    begin_stop, begin_sync = Kernel.begin_stop, Kernel._begin_sync
+    begin_stop, begin_sync = Kernel.begin_stop, Syncs._begin
 
-    def late_sync(self: Kernel, place: object) -> None:
+    def late_sync(self: Syncs, place: object) -> None:
         broker.stop()
         held.append((self, place))
 
     def stop(self: Kernel) -> None:
         begin_stop(self)
         stopping.append(self)
-        for kernel, place in held:
-            self.loop.call(lambda kernel=kernel, place=place: begin_sync(kernel, place))
+        for syncs, place in held:
+            self.context.loop.call(lambda syncs=syncs, place=place: begin_sync(syncs, place))
 
-    held: list[tuple[Kernel, object]] = []
-    monkeypatch.setattr(Kernel, "_begin_sync", late_sync)
+    held: list[tuple[Syncs, object]] = []
+    monkeypatch.setattr(Syncs, "_begin", late_sync)
     monkeypatch.setattr(Kernel, "begin_stop", stop)
 
     client.publish("a", b"x")

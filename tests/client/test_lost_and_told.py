@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import hermes
-from hermes.broker import connection
+from hermes.broker import requests
 from hermes.client.session import Session
 from hermes.errors import ConnectionLost, HermesError, Refused, StorageFailed, StorageFull, Timeout
 from hermes.wire import messages as m
@@ -209,7 +209,7 @@ def test_a_commit_that_fails_leaves_the_subscription_alive(
         publisher.send(b"1")
         subscription.receive(60)
         assert broker._kernel is not None
-        monkeypatch.setattr(type(broker._kernel.storage), "save_state", fail)
+        monkeypatch.setattr(type(broker._kernel.context.storage), "save_state", fail)
         with pytest.raises(StorageFailed, match="no room"):
             subscription.commit()
         monkeypatch.undo()
@@ -242,7 +242,7 @@ def test_a_connection_that_breaks_again_and_again_is_tried_ever_more_slowly(
         raise RuntimeError("a bug")
 
     with hermes.connect(wire.url) as client:
-        monkeypatch.setitem(connection._HANDLERS, m.Query, fail)
+        monkeypatch.setitem(requests._HANDLERS, m.Query, fail)
 
         with pytest.raises(Timeout):
             client.stats(timeout=1)
@@ -258,7 +258,7 @@ def test_trying_again_and_again_has_a_bound(wire: Wire, monkeypatch: pytest.Monk
     def fail(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setitem(connection._HANDLERS, m.Query, fail)
+    monkeypatch.setitem(requests._HANDLERS, m.Query, fail)
     with (
         hermes.connect(wire.url, reconnect=1) as client,
         pytest.raises(

@@ -467,7 +467,7 @@ def test_a_round_trip_alone_takes_the_express(monkeypatch: pytest.MonkeyPatch) -
                 publisher.send(b"%d" % number)
                 assert next(messages).payload == b"%d" % number
             publisher.flush()
-        rounds = broker._kernel.express_rounds  # type: ignore[union-attr]
+        rounds = broker._kernel.context.counters.express_rounds  # type: ignore[union-attr]
 
     assert rounds > 1000
 
