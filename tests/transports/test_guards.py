@@ -10,6 +10,7 @@ import pytest
 
 import hermes
 from hermes.broker.connection import Connection
+from hermes.broker.fastpath import FastPath
 from hermes.errors import HermesError
 from hermes.plugins.discovery import default_plugins
 
@@ -56,17 +57,18 @@ def broker(request: pytest.FixtureRequest) -> Iterator[hermes.Broker]:
 
 def inject(monkeypatch: pytest.MonkeyPatch, method: str) -> list[int]:
     """Have a method of the faulty client's connection raise; returns how often it did, item by item."""
-    real = getattr(Connection, method)
+    owner: Any = Connection if hasattr(Connection, method) else FastPath
+    real = getattr(owner, method)
     raised: list[int] = []
 
-    def broken(connection: Connection, *arguments: Any, **named: Any) -> Any:
+    def broken(connection: Any, *arguments: Any, **named: Any) -> Any:
         hello = connection._protocol.hello
         if hello is not None and FAULTY in hello.client:
             raised.append(1)
             raise Defect(method)
         return real(connection, *arguments, **named)
 
-    monkeypatch.setattr(Connection, method, broken)
+    monkeypatch.setattr(owner, method, broken)
     return raised
 
 
