@@ -26,7 +26,7 @@ class AcksHost(SyncsHost, Protocol):
         """Whether the transport has been told that there may be output."""
 
     def mark(self) -> None:
-        """Have the transport told so."""
+        """Have the transport told that there may be output."""
 
     def refuse(self, code: str, message: str) -> None:
         """End the connection with an error."""
@@ -102,7 +102,7 @@ class Acks:
 
     # What the connection calls.
 
-    def noted(self) -> None:
+    def note_fed(self) -> None:
         """Note how far each publisher has come by what the ingest was fed."""
         self._sink.touched = False
         self.note(self._ingest.touched())
@@ -150,7 +150,8 @@ class Acks:
                 self.due.remove(publisher)
 
     def taken(self, publisher: Publisher, newer: Publisher) -> None:
-        """``newer`` has the id of our ``publisher``, which ends here unless it is opened again."""
+        """End ``publisher``, because ``newer`` was opened with its id; nothing happens if this
+        connection has opened it again itself."""
         if self.publishers.get(publisher.id) is not publisher:
             return  # opened again by ourselves
         self._ingest.refuse(publisher.id)

@@ -11,7 +11,7 @@ This is the path every message takes: what runs once per read is written to do l
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from hermes.broker.acks import Acks, Sink
@@ -119,7 +119,7 @@ class Connection:
         protocol = self._protocol = ServerProtocol(sink, context.limits)
         acks = self._acks = Acks(self, context, protocol, ingest, sink)
         output = self._output = OutputQueue(self, context, protocol, acks)
-        fast = self.fast = FastPath(self, context, protocol, ingest, output)
+        fast = self.fast = FastPath(self, context, protocol, ingest, acks, output)
         self._requests = Requests(
             self,
             peer,
@@ -157,6 +157,8 @@ class Connection:
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take everything that is whole; keep the rest."""
+        if self._lost:
+            return
         self.bytes_in += nbytes
         try:
             if self._held is not None:
@@ -173,7 +175,7 @@ class Connection:
             else:
                 self._keep(context.scratch[consumed:size])
             if context.streams.backed:
-                context.syncs.relieve(self)
+                context.syncs.throttle(self)
         except Exception as error:
             self.fail(error)
 
@@ -199,7 +201,7 @@ class Connection:
             if consumed < len(data):
                 self._keep(data[consumed:])
             if self._context.streams.backed:
-                self._context.syncs.relieve(self)
+                self._context.syncs.throttle(self)
         except Exception as error:
             self.fail(error)
 
@@ -258,8 +260,8 @@ class Connection:
         """The medium is gone: forget everything."""
         if self._lost:
             return
-        self._lost = True
-        self.closing = True
+        self._lost = self.closing = True
+        self._output.closed = self._requests.closed = True
         self.drop_subscriptions()
         self._acks.end()
         self._output.close()
@@ -292,7 +294,7 @@ class Connection:
     def begin_close(self, reason: str) -> bool:
         """Say Close once everything there is has been pulled; True when it has been said."""
         state = self._protocol.state
-        if state is _OPEN and (self._output.active or not self._output.readers_only):
+        if state is _OPEN and (not self._output.idle):
             return False
         if state is _OPEN and (self._requests.opening or self._held is not None):
             return False
@@ -378,8 +380,8 @@ class Connection:
             self.marked = True
             self._queue.items.append(self)
 
-    def answers_taken(self) -> None:
-        """The answers that waited have been pulled: read on, unless something else holds it up."""
+    def control_taken(self) -> None:
+        """Control frames that waited have been pulled: read on, unless something else forbids it."""
         self.paused = self._held is not None or self.number in self._context.syncs.choked
 
     def wait(self) -> None:
@@ -415,10 +417,6 @@ class Connection:
         """End every subscription."""
         self._requests.drop_subscriptions()
 
-    def readers(self) -> Iterator[Reader]:
-        """Every reader of every subscription."""
-        return self._requests.readers()
-
     # Input, inside.
 
     def _process(self, data: Any, size: int) -> int:
@@ -434,7 +432,7 @@ class Connection:
             ends_ns = time.monotonic_ns() + TURN_NS
         while event is not None:
             if sink.touched:
-                self._acks.noted()  # what an event ends or refuses has been taken before it
+                self._acks.note_fed()  # what an event ends or refuses has been taken before it
             if self._requests.must_wait(event):
                 self._hold(event)
                 break
@@ -450,7 +448,7 @@ class Connection:
             self._context.streams.moved |= sink.moved
             sink.moved = 0
         if sink.touched:
-            self._acks.noted()
+            self._acks.note_fed()
         if protocol.has_output or self._output.answers:
             self._check_answers()
             self.mark()
@@ -494,7 +492,7 @@ class Connection:
         if consumed < size:
             self._keep(held[consumed:])
         if context.streams.backed:
-            context.syncs.relieve(self)
+            context.syncs.throttle(self)
         if self._held is None:
             self.mark()  # it may be read from again
             if self._ended:
@@ -506,7 +504,7 @@ class Connection:
             self.mark()
         if result.touched:
             self._acks.note(express.touched(result.touched))
-            self._acks.noted()
+            self._acks.note_fed()
         if result.why == INPUT:
             context, feed, size = self._context, express.feed, result.size
             context.streams.moved |= feed.streams

@@ -47,6 +47,8 @@ class Context:
     server: str
     """Name and version of this program."""
     broker_id: bytes
+    durable: bool
+    """The storage puts messages on a disk."""
     started_ns: int
     scratch: memoryview
     """The buffer that connections read into, in turn."""

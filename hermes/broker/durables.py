@@ -18,7 +18,7 @@ class Durables:
         self._names_max = names_max
         self._holders: dict[str, Subscription] = {}
 
-    def stored(self, name: str, connection: SubscriptionHost) -> dict[str, int] | None:
+    def positions_of(self, name: str, connection: SubscriptionHost) -> dict[str, int] | None:
         """Return the positions that the connection's owner has committed under a durable name.
 
         Raises:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from hermes.broker.acks import Acks
 from hermes.broker.context import Context
 from hermes.broker.output import OutputQueue
 from hermes.broker.subscriptions import Reader
@@ -30,7 +31,7 @@ class FastPathHost(Protocol):
 
     @property
     def closing(self) -> bool:
-        """Whether it ends."""
+        """Whether the connection is about to end."""
 
     @property
     def paused(self) -> bool:
@@ -47,6 +48,7 @@ class FastPath:
     """The readers and publishers of one connection that native code serves.  Belongs to the loop's thread."""
 
     __slots__ = (
+        "_acks",
         "_bulky",
         "_connection",
         "_context",
@@ -65,11 +67,13 @@ class FastPath:
         context: Context,
         protocol: ServerProtocol,
         ingest: Ingest,
+        acks: Acks,
         output: OutputQueue,
     ) -> None:
         self._connection = connection
         self._context = context
         self._protocol = protocol
+        self._acks = acks
         self._output = output
         # What a log elsewhere has not confirmed is neither acknowledged nor delivered.
         self.express = None if context.streams.backed else Express(ingest)
@@ -177,14 +181,14 @@ class FastPath:
     # Hand-outs.
 
     def hand_out(self) -> tuple[int, int, int, int] | None:
-        """The arguments with which :class:`hermes.native.express.HandOut` serves it; None: Python has
-        to pull its output."""
-        express, output = self.express, self._output
+        """Arguments for :class:`hermes.native.express.HandOut`, which then sends its output; None:
+        the transport has to pull it."""
+        express, output, connection = self.express, self._output, self._connection
         if express is None or self._fd < 0 or not output.active:
             return None
-        if not output.readers_only:
+        if output.views or output.answers or self._acks.due:
             return None
-        if self._connection.paused or self._connection.closing:
+        if connection.paused or connection.closing:
             return None
         if self._protocol.state is not _OPEN or self._protocol.has_output:
             return None
@@ -204,7 +208,9 @@ class FastPath:
         output = self._output
         output.bytes_out += sent
         output.deliveries += deliveries
-        output.deactivate()
+        for reader in output.active:
+            reader.active = False
+        output.active.clear()
 
     def handed_out_partly(self, sent: int, deliveries: int) -> None:
         """Go on with what is left."""

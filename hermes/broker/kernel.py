@@ -100,6 +100,7 @@ class Kernel:
             limits=_limits(config),
             server=_server_name(),
             broker_id=os.urandom(16),
+            durable=storage.durable,
             started_ns=time.monotonic_ns(),
             scratch=memoryview(scratch),
             # Of the bytes, not of the view: CPython 3.11 crashes when a view that something refers

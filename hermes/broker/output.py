@@ -50,13 +50,13 @@ class OutputHost(TurnsHost, Protocol):
         """End it because of an unexpected error in serving it."""
 
     def drop_subscriptions(self) -> None:
-        """End them all."""
+        """End every subscription."""
 
     def follow_state(self) -> None:
         """Follow the protocol's state where it leads out of OPEN."""
 
-    def answers_taken(self) -> None:
-        """Answers that waited have been pulled: the peer may be read from again."""
+    def control_taken(self) -> None:
+        """Control frames that waited have been pulled: the peer may be read from again."""
 
 
 class OutputQueue:
@@ -94,19 +94,19 @@ class OutputQueue:
         self.active: deque[Reader] = deque()
         """The readers that may have something."""
         self.answers: deque[tuple[int, Iterator[tuple[object, bool]]]] = deque()
-        """Queries, and the pages of their answers."""
+        """Queries that are being answered: their numbers, and the pages that are left."""
         self.views: list[memoryview] = []
         """Output that was pulled and not taken."""
         self.size = 0
-        """Bytes of it."""
+        """Bytes of ``views``."""
         self._flight: deque[tuple[int, list[memoryview]]] = deque()
         self.flight_size = 0
         """Bytes that the medium has taken and not released."""
 
     @property
-    def readers_only(self) -> bool:
-        """Whether nothing waits to be sent but what readers have and the protocol has written."""
-        return not (self.views or self.answers or self._acks.due)
+    def idle(self) -> bool:
+        """Whether nothing waits to be sent but what the protocol has written."""
+        return not (self.views or self.active or self.answers or self._acks.due)
 
     # What a transport calls.
 
@@ -205,7 +205,7 @@ class OutputQueue:
         frames = self._protocol.take_output()
         joined = frames[0] if len(frames) == 1 else b"".join(frames)
         views.append(memoryview(joined))
-        self._connection.answers_taken()
+        self._connection.control_taken()
         return len(joined)
 
     def _pull_readers(self, views: list[memoryview], size: int, limit: int) -> int:

@@ -1,4 +1,4 @@
-"""Publishers: what each open one was told, what it waits for, and which connection has its id."""
+"""The open publishers: how far each was acknowledged, the syncs it waits for, and the ids in use."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -19,14 +19,11 @@ from hermes.base.shown import redacted
 from hermes.broker.config import to_values
 from hermes.broker.context import Context
 from hermes.broker.owners import durable_name
+from hermes.broker.streams import ServedStream
 from hermes.errors import InvalidTopic
 from hermes.native.patterns import check_pattern, match
-from hermes.spi.hooks import EVERYTHING
+from hermes.spi.hooks import EVERYTHING, Grant
 from hermes.wire.codec import CONTROL_MAX
-
-if TYPE_CHECKING:
-    from hermes.broker.streams import ServedStream
-    from hermes.spi.hooks import Grant
 
 FORGET = "forget"
 """The one that asks for something to be done: a durable name to be forgotten."""

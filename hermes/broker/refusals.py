@@ -23,9 +23,9 @@ CAUSES = {
 MACHINE_LIMITS = (EFILES, EMAPS, EFSIZE)
 """Refusals for want of something else than space on a disk: the core's text says of what."""
 TELL_NS = 60 * 1_000_000_000
-"""How often that is said at most: every client may be refused, again and again."""
+"""How often the log says that messages are refused, at most: every client may be, again and again."""
 ROOM_NS = 1_000_000_000
-"""How long no message may have been refused before it is said that they are taken again."""
+"""How long no message may have been refused before the log says that messages are taken again."""
 
 
 class Refusals:

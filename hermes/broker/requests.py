@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator
 from typing import Any, Protocol
 
 from hermes.broker import queries
@@ -21,7 +20,6 @@ from hermes.broker.owners import durable_key, durable_name
 from hermes.broker.publishers import Publisher, PublisherHost
 from hermes.broker.subscriptions import (
     Opening,
-    Reader,
     RequestRefused,
     Subscription,
     SubscriptionHost,
@@ -36,8 +34,9 @@ from hermes.wire.server import Event, PublisherRefused, ServerProtocol, ServerSt
 
 LOG = logging.getLogger("hermes.broker")
 
-OPENING_MAX = 2 * 4096
-"""Subscribes under way and Pings behind them, with which no further Ping is read."""
+OPENING_MAX = 8192
+"""Subscribes under way and Pings behind them, with which no further Ping is read: twice the frames of
+answers that may wait."""
 OWNERS_SHOWN = 8
 """Identities named by the refusal to forget a durable name that several have."""
 
@@ -66,7 +65,6 @@ class Requests:
 
     __slots__ = (
         "_acks",
-        "_closed",
         "_connection",
         "_context",
         "_fast",
@@ -75,6 +73,7 @@ class Requests:
         "_output",
         "_peer",
         "_protocol",
+        "closed",
         "grant",
         "opening",
         "subscriptions",
@@ -100,7 +99,7 @@ class Requests:
         self._acks = acks
         self._output = output
         self._fast = fast
-        self._closed = False
+        self.closed = False
         self._info: ConnectionInfo | None = None
         self.grant: Grant | None = None
         """Permissions of the peer where the broker authenticates; None: everything is allowed."""
@@ -116,11 +115,6 @@ class Requests:
             return self.grant.identity
         hello = self._protocol.hello
         return self._peer.identity or (hello.identity if hello else None)
-
-    def readers(self) -> Iterator[Reader]:
-        """Every reader of every subscription."""
-        for subscription in self.subscriptions.values():
-            yield from subscription.readers
 
     def handle(self, event: Event) -> None:
         """Answer a request, or note what the protocol has found."""
@@ -160,7 +154,7 @@ class Requests:
 
     def end(self, error: Exception | None) -> None:
         """Give up everything, because the connection has ended."""
-        self._closed = True
+        self.closed = True
         self.drop_subscriptions()
         if self._info is not None:
             self._context.hooks.connection_closed(self._info, error)
@@ -173,7 +167,7 @@ class Requests:
         if context.hooks.authenticates and not self._admit(hello):
             return
         self._protocol.welcome(
-            server=context.server, broker_id=context.broker_id, durable=context.storage.durable
+            server=context.server, broker_id=context.broker_id, durable=context.durable
         )
         if context.hooks.follows_connections:
             self._info = ConnectionInfo(
@@ -197,7 +191,7 @@ class Requests:
         return True
 
     def _on_open(self, request: m.Open) -> None:
-        if request.ack == "durable" and not self._context.storage.durable:
+        if request.ack == "durable" and not self._context.durable:
             self._protocol.error(
                 "durable_unavailable",
                 f"the storage {self._context.storage.url} keeps nothing on disk",
@@ -289,7 +283,7 @@ class Requests:
         """Open the readers."""
         name, stored = request.durable, None
         if name is not None:
-            stored = self._context.durables.stored(name, self._connection)
+            stored = self._context.durables.positions_of(name, self._connection)
         subscription = Subscription(self._connection, request)
         subscription.open(self._context.streams, request.start, stored)
         if request.start.at == "durable" and subscription.durable_key is not None:
@@ -371,7 +365,7 @@ class Requests:
             return
 
         def done(error: HermesError | None) -> None:
-            if self._closed or self._protocol.state is not _OPEN:
+            if self.closed or self._protocol.state is not _OPEN:
                 return
             if error is None:
                 self._protocol.committed(number, request.positions)
@@ -430,7 +424,7 @@ class Requests:
             return
 
         def done(error: HermesError | None) -> None:
-            if self._closed or self._protocol.state is not _OPEN:
+            if self.closed or self._protocol.state is not _OPEN:
                 return
             if error is None:
                 self._protocol.info(number, True)

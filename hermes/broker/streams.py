@@ -51,7 +51,7 @@ class Follower(Protocol):
     """A reader of one stream, which is woken when it may have something to deliver."""
 
     active: bool
-    """True while it has been woken and not come to the end, and after it was closed."""
+    """True from when it was woken until it has delivered everything, and after it was closed."""
     live: bool
     """Any append to the stream wakes it; otherwise notes of its filter do."""
     progress: bool

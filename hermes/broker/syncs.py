@@ -1,5 +1,5 @@
-"""Syncs of the logs, and what waits for them: durable acknowledgements, and all that logs elsewhere
-have to store first.
+"""Syncs of the logs, for durable acknowledgements; and the storing of messages in logs that are not native
+memory, which every acknowledgement and delivery waits for.
 
 One sync serves everything that a pass has brought.
 """
@@ -189,8 +189,9 @@ class Syncs:
                 connection.paused = connection.holding
                 connection.mark()
 
-    def relieve(self, connection: Throttled) -> None:
-        """``connection`` has brought input: keep what logs elsewhere have not got yet bounded."""
+    def throttle(self, connection: Throttled) -> None:
+        """Bound the bytes that logs elsewhere have not stored: ``connection``, which has brought some,
+        is not read from while there are too many."""
         for place in self._streams:
             backed = place.backed
             if backed is None:

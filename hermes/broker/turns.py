@@ -15,8 +15,8 @@ from hermes.broker.streams import ServedStream, Streams
 from hermes.broker.subscriptions import Subscription
 
 TURN_NS = 500_000
-"""How long requests are worked on before others have their turn, ns: those of one read, and those of
-all connections that are under way in one pass."""
+"""How long requests are worked on before others have their turn, ns: after one read, and in one pass on
+requests of all connections."""
 SWEEP_BUDGET = 16384
 """Topic names matched in one pass for filters that have come or gone: about 0.5 ms."""
 
