@@ -25,6 +25,9 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python3
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& { echo $$python; break; }; done)
 
+# Tests start many interpreters, which would compile Hermes each time without the files in __pycache__.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo check test test-long bench compare rivals docs wheel lint format clean
 .DELETE_ON_ERROR:
 
@@ -44,6 +47,7 @@ test: $(STAMP)
 test-long: $(STAMP)
 	$(BIN)/pytest -m timing
 	$(BIN)/pytest $(PARALLEL) -m "long and not timing"
+	HERMES_TESTS_FRESH=1 $(BIN)/pytest $(PARALLEL) -m "not long and not timing" tests/cli tests/client tests/docs tests/integration
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.system

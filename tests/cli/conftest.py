@@ -7,7 +7,6 @@ import os
 import resource
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests import processes
 
 DEADLINE_S = 90.0
 """For anything a test waits for: generous, because the machine may be busy; nothing takes this
@@ -31,14 +32,13 @@ def hermes(
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a command to its end."""
     env = environment() | ({"HERMES_URL": url} if url else {})
-    return subprocess.run(
-        [sys.executable, "-m", "hermes", *map(str, arguments)],
+    return processes.run(
+        *("-m", "hermes", *arguments),
         input=stdin,
-        stdin=subprocess.DEVNULL if stdin is None else None,
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         env=env,
         timeout=DEADLINE_S,
-        check=False,
     )
 
 
@@ -53,9 +53,7 @@ def started(
         "stderr": subprocess.PIPE,
         **options,
     }
-    return subprocess.Popen(
-        [sys.executable, "-m", "hermes", *map(str, arguments)], env=env, **options
-    )
+    return processes.start("-m", "hermes", *arguments, env=env, **options)
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:
