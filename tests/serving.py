@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests import processes
 
 DEADLINE_S = 60
 
@@ -19,8 +20,8 @@ def serving(place: Path, *flags: str) -> Iterator[str]:
     """`hermes serve` with its files in ``place``, ready.json and data; yields its URL."""
     ready = place / "ready.json"
     own = ("--transport", "tcp://127.0.0.1:0", "--storage", f"mmap:{place}/data")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hermes", "serve", *own, "--ready-file", ready, *flags],
+    process = processes.start(
+        *("-m", "hermes", "serve", *own, "--ready-file", ready, *flags),
         stdout=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + DEADLINE_S

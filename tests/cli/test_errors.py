@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests import processes
+from tests.cli.conftest import DEADLINE_S
+
 if TYPE_CHECKING:
     from tests.cli.conftest import RunningBroker
 
@@ -120,12 +123,8 @@ def test_a_command_is_told_that_inproc_is_not_for_it(hermes: Hermes) -> None:
 def test_output_that_cannot_be_written_is_told(arguments: tuple[str, ...]) -> None:
     """A full disk under the output: exit code 1 and the cure, also where no command runs yet."""
     with Path("/dev/full").open("wb") as full:
-        got = subprocess.run(
-            [sys.executable, "-m", "hermes", *arguments],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            check=False,
-            timeout=30,
+        got = processes.run(
+            *("-m", "hermes", *arguments), stdout=full, stderr=subprocess.PIPE, timeout=DEADLINE_S
         )
 
     assert got.returncode == 1
@@ -142,12 +141,8 @@ def test_a_command_without_its_library_names_what_to_install(
 ) -> None:
     """As in a plain ``pip install``, without pyzmq: exit code 8, and no traceback."""
     program = "import sys, hermes.cli; sys.modules['zmq'] = None; hermes.cli.main()"
-    got = subprocess.run(
-        [sys.executable, "-c", program, *arguments],
-        capture_output=True,
-        check=False,
-        cwd=tmp_path,
-        timeout=30,
+    got = processes.run(
+        *("-c", program, *arguments), capture_output=True, cwd=tmp_path, timeout=DEADLINE_S
     )
 
     assert got.returncode == 8

@@ -19,6 +19,7 @@ import pytest
 
 import hermes
 from hermes.cli.files import OutputFile
+from tests import processes
 from tests.cli.conftest import DEADLINE_S, RunningBroker, environment
 
 MakeBroker = Callable[..., RunningBroker]
@@ -34,12 +35,11 @@ def shell(line: str, place: Path, **options: Any) -> subprocess.Popen[bytes]:
 
 def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
     """A command, to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "hermes", *arguments],
+    return processes.run(
+        *("-m", "hermes", *arguments),
         env={**environment(), **options.pop("variables", {})},
         capture_output=True,
         timeout=DEADLINE_S,
-        check=False,
         **options,
     )
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
 
 import hermes
+from tests import processes
 
 DEADLINE_S = 60.0
 TRANSPORTS = ["tcp", "uring+tcp", "udp", "zmq+tcp"]
@@ -53,9 +53,7 @@ def url(request: pytest.FixtureRequest) -> Iterator[str]:
 
 def ended(program: str) -> subprocess.CompletedProcess[str]:
     """A program that has ended by itself."""
-    return subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=DEADLINE_S
-    )
+    return processes.run("-c", program, capture_output=True, text=True, timeout=DEADLINE_S)
 
 
 def arrived(subscription: hermes.Subscription) -> list[bytes]:
@@ -113,8 +111,8 @@ def test_what_cannot_be_sent_is_told(tmp_path: object):
     program = OPENED.format(url=broker.url, linger=30.0) + (
         "print('sent', flush=True)\ninput()\nclient.timeout = 0.5\n"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", program],
+    with processes.start(
+        *("-c", program),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -135,6 +133,7 @@ def test_a_client_that_is_dropped_tells_what_it_had_not_sent(broker: hermes.Brok
     """The last reference closes the connection at once, with a word about what lingered."""
     program = f"""
 import hermes, warnings
+from tests import processes
 client = hermes.connect({broker.url!r})
 publisher = client.publisher("left", linger=30)
 publisher.send(b"x")

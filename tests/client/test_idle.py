@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ import pytest
 import hermes
 from hermes.client.keeper import KEEPER, LOOK_S, Keeper
 from hermes.errors import ConnectionLost
+from tests import processes
 from tests.client.conftest import Wire
 from tests.transports.uring import needs_uring
 
@@ -46,11 +46,9 @@ class Served:
     def start(self) -> None:
         ready = self._place / "ready.json"
         ready.unlink(missing_ok=True)
-        self._process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "hermes", "serve", "--transport", self.url),
-                *("--storage", f"mmap:{self._place}/data", "--ready-file", str(ready)),
-            ],
+        self._process = processes.start(
+            *("-m", "hermes", "serve", "--transport", self.url),
+            *("--storage", f"mmap:{self._place}/data", "--ready-file", ready),
             stdout=subprocess.DEVNULL,
         )
         until(ready.exists)

@@ -7,14 +7,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import processes
 from tests.serving import DEADLINE_S, serving
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
@@ -53,13 +52,12 @@ class Place:
 
     def run(self, *arguments: str | Path) -> str:
         """Run a command; its output, whatever the exit code."""
-        done = subprocess.run(
-            [sys.executable, "-m", "hermes", *map(str, arguments)],
+        done = processes.run(
+            *("-m", "hermes", *arguments),
             env=os.environ | {"HERMES_URL": self.url},
             capture_output=True,
             text=True,
             timeout=DEADLINE_S,
-            check=False,
         )
         assert done.stdout, done.stderr
         return done.stdout

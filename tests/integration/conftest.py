@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests import processes
 from tests.broker.rawclient import RawClient
 
 SERVE = """
@@ -30,8 +30,8 @@ class BrokerProcess:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.settings = {"listeners": ["tcp://127.0.0.1:0"], "idle": "block", **settings}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", SERVE, repr(self.settings)], stdout=subprocess.PIPE, text=True
+        self.process = processes.start(
+            *("-c", SERVE, repr(self.settings)), stdout=subprocess.PIPE, text=True
         )
         assert self.process.stdout is not None
         self.url = self.process.stdout.readline().strip()

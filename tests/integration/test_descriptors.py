@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,11 +12,13 @@ import pytest
 
 import hermes
 from hermes.spi.url import parse_url
+from tests import processes
 
 PROGRAM = """
 import logging, resource, socket, sys
 import hermes
 from hermes.broker import Broker
+from tests import processes
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 logging.basicConfig(level=logging.WARNING, format="%(message)s")
 broker = Broker(listeners=[sys.argv[1]], storage=sys.argv[2], segment="64KiB")
@@ -41,8 +42,8 @@ def test_strangers_leave_descriptors_to_the_log(
     """With more connections than descriptors, what clients send is taken; the log says why others
     are turned away, and when they no more are."""
 
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, listener, f"{storage}:{tmp_path}/data"],
+    process = processes.start(
+        *("-c", PROGRAM, listener, f"{storage}:{tmp_path}/data"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

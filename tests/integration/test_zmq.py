@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 import hermes
+from tests import processes
 from tests.integration import zmq_programs
 
 zmq = pytest.importorskip("zmq")
@@ -28,15 +29,14 @@ PROGRAMS = HERE / "zmq_programs.py"
 DEADLINE_S = 60.0
 MILLION = 1_000_000
 STOPPED_S = 5.0
+PIPES: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
 
 
 class Program:
     """A process that says ready, is told to go, and reports."""
 
-    def __init__(self, *command: str | int | Path) -> None:
-        self.process = subprocess.Popen(
-            [*map(str, command)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
 
     def line(self) -> str:
         assert self.process.stdout is not None
@@ -82,10 +82,12 @@ class Estate:
     def serve(self, listener: str = "zmq+tcp://127.0.0.1:0", *flags: str) -> Estate:
         ready = self.place / "ready.json"
         ready.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "hermes", "serve", "--idle", "block", *flags]
-        command += ["--transport", listener, "--transport", self.tcp or "tcp://127.0.0.1:0"]
-        command += ["--storage", f"mmap:{self.place / 'data'}", "--ready-file", str(ready)]
-        self.broker = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        self.broker = processes.start(
+            *("-m", "hermes", "serve", "--idle", "block", *flags),
+            *("--transport", listener, "--transport", self.tcp or "tcp://127.0.0.1:0"),
+            *("--storage", f"mmap:{self.place / 'data'}", "--ready-file", ready),
+            stdout=subprocess.DEVNULL,
+        )
         deadline = time.monotonic() + DEADLINE_S
         while not ready.exists():
             assert self.broker.poll() is None, "the broker did not start"
@@ -96,10 +98,17 @@ class Estate:
         return self
 
     def python(self, role: str, address: str, *numbers: int) -> Program:
-        return self.start(sys.executable, PROGRAMS, role, address, *numbers)
+        return self._started(processes.start(PROGRAMS, role, address, *map(str, numbers), **PIPES))
+
+    def bridge(self, *arguments: str) -> Program:
+        line = ("-m", "hermes", "bridge", "zmq", "--url", self.tcp, *arguments, "--json")
+        return self._started(processes.start(*line, **PIPES))
 
     def start(self, *command: str | int | Path) -> Program:
-        self.programs.append(Program(*command))
+        return self._started(subprocess.Popen([*map(str, command)], **PIPES))
+
+    def _started(self, process: subprocess.Popen[str]) -> Program:
+        self.programs.append(Program(process))
         return self.programs[-1]
 
     def kill(self) -> None:
@@ -309,9 +318,8 @@ def test_bridges_between_two_estates(estate: Estate) -> None:
         socket.bind("tcp://127.0.0.1:*")
         addresses.append(socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0"))
     target.subscribe(b"")
-    base = [sys.executable, "-m", "hermes", "bridge", "zmq", "--url", estate.tcp]
-    recorder = estate.start(*base, "--sub", addresses[0], "--prefix", "md.", "--json")
-    replayer = estate.start(*base, "--pub", addresses[1], "--from", "earliest", "--json")
+    recorder = estate.bridge("--sub", addresses[0], "--prefix", "md.")
+    replayer = estate.bridge("--pub", addresses[1], "--from", "earliest")
     assert feed.recv() == b"\x01md."
     sent = [[b"md.a", b"1"], [b"md.b", b"2", b"three"], [b"md.c one part"], [b"md.\xff", b"raw"]]
 

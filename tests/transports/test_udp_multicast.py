@@ -11,7 +11,6 @@ import select
 import socket
 import struct
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from hermes import Gap
 from hermes.errors import ConnectFailed, InvalidUrl, Timeout
 from hermes.spi.url import parse_url
 from hermes_udp.native import ffi, lib
+from tests import processes
 from tests.transports.multicast_receiver import DEADLINE_S, await_take_over, channel_of
 from tests.transports.udp_wire import beacon_body, sealed
 
@@ -77,8 +77,8 @@ class Receiver:
     """A receiver's process, and what it has said."""
 
     def __init__(self, url: str, pattern: str, count: int) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.transports.multicast_receiver", url, pattern, str(count)],
+        self.process = processes.start(
+            *("-m", "tests.transports.multicast_receiver", url, pattern, str(count)),
             cwd=ROOT,
             stdout=subprocess.PIPE,
             text=True,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 
 import hermes
+from tests import processes
 
 zmq = pytest.importorskip("zmq")
 
@@ -36,8 +36,8 @@ class Bridges:
         return made, made.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
 
     def start(self, url: str, *flags: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "hermes", "bridge", "zmq", "--url", url, "--json", *flags]
-        made = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        command = ("-m", "hermes", "bridge", "zmq", "--url", url, "--json", *flags)
+        made = processes.start(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.processes.append(made)
         assert made.stdout is not None
         assert json.loads(made.stdout.readline())["event"] == "started"
