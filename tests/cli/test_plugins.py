@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
-from hermes.cli import examination, plugin_facts
+from hermes.cli import examination, examiner, plugin_facts
 from hermes.plugins.discovery import Installed, default_plugins
 
 Hermes = Callable[..., "subprocess.CompletedProcess[bytes]"]
@@ -22,6 +26,16 @@ BUILT_IN = [
     ("transport", "inproc"),
     ("plugin", "tokens"),
 ]
+
+
+def instead(program: str) -> str:
+    """The examiner's program, whose processes run ``program`` instead of looking into a plugin."""
+    return (
+        "from hermes.cli import examiner, plugin_facts\n"
+        f"program, names = {program!r}, {{'main': plugin_facts.main}}\n"
+        "plugin_facts.main = lambda: exec(program, names)\n"
+        "examiner.main()\n"
+    )
 
 
 def test_the_built_in_plugins_work_here(hermes: Hermes) -> None:
@@ -54,7 +68,7 @@ def test_a_plugin_that_ends_its_process_is_reported(
     monkeypatch: pytest.MonkeyPatch, program: str, words: str
 ) -> None:
     """However a plugin ends the child, the command goes on and says how it ended."""
-    monkeypatch.setattr(examination, "PROGRAM", program)
+    monkeypatch.setattr(examination, "PROGRAM", instead(program))
 
     (found,) = examination.examine([X])
 
@@ -69,7 +83,7 @@ def test_a_plugin_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> Non
         "print(subprocess.Popen([sys.executable, '-c', 'import signal; signal.pause()']).pid)\n"
         "signal.pause()"
     )
-    monkeypatch.setattr(examination, "PROGRAM", program)
+    monkeypatch.setattr(examination, "PROGRAM", instead(program))
 
     (found,) = examination.examine([X], deadline_ns=300_000_000)
 
@@ -80,12 +94,57 @@ def test_a_plugin_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_plugin_may_chatter_while_it_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     """What it prints is not taken for the answer."""
-    monkeypatch.setattr(examination, "PROGRAM", "print('hello')\n" + examination.PROGRAM)
+    monkeypatch.setattr(examination, "PROGRAM", instead("print('hello'); main()"))
     memory = next(row for row in default_plugins().listing() if row.name == "memory")
 
     (found,) = examination.examine([memory])
 
     assert found["state"] == "loaded"
+
+
+def test_each_of_many_is_answered_for_in_order() -> None:
+    """More plugins than are looked into at a time, with one that hangs among them: each has its own
+    answer."""
+    tokens = next(row for row in default_plugins().listing() if row.name == "tokens")
+    plugins = [tokens, X] * (examiner.AT_ONCE + 1)
+
+    found = examination.examine(plugins)
+
+    assert [one["state"] for one in found] == ["loaded", "failed"] * (examiner.AT_ONCE + 1)
+
+
+def test_an_interrupt_ends_what_looks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wait_for: Callable[..., None]
+) -> None:
+    """Ctrl-C while a plugin hangs leaves neither its process nor what that has started."""
+    pids = tmp_path / "pids"
+    program = (
+        "import os, signal, subprocess, sys\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import signal; signal.pause()'])\n"
+        f"open({str(pids)!r}, 'w').write(f'{{os.getpid()}} {{child.pid}}.')\n"
+        "signal.pause()"
+    )
+    monkeypatch.setattr(examination, "PROGRAM", instead(program))
+
+    def interrupt() -> None:
+        wait_for(lambda: pids.exists() and pids.read_text().endswith("."), "the child")
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    with ThreadPoolExecutor() as pool:
+        pool.submit(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            examination.examine([X])
+
+    for pid in map(int, pids.read_text().rstrip(".").split()):
+        wait_for(lambda pid=pid: is_over(pid), f"the end of {pid}")
+
+
+def is_over(pid: int) -> bool:
+    """Whether a process has ended, awaited or not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def test_the_group_alone_is_the_list(hermes: Hermes) -> None:
