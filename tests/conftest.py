@@ -9,6 +9,14 @@ from hypothesis import settings
 
 from tests.environment import Environment
 
+HERE = Path(__file__).parent
+SLOW_FOLDERS = frozenset(
+    {"bench", "benchmarks", "cli", "integration", "packaging", "plugins", "transports"}
+)
+"""Folders whose tests start processes or move much data; `make check` leaves them out."""
+SLOW_FIXTURES = frozenset({"compile_c", "run_c", "environment"})
+"""Fixtures that compile C or make an environment, for which a test counts as slow wherever it is."""
+
 # A busy machine is no failure: how long an example may take is pytest-timeout's business.
 settings.register_profile("hermes", deadline=None, print_blob=True)
 settings.load_profile("hermes")
@@ -18,3 +26,17 @@ settings.load_profile("hermes")
 def environment(tmp_path: Path) -> Environment:
     """An environment to install into, which sees everything that the tests see."""
     return Environment(tmp_path / "environment")
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark what is slow by where it is, or by what it needs."""
+    folder = item.path.relative_to(HERE).parts[0] if item.path.is_relative_to(HERE) else ""
+    if folder in SLOW_FOLDERS or SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
+        item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with files that have slow tests: one of them alone at the end would keep one core."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)  # stable: a file stays together
