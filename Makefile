@@ -35,7 +35,8 @@ demo: $(STAMP)
 	$(BIN)/hermes demo
 
 # A file's tests run in one process, files beside one another: two processes a core, for tests wait a lot.
-PARALLEL := -n $(shell expr 2 \* $$(nproc)) --dist loadfile
+# Their order is that of tests/conftest.py, which begins with files that take long.
+PARALLEL := -n $(shell expr 2 \* $$(nproc)) --dist loadfile --no-loadscope-reorder
 
 check: lint
 	$(BIN)/pytest $(PARALLEL) -m "not slow and not long and not timing"

@@ -10,9 +10,7 @@ from hypothesis import settings
 from tests.environment import Environment
 
 HERE = Path(__file__).parent
-SLOW_FOLDERS = frozenset(
-    {"bench", "benchmarks", "cli", "integration", "packaging", "plugins", "transports"}
-)
+SLOW_FOLDERS = frozenset({"bench", "benchmarks", "integration", "packaging", "plugins"})
 """Folders whose tests start processes or move much data; `make check` leaves them out."""
 SLOW_FIXTURES = frozenset({"compile_c", "run_c", "environment"})
 """Fixtures that compile C or make an environment, for which a test counts as slow wherever it is."""

@@ -1,7 +1,7 @@
 """Python programs as processes of their own: ``hermes`` itself, and texts that use it.
 
 Most of the time that a short program takes is the start of an interpreter and its imports.  Programs
-are therefore forked from one process for each test process (:mod:`tests.nursery`), which made both
+are therefore forked from one process for each test process (:mod:`tests.forker`), which made both
 before.  They are processes like any other: what they are given, print, how they end and which signals
 they get is the same.  A program that is asked for in a way the fork could not give (options of the
 interpreter, a variable that an interpreter reads when it starts, a function to call before) gets an
@@ -22,11 +22,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tests.nursery import LENGTH, NUMBER
+from tests.forker import LENGTH, NUMBER
 
 FRESH = "HERMES_TESTS_FRESH"
 READ_AT_START = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_", "GLIBC_", "TZ", "ASAN", "TSAN", "UBSAN")
-"""What the names of variables begin with that an interpreter or a library reads when it starts."""
+"""Beginnings of names of variables that an interpreter or a library reads when it starts."""
 FORKABLE = frozenset({"stdin", "stdout", "stderr", "cwd", "env", "start_new_session"})
 """Options of a process that a forked program can be given; others that only concern this side are
 passed to :class:`subprocess.Popen`."""
@@ -83,7 +83,7 @@ _AT_START = _read_at_start(os.environ)
 
 
 class _Forked(subprocess.Popen[Any]):
-    """A program that the nursery forks: it, not this process, is the parent that waits."""
+    """A program that :mod:`tests.forker` forks, and whose status that process sends."""
 
     _status: socket.socket | None = None
 
@@ -126,7 +126,7 @@ class _Forked(subprocess.Popen[Any]):
         ]
         self._status, theirs = socket.socketpair()
         with theirs:
-            _nursery().request(request, [*standard, theirs.fileno()])
+            _forker().request(request, [*standard, theirs.fileno()])
         self.pid = self._number()
         self._child_created = True
         self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)
@@ -163,7 +163,7 @@ class _Forked(subprocess.Popen[Any]):
         return self.returncode
 
 
-class _Nursery:
+class _Forker:
     """The process that forks, seen from here."""
 
     def __init__(self) -> None:
@@ -171,7 +171,7 @@ class _Nursery:
         self._control, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, Path(__file__).with_name("nursery.py"), str(theirs.fileno())],
+                [sys.executable, Path(__file__).with_name("forker.py"), str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 cwd=Path(__file__).parents[1],
             )
@@ -189,5 +189,5 @@ class _Nursery:
 
 
 @cache
-def _nursery() -> _Nursery:
-    return _Nursery()
+def _forker() -> _Forker:
+    return _Forker()

@@ -39,7 +39,7 @@ class Look:
     pid: int
     deadline_s: float
     output: dict[int, bytearray] = field(default_factory=dict)
-    """What it has written so far, by the descriptor that is read; first stdout, then stderr."""
+    """Bytes written so far, by the descriptor that is read: stdout first, then stderr."""
     is_open: set[int] = field(default_factory=set)
 
     def answer(self, *, late: bool) -> dict[str, Any]:

@@ -16,6 +16,8 @@ import pytest
 import hermes
 from hermes.broker import Broker
 
+pytestmark = pytest.mark.slow
+
 LISTENERS = ["tcp://127.0.0.1:0", "udp://127.0.0.1:0", "uring+tcp://127.0.0.1:0", "inproc:"]
 LISTENERS += ["zmq+tcp://127.0.0.1:0?doors=router", "zmq+ipc://DIR/socket"]
 DEADLINE_S = 60.0

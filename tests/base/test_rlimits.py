@@ -16,6 +16,8 @@ import hermes
 from hermes.base.rlimits import MAPS_MAX, maps_max, rlimit
 from hermes.errors import StorageFull
 
+pytestmark = pytest.mark.slow
+
 KIB = 1024
 PATIENCE_S = 60.0
 LIMITS = [

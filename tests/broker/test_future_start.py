@@ -11,6 +11,8 @@ import pytest
 import hermes
 from hermes.broker import Broker
 
+pytestmark = pytest.mark.slow
+
 DEADLINE_S = 60.0
 
 

@@ -19,6 +19,8 @@ from tests.cli.conftest import DEADLINE_S
 if TYPE_CHECKING:
     from tests.cli.conftest import RunningBroker
 
+pytestmark = pytest.mark.slow
+
 Hermes = Callable[..., "subprocess.CompletedProcess[bytes]"]
 Started = Callable[..., "subprocess.Popen[bytes]"]
 MakeBroker = Callable[..., "RunningBroker"]

@@ -17,6 +17,8 @@ import pytest
 from hermes.cli.demo import Burst, Result, bars, read_latencies
 from tests.cli.conftest import DEADLINE_S
 
+pytestmark = pytest.mark.slow
+
 Hermes = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 

@@ -21,6 +21,8 @@ from tests.cli.conftest import DEADLINE_S
 if TYPE_CHECKING:
     from tests.cli.conftest import RunningBroker
 
+pytestmark = pytest.mark.slow
+
 Hermes = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 

@@ -16,6 +16,8 @@ from hermes.net.interception import Interception
 from hermes.spi.transport import Capabilities
 from hermes.spi.url import parse_url
 
+pytestmark = pytest.mark.slow
+
 Hermes = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 

@@ -13,6 +13,8 @@ import pytest
 if TYPE_CHECKING:
     from tests.cli.conftest import RunningBroker
 
+pytestmark = pytest.mark.slow
+
 Hermes = Callable[..., "subprocess.CompletedProcess[bytes]"]
 MESSAGES = 1000
 HEADER = 4096

@@ -17,6 +17,8 @@ import pytest
 from hermes.cli import examination, examiner, plugin_facts
 from hermes.plugins.discovery import Installed, default_plugins
 
+pytestmark = pytest.mark.slow
+
 Hermes = Callable[..., "subprocess.CompletedProcess[bytes]"]
 X = Installed("transport", "x", "x_module", "x-dist", "1.0")
 BUILT_IN = [

@@ -16,6 +16,8 @@ from hermes.errors import UsageError
 from hermes.testing.template import Names, project
 from tests.environment import Environment
 
+pytestmark = pytest.mark.slow
+
 Hermes = Callable[..., "subprocess.CompletedProcess[bytes]"]
 PROJECTS = [("transport", "stream"), ("transport", "packets"), ("storage", "stream")]
 
@@ -26,7 +28,6 @@ def mypy_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("mypy")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "medium"), PROJECTS)
 def test_a_new_project_passes_its_own_tests(
     kind: str, medium: str, environment: Environment, tmp_path: Path, mypy_cache: Path

@@ -14,6 +14,8 @@ from hermes.errors import InvalidUrl, PluginFailed, Timeout, UsageError
 from hermes.testing.urls import free_url
 from tests.environment import Environment
 
+pytestmark = pytest.mark.slow
+
 Hermes = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 

@@ -14,6 +14,8 @@ from hermes.cli import plugins_validate
 from hermes.testing.projects import Project
 from hermes.testing.validation import Target
 
+pytestmark = pytest.mark.slow
+
 Hermes = Callable[..., "subprocess.CompletedProcess[bytes]"]
 ROOT = Path(__file__).parents[2]
 

@@ -22,6 +22,8 @@ from hermes.cli.files import OutputFile
 from tests import processes
 from tests.cli.conftest import DEADLINE_S, RunningBroker, environment
 
+pytestmark = pytest.mark.slow
+
 MakeBroker = Callable[..., RunningBroker]
 Wait = Callable[[Callable[[], bool], str], None]
 COMMAND = f"exec {shlex.quote(sys.executable)} -m hermes"

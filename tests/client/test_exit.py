@@ -10,6 +10,8 @@ import pytest
 import hermes
 from tests import processes
 
+pytestmark = pytest.mark.slow
+
 DEADLINE_S = 60.0
 TRANSPORTS = ["tcp", "uring+tcp", "udp", "zmq+tcp"]
 ENDINGS = {"": 0, "sys.exit(3)": 3, "raise RuntimeError('as is to be tested')": 1}

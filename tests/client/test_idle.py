@@ -22,6 +22,8 @@ from tests import processes
 from tests.client.conftest import Wire
 from tests.transports.uring import needs_uring
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT_S = 60.0
 TRANSPORTS = ["tcp", pytest.param("uring+tcp", marks=needs_uring), "udp", "zmq+tcp"]
 

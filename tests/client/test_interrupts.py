@@ -92,7 +92,10 @@ def url(request: pytest.FixtureRequest) -> Iterator[str]:
         yield broker.url
 
 
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 ways = pytest.mark.parametrize("way", ["line", "opcode"])
 
 

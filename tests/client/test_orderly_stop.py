@@ -12,6 +12,8 @@ import hermes
 from hermes.wire.messages import AckLevel
 from tests.transports.uring import needs_uring
 
+pytestmark = pytest.mark.slow
+
 PAIRS = 5
 """Publishers, and subscribers, each on a client of its own."""
 BEFORE_A_STOP = 100

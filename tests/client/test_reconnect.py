@@ -30,6 +30,8 @@ from hermes.spi.transport import Channel, Transport
 from hermes.spi.url import Url
 from tests.client.conftest import Wire
 
+pytestmark = pytest.mark.slow
+
 
 def stored(broker: hermes.Broker) -> list[bytes]:
     """The payloads of everything that is in the broker's log."""

@@ -16,6 +16,8 @@ import pytest
 from tests import processes
 from tests.serving import DEADLINE_S, serving
 
+pytestmark = pytest.mark.slow
+
 PAGE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
 SEGMENT_HEADER = 4096
 

@@ -14,6 +14,8 @@ import pytest
 
 from tests.serving import serving
 
+pytestmark = pytest.mark.slow
+
 README = (Path(__file__).parents[2] / "README.md").read_text()
 DEFAULT_URL = "tcp://127.0.0.1:7601"
 DEADLINE_S = 90

@@ -20,6 +20,8 @@ from hermes.net.interception import EXAMPLES, Interception
 from hermes.testing import plugin, storage, transport
 from hermes.testing.contract import BaseContract
 
+pytestmark = pytest.mark.slow
+
 PLACE = Path(__file__).parents[2] / "docs" / "testing-plugins.md"
 PAGE = PLACE.read_text()
 KITS = {"A transport": transport, "A storage": storage, "A plugin": plugin}

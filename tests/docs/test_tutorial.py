@@ -10,8 +10,11 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
+
 from tests.serving import serving
 
+pytestmark = pytest.mark.slow
 PAGE = (Path(__file__).parents[2] / "docs" / "tutorial.md").read_text()
 DEADLINE_S = 60
 SERVE = "hermes serve --storage mmap:./data"

@@ -20,6 +20,8 @@ import pytest
 from hermes.testing.template import Names, project
 from tests.environment import DEADLINE_S, Environment
 
+pytestmark = pytest.mark.slow
+
 PAGE = (Path(__file__).parents[2] / "docs" / "writing-plugins.md").read_text()
 
 
@@ -117,7 +119,6 @@ def reader(environment: Environment, tmp_path: Path) -> Iterator[Reader]:
     reader.stop()
 
 
-@pytest.mark.slow
 def test_the_transport_in_fifteen_minutes(reader: Reader) -> None:
     """Whoever copies the files and types the commands has a transport that works and keeps the
     contract."""
@@ -146,7 +147,6 @@ def test_what_is_quoted_stands_there(heading: str, kind: str, medium: str) -> No
         assert block.text in files[f"src/hermes_pipes/{block.what}"], block.text
 
 
-@pytest.mark.slow
 def test_the_gateway(reader: Reader) -> None:
     """Lines become messages, and messages lines; what is wrong is answered."""
     for block in chapter("A gateway: programs that speak something else"):
@@ -157,7 +157,6 @@ def test_the_gateway(reader: Reader) -> None:
     assert sub == "md.xnas.AAPL 1 101.25"
 
 
-@pytest.mark.slow
 def test_c_of_its_own(reader: Reader) -> None:
     """It compiles against the installed headers, and reaches the core through the table."""
     for block in chapter("C of its own"):

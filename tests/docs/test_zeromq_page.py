@@ -18,6 +18,8 @@ zmq = pytest.importorskip("zmq")
 
 from hermes_zmq.options import DEFAULT_PORT, ROLES  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 PAGE = (Path(__file__).parents[2] / "docs" / "zeromq.md").read_text()
 DEADLINE_S = 60
 

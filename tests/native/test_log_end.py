@@ -14,6 +14,8 @@ from hermes.native import Log
 from hermes.native.verify import END_FILE, ProblemKind, dump_log, verify_log
 from tests.native.test_log_recovery import append, make, reopen, served
 
+pytestmark = pytest.mark.slow
+
 COUNT = 60
 
 

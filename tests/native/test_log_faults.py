@@ -22,6 +22,8 @@ import pytest
 from hermes.errors import Closed, MessageTooLarge, StorageFailed, StorageFull, Timeout, UsageError
 from hermes.native import Encoder, Hole, Log, LogEvent, Run, decode
 
+pytestmark = pytest.mark.slow
+
 SEGMENT_BYTES = 16384
 PUBLISHER = b"p" * 16
 EVENT_TIMEOUT_S = 60.0

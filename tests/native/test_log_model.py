@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -22,6 +23,8 @@ from hypothesis.stateful import (
 
 from hermes.native import Encoder, Hole, Log, Run, decode
 from hermes.native.log import INDEX_TICK_NS
+
+pytestmark = pytest.mark.slow
 
 SEGMENT_BYTES = 12288
 RETENTION_BYTES = 10 * SEGMENT_BYTES

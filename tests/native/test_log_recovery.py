@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from hermes.native import Encoder, Hole, Log, Run, decode
 from hermes.native.verify import ProblemKind, verify_log
 
+pytestmark = pytest.mark.slow
+
 SEGMENT_BYTES = 8192
 HEADER = 4096
 RECORD = 64

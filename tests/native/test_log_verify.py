@@ -21,6 +21,8 @@ from hermes.native.verify import (
     verify_log,
 )
 
+pytestmark = pytest.mark.slow
+
 SEGMENT_BYTES = 8192
 MESSAGES = 30
 HEADER = 4096

@@ -7,6 +7,7 @@ import socket
 from typing import Any
 
 import msgspec
+import pytest
 
 from hermes.errors import AddressInUse, InvalidUrl
 from hermes.net.listener import EXHAUSTED
@@ -17,6 +18,8 @@ from hermes.testing.transport.broker import BrokerContract
 from hermes.testing.transport.errors import ErrorsContract
 from hermes.testing.transport.options import OptionsContract
 from hermes.testing.transport.registration import RegistrationContract
+
+pytestmark = pytest.mark.slow
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -14,6 +14,8 @@ import hermes
 from hermes.broker import Broker
 from hermes.errors import Closed
 
+pytestmark = pytest.mark.slow
+
 READY_MAX_S = 0.05
 TRIES = 10
 DEADLINE_S = 60

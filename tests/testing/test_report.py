@@ -14,6 +14,8 @@ import pytest
 
 from hermes.testing import report
 
+pytestmark = pytest.mark.slow
+
 MODULE = '''
 import pytest
 

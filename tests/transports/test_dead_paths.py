@@ -27,6 +27,8 @@ from hermes_zmq import router
 from hermes_zmq.sockets import PATH_BOUND_S
 from tests.transports.uring import needs_uring
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 120
 BOUND = "1s"

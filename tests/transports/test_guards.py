@@ -14,6 +14,8 @@ from hermes.broker.fastpath import FastPath
 from hermes.errors import HermesError
 from hermes.plugins.discovery import default_plugins
 
+pytestmark = pytest.mark.slow
+
 DEADLINE_S = 60.0
 """For anything a test waits for: generous, because the machine may be busy."""
 FAULTY = "faulty"

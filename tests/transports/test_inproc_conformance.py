@@ -1,6 +1,10 @@
 """``inproc://`` keeps the contract of transports."""
 
+import pytest
+
 from hermes.testing.transport import TransportContract
+
+pytestmark = pytest.mark.slow
 
 
 class TestInproc(TransportContract):

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 MUTANTS = Path(__file__).with_name("mutants.py")
 CATCHERS = {
     "DropsTheTail": "test_both_directions_at_once",

@@ -25,6 +25,8 @@ from hermes.spi.transport import Peer
 from hermes.spi.url import parse_url
 from tests.transports.uring import needs_uring
 
+pytestmark = pytest.mark.slow
+
 Drive = Callable[[Any, Callable[[], object]], None]
 URLS = [
     "tcp://127.0.0.1:0",

@@ -1,8 +1,12 @@
 """``tcp://`` keeps the contract of transports."""
 
+import pytest
+
 from hermes.testing.transport import TransportContract
 from hermes.testing.transport.exchange import ExchangeContract
 from hermes.testing.transport.options import OptionsContract
+
+pytestmark = pytest.mark.slow
 
 
 class TestTcp(TransportContract):

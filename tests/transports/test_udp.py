@@ -26,6 +26,8 @@ from hermes.testing.kernel import EchoKernel
 from hermes_udp.engine import UdpTransport
 from hermes_udp.native import ffi, lib
 
+pytestmark = pytest.mark.slow
+
 COUNT = 20_000
 DEADLINE_S = 60.0
 """For anything a test waits for: generous, because the machine may be busy."""

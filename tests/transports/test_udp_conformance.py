@@ -1,6 +1,10 @@
 """``udp://`` keeps the contract of transports."""
 
+import pytest
+
 from hermes.testing.transport import TransportContract
+
+pytestmark = pytest.mark.slow
 
 
 class TestUdp(TransportContract):

@@ -21,6 +21,8 @@ from tests.transports.udp_sim import (
 )
 from tests.transports.udp_wire import sealed
 
+pytestmark = pytest.mark.slow
+
 ROUND_NS = 2 * DELAY_NS
 
 

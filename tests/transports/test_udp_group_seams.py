@@ -18,6 +18,8 @@ from tests.transports.test_udp_select import message
 from tests.transports.udp_cast import CAST, MS, Cast, Sent
 from tests.transports.udp_group_sim import SESSION, Group
 
+pytestmark = pytest.mark.slow
+
 STREAMS = 3
 HISTORY = 65536
 RTT_NS = 100_000

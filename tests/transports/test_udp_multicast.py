@@ -29,6 +29,8 @@ from tests import processes
 from tests.transports.multicast_receiver import DEADLINE_S, await_take_over, channel_of
 from tests.transports.udp_wire import beacon_body, sealed
 
+pytestmark = pytest.mark.slow
+
 HOST = f"239.255.{os.getpid() >> 8 & 0xFF}.{os.getpid() & 0xFF}"
 """A group of this process's own: tests that run beside this one are not to be heard."""
 HOST6 = f"ff11::4845:{os.getpid():x}"

@@ -17,6 +17,8 @@ from hermes_udp.native import ffi, lib
 from tests.transports.udp_cast import PAYLOAD, US, Cast, Sent, batch
 from tests.transports.udp_group_sim import DELAY_NS, SESSION, Group
 
+pytestmark = pytest.mark.slow
+
 JITTER_NS = 20 * US
 """Receivers are not woken at the same time."""
 STEP_NS = 200 * US

@@ -31,6 +31,8 @@ from hermes_uring.agent import RingAgent
 from tests.broker.rawclient import RawClient
 from tests.transports.uring import needs_uring
 
+pytestmark = pytest.mark.slow
+
 Drive = Callable[[Any, Callable[[], object]], None]
 URL = "uring+tcp://127.0.0.1:0"
 CYCLES = 10_000
@@ -201,7 +203,6 @@ def descriptors() -> int:
 
 
 @needs_uring
-@pytest.mark.slow
 def test_ten_thousand_connections_leave_nothing_behind(
     agent: RingAgent, kernel: Any, drive: Drive
 ) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from hermes.testing.transport import TransportContract
 from tests.transports.uring import needs_uring
+
+pytestmark = pytest.mark.slow
 
 
 @needs_uring

@@ -14,6 +14,8 @@ import pytest
 
 from tests.transports.uring import needs_uring
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 NATIVE = ROOT / "transports" / "hermes_uring" / "native"
 FLAGS = (
@@ -86,7 +88,6 @@ def _sanitized(place: Path) -> tuple[Path, str]:
 
 
 @needs_uring
-@pytest.mark.slow
 def test_the_ring_under_sanitizers(tmp_path: Path) -> None:
     """Every test of the transport passes with a ring that notices what it may not read or write."""
     ring, runtime = _sanitized(tmp_path)

@@ -17,6 +17,8 @@ import hermes
 from hermes import errors
 from hermes.plugins.discovery import default_plugins
 
+pytestmark = pytest.mark.slow
+
 VALUES = [
     "", "x", "-1", "0", "1", "9" * 30, "9" * 5000, "inf", "nan", "1e400", "1s", "0s", "1ns", "true",
     "10000000TiB", "4TiB", "100000000d", "0.5", "100%", "\u20ac", "127.0.0.1", "/", "64KiB",

@@ -35,6 +35,8 @@ from hermes_zmq.commands import keys  # noqa: E402
 from hermes_zmq.curve import public_key, read_users, write_keys  # noqa: E402
 from hermes_zmq.router import END, PARTS_MAX  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT_MS = 60_000
 """For anything a test waits for: generous, because the machine may be busy."""
 SHORT_MS = 300

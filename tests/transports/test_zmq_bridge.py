@@ -14,6 +14,8 @@ import pytest
 import hermes
 from tests import processes
 
+pytestmark = pytest.mark.slow
+
 zmq = pytest.importorskip("zmq")
 
 DEADLINE_S = 60.0

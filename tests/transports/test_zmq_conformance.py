@@ -1,8 +1,12 @@
 """``zmq+tcp://`` and ``zmq+ipc://`` keep the contract of transports, through their router door."""
 
+import pytest
+
 from hermes.testing.transport import TransportContract
 from hermes.testing.transport.exchange import ExchangeContract
 from hermes.testing.transport.options import OptionsContract
+
+pytestmark = pytest.mark.slow
 
 
 class TestZmqTcp(TransportContract):

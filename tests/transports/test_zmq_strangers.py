@@ -20,6 +20,8 @@ from hermes_zmq import doors  # noqa: E402
 from hermes_zmq import pump as pumps  # noqa: E402
 from hermes_zmq.router import RouterDoor  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 DOORS = ("pub", "sub", "pull", "push", "router")
 
 

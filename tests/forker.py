@@ -1,6 +1,6 @@
 """A process that has imported Hermes, and forks for every program that a test starts.
 
-Run by :mod:`tests.processes` as ``python nursery.py FD``; knows nothing of tests.  ``FD`` is a stream
+Run by :mod:`tests.processes` as ``python forker.py FD``; knows nothing of tests.  ``FD`` is a stream
 socket.  A request on it is the length of a JSON document (4 bytes, little-endian), sent together with
 four descriptors, then the document: the interpreter's arguments, the environment, the directory, and
 whether to begin a session.  The descriptors are standard input, output and error of the program, and
