@@ -87,6 +87,20 @@ def test_help_shows_examples_and_exit_codes(name: str, command: click.Command) -
     assert re.search(r"Exit codes:\n  0 ", text)
 
 
+@pytest.mark.slow
+@each_command
+def test_every_command_starts_in_an_interpreter_of_its_own(name: str, command: object) -> None:
+    """Each command imports what it needs: nothing that another one has imported before."""
+    done = subprocess.run(
+        [sys.executable, "-m", "hermes", *name.split(), "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert done.stdout.startswith(f"Usage: hermes {name} "), done.stdout
+
+
 @each_command
 def test_every_command_has_a_place_in_the_docs(name: str, command: click.Command) -> None:
     """docs/cli.md has a section for it, and a row in its first table that leads there."""

@@ -28,6 +28,7 @@ header; each program once too.  They are kept in ``build/native-tests``, which `
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
@@ -154,7 +155,8 @@ def _sources(program: Path) -> list[Path]:
 class _Builder:
     """Objects and programs, each kept in ``place`` under a digest of all that it is made from.
 
-    They outlive the session: what has not changed is not compiled again, by other processes neither.
+    They outlive the session: what has not changed is not compiled again.  Processes that want the same
+    at a time wait for the first of them.
     """
 
     def __init__(self, place: Path) -> None:
@@ -183,12 +185,18 @@ class _Builder:
         target = self._place / hashlib.sha256(made_from.encode()).hexdigest()[:32] / name
         if not target.exists():
             target.parent.mkdir(exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=target.parent) as place:
-                made = Path(place) / name
-                _call([*command, "-o", str(made)])
-                made.rename(target)  # whole or not at all: others may be at it too
+            with (target.parent / "lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # another process or thread may be making it
+                if not target.exists():
+                    self._call(command, target)
         os.utime(target.parent)
         return target
+
+    def _call(self, command: tuple[str, ...], target: Path) -> None:
+        with tempfile.TemporaryDirectory(dir=target.parent) as place:
+            made = Path(place) / target.name
+            _call([*command, "-o", str(made)])
+            made.rename(target)  # whole or not at all: this process may be killed meanwhile
 
 
 @pytest.fixture(scope="session")
