@@ -21,6 +21,7 @@ import json
 import os
 import runpy
 import select
+import signal
 import socket
 import struct
 import sys
@@ -45,6 +46,7 @@ IMPORTED = (
 
 def program(control: socket.socket) -> dict[str, Any] | None:
     """Fork for every request; returns the request in the program's process, None at the end."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is the tests'
     poll = select.poll()
     poll.register(control, select.POLLIN)
     running: dict[int, tuple[int, int]] = {}  # by pidfd: the process and the socket of its status
@@ -64,6 +66,7 @@ def program(control: socket.socket) -> dict[str, Any] | None:
                 for number, one in enumerate(passed[:3]):
                     os.dup2(one, number)
                 os.closerange(3, DESCRIPTORS_MAX)
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
                 return request  # type: ignore[no-any-return]
             *standard, status = passed
             for one in standard:

@@ -175,6 +175,7 @@ class _Forker:
                 pass_fds=[theirs.fileno()],
                 cwd=Path(__file__).parents[1],
             )
+        self._owner = os.getpid()
         atexit.register(self.close)
 
     def request(self, document: dict[str, Any], descriptors: list[int]) -> None:
@@ -184,8 +185,10 @@ class _Forker:
             self._control.sendall(data)
 
     def close(self) -> None:
-        self._control.close()
-        self._process.wait()
+        if self._owner == os.getpid():  # else a test's fork ends, which has a copy of the socket
+            self._control.shutdown(socket.SHUT_RDWR)
+            self._control.close()
+            self._process.wait()
 
 
 @cache
