@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.packaging.wheel import build, interpreters, try_out
+from tests.packaging.wheel import VERSIONS, build, interpreter, try_out
 
 SIZE_MAX = 1_200_000
 """Bytes of the wheel: debug information would double it."""
@@ -34,7 +34,11 @@ def test_one_wheel_serves_every_cpython(wheel: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("interpreter", list(interpreters()), ids=lambda path: Path(path).name)
-def test_it_runs_without_a_compiler(wheel: Path, interpreter: str) -> None:
+@pytest.mark.parametrize("version", VERSIONS)
+def test_it_runs_without_a_compiler(wheel: Path, version: str) -> None:
     """Installed into an empty environment, with nothing else on the path, the demo runs."""
-    try_out(wheel, interpreter)
+    found = interpreter(version)
+    if found is None:
+        pytest.skip(f"no CPython {version} here: the wheel was not tried with it")
+
+    try_out(wheel, found)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from shutil import which
 from tempfile import TemporaryDirectory
@@ -74,20 +73,19 @@ def build(directory: Path) -> Path:
         return repaired.rename(directory / repaired.name)
 
 
-def interpreters() -> Iterator[str]:
-    """Every CPython of VERSIONS that is here; pyenv is asked for its own, too."""
-    for version in VERSIONS:
-        found = which(f"python{version}")
-        if found is not None:
-            done = subprocess.run(
-                [found, "-c", "import sys, venv; print(sys.executable)"],
-                env=os.environ | {"PYENV_VERSION": version},
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if done.returncode == 0:
-                yield done.stdout.strip()
+def interpreter(version: str) -> str | None:
+    """The CPython of a version that is here, if any; pyenv is asked for its own, too."""
+    found = which(f"python{version}")
+    if found is None:
+        return None
+    done = subprocess.run(
+        [found, "-c", "import sys, venv; print(sys.executable)"],
+        env=os.environ | {"PYENV_VERSION": version},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def try_out(wheel: Path, interpreter: str) -> None:
@@ -106,9 +104,9 @@ def main(directory: Path) -> None:
     """Build, and try with every interpreter."""
     wheel = build(directory)
     print(f"{wheel}: {wheel.stat().st_size / 1e6:.2f} MB")
-    for interpreter in interpreters():
-        try_out(wheel, interpreter)
-        print(f"installed without a compiler, and hermes demo ran: {interpreter}")
+    for found in filter(None, map(interpreter, VERSIONS)):
+        try_out(wheel, found)
+        print(f"installed without a compiler, and hermes demo ran: {found}")
 
 
 if __name__ == "__main__":
