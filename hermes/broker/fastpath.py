@@ -183,12 +183,12 @@ class FastPath:
     def hand_out(self) -> tuple[int, int, int, int] | None:
         """Arguments for :class:`hermes.native.express.HandOut`, which then sends its output; None:
         the transport has to pull it."""
-        express, output, connection = self.express, self._output, self._connection
+        express, output = self.express, self._output
         if express is None or self._fd < 0 or not output.active:
             return None
         if output.views or output.answers or self._acks.due:
             return None
-        if connection.paused or connection.closing:
+        if self._connection.paused or self._connection.closing:
             return None
         if self._protocol.state is not _OPEN or self._protocol.has_output:
             return None
