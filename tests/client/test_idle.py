@@ -136,8 +136,9 @@ def test_an_idle_client_notices_that_its_broker_is_gone(wire: Wire):
 
 def test_connected_is_true_only_while_there_is_a_broker(wire: Wire):
     """The first look after the connection's end says that there is none."""
-    with hermes.connect(wire.url, reconnect=TIMEOUT_S, timeout=0.1) as client:
+    with hermes.connect(wire.url, reconnect=TIMEOUT_S, timeout=TIMEOUT_S) as client:
         assert client.connected
+        client.timeout = 0.1  # for its close, which finds no broker
         wire.refusing = True
         wire.cut()
         until(lambda: _has_ended(client))
