@@ -14,11 +14,14 @@ MODULE = Path(__file__).with_name("faulty.py")
 DEADLINE_S = 280
 
 
-def test_every_defect_is_noticed(tmp_path: Path) -> None:
-    """Each faulty storage fails the test that is about its fault; the same storage without a fault
-    passes."""
-    report = tmp_path / "report.json"
-    chosen = [f"{MODULE}::{name}::{test}" for name, test in CAUGHT_BY.items()]
+TRIES = 5
+"""Times that a fault may hide: while other programs have the system write its whole cache to the disk,
+a storage that never syncs looks as if it had."""
+
+
+def outcomes_of(report: Path, names: list[str]) -> dict[str, list[tuple[str, str]]]:
+    """What the kit says of faulty storages: by class, the test that is about the fault, and its outcome."""
+    chosen = [f"{MODULE}::{name}::{CAUGHT_BY[name]}" for name in names]
 
     subprocess.run(
         [
@@ -32,15 +35,24 @@ def test_every_defect_is_noticed(tmp_path: Path) -> None:
         capture_output=True,
     )
 
-    subjects = json.loads(report.read_text())["subjects"]
-    outcomes = {
+    return {
         subject["class"].rpartition("::")[2]: [
             (check["check"], check["outcome"]) for check in subject["checks"]
         ]
-        for subject in subjects
+        for subject in json.loads(report.read_text())["subjects"]
     }
+
+
+def test_every_defect_is_noticed(tmp_path: Path) -> None:
+    """Each faulty storage fails the test that is about its fault; the same storage without a fault
+    passes."""
     expected = {
         name: [(test, "passed" if name == "TestControl" else "failed")]
         for name, test in CAUGHT_BY.items()
     }
+
+    outcomes = outcomes_of(tmp_path / "report.json", list(CAUGHT_BY))
+    for number in range(TRIES):
+        if outcomes["TestCareless"] != expected["TestCareless"]:
+            outcomes |= outcomes_of(tmp_path / f"again-{number}.json", ["TestCareless"])
     assert outcomes == expected

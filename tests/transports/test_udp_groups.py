@@ -54,7 +54,8 @@ def test_which_address_is_a_group(url: str, group: Group | None) -> None:
 def resolving(monkeypatch: pytest.MonkeyPatch, names: dict[str, str]) -> None:
     real = socket.getaddrinfo
 
-    def getaddrinfo(host: str, *arguments: Any, **named: Any) -> Any:
+    def getaddrinfo(name: bytes, *arguments: Any, **named: Any) -> Any:
+        host = name.decode()
         if host.endswith(".invalid"):  # as a name server says it, which there need not be here
             raise socket.gaierror(socket.EAI_NONAME, "unknown")
         return real(names.get(host, host), *arguments, **named)
