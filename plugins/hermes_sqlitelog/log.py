@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hermes.errors import Closed, MalformedInput, StorageFailed, UsageError
+from hermes.errors import Closed, MalformedInput, StorageDamaged, StorageFailed, UsageError
 from hermes.native.decoder import FrameIndex, decode
 from hermes.native.frames import STORED_MAX
 from hermes.native.log import INDEX_TICK_NS, Appended, Hole, LogEvent, Place, Run
@@ -67,6 +67,18 @@ class Row(NamedTuple):
     publisher_first: int
     crc: int
     frames: bytes
+
+    @classmethod
+    def of(cls, columns: tuple[Any, ...]) -> Row:
+        """The row with these columns.  Damage may have left any type in any of them: then it is a row
+        without frames, whose checksum is wrong."""
+        *numbers, frames = columns[:5] + columns[6:]
+        if all(isinstance(number, int) for number in numbers) and (
+            isinstance(columns[5], bytes) and isinstance(frames, bytes)
+        ):
+            return cls(*columns)
+        first, _, position = (n if isinstance(n, int) else 0 for n in numbers[:3])
+        return cls(first, 0, position, 0, 0, b"", 0, -1, b"")
 
     @property
     def next_sequence(self) -> int:
@@ -232,7 +244,11 @@ class SqliteLog:
                 "SELECT last FROM publisher WHERE stream = ? AND publisher = ?",
                 (self._id, publisher),
             ).fetchone()
-        return int(found[0]) if found is not None else 0
+        if found is not None and not isinstance(found[0], int):
+            raise StorageDamaged(
+                f"looking for a publisher in stream {self._name!r}: its sequence is no number"
+            )
+        return found[0] if found is not None else 0
 
     def read(self, position: int, limit: int) -> Run | Hole | None:
         """One row or part of it, or several rows that fit ``limit``."""
@@ -244,7 +260,8 @@ class SqliteLog:
         if position < state.start_position:
             return Hole(state.start_position, state.first_sequence, gone=True)
         row = self._row("position <= ? ORDER BY position DESC", position)
-        if row is None or row.end <= position or not self._is_sound(row):
+        # A damaged index may lead to another row than asked for, here and below.
+        if row is None or not row.position <= position < row.end or not self._is_sound(row):
             return self._behind(position)
         index = self._index(row)
         if index is None:
@@ -259,7 +276,8 @@ class SqliteLog:
         if sequence >= state.next_sequence:
             return Place(state.end_position, state.next_sequence)
         row = self._row("first_sequence <= ? ORDER BY first_sequence DESC", sequence)
-        if row is not None and row.next_sequence > sequence and self._is_sound(row):
+        holds = row is not None and row.first_sequence <= sequence < row.next_sequence
+        if row is not None and holds and self._is_sound(row):
             index = self._index(row)
             if index is not None:
                 at = index.frame_offset[sequence - row.first_sequence]
@@ -347,8 +365,9 @@ class SqliteLog:
             assert cursor.lastrowid is not None
             return cursor.lastrowid, 1, 0
         number, next_sequence, end_position, crc = found
-        if crc == tail_crc(self._name, next_sequence, end_position):
-            return number, next_sequence, end_position
+        with contextlib.suppress(struct.error):  # a column is no number
+            if crc == tail_crc(self._name, next_sequence, end_position):
+                return number, next_sequence, end_position
         self._id = number
         last = self._row("first_sequence >= ? ORDER BY first_sequence DESC", 0)
         if last is None or not self._is_sound(last):
@@ -362,7 +381,8 @@ class SqliteLog:
         if row is None:
             state.first_sequence, state.start_position = state.next_sequence, state.end_position
         else:
-            state.first_sequence, state.start_position = row.first_sequence, row.position
+            state.first_sequence = max(1, row.first_sequence)
+            state.start_position = max(0, row.position)
 
     def _rows(self, condition: str, value: int, count: int) -> list[Row]:
         with errors(f"reading stream {self._name!r}"):
@@ -370,7 +390,7 @@ class SqliteLog:
                 f"SELECT {ROW} FROM batch WHERE stream = ? AND {condition} LIMIT ?",
                 (self._id, value, count),
             ).fetchall()
-        return [Row(*row) for row in rows]
+        return [Row.of(row) for row in rows]
 
     def _row(self, condition: str, value: int) -> Row | None:
         rows = self._rows(condition, value, 1)
@@ -439,6 +459,8 @@ class SqliteLog:
             )
             old = 0
             for end, appended_ns in rows:
+                if not isinstance(end, int) or not isinstance(appended_ns, int):
+                    continue  # damaged: it goes with what follows
                 if time_ns <= appended_ns <= self._newest_ns:
                     break
                 if appended_ns < time_ns:
@@ -476,8 +498,10 @@ class SqliteLog:
 
     def _behind(self, position: int) -> Hole:
         """What stands at ``position`` is damaged: go on at the next sound row."""
-        at = self._sound_from("position > ? ORDER BY position", position)
-        return Hole(at.position, at.first_sequence, gone=False)
+        for first, found, _, _, _ in self._sound_rows("position > ? ORDER BY position", position):
+            if found > position:
+                return Hole(found, first, gone=False)
+        return Hole(self._state.end_position, self._state.next_sequence, gone=False)
 
     def _joined(self, first: Row, limit: int) -> Run:
         """``first`` and the rows that follow it, as long as they are sound and fit."""

@@ -68,6 +68,19 @@ def test_damage_that_sqlite_quotes_is_damage(tmp_path: Path) -> None:
         file.write_bytes(whole)
 
 
+def _filled(file: Path, count: int) -> list[bytes]:
+    """Make a database with so many messages, in a row each; returns their frames."""
+    frames = []
+    storage = default_plugins().storage("sqlite").open(parse_url(f"sqlite:{file}"))
+    with closing(storage), closing(storage.open_stream("default", SETTINGS, None)) as log:
+        for number in range(1, count + 1):
+            encoder = Encoder()
+            encoder.encode(b"x" * number, topic="a", sequence=number, timestamp_ns=1)
+            frames.append(bytes(encoder.view))
+            log.append(memoryview(frames[-1]), 1, publisher=b"p" * 16, first_sequence=number)
+    return frames
+
+
 def _damaged(file: Path, condition: str) -> None:
     """Change the checksums of the rows that meet ``condition``."""
     with closing(sqlite3.connect(file)) as other, other:
@@ -91,6 +104,38 @@ def test_however_much_is_damaged_the_sound_rest_is_served(tmp_path: Path) -> Non
 
     assert hole == Hole(places[-1].position, 1002, gone=False)
     assert found == (places[-1].position, 1002)
+
+
+@pytest.mark.parametrize("value", ["NULL", "1.5", "'text'", "x'00'", "-1"])
+@pytest.mark.parametrize("place", [1, 2, 3])
+def test_a_damaged_column_of_any_type_is_a_gap(tmp_path: Path, place: int, value: str) -> None:
+    """Whatever type damage leaves in whichever column of a row: that row is a gap, and the sound ones are
+    served."""
+    columns = [column.strip() for column in module.ROW.split(",")]
+    for column in columns:
+        file = tmp_path / f"{column}.db"
+        frames = _filled(file, 3)
+        with closing(sqlite3.connect(file)) as other, other:
+            other.execute("PRAGMA writable_schema = ON")
+            other.execute("UPDATE sqlite_master SET sql = replace(sql, ' NOT NULL', '')")
+        with closing(sqlite3.connect(file)) as other, other:
+            other.execute("PRAGMA ignore_check_constraints = ON")
+            other.execute(f"UPDATE batch SET {column} = {value} WHERE first_sequence = {place}")
+
+        storage = default_plugins().storage("sqlite").open(parse_url(f"sqlite:{file}"))
+        with closing(storage), closing(storage.open_stream("default", SETTINGS, None)) as log:
+            log.trim(time.time_ns())
+            log.locate(2)
+            log.locate_time(1)
+            found, position = [], log.status().start_position
+            while (run := log.read(position, 1)) is not None:
+                if isinstance(run, Hole):
+                    assert run.position > position
+                    position = run.position
+                else:
+                    found.append(bytes(run.view))
+                    position += len(run.view)
+        assert found == [frame for number, frame in enumerate(frames, 1) if number != place]
 
 
 def test_a_start_by_time_begins_with_the_damage_before_it(tmp_path: Path) -> None:

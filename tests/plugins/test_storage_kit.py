@@ -20,7 +20,7 @@ a storage that never syncs looks as if it had."""
 
 
 def outcomes_of(report: Path, names: list[str]) -> dict[str, list[tuple[str, str]]]:
-    """What the kit says of faulty storages: by class, the test that is about the fault, and its outcome."""
+    """Run the kit for faulty storages; returns by class the test that is about the fault, and its outcome."""
     chosen = [f"{MODULE}::{name}::{CAUGHT_BY[name]}" for name in names]
 
     subprocess.run(
