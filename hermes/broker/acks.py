@@ -100,7 +100,7 @@ class Acks:
         self.due: list[Publisher] = []
         """Publishers with an acknowledgement that leaves with the next output."""
 
-    # What the connection calls.
+    # Calls of the connection.
 
     def note_fed(self) -> None:
         """Note how far each publisher has come by what the ingest was fed."""
@@ -178,7 +178,7 @@ class Acks:
         self.due.clear()
         del self._connection
 
-    # What a sync calls.
+    # Calls of a sync.
 
     def synced(self) -> bool:
         """A sync ended: acknowledge what it covered; True if nothing waits for another."""

@@ -273,7 +273,7 @@ class Connection:
         self._host.forget(self)
         self._requests.end(error)
 
-    # What the kernel calls.
+    # Calls of the kernel.
 
     def mark(self) -> None:
         """Have the transport told that there may be output."""
@@ -348,7 +348,7 @@ class Connection:
             **self._sink.totals(),
         }
 
-    # What its parts, and other connections, ask.
+    # Calls of its parts, and of other connections.
 
     @property
     def address(self) -> str:

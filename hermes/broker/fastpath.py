@@ -75,7 +75,7 @@ class FastPath:
         self._protocol = protocol
         self._acks = acks
         self._output = output
-        # What a log elsewhere has not confirmed is neither acknowledged nor delivered.
+        # Messages that a log elsewhere has not confirmed are neither acknowledged nor delivered.
         self.express = None if context.streams.backed else Express(ingest)
         """None: this connection is served by Python alone."""
         self._seats: dict[int, Reader] = {}
@@ -84,7 +84,7 @@ class FastPath:
         self._fd = -1
         self._bulky = 0
 
-    # Whom it serves.
+    # Readers and publishers that are served.
 
     def set_level(self, publisher: int, level: m.AckLevel) -> None:
         """The publisher with that number was opened."""

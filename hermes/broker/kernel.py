@@ -103,8 +103,8 @@ class Kernel:
             durable=storage.durable,
             started_ns=time.monotonic_ns(),
             scratch=memoryview(scratch),
-            # Of the bytes, not of the view: CPython 3.11 crashes when a view that something refers
-            # to becomes garbage in a circle, as a kernel is after an exception.
+            # The address is taken of the bytes, not of the view: CPython 3.11 crashes when a view that
+            # something refers to becomes garbage in a circle, as a kernel is after an exception.
             scratch_address=address_of(scratch),
             clock=Clock(),
             counters=Counters(),
@@ -124,7 +124,7 @@ class Kernel:
         self._stopping = False
         self._begin_timers()
 
-    # What a transport asks.
+    # Calls of a transport.
 
     def connect(self, owner: object, peer: Peer) -> Connection:
         """A new connection of ``owner``'s.  One too many is told so, and ends."""
@@ -211,7 +211,7 @@ class Kernel:
             else:
                 self.syncs.hand_over(place, place.backed)
 
-    # What the loop asks.
+    # Calls of the loop.
 
     def after_pass(self) -> None:
         """Begin the syncs that this pass's messages wait for."""
@@ -219,7 +219,7 @@ class Kernel:
             self._collect()
         self.syncs.after_pass()
 
-    # What connections and the broker ask.
+    # Calls of connections and of the broker.
 
     def forget(self, connection: Connection) -> None:
         """Drop ``connection``, which has ended."""

@@ -108,7 +108,7 @@ class OutputQueue:
         """Whether nothing waits to be sent but what the protocol has written."""
         return not (self.views or self.active or self.answers or self._acks.due)
 
-    # What a transport calls.
+    # Calls of a transport.
 
     def pull(self, limit: int) -> Sequence[memoryview]:
         """Return output that was pulled and not taken yet, or pull about ``limit`` bytes."""

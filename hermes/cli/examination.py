@@ -60,7 +60,7 @@ def examine(plugins: list[Installed], *, deadline_ns: int = DEADLINE_NS) -> list
 
 
 def judge(plugin: Installed, answer: dict[str, Any], deadline_ns: int) -> dict[str, Any]:
-    """What a process found, or how it ended."""
+    """The findings of a process, or how it ended."""
     if answer["late"]:
         return failed(
             f"{plugin} was not ready after {deadline_ns / 1e9:g} s: it hangs while it is imported, "

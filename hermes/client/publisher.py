@@ -631,8 +631,9 @@ def _as_u32(lengths: Any) -> Any:
     """A contiguous buffer of 32-bit numbers."""
     if isinstance(lengths, str | Mapping):
         checks.wrong_type("lengths", f"numbers from 0 to {U32_MAX}", lengths)
-    # A list has no buffer, and some buffers have formats that Python cannot list: array() takes the
-    # numbers of the first one by one, and its error says what is wrong with the second.
+    # These errors pass: a list has no buffer, and some buffers have formats that Python cannot list.
+    # array() takes the numbers of the first one by one, and its error says what is wrong with the
+    # second.
     with (
         contextlib.suppress(TypeError, ValueError, NotImplementedError),
         memoryview(lengths) as view,

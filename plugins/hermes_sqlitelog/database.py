@@ -27,8 +27,8 @@ BUSY_WRITE_MS = 50
 """How long a write does: the broker's loop waits with it, and tries again later."""
 
 ERRORS = (sqlite3.Error, UnicodeDecodeError)
-"""What the module raises for a database that is at fault: the latter where a message of SQLite's quotes
-damaged text."""
+"""Exceptions of the module for a database that is at fault.  It raises UnicodeDecodeError where a message of
+SQLite's quotes damaged text."""
 
 SCHEMA = """
 CREATE TABLE stream (

@@ -109,8 +109,7 @@ def test_however_much_is_damaged_the_sound_rest_is_served(tmp_path: Path) -> Non
 @pytest.mark.parametrize("value", ["NULL", "1.5", "'text'", "x'00'", "-1"])
 @pytest.mark.parametrize("place", [1, 2, 3])
 def test_a_damaged_column_of_any_type_is_a_gap(tmp_path: Path, place: int, value: str) -> None:
-    """Whatever type damage leaves in whichever column of a row: that row is a gap, and the sound ones are
-    served."""
+    """A row is a gap, and the sound ones are served, if damage leaves another type in any of its columns."""
     columns = [column.strip() for column in module.ROW.split(",")]
     for column in columns:
         file = tmp_path / f"{column}.db"

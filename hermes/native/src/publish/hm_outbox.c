@@ -357,7 +357,7 @@ int hm_outbox_batch(hm_outbox *outbox, uint64_t limit, uint64_t now_ns, uint8_t 
     hm_batch_encode(header, outbox->id, 0, after, through, bytes, now_ns);
     outbox->batch_size = *size = bytes;
     outbox->batch_through = through;
-    /* What is sent again, behind a resume, was offered before.
+    /* Messages that are sent again, behind a resume, were offered before.
      * release: pairs with the acquire in hm_outbox_ack, which may run before hm_outbox_sent does. */
     if (through > atomic_load_explicit(&outbox->offered, memory_order_relaxed))
         atomic_store_explicit(&outbox->offered, through, memory_order_release);
