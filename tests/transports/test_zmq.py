@@ -349,6 +349,29 @@ def test_what_was_not_acknowledged_is_offered_again(
     assert counters["push_turned_away"] == 2
 
 
+def test_what_comes_between_two_looks_is_taken(
+    programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A feed door without a connection finds a message that arrives just after it has looked for one:
+    the descriptor does not tell of it again."""
+    real, missed = doors.events, []
+
+    def events(socket: Any) -> int:
+        found = real(socket)
+        if found & zmq.POLLIN and socket.type == zmq.PULL and not missed:
+            missed.append(found)
+            return found & ~zmq.POLLIN
+        return found
+
+    monkeypatch.setattr(doors, "events", events)
+    with serving(programs) as broker, hermes.connect(broker.urls[1]) as client:
+        everything = client.subscribe("jobs.>", start="earliest")
+        programs.socket(zmq.PUSH, "push").send_multipart([b"jobs.a", b"one"])
+
+        assert everything.receive(TIMEOUT_MS / 1000).payload == b"one"
+    assert missed
+
+
 @pytest.mark.parametrize(
     ("kind", "door", "listener"),
     [

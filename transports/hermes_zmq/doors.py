@@ -272,7 +272,9 @@ class FeedDoor(Door):
             unsettled = self._again and not self.due_ns
             news = events(self.socket) & zmq.POLLIN  # has the descriptor fall silent
             self.awake = bool(news or unsettled)
-            return int(unsettled)
+            # Nothing else tells of what has come since :meth:`_open` looked.
+            unopened = news and self._wire is None and not self.due_ns
+            return int(bool(unopened or unsettled))
         result = self._feed_batch()
         self.awake = result.why == pumps.MORE or self._again
         return int(result.messages) + int(self.awake)
