@@ -617,7 +617,7 @@ class ServeDoor(Door):
         """Take the monitor's news."""
         super().watch_peers()
         if not len(self.peers):
-            self._prefixes.peers_gone()
+            self.awake = True  # they may have been all that wanted something
 
     def _give_up(self) -> None:
         self._wanted = False
@@ -635,6 +635,10 @@ class ServeDoor(Door):
                     continue
                 break
             self._prefixes.told(told)
+        if self._prefixes.full:
+            super().watch_peers()  # of those who are gone there may have been messages left
+            if not len(self.peers):
+                self._prefixes.peers_gone()
         if self._prefixes and not self._wanted:
             self._wanted = True
             if self.house.options.start != "latest":

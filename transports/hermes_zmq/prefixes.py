@@ -24,17 +24,18 @@ class Prefixes:
         self._of: dict[str, set[bytes]] = {}  # by admission
         self._admitted: dict[int, str] = {}  # the last admission of each descriptor
         self._total = 0
-        self._full = False
+        self.full = False
+        """There are more than are remembered."""
 
     def __bool__(self) -> bool:
-        return self._full or bool(self._wanted)
+        return self.full or bool(self._wanted)
 
     def peers_gone(self) -> None:
         """No peer is left: count anew, if there were too many to remember."""
-        if self._full:
+        if self.full:
             self._wanted.clear()
             self._of.clear()
-            self._total, self._full = 0, False
+            self._total, self.full = 0, False
 
     def told(self, message: zmq.Frame) -> None:
         """The socket, which has ``XPUB_VERBOSER`` set, has passed on ``message``."""
@@ -64,7 +65,7 @@ class Prefixes:
         if prefix in has:
             return
         if self._total >= PREFIXES_MAX:
-            self._full = True
+            self.full = True
             return
         has.add(prefix)
         self._wanted[prefix] = self._wanted.get(prefix, 0) + 1
