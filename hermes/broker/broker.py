@@ -148,7 +148,7 @@ class Broker(Closable):
         positions.rewind({place.name: place.last_sequence for place in streams})
         kernel.watch_logs()
         if len(kernel.agents) == 1:  # others would wait meanwhile
-            kernel.context.express_spin_ns = loop.spin_ns
+            kernel.context.serve_spin_ns = loop.spin_ns
         hooks.started(kernel.describe())
         self._kernel, self._loop = kernel, loop
         self._at = ", ".join(self.urls)

@@ -1,9 +1,9 @@
 """The broker's end of one client: takes what a transport brings, and has its parts do the rest.
 
 Input goes to C in as few calls as it arrived in reads.  Requests are answered by
-:mod:`hermes.broker.requests`, publishers acknowledged by :mod:`hermes.broker.acks`; output is
-:mod:`hermes.broker.output`, and what native code does alone :mod:`hermes.broker.fastpath`.  See
-:class:`hermes.spi.transport.Connection` for the side a transport sees.
+:mod:`hermes.broker.requests`, publishers acknowledged by :mod:`hermes.broker.acks`, and output is
+:mod:`hermes.broker.output`.  See :class:`hermes.spi.transport.Connection` for the side a transport
+sees.
 
 This is the path every message takes: what runs once per read is written to do little.
 """
@@ -16,17 +16,16 @@ from typing import Any, Protocol
 
 from hermes.broker.acks import Acks, Sink
 from hermes.broker.context import Context
-from hermes.broker.fastpath import FastPath
-from hermes.broker.output import OutputQueue
+from hermes.broker.output import Output
 from hermes.broker.publishers import Publisher
 from hermes.broker.requests import Requests
 from hermes.broker.streams import ServedStream
-from hermes.broker.subscriptions import Reader, Subscription
+from hermes.broker.subscriptions import Subscription
 from hermes.broker.turns import TURN_NS
+from hermes.native.conn import INPUT, READ_SIZE, WORK, Conn, Conns, Rounds
 from hermes.native.envelopes import address_of
-from hermes.native.express import INPUT, READ_SIZE, WORK, Express, Result
 from hermes.native.stream import Ingest
-from hermes.spi.transport import Peer
+from hermes.spi.transport import Flushed, Medium, Peer
 from hermes.wire.server import Event, ServerProtocol, ServerState
 
 OWN_BUFFER_FROM = 262144
@@ -41,6 +40,8 @@ ANSWERS_LIMIT = 4 * ANSWERS_MAX
 HELD_MAX = 4 * 1024 * 1024
 """Bytes of input that may wait for a connection's requests: a transport that reads on although the
 connection is paused has it cut off with more."""
+SERVE_BOUND_NS = 1_000_000
+"""How long native code may serve one connection: timers and others wait meanwhile."""
 
 _OPEN = ServerState.OPEN
 _CLOSED = ServerState.CLOSED
@@ -50,12 +51,13 @@ _PEER_CLOSED = ServerState.PEER_CLOSED
 class Queue:
     """The connections of one agent that may have output."""
 
-    __slots__ = ("items", "lent")
+    __slots__ = ("conns", "items")
 
     def __init__(self) -> None:
         self.items: list[Connection] = []
-        self.lent = False
-        """Some of the agent's connections have been lent their socket."""
+        """Connections for which there is something to do in Python."""
+        self.conns = Conns()
+        """All of them, with those that may have something to deliver."""
 
 
 class Roster(Protocol):
@@ -70,6 +72,7 @@ class Connection:
 
     __slots__ = (
         "_acks",
+        "_conn",
         "_context",
         "_ended",
         "_have",
@@ -91,7 +94,6 @@ class Connection:
         "attachment",
         "bytes_in",
         "closing",
-        "fast",
         "marked",
         "number",
         "opened_ns",
@@ -118,8 +120,8 @@ class Connection:
         sink = self._sink = Sink(ingest)
         protocol = self._protocol = ServerProtocol(sink, context.limits)
         acks = self._acks = Acks(self, context, protocol, ingest, sink)
-        output = self._output = OutputQueue(self, context, protocol, acks)
-        fast = self.fast = FastPath(self, context, protocol, ingest, acks, output)
+        conn = self._conn = Conn(queue.conns, ingest, number)
+        output = self._output = Output(self, context, protocol, acks, conn)
         self._requests = Requests(
             self,
             peer,
@@ -128,7 +130,7 @@ class Connection:
             ingest=ingest,
             acks=acks,
             output=output,
-            fast=fast,
+            conn=conn,
         )
         self._receive = protocol.receive
         self._rest = b""
@@ -205,32 +207,41 @@ class Connection:
         except Exception as error:
             self.fail(error)
 
-    def express(self, fd: int, epoll_fd: int, medium: int = 0) -> int:
+    def serve(self, medium: Medium, watch_fd: int) -> int:
         """Rounds of the common case in one call, where nothing stands in their way."""
-        fast, output = self.fast, self._output
-        express = fast.express
-        if express is None or output.active or output.views or output.answers or self._acks.due:
-            return 0
         if self._rest or self._own is not None or self.paused or self._lost:
             return 0
         if self._protocol.state is not _OPEN or self._protocol.has_output:
             return 0
-        result = fast.run(express, fd, epoll_fd, medium)
-        self.bytes_in += result.received
-        self._sink.account(result.messages, result.batches, result.duplicates)
-        why = result.why
-        if why in (INPUT, WORK):
+        context = self._context
+        spin_ns = 0 if context.turns.unfinished else context.serve_spin_ns
+        served = self._conn.serve(
+            medium.fd, medium.address, watch_fd, context.scratch_address, spin_ns, SERVE_BOUND_NS
+        )
+        self.bytes_in += served.received
+        self._sink.account(served.messages, served.batches, served.duplicates)
+        context.counters.served_rounds += served.rounds
+        if served.why in (INPUT, WORK):
             try:
-                self._after_express(express, result)
+                self._after_serve(served)
             except Exception as error:
                 self.fail(error)
-            return -1 if result.size == READ_SIZE else 1
-        return result.rounds
+            return -1 if served.size == READ_SIZE else 1
+        return served.rounds
 
-    def lend(self, fd: int) -> None:
-        """Output may go to the socket ``fd`` when the transport asks who is ready."""
-        self.fast.lend(fd)
-        self._queue.lent = True
+    def attach(self, fd: int) -> bool:
+        """Have output go to the socket ``fd`` when the transport asks who is ready."""
+        self._conn.attach(fd)
+        return True
+
+    def flush(self) -> Flushed:
+        """Send what there is to the socket that is attached.
+
+        Raises:
+            OSError: the socket is broken.
+        """
+        self.marked = False
+        return self._output.flush()
 
     def output(self, limit: int) -> Sequence[memoryview]:
         """Return output that was pulled and not taken yet, or pull about ``limit`` bytes."""
@@ -239,11 +250,11 @@ class Connection:
 
     def advance(self, nbytes: int) -> None:
         """The medium has taken ``nbytes``."""
-        self._output.advance(nbytes)
+        self._conn.advance(nbytes)
 
     def release(self, nbytes: int) -> None:
         """The medium needs the first ``nbytes`` of what it has taken no more."""
-        self._output.release(nbytes)
+        self._conn.release(nbytes)
 
     def eof_received(self) -> None:
         """The peer will send no more."""
@@ -265,7 +276,6 @@ class Connection:
         self.drop_subscriptions()
         self._acks.end()
         self._output.close()
-        self.fast.close()
         self._own = self._own_address = None
         self._rest = b""
         self._held = self._held_event = None
@@ -276,10 +286,11 @@ class Connection:
     # Calls of the kernel.
 
     def mark(self) -> None:
-        """Have the transport told that there may be output."""
-        if not self.marked:
+        """Have the transport told that there may be output; what Python has to say leaves first."""
+        if not self.marked and not self._lost:
             self.marked = True
             self._queue.items.append(self)
+            self._conn.hold()
 
     def mark_again(self, queue: Queue) -> None:
         """As :meth:`mark` for a connection of ``queue``, also if it was marked before."""
@@ -321,7 +332,7 @@ class Connection:
     def unpin(self) -> int:
         """Copy output that holds log memory and has not moved since the last call; returns the
         bytes copied."""
-        return self._output.unpin()
+        return self._conn.unpin()
 
     @property
     def greeted(self) -> bool:
@@ -330,7 +341,7 @@ class Connection:
 
     def describe(self) -> dict[str, object]:
         """For ``hermes stats``."""
-        hello, output = self._protocol.hello, self._output
+        hello, output = self._protocol.hello, self._conn.status()
         return {
             "number": self.number,
             "transport": self.peer.transport,
@@ -340,11 +351,11 @@ class Connection:
             "state": self._protocol.state.value,
             "age_ns": time.monotonic_ns() - self.opened_ns,
             "bytes_in": self.bytes_in,
-            "bytes_out": output.bytes_out,
+            "bytes_out": output.sent,
             "batches_out": output.deliveries,
             "publishers": len(self._acks.publishers),
             "subscriptions": len(self._requests.subscriptions),
-            "waiting_bytes": output.size + output.flight_size,
+            "waiting_bytes": output.waiting + output.in_flight,
             **self._sink.totals(),
         }
 
@@ -371,14 +382,6 @@ class Connection:
     def holding(self) -> bool:
         """Whether there is input that waits for requests before it."""
         return self._held is not None
-
-    def activate(self, reader: Reader) -> None:
-        """``reader`` may have something."""
-        reader.active = True
-        self._output.active.append(reader)
-        if not self.marked:
-            self.marked = True
-            self._queue.items.append(self)
 
     def control_taken(self) -> None:
         """Control frames that waited have been pulled: read on, unless something else forbids it."""
@@ -498,25 +501,26 @@ class Connection:
             if self._ended:
                 self.eof_received()
 
-    def _after_express(self, express: Express, result: Result) -> None:
-        """Go on with what a run has handed back."""
-        if self.fast.take_over(express, result):
-            self.mark()
-        if result.touched:
-            self._acks.note(express.touched(result.touched))
+    def _after_serve(self, served: Rounds) -> None:
+        """Go on with what native code has handed back."""
+        context = self._context
+        if served.held:
+            context.streams.moved |= served.held
+        if served.touched:
+            self._acks.note(self._conn.touched(served.touched))
             self._acks.note_fed()
-        if result.why == INPUT:
-            context, feed, size = self._context, express.feed, result.size
-            context.streams.moved |= feed.streams
+        if served.why == INPUT:
+            feed, size, data = self._conn.feed, served.size, context.scratch_address
             if feed.touched:
                 self._sink.touched = True
-            data = context.scratch_address
             now_ns = context.clock.now_ns()
             consumed = self._work_off(
                 self._protocol.resume(feed, data, size, now_ns), data, size, now_ns
             )
             if consumed < size:
                 self._keep(context.scratch[consumed:size])
+        if context.streams.backed:
+            context.syncs.throttle(self)
 
     def _keep(self, rest: memoryview) -> None:
         if self._held is not None:

@@ -63,5 +63,5 @@ class Context:
     publishers: PublisherClaims
     agents: list[Agent]
     connections: Mapping[int, Described]
-    express_spin_ns: int = 0
+    serve_spin_ns: int = 0
     """How long native code may poll for more input of one connection."""

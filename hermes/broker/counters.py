@@ -15,7 +15,7 @@ class Counters:
     """Output copied because its log memory was wanted back."""
     denials: int = 0
     """Clients refused by an authentication hook."""
-    express_rounds: int = 0
+    served_rounds: int = 0
     """Rounds that native code made alone."""
     refusals: int = 0
     """Publishers that were refused something they sent."""

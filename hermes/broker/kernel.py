@@ -31,7 +31,6 @@ from hermes.broker.syncs import Syncs
 from hermes.broker.turns import Turns
 from hermes.errors import ConnectionLost, Refused
 from hermes.native.envelopes import address_of
-from hermes.native.express import HandOut
 from hermes.spi.hooks import BrokerInfo, ListenerInfo
 from hermes.spi.storage import Storage
 from hermes.spi.transport import Agent, PathWatcher, Peer
@@ -78,7 +77,7 @@ class Kernel:
         self.connections: dict[int, Connection] = {}
         self._streams = streams
         self._loop = loop
-        self.turns = Turns(streams)
+        self.turns = Turns()
         self._guard = Guard(Faults(LOG))
         refusals = Refusals(storage)
         self.syncs = Syncs(
@@ -119,7 +118,6 @@ class Kernel:
         )
         """The parts that its connections share."""
         self._queues: dict[object, Queue] = {}
-        self._handing_out = HandOut()
         self._ungreeted: dict[int, Connection] = {}
         self._stopping = False
         self._begin_timers()
@@ -165,49 +163,22 @@ class Kernel:
         if turns.busy:
             turns.step()
         queue = self._queues.get(owner)
-        if queue is None or not queue.items:
+        if queue is None:
             return ()
-        items = queue.items
-        queue.items = []
-        return self._hand_out(items) if queue.lent else items
-
-    def _hand_out(self, items: list[Connection]) -> list[Connection]:
-        """Send what connections have whose socket was lent, all in one call; returns those that
-        need more than that."""
-        rest: list[Connection] = []
-        served: list[Connection] = []
-        wanted: list[tuple[int, int, int, int]] = []
-        for connection in items:
-            try:
-                want = connection.fast.hand_out()
-            except Exception as error:
-                self._guard.failed(connection, error)
-                want = None
-            if want is None:
-                rest.append(connection)
-            else:
-                served.append(connection)
-                wanted.append(want)
-        if served:
-            found = self._handing_out.run(wanted, self.context.clock.now_ns())
-            for connection, (sent, deliveries, special) in zip(served, found, strict=True):
-                try:
-                    if special:
-                        rest.append(connection)
-                        connection.fast.handed_out_partly(sent, deliveries)
-                    else:
-                        connection.fast.handed_out(sent, deliveries)
-                except Exception as error:
-                    self._guard.failed(connection, error)
-        return rest
+        items, queue.items = queue.items, []
+        for number in queue.conns.flush():
+            connection = self.connections.get(number)
+            if connection is not None and not connection.marked:
+                items.append(connection)
+        return items
 
     def _collect(self) -> None:
-        """Wake the readers that may have something in the streams that moved."""
+        """Wake the subscriptions that may have something in the streams that moved."""
         streams = self._streams
         moved, streams.moved = streams.moved, 0
         for place in streams.of_bits(moved):
             if place.backed is None:
-                place.wake_followers()
+                place.stream.wake()
             else:
                 self.syncs.hand_over(place, place.backed)
 
@@ -300,7 +271,7 @@ class Kernel:
             every(interval, self.syncs.sync_all)
 
     def _mark_progress(self) -> None:
-        """Let selecting readers that are caught up say what they have covered."""
+        """Let selecting subscriptions that are caught up say what they have covered."""
         for place in self._streams:
             place.mark_progress()
 

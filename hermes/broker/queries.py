@@ -96,7 +96,7 @@ def counters(context: Context) -> dict[str, Any]:
         "loop": {
             "passes": context.loop.passes,
             "waits": context.loop.waits,
-            "express_rounds": context.counters.express_rounds,
+            "served_rounds": context.counters.served_rounds,
             "idle": context.config.idle,
         },
         "connections": {"open": len(context.connections), "total": context.counters.connections},

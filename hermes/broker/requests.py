@@ -14,8 +14,7 @@ from typing import Any, Protocol
 from hermes.broker import queries
 from hermes.broker.acks import Acks
 from hermes.broker.context import Context
-from hermes.broker.fastpath import FastPath
-from hermes.broker.output import OutputQueue
+from hermes.broker.output import Output
 from hermes.broker.owners import durable_key, durable_name
 from hermes.broker.publishers import Publisher, PublisherHost
 from hermes.broker.subscriptions import (
@@ -25,6 +24,7 @@ from hermes.broker.subscriptions import (
     SubscriptionHost,
 )
 from hermes.errors import HermesError, InvalidTopic, Refused, SystemFault
+from hermes.native.conn import Conn
 from hermes.native.patterns import covers
 from hermes.native.stream import Ingest
 from hermes.spi.hooks import ConnectionInfo, Denial, Grant
@@ -65,9 +65,9 @@ class Requests:
 
     __slots__ = (
         "_acks",
+        "_conn",
         "_connection",
         "_context",
-        "_fast",
         "_info",
         "_ingest",
         "_output",
@@ -88,8 +88,8 @@ class Requests:
         protocol: ServerProtocol,
         ingest: Ingest,
         acks: Acks,
-        output: OutputQueue,
-        fast: FastPath,
+        output: Output,
+        conn: Conn,
     ) -> None:
         self._connection = connection
         self._peer = peer
@@ -98,7 +98,7 @@ class Requests:
         self._ingest = ingest
         self._acks = acks
         self._output = output
-        self._fast = fast
+        self._conn = conn
         self.closed = False
         self._info: ConnectionInfo | None = None
         self.grant: Grant | None = None
@@ -146,7 +146,6 @@ class Requests:
     def drop_subscriptions(self) -> None:
         """End every subscription, and give up those under way."""
         subscriptions, self.subscriptions = self.subscriptions, {}
-        self._output.deactivate()
         for subscription in subscriptions.values():
             self._end(subscription)
         while self.opening:
@@ -214,7 +213,9 @@ class Requests:
             return
         last = self._ingest.open(request.publisher, stored_id, older)
         self._acks.open(publisher)
-        self._fast.set_level(request.publisher, request.ack)
+        # Messages that a log elsewhere has not confirmed are not acknowledged natively.
+        level = "stored" if self._context.streams.backed else request.ack
+        self._conn.set_level(request.publisher, level)
         self._protocol.ack(request.publisher, last, "opened")
 
     def _on_subscribe(self, request: m.Subscribe) -> None:
@@ -297,9 +298,9 @@ class Requests:
         number = subscription.id
         self._context.durables.claim(subscription)
         self.subscriptions[number] = subscription
+        self._connection.mark()
         for reader in subscription.readers:
             place = reader.place
-            reader.follow()
             through, epoch = reader.cursor.through, place.epochs.current
             if reader.rewound > through:
                 place.gaps += 1
@@ -308,8 +309,7 @@ class Requests:
                     number, place.index, first=through + 1, last=reader.rewound, reason="epoch"
                 )
             self._protocol.position(number, place.index, place.name, through, epoch)
-            self._fast.add(reader)
-            self._connection.activate(reader)
+            self._conn.add(reader.cursor)
 
     def _on_ping(self, request: m.Ping) -> None:
         if self.opening:
@@ -459,7 +459,7 @@ class Requests:
             self.drop_subscriptions()
             return
         self._acks.close(request.publisher)
-        self._fast.forget(request.publisher)
+        self._conn.set_level(request.publisher, "closed")
 
     def _on_refused(self, event: PublisherRefused) -> None:
         self._context.counters.refusals += 1
@@ -470,10 +470,7 @@ class Requests:
 
     def _end(self, subscription: Subscription) -> None:
         for reader in subscription.readers:
-            if reader.active:
-                self._output.active.remove(reader)
-            reader.active = True  # nobody activates it any more
-            self._fast.remove(reader)
+            self._conn.remove(reader.cursor)
         self._context.durables.release(subscription)
         self._context.turns.discard(subscription)
 

@@ -1,7 +1,6 @@
-"""The broker's streams: opened from the configuration and from what the storage holds, and who
-follows each.
+"""The broker's streams: opened from the configuration and from what the storage holds.
 
-Knows which topics a stream claims and which readers wait for it; not where their output goes.
+Knows which topics a stream claims; not who reads it.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, Protocol, cast
+from typing import cast
 
 from hermes.broker.backed import Backed
 from hermes.broker.config import RETENTION, STREAMS_MAX, Config, StreamConfig
@@ -40,37 +39,8 @@ TOPICS_PAGE = 4096
 """Topics read from a table at a time."""
 
 
-class ReaderHost(Protocol):
-    """A connection, which delivers what its readers have."""
-
-    def activate(self, reader: Any) -> None:
-        """``reader``, a follower of its own, may have something to deliver."""
-
-
-class Follower(Protocol):
-    """A reader of one stream, which is woken when it may have something to deliver."""
-
-    active: bool
-    """True from when it was woken until it has delivered everything, and after it was closed."""
-    live: bool
-    """Any append to the stream wakes it; otherwise notes of its filter do."""
-    progress: bool
-    """When caught up, say with an empty batch what was covered without a message."""
-
-    @property
-    def filter(self) -> int:
-        """The number of its filter in the stream."""
-
-    @property
-    def connection(self) -> ReaderHost:
-        """The connection to tell when it may have something."""
-
-    def settle(self) -> None:
-        """Cease to be live once its filter has met a topic that it does not match."""
-
-
 class ServedStream:
-    """One stream: its log, its topics, what it claims and who follows it."""
+    """One stream: its log, its topics and what it claims."""
 
     def __init__(
         self,
@@ -94,12 +64,6 @@ class ServedStream:
         """Set where the log is not native memory."""
         self.stream = stream
         self.patterns = [pattern.encode() for pattern in config.patterns]
-        self.everything: dict[Follower, None] = {}
-        """Readers that any append makes ready."""
-        self.followers: dict[int, dict[Follower, None]] = {}
-        """Filter number to all its readers, which its notes make ready."""
-        self.readers = 0
-        """How many there are."""
         self.misplaced: list[bytes] | None = []
         """Topics with messages here that are routed elsewhere by now; None: too many to
         remember."""
@@ -150,49 +114,13 @@ class ServedStream:
                 raise
         return cursor
 
-    def follow(self, reader: Follower) -> None:
-        """Have ``reader`` told when it may have something."""
-        self.followers.setdefault(reader.filter, {})[reader] = None
-        self.readers += 1
-        if reader.live:
-            self.everything[reader] = None
-
-    def unfollow(self, reader: Follower) -> None:
-        """Stop waking ``reader``; does nothing if it is not registered."""
-        readers = self.followers.get(reader.filter, {})
-        if reader in readers:
-            del readers[reader]
-            self.readers -= 1
-            if not readers:
-                del self.followers[reader.filter]
-        self.everything.pop(reader, None)
-
-    def wake_followers(self) -> None:
-        """Wake the readers that may have something since the last call."""
-        for reader in self.everything:
-            if not reader.active:
-                reader.connection.activate(reader)
-        for number in self.stream.ready():
-            for reader in self.followers.get(number, ()):
-                if not reader.active:
-                    reader.connection.activate(reader)
-                if reader.live:
-                    reader.settle()
-
     def mark_progress(self) -> None:
-        """Have readers that are caught up say what they have covered, if there are new messages
+        """Have subscriptions that are caught up say what they have covered, if there are new messages
         since the last call."""
         last = self.last_sequence
-        if last == self.marked_sequence:
-            return
-        self.marked_sequence = last
-        self.wake_followers()  # native code may have served them without Python
-        for readers in self.followers.values():
-            for reader in readers:
-                if not reader.live:
-                    reader.progress = True
-                    if not reader.active:
-                        reader.connection.activate(reader)
+        if last != self.marked_sequence:
+            self.marked_sequence = last
+            self.stream.mark_progress()
 
     def warn_of_topics(self) -> None:
         """Warn, once, that the stream will soon take no new topics."""
@@ -243,8 +171,6 @@ class Streams:
         """All of them are open; a Subscribe that comes before waits."""
         self.moved = 0
         """Bit set of the streams appended to since they were last looked at."""
-        self.follow_epoch = 0
-        """Changes whenever a reader begins or ceases to follow a stream."""
         self.backed: list[Backed] = []
         """The logs that are not native memory."""
 

@@ -1,13 +1,12 @@
 """Subscriptions: a filter and a position in each stream it can meet.
 
-There are no queues: a reader is a native cursor, pulled when its connection has room.  Knows no
-socket; the connection that owns a subscription asks its readers for batches, and the streams wake
-those that may have some.
+There are no queues: a reader is a native cursor, from which its connection pulls when it has room.
+Knows no socket.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 from hermes.broker.owners import durable_key
 from hermes.broker.streams import ServedStream, Streams
@@ -43,9 +42,6 @@ class SubscriptionHost(Protocol):
         """The identity to which its durable names belong; None where the broker does not
         authenticate."""
 
-    def activate(self, reader: Any) -> None:
-        """``reader`` may have something to deliver."""
-
     def durable_taken(self, subscription: Subscription, newer: Subscription) -> None:
         """``newer`` commits under the durable name of ``subscription``, which ends here."""
 
@@ -53,20 +49,7 @@ class SubscriptionHost(Protocol):
 class Reader:
     """One subscription's cursor in one stream."""
 
-    __slots__ = (
-        "active",
-        "collecting",
-        "connection",
-        "cursor",
-        "filter",
-        "live",
-        "next",
-        "place",
-        "progress",
-        "rewound",
-        "seat",
-        "subscription",
-    )
+    __slots__ = ("collecting", "cursor", "place", "rewound")
 
     def __init__(
         self,
@@ -78,8 +61,6 @@ class Reader:
     ) -> None:
         self.rewound = rewound
         """The position that was asked for, if its epoch ended before it; else 0."""
-        self.subscription = subscription
-        self.connection = subscription.connection
         self.place = place
         self.collecting = start is Start.LAST
         """The newest message of each topic is still being looked for."""
@@ -90,32 +71,9 @@ class Reader:
             start=Start.LATEST if self.collecting else start,
             value=value,
         )
-        self.next = self.cursor.next
-        self.filter = self.cursor.filter
-        self.seat = -1
-        """Its number with its connection's express."""
-        self.progress = False
-        """When caught up, say with an empty batch what was covered without a message."""
-        self.active = False
-        """True while the reader is on its connection's list of readers to pull, and after its end."""
-        self.live = False
-        """Any append to the stream makes it ready; otherwise notes of its filter do."""
-
-    def follow(self) -> None:
-        """Be told when there may be something."""
-        self.live = self.cursor.everything
-        self.place.follow(self)
-
-    def settle(self) -> None:
-        """Wake it only when its filter matches, once the filter has met a topic that it does not
-        match."""
-        if not self.cursor.everything:
-            self.place.everything.pop(self, None)
-            self.live = False
 
     def close(self) -> None:
         """Give up the cursor."""
-        self.place.unfollow(self)
         self.cursor.close()
 
 

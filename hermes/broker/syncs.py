@@ -177,7 +177,7 @@ class Syncs:
     def stored(self, place: ServedStream, backed: Backed) -> None:
         """Follow what a log elsewhere has by now: deliver, acknowledge, read on."""
         if backed.collect():
-            place.wake_followers()
+            place.stream.wake()
             self._acknowledge_reached()
         if backed.problem is not None and not isinstance(backed.problem, StorageFull):
             self._failed(place)

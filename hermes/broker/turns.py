@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Protocol
 
-from hermes.broker.streams import ServedStream, Streams
+from hermes.broker.streams import ServedStream
 from hermes.broker.subscriptions import Subscription
 
 TURN_NS = 500_000
@@ -34,8 +34,7 @@ class TurnsHost(Protocol):
 class Turns:
     """The work that is left for later passes.  Belongs to the loop's thread."""
 
-    def __init__(self, streams: Streams) -> None:
-        self._streams = streams
+    def __init__(self) -> None:
         self.unfinished = False
         """Something is left: the loop makes another pass without waiting."""
         self.busy = False
@@ -107,4 +106,3 @@ class Turns:
         streams = [reader.place for reader in subscription.readers]
         subscription.close()
         self.sweep(streams)
-        self._streams.follow_epoch += 1

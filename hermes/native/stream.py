@@ -17,7 +17,7 @@ it; no call blocks, and each may be made without holding anything else.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -38,17 +38,8 @@ PUBLISHERS_MAX: int = lib.HM_PUBLISHERS_MAX
 MESSAGE_MAX: int = lib.HM_MESSAGE_MAX
 BATCH_HEADER: int = lib.HM_BATCH_HEADER
 PUBLISHER_BYTES = 16
-CHUNK = 65536
-"""Bytes of output allocated at once.  A view of a delivery keeps its chunk alive: this bounds what
-one slow connection can hold with a single small batch."""
-CHUNK_REST = 16384
-"""Bytes: with less than this left, a new chunk is begun, so that batches do not get small at its
-end."""
-READY_AT_ONCE = 4096
 
 _new_raw = ffi.new_allocator(should_clear_after_alloc=False)
-_DELIVERY = struct.Struct("=Q64x3Qi")
-"""Of an ``hm_delivery``: written; size, segment and offset of its range; kind."""
 _INFO = struct.Struct("=2I2Q")
 
 
@@ -61,24 +52,6 @@ class Start(IntEnum):
     """The newest message of each topic that the filter wants, then live."""
     SEQUENCE = lib.HM_START_SEQUENCE
     TIME = lib.HM_START_TIME
-
-
-class Deliver(IntEnum):
-    """What :meth:`Cursor.next` produced."""
-
-    NOTHING = lib.HM_DELIVER_NOTHING
-    """Caught up."""
-    COPIED = lib.HM_DELIVER_COPIED
-    """``header`` is one whole BATCH frame."""
-    RANGE = lib.HM_DELIVER_RANGE
-    """``header``, then ``frames`` (log memory): one BATCH frame."""
-    GAP = lib.HM_DELIVER_GAP
-    """``gap_first`` .. ``gap_last`` cannot be had."""
-    AGAIN = lib.HM_DELIVER_AGAIN
-    """Looked at its share of the log and found nothing yet: call again in the next pass."""
-    COLD = lib.HM_DELIVER_COLD
-    """Bring what stands at ``cold_position`` (:meth:`hermes.native.window.Window.fill`), then call
-    again."""
 
 
 class Feed(IntEnum):
@@ -113,81 +86,6 @@ class StreamStatus(NamedTuple):
     walks: int
 
 
-class Delivery:
-    """What one call of :meth:`Cursor.next` produced; the cursor's next call overwrites it, but not
-    the memory of its views.
-
-    ``header`` and ``frames`` stay valid for as long as anything refers to them.  What is not read
-    for every batch is looked up when it is asked for.
-    """
-
-    __slots__ = ("_raw", "frames", "header", "kind", "size")
-
-    def __init__(self, raw: Any) -> None:
-        """For :class:`Cursor`: ``raw`` is its ``hm_delivery *``."""
-        self._raw = raw
-        self.kind: int = Deliver.NOTHING
-        self.header = memoryview(b"")
-        self.frames = memoryview(b"")
-        self.size = 0
-        """Bytes of ``header`` and ``frames`` together."""
-
-    @property
-    def after(self) -> int:
-        """The batch, or gap, covers the sequences behind this one."""
-        return int(self._raw.after)
-
-    @property
-    def through(self) -> int:
-        """The last sequence that the batch, or gap, covers."""
-        return int(self._raw.through)
-
-    @property
-    def messages(self) -> int:
-        """Frames in the batch."""
-        return int(self._raw.messages)
-
-    @property
-    def gap_first(self) -> int:
-        """First sequence that cannot be had."""
-        return int(self._raw.gap_first)
-
-    @property
-    def gap_last(self) -> int:
-        """Last sequence that cannot be had."""
-        return int(self._raw.gap_last)
-
-    @property
-    def cold_position(self) -> int:
-        """After COLD: what is to be brought into memory."""
-        return int(self._raw.range.position)
-
-    @property
-    def gap_reason(self) -> int:
-        """``HM_EGONE`` (retention has passed it) or ``HM_EDAMAGED``."""
-        return int(self._raw.gap_reason)
-
-
-class _Output:
-    """Memory for deliveries: chunks that live as long as a view of them does."""
-
-    __slots__ = ("address", "left", "used", "view")
-
-    def __init__(self) -> None:
-        self.address: Any = None
-        self.view = memoryview(b"")
-        self.used = 0
-        self.left = 0
-
-    def renew(self) -> None:
-        """Begin a new chunk; the old one belongs to its views from now on."""
-        memory = _new_raw("uint8_t[]", CHUNK)
-        self.address = memory
-        self.view = memoryview(ffi.buffer(memory)).toreadonly()
-        self.used = 0
-        self.left = CHUNK
-
-
 class Stream(Closable):
     """One stream: its log, topics and filters.
 
@@ -211,9 +109,7 @@ class Stream(Closable):
         self._handle = handle[0]
         self._log = log
         self._cursors: set[Cursor] = set()  # also those that nobody else remembers
-        self._output = _Output()
         self._status = ffi.new("hm_stream_status *")
-        self._ready = ffi.new("uint32_t[]", READY_AT_ONCE)
 
     @property
     def handle(self) -> Any:
@@ -280,7 +176,7 @@ class Stream(Closable):
             self.handle, kind, text, len(text), batch_id, start, value, handle
         )
         check(code, f"subscribing to {_shown(text)}")
-        cursor = Cursor(self, handle[0], self._output)
+        cursor = Cursor(self, handle[0])
         self._cursors.add(cursor)
         return cursor
 
@@ -332,17 +228,13 @@ class Stream(Closable):
             code = lib.hm_stream_learn(self.handle, position, sequence, data, len(data))
         return check(code, "learning topics")
 
-    def ready(self) -> list[int]:
-        """Numbers of the filters (:attr:`Cursor.filter`) that have news since the last call.
+    def wake(self) -> None:
+        """Have connections know of the cursors that may have something since the last call."""
+        lib.hm_stream_wake(self.handle)
 
-        Filters that want everything are not among them: their cursors have news after every append.
-        """
-        numbers: list[int] = []
-        while True:
-            count = lib.hm_stream_ready(self.handle, self._ready, READY_AT_ONCE)
-            numbers += ffi.unpack(self._ready, count)
-            if count < READY_AT_ONCE:
-                return numbers
+    def mark_progress(self) -> None:
+        """Have every cursor that selects say what it has covered, as soon as it is caught up."""
+        lib.hm_stream_mark_progress(self.handle)
 
     def status(self) -> StreamStatus:
         """Counters, now."""
@@ -362,17 +254,10 @@ class Stream(Closable):
 class Cursor:
     """How far one subscription has read in one stream; made by :meth:`Stream.open_cursor`."""
 
-    def __init__(self, stream: Stream, handle: Any, output: _Output) -> None:
+    def __init__(self, stream: Stream, handle: Any) -> None:
         """For :meth:`Stream.open_cursor`: take over an ``hm_cursor *``."""
-        self._stream = stream
+        self.stream = stream
         self._handle = handle
-        self._output = output
-        self._log_view: Callable[[int, int, int], memoryview] = stream.log.view
-        self._raw = ffi.new("hm_delivery *")
-        self._delivery = Delivery(self._raw)
-        self._raw_view = ffi.buffer(self._raw)
-        self.filter: int = lib.hm_cursor_filter(handle)
-        """Number of its filter, as :meth:`Stream.ready` reports it."""
 
     @property
     def handle(self) -> Any:
@@ -385,18 +270,17 @@ class Cursor:
             raise Closed("the cursor is closed")
         return self._handle
 
+    @property
+    def closed(self) -> bool:
+        """Whether it was given up."""
+        return self._handle is None
+
     def collect(self, topics: int) -> bool:
         """Have a cursor that was opened at ``Start.LATEST`` begin as at ``Start.LAST``: look at
         up to ``topics`` more topics, before the first batch; True if some are left."""
         code = lib.hm_cursor_collect(self.handle, topics)
         check(code, "looking for the newest message of each topic")
         return bool(code)
-
-    @property
-    def everything(self) -> bool:
-        """True while the filter wants every topic there is: then any append makes the cursor
-        ready."""
-        return bool(lib.hm_cursor_everything(self.handle))
 
     @property
     def through(self) -> int:
@@ -413,51 +297,12 @@ class Cursor:
         """Before the first batch: deliver nothing that is appended before ``time_ns``."""
         lib.hm_cursor_hold(self.handle, time_ns)
 
-    def next(self, limit: int, now_ns: int, progress: bool = False) -> Delivery:
-        """Produce the next batch, of at most ``limit`` bytes of frames but at least one frame, and
-        move on.
-
-        ``progress``: when caught up, make an empty batch of what was passed and not wanted, instead
-        of nothing.  The object returned is used again by the next call; its views are not.
-
-        Raises:
-            StorageFailed: the log cannot be read.
-            Closed: after :meth:`close`.
-        """
-        handle = self._handle
-        if handle is None:
-            raise Closed("the cursor is closed")
-        output = self._output
-        if output.left < CHUNK_REST:
-            output.renew()
-        used = output.used
-        code = lib.hm_cursor_next(
-            handle, output.address + used, output.left, limit, progress, now_ns, self._raw
-        )
-        if code < 0:
-            check(code, "reading a stream")
-        delivery = self._delivery
-        written, size, segment, offset, delivery.kind = _DELIVERY.unpack_from(self._raw_view)
-        if written:
-            delivery.header = output.view[used : used + written]
-            output.used = used + written
-            output.left -= written
-            if delivery.kind == _RANGE:
-                delivery.frames = self._log_view(segment, offset, size)
-                delivery.size = written + size
-            else:
-                delivery.size = written
-        return delivery
-
     def close(self) -> None:
         """Give up the cursor.  Idempotent."""
         handle, self._handle = self._handle, None
         if handle is not None:
-            self._stream._cursors.discard(self)
+            self.stream._cursors.discard(self)
             lib.hm_cursor_close(handle)
-
-
-_RANGE = int(Deliver.RANGE)
 
 
 class Router:

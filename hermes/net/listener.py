@@ -21,7 +21,7 @@ from typing import Any, Generic, TypeVar
 from hermes.base.faults import Faults
 from hermes.base.forks import close_in_children, end_socket
 from hermes.errors import Refused
-from hermes.spi.transport import Connection, Kernel, Peer
+from hermes.spi.transport import Connection, Kernel, Medium, Peer
 
 LOG = logging.getLogger("hermes.spi.transport")
 
@@ -71,10 +71,11 @@ class Link:
         "connection",
         "dropped",
         "ended",
-        "express",
         "fd",
         "gone",
         "limit",
+        "medium",
+        "serve",
         "sock",
         "until_ns",
     )
@@ -83,7 +84,8 @@ class Link:
         self.sock = sock
         self.fd = sock.fileno()
         self.connection = connection
-        self.express = connection.express
+        self.medium = Medium(self.fd)
+        self.serve = connection.serve
         self.limit = OUTPUT_MIN  # bytes to pull at once
         self.ended = False  # the peer has sent its last byte
         self.until_ns = 0  # not 0: the connection is over, input is dropped until then

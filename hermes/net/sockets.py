@@ -29,7 +29,7 @@ from hermes.errors import (
     WouldBlock,
 )
 from hermes.net.listener import EXHAUSTED, OUTPUT_MAX, Link, ServingAgent
-from hermes.spi.transport import Connection, Kernel, Peer
+from hermes.spi.transport import Connection, Flushed, Kernel, Peer
 
 ACCEPTS_PER_PASS = 64
 """Peers accepted in one poll, so that a storm of connects does not hold up those who are
@@ -70,12 +70,12 @@ class Acceptor(Protocol):
 class _Link(Link):
     """A connection, with the socket's bound methods and what is owed."""
 
-    __slots__ = ("events", "owed", "receive", "send", "small", "stalled")
+    __slots__ = ("attached", "events", "owed", "receive", "small", "stalled")
 
     def __init__(self, sock: socket.socket, connection: Connection) -> None:
         super().__init__(sock, connection)
         self.receive = sock.recv_into
-        self.send = sock.sendmsg
+        self.attached = False  # native code writes to the socket
         self.small = True  # it does not send in bulk
         self.events = _READ
         self.stalled = False  # the medium was full: output waits for EPOLLOUT
@@ -147,7 +147,7 @@ class SocketAgent(ServingAgent[_Link]):
             link = links.get(fd)
             if link is not None and what == _READ and link.small:
                 try:
-                    if self._express(link):
+                    if self._serve(link):
                         events = []
                         work = 1
                 except Exception as error:
@@ -205,7 +205,7 @@ class SocketAgent(ServingAgent[_Link]):
 
     def _begin(self, link: _Link) -> None:
         self._epoll.register(link.fd, _READ)
-        link.connection.lend(link.fd)
+        link.attached = link.connection.attach(link.fd)
         # Its first bytes are read in a later poll, in the order in which sockets became readable: what
         # a client sent over its last connection comes before what it sends over this one.
 
@@ -231,11 +231,11 @@ class SocketAgent(ServingAgent[_Link]):
 
     # Reading.
 
-    def _express(self, link: _Link) -> bool:
+    def _serve(self, link: _Link) -> bool:
         """Have everything done in one call; False: nothing was."""
         if link.stalled or link.owed or link.until_ns or link.ended or link.events != _READ:
             return False
-        done = link.express(link.fd, self._epoll_fd)
+        done = link.serve(link.medium, self._epoll_fd)
         link.small = done >= 0
         return done > 0
 
@@ -289,33 +289,40 @@ class SocketAgent(ServingAgent[_Link]):
         is used up."""
         if link.stalled or link.owed or link.until_ns or link.gone:
             return
+        try:
+            flushed = link.connection.flush() if link.attached else self._move(link)
+        except OSError as error:
+            self._lose(link, error)
+            return
+        if flushed is Flushed.ALL:
+            self._settle(link)
+        elif flushed is Flushed.FULL:
+            link.stalled = True
+            self._note_stall(link)
+            self._watch(link)
+        else:
+            link.owed = True
+            self._owed.append(link)
+
+    def _move(self, link: _Link) -> Flushed:
+        """Send what a connection has that cannot write to the socket itself."""
         connection = link.connection
         for _ in range(WRITES_PER_PASS):
-            views = connection.output(link.limit)
+            views = connection.output(link.limit)[:IOV_MAX]
             if not views:
-                self._settle(link)
-                return
+                return Flushed.ALL
             size = sum(map(len, views))
             try:
-                sent = link.send(views if len(views) <= IOV_MAX else views[:IOV_MAX])
+                sent = link.sock.sendmsg(views)
             except (BlockingIOError, InterruptedError):
-                sent = 0
-            except OSError as error:
-                self._lose(link, error)
-                return
-            if sent:
-                connection.advance(sent)
-                connection.release(sent)
-            if sent == size:
-                if size >= link.limit and link.limit < OUTPUT_MAX:
-                    link.limit *= 2
-            elif not sent or len(views) <= IOV_MAX:
-                link.stalled = True
-                self._note_stall(link)
-                self._watch(link)
-                return
-        link.owed = True
-        self._owed.append(link)
+                return Flushed.FULL
+            connection.advance(sent)
+            connection.release(sent)
+            if sent < size:
+                return Flushed.FULL
+            if size >= link.limit and link.limit < OUTPUT_MAX:
+                link.limit *= 2
+        return Flushed.SOME
 
     def _settle(self, link: _Link) -> None:
         """Everything is handed over: adjust what the socket is watched for, or end it."""

@@ -33,6 +33,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Protocol, runtime_checkable
 
 import msgspec
@@ -64,6 +65,27 @@ class Peer:
     identity: str | None = None
     """Proven identity of the peer (the user of a CURVE key, a uid); None: the transport did not
     ask."""
+
+
+@dataclass(frozen=True, slots=True)
+class Medium:
+    """A medium whose bytes native code may move."""
+
+    fd: int
+    """The non-blocking stream socket; or the descriptor that the functions wait on."""
+    address: int = 0
+    """Address of a ``struct hm_medium`` (``hm_medium.h``); 0: the socket itself is read and written."""
+
+
+class Flushed(Enum):
+    """How far :meth:`Connection.flush` has come."""
+
+    ALL = "all"
+    """There is no more output."""
+    SOME = "some"
+    """The connection has had its share: call again in the next pass."""
+    FULL = "full"
+    """The socket has no room: call again when it has."""
 
 
 class Connection(Protocol):
@@ -106,27 +128,30 @@ class Connection(Protocol):
         """Input that stands in the transport's own memory, instead of the pair above; ``data`` is
         not looked at after the return.  Never raises for what a peer sent."""
 
-    def express(self, fd: int, epoll_fd: int, medium: int = 0) -> int:
-        """An offer to transports whose medium is a non-blocking stream socket: read, work and write
-        in one native call, for as long as nothing but the common case turns up.
+    def serve(self, medium: Medium, watch_fd: int) -> int:
+        """An offer: read, work and write in one native call, for as long as nothing but the common case
+        turns up.
 
-        Called when the socket ``fd`` is readable and the medium owes no output.  ``epoll_fd`` is
-        looked at meanwhile for other descriptors.  Returns an amount of work; 0: nothing was done,
-        read as usual; -1: read as usual the next few times, this peer sends in bulk.  What it could
-        not send is output as always.
-
-        ``medium``: where a ``struct hm_medium`` (``hm_medium.h``) stands whose bytes are moved
-        instead of the socket's; ``fd`` is then what it waits on.
+        Called when the medium has input and owes no output.  ``watch_fd``, an epoll descriptor, is
+        looked at meanwhile for other descriptors than the medium's.  Returns an amount of work; 0:
+        nothing was done, read as usual; -1: read as usual the next few times, this peer sends in
+        bulk.  What it could not send is output as always.
         """
 
-    def lend(self, fd: int) -> None:
-        """An offer of transports whose medium is a non-blocking stream socket: output of the common
-        case may go to the socket ``fd`` without them, inside :meth:`Kernel.ready` and in one native
-        call for all connections.
+    def attach(self, fd: int) -> bool:
+        """An offer to transports whose medium is a non-blocking stream socket: output goes to the
+        socket ``fd`` natively, inside :meth:`Kernel.ready` for all connections in one call, and in
+        :meth:`flush`.  Returns whether it is taken; it holds until :meth:`connection_lost`.
 
-        It holds until :meth:`connection_lost`.  What :meth:`output` has given and was not advanced
-        over keeps the offer from being taken, so nothing overtakes it; what the socket did not take
-        is output as always.
+        If it is, :meth:`flush` takes the place of :meth:`output`, :meth:`advance` and
+        :meth:`release`, and after :attr:`Flushed.FULL` nothing goes out until the next one.
+        """
+
+    def flush(self) -> Flushed:
+        """After :meth:`attach`: send what there is.
+
+        Raises:
+            OSError: the socket is broken.
         """
 
     def eof_received(self) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from hermes.errors import Refused
-from hermes.spi.transport import Peer
+from hermes.spi.transport import Flushed, Medium, Peer
 
 POISON = 0xDD
 """Byte that released memory and stale input are overwritten with."""
@@ -147,14 +147,21 @@ class EchoConnection:
         self._called("data_received")
         self._take(data)
 
-    def express(self, fd: int, epoll_fd: int, medium: int = 0) -> int:
+    def serve(self, medium: Medium, watch_fd: int) -> int:
         """The offer is declined."""
-        self._called("express")
+        self._called("serve")
         return 0
 
-    def lend(self, fd: int) -> None:
+    def attach(self, fd: int) -> bool:
         """The offer is declined."""
-        self._called("lend")
+        self._called("attach")
+        return False
+
+    def flush(self) -> Flushed:
+        """Nothing is attached."""
+        self._called("flush")
+        self._violated("flush() was called although attach() said no")
+        return Flushed.ALL
 
     def eof_received(self) -> None:
         """Close our end once everything is sent."""

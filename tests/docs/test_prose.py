@@ -222,7 +222,7 @@ def nouns() -> set[str]:
 
 def noun(name: str) -> str:
     """The noun of a C name: ``hm_log`` of ``hm_log_status``."""
-    return name if name == "hm_hand_out" else "_".join(name.split("_")[:2])
+    return "_".join(name.split("_")[:2])
 
 
 PAGES = [

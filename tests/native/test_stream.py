@@ -17,13 +17,13 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from hermes.errors import Closed
 from hermes.native import Decoder, Encoder, Log, decode_batch, encode_batch, match
 from hermes.native.frames import crc32c, stamp
-from hermes.native.stream import CHUNK, Cursor, Deliver, Feed, Ingest, Router, Start, Stream
+from hermes.native.stream import Cursor, Feed, Ingest, Router, Start, Stream
+from tests.native.deliveries import ROOM, Deliver, deliver
 
 if TYPE_CHECKING:
     from tests.native.conftest import RunC
 
 KIB = 1024
-BATCH_HEADER = 56
 
 
 class Message(NamedTuple):
@@ -114,11 +114,11 @@ class Follower:
 
     def pull(self, limit: int = 16 * KIB, *, progress: bool = False) -> Deliver:
         """One delivery, held against the model."""
-        delivery = self.cursor.next(limit, 1, progress)
-        kind = Deliver(delivery.kind)
+        delivery = deliver(self.cursor, limit, progress=progress)
+        kind = delivery.kind
         self.kinds.append(kind)
         if kind in (Deliver.COPIED, Deliver.RANGE):
-            frames = delivery.header[BATCH_HEADER:] if kind is Deliver.COPIED else delivery.frames
+            frames = delivery.frames
             batch = decode_batch(delivery.header)
             assert (batch.id, batch.after, batch.through) == (7, delivery.after, delivery.through)
             assert batch.frames_size == len(frames)
@@ -185,7 +185,6 @@ def test_a_filter_that_wants_everything_is_sent_log_memory(model: Model) -> None
     follower.drain()
 
     assert set(follower.kinds) == {Deliver.RANGE, Deliver.NOTHING}
-    assert follower.cursor.everything
 
 
 def test_the_first_unwanted_topic_turns_a_filter_selecting(model: Model) -> None:
@@ -195,11 +194,8 @@ def test_the_first_unwanted_topic_turns_a_filter_selecting(model: Model) -> None
     model.append(("a.x", b"1"), ("a.y", b"2"))
     model.append(("a.z", b"3"), ("b", b"4"), ("a.x", b"5"))
 
-    news = model.stream.ready()
     follower.drain()
 
-    assert follower.cursor.filter in news
-    assert not follower.cursor.everything
     assert [m.payload for m in follower.received] == [b"1", b"2", b"3", b"5"]
     assert follower.kinds[0] is Deliver.RANGE
     assert Deliver.COPIED in follower.kinds
@@ -280,14 +276,14 @@ def test_a_frame_larger_than_the_output_comes_from_the_log(large: Model) -> None
     place."""
     large.append(("b", b""))
     noted = Follower(large, "a", start=Start.LATEST)
-    large.append(("a", b"before"), ("b", b""), ("a", bytes(CHUNK)), ("b", b""), ("a", b"after"))
+    large.append(("a", b"before"), ("b", b""), ("a", bytes(ROOM)), ("b", b""), ("a", b"after"))
     walking = Follower(large, "a", start=Start.EARLIEST)
 
     noted.drain(256 * KIB)
     walking.drain(256 * KIB)
 
     for follower in (noted, walking):
-        assert [len(m.payload) for m in follower.received] == [6, CHUNK, 5]
+        assert [len(m.payload) for m in follower.received] == [6, ROOM, 5]
         assert follower.kinds.count(Deliver.RANGE) == 1
 
 
@@ -429,7 +425,7 @@ def test_last_of_a_topic_that_was_trimmed_is_nothing(model: Model) -> None:
     infos = {info.name: info.last_sequence for info in model.stream.topics(0, 10)}
 
     assert cursor.through == model.last
-    assert cursor.next(KIB, 1).kind == Deliver.NOTHING
+    assert deliver(cursor, KIB).kind == Deliver.NOTHING
     assert infos == {"a": 0, "b": model.last}
 
 
@@ -441,11 +437,11 @@ def test_last_reports_what_is_trimmed_before_it_was_sent(model: Model) -> None:
     for _ in range(100):
         model.append(("b", bytes(1000)))
 
-    delivery = cursor.next(KIB, 1)
+    delivery = deliver(cursor, KIB)
 
     assert delivery.kind == Deliver.GAP
     assert (delivery.gap_first, delivery.gap_last) == (1, 2)
-    assert cursor.next(KIB, 1, True).after == 2
+    assert deliver(cursor, KIB, progress=True).after == 2
 
 
 def test_last_in_small_bites(model: Model) -> None:
@@ -462,14 +458,11 @@ def _deliveries(
     cursor: Cursor, limit: int = KIB
 ) -> Iterator[tuple[Deliver, int, int, list[bytes]]]:
     while True:
-        delivery = cursor.next(limit, 1)
+        delivery = deliver(cursor, limit)
         if delivery.kind == Deliver.NOTHING:
             return
-        frames = (
-            delivery.header[BATCH_HEADER:] if delivery.kind == Deliver.COPIED else delivery.frames
-        )
-        payloads = [bytes(payload) for _, _, payload in Decoder(frames)]
-        yield Deliver(delivery.kind), delivery.after, delivery.through, payloads
+        payloads = [bytes(payload) for _, _, payload in Decoder(delivery.frames)]
+        yield delivery.kind, delivery.after, delivery.through, payloads
 
 
 def test_cursors_of_one_filter_go_their_own_ways(model: Model) -> None:
@@ -485,7 +478,6 @@ def test_cursors_of_one_filter_go_their_own_ways(model: Model) -> None:
     for follower in (early, live, later):
         follower.drain()
 
-    assert early.cursor.filter == live.cursor.filter == later.cursor.filter
     assert model.stream.status().filters == 1
     assert [m.payload for m in early.received] == [b"0", b"1", b"2"]
     assert [m.payload for m in live.received] == [b"1", b"2"]
@@ -506,7 +498,7 @@ def test_a_filter_goes_with_its_last_cursor(model: Model) -> None:
 
     assert (between.filters, between.notes, between.cursors) == (1, 1, 1)
     assert (after.filters, after.notes, after.cursors) == (0, 0, 0)
-    assert model.stream.ready() == []
+    model.stream.wake()  # nobody is left to be told
 
 
 def test_a_stream_learns_its_topics_from_the_log(model: Model) -> None:
@@ -543,12 +535,12 @@ def test_a_start_by_time_begins_with_the_damage_before_it(tmp_path: Path) -> Non
     """When a damaged message came is not known: one that may have come since is a gap."""
     with _damaged(tmp_path, 1) as log, Stream(log) as stream:
         cursor = stream.open_cursor(">", start=Start.TIME, value=0)
-        delivery = cursor.next(4 * KIB, 1)
+        delivery = deliver(cursor, 4 * KIB)
 
         assert delivery.kind == Deliver.GAP
         assert (delivery.gap_first, delivery.gap_last) == (1, 1)
         assert delivery.gap_reason == lib.HM_EDAMAGED
-        assert cursor.next(4 * KIB, 1).after == 1
+        assert deliver(cursor, 4 * KIB).after == 1
 
 
 @pytest.mark.parametrize("pattern", [">", "a"])
@@ -558,13 +550,11 @@ def test_what_is_damaged_is_a_gap(tmp_path: Path, pattern: str) -> None:
         cursor = stream.open_cursor(pattern, start=Start.EARLIEST)
         seen: list[int] = []
         gaps: list[tuple[int, int, int]] = []
-        while (delivery := cursor.next(4 * KIB, 1)).kind != Deliver.NOTHING:
+        while (delivery := deliver(cursor, 4 * KIB)).kind != Deliver.NOTHING:
             if delivery.kind == Deliver.GAP:
                 gaps.append((delivery.gap_first, delivery.gap_last, delivery.gap_reason))
                 continue
-            copied = delivery.kind == Deliver.COPIED
-            frames = delivery.header[BATCH_HEADER:] if copied else delivery.frames
-            seen += [header.sequence for header, _, _ in Decoder(frames)]
+            seen += [header.sequence for header, _, _ in Decoder(delivery.frames)]
 
     step = 1 if pattern == ">" else 2
     assert gaps == [(41, 41, lib.HM_EDAMAGED)]
@@ -575,24 +565,24 @@ def test_a_start_inside_damage_begins_with_a_gap(tmp_path: Path) -> None:
     """A start at a sequence that is quarantined says so before it goes on behind it."""
     with _damaged(tmp_path) as log, Stream(log) as stream:
         cursor = stream.open_cursor(">", start=Start.SEQUENCE, value=41)
-        delivery = cursor.next(4 * KIB, 1)
+        delivery = deliver(cursor, 4 * KIB)
 
         assert delivery.kind == Deliver.GAP
         assert (delivery.gap_first, delivery.gap_last) == (41, 41)
         assert delivery.gap_reason == lib.HM_EDAMAGED
-        assert cursor.next(4 * KIB, 1).after == 41
+        assert deliver(cursor, 4 * KIB).after == 41
 
 
 def test_damage_before_all_that_is_sound_is_a_gap(tmp_path: Path) -> None:
     """The earliest start is the oldest message kept, readable or not: its loss is told."""
     with _damaged(tmp_path, 1) as log, Stream(log) as stream:
         cursor = stream.open_cursor(">", start=Start.EARLIEST)
-        delivery = cursor.next(4 * KIB, 1)
+        delivery = deliver(cursor, 4 * KIB)
 
         assert delivery.kind == Deliver.GAP
         assert (delivery.gap_first, delivery.gap_last) == (1, 1)
         assert delivery.gap_reason == lib.HM_EDAMAGED
-        assert cursor.next(4 * KIB, 1).after == 1
+        assert deliver(cursor, 4 * KIB).after == 1
 
 
 def test_unknown_topics_are_refused_where_creation_is_off() -> None:
@@ -648,7 +638,7 @@ def test_closing_is_final_and_harmless(model: Model) -> None:
     deliveries stay readable."""
     model.append(("a", b"kept"))
     cursor = model.stream.open_cursor("a", start=Start.EARLIEST)
-    delivery = cursor.next(KIB, 1)
+    delivery = deliver(cursor, KIB)
     frames = delivery.frames
 
     model.stream.close()
@@ -656,9 +646,9 @@ def test_closing_is_final_and_harmless(model: Model) -> None:
 
     assert b"kept" in bytes(frames)
     with pytest.raises(Closed):
-        cursor.next(KIB, 1)
+        deliver(cursor, KIB)
     with pytest.raises(Closed):
-        model.stream.ready()
+        model.stream.wake()
 
 
 TOPICS = ["a", "a.x", "a.y", "b", "b.x", "b.x.c", "ab"]
@@ -675,7 +665,6 @@ class StreamMachine(RuleBasedStateMachine):
         super().__init__()
         self.model = Model(segment=8 * KIB, retention=24 * KIB)
         self.open: list[Follower] = []
-        self.news: set[int] = set()
 
     @rule(
         messages=st.lists(
@@ -685,12 +674,7 @@ class StreamMachine(RuleBasedStateMachine):
         )
     )
     def append(self, messages: list[tuple[str, int]]) -> None:
-        before = self.model.last
         self.model.append(*[(topic, bytes([i]) * size) for i, (topic, size) in enumerate(messages)])
-        self.news |= set(self.model.stream.ready())
-        for follower in self.open:
-            if any(follower.wants(m) for m in self.model.messages[before:]):
-                assert follower.cursor.everything or follower.cursor.filter in self.news
 
     @rule(
         target=followers,
@@ -700,13 +684,13 @@ class StreamMachine(RuleBasedStateMachine):
     )
     def subscribe(self, pattern: str, start: Start, back: int) -> Follower:
         value = max(1, self.model.last - back)
-        follower = Follower(self.model, pattern, start=start, value=value)
-        self.open.append(follower)
-        return follower
+        return self.follow(Follower(self.model, pattern, start=start, value=value))
 
     @rule(target=followers, prefix=st.sampled_from(PREFIXES))
     def subscribe_prefix(self, prefix: str) -> Follower:
-        follower = Follower(self.model, prefix, prefix=True, start=Start.EARLIEST)
+        return self.follow(Follower(self.model, prefix, prefix=True, start=Start.EARLIEST))
+
+    def follow(self, follower: Follower) -> Follower:
         self.open.append(follower)
         return follower
 

@@ -10,7 +10,6 @@ import pytest
 
 import hermes
 from hermes.broker.connection import Connection
-from hermes.broker.fastpath import FastPath
 from hermes.errors import HermesError
 from hermes.plugins.discovery import default_plugins
 
@@ -28,14 +27,13 @@ METHODS = [
     "get_buffer",
     "buffer_updated",
     "data_received",
-    "express",
+    "serve",
     "eof_received",
     "output",
     "advance",
     "release",
     "connection_lost",
-    "hand_out",
-    "handed_out",
+    "flush",
 ]
 
 
@@ -59,8 +57,7 @@ def broker(request: pytest.FixtureRequest) -> Iterator[hermes.Broker]:
 
 def inject(monkeypatch: pytest.MonkeyPatch, method: str) -> list[int]:
     """Have a method of the faulty client's connection raise; returns how often it did, item by item."""
-    owner: Any = Connection if hasattr(Connection, method) else FastPath
-    real = getattr(owner, method)
+    real = getattr(Connection, method)
     raised: list[int] = []
 
     def broken(connection: Any, *arguments: Any, **named: Any) -> Any:
@@ -70,7 +67,7 @@ def inject(monkeypatch: pytest.MonkeyPatch, method: str) -> list[int]:
             raise Defect(method)
         return real(connection, *arguments, **named)
 
-    monkeypatch.setattr(owner, method, broken)
+    monkeypatch.setattr(Connection, method, broken)
     return raised
 
 

@@ -22,7 +22,7 @@ import hermes
 from hermes.errors import InvalidUrl, PluginFailed, SystemFault
 from hermes.net.sockets import SocketAgent
 from hermes.plugins.discovery import default_plugins
-from hermes.spi.transport import Peer
+from hermes.spi.transport import Medium, Peer
 from hermes.spi.url import parse_url
 from hermes.wire import messages as m
 from hermes_uring import agent as engine
@@ -361,16 +361,16 @@ def test_input_beyond_all_buffers_arrives_whole(kernel: Any, drive: Drive) -> No
 
 
 class Runs:
-    """A connection's express, counted; does nothing unless told to."""
+    """A connection's serve, counted; does nothing unless told to."""
 
     def __init__(self, result: int) -> None:
         self.result = result
         self.calls = 0
 
-    def __call__(self, fd: int, epoll_fd: int) -> int:
+    def __call__(self, medium: Medium, watch_fd: int) -> int:
         self.calls += 1
         if self.result > 0:
-            os.read(fd, 1)
+            os.read(medium.fd, 1)
         return self.result
 
 
@@ -378,10 +378,10 @@ class Runs:
 def test_a_lonely_connection_is_served_directly(
     agent: RingAgent, kernel: Any, drive: Drive
 ) -> None:
-    """One message at a time, and nobody else: after a few the connection's express is called."""
+    """One message at a time, and nobody else: after a few the connection's serve is called."""
     with closing(connect(agent)) as client:
         drive(agent, lambda: kernel.connections)
-        express = kernel.connections[0].attachment.express = Runs(1)
+        serve = kernel.connections[0].attachment.serve = Runs(1)
         for _ in range(engine.LONELY):
             client.sendall(b"x")
             assert drive_until_echo(agent, client, drive) == b"x"
@@ -393,9 +393,9 @@ def test_a_lonely_connection_is_served_directly(
         )
 
         client.sendall(b"x")
-        drive(agent, lambda: express.calls == 1)
+        drive(agent, lambda: serve.calls == 1)
         client.sendall(b"x")
-        drive(agent, lambda: express.calls == 2)
+        drive(agent, lambda: serve.calls == 2)
 
 
 @needs_uring
@@ -403,15 +403,15 @@ def test_a_lonely_connection_is_served_directly(
 def test_a_connection_that_cannot_be_served_directly_loses_nothing(
     result: int, agent: RingAgent, kernel: Any, drive: Drive
 ) -> None:
-    """An express that declines, or calls for bulk, leads back to receiving, with every byte."""
+    """A serve that declines, or calls for bulk, leads back to receiving, with every byte."""
     with closing(connect(agent)) as client:
         drive(agent, lambda: kernel.connections)
-        express = kernel.connections[0].attachment.express = Runs(result)
+        serve = kernel.connections[0].attachment.serve = Runs(result)
         for number in range(4 * engine.LONELY):
             client.sendall(b"%c" % number)
             assert drive_until_echo(agent, client, drive) == b"%c" % number
 
-        assert express.calls == 1
+        assert serve.calls == 1
 
 
 def drive_until_echo(agent: RingAgent, client: socket.socket, drive: Drive) -> bytes:
@@ -455,7 +455,7 @@ def test_messages_pass_between_both_transports(listeners: list[str], idle: str) 
 
 
 @needs_uring
-def test_a_round_trip_alone_takes_the_express(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_round_trip_alone_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
     """One client that waits for each message of its own is served by the native round."""
     with hermes.Broker(listeners=[URL], storage="memory:", idle="adaptive") as broker:
         with (
@@ -468,7 +468,7 @@ def test_a_round_trip_alone_takes_the_express(monkeypatch: pytest.MonkeyPatch) -
                 publisher.send(b"%d" % number)
                 assert next(messages).payload == b"%d" % number
             publisher.flush()
-        rounds = broker._kernel.context.counters.express_rounds  # type: ignore[union-attr]
+        rounds = broker._kernel.context.counters.served_rounds  # type: ignore[union-attr]
 
     assert rounds > 1000
 

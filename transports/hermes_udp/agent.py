@@ -21,7 +21,7 @@ from hermes.errors import ConnectionLost, Refused
 from hermes.native.envelopes import address_of
 from hermes.net.addresses import host_port
 from hermes.net.interception import Interception
-from hermes.spi.transport import Connection, Kernel, Peer
+from hermes.spi.transport import Connection, Kernel, Medium, Peer
 from hermes_udp import options as _options
 from hermes_udp import tap as _tap
 from hermes_udp.native import REASONS, Counts, ffi, lib
@@ -141,6 +141,7 @@ class UdpAgent:
         self._epoll.register(self._timer, select.EPOLLIN)
         self._wait = self._epoll.poll
         self._fd = sock.fileno()
+        self._medium = Medium(self._fd)
         self._epoll_fd = self._epoll.fileno()
         self._closed = False
         close_in_children(self)
@@ -274,7 +275,7 @@ class UdpAgent:
         if link.until_ns:
             self._finish_on(link, flags)
             return
-        if alone and not flags & _SPECIAL and link.small and self._express(link):
+        if alone and not flags & _SPECIAL and link.small and self._serve(link):
             return
         if flags & (_READABLE | _ENDED):
             self._read(link)
@@ -358,14 +359,16 @@ class UdpAgent:
 
     # Reading.
 
-    def _express(self, link: _Link) -> bool:
+    def _serve(self, link: _Link) -> bool:
         """Have everything done in one call; False: nothing was."""
         if link.unread or self._owed or self._tap is not None:
             return False
-        medium: int = lib.hu_endpoint_medium(self._endpoint, link.slot)
-        if not medium:
+        address: int = lib.hu_endpoint_medium(self._endpoint, link.slot)
+        if not address:
             return False
-        done = link.connection.express(self._fd, self._epoll_fd, medium)
+        if self._medium.address != address:
+            self._medium = Medium(self._fd, address)
+        done = link.connection.serve(self._medium, self._epoll_fd)
         link.small = done >= 0
         if done < 0:
             link.bulky = BULKY

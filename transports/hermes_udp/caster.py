@@ -348,10 +348,10 @@ class MulticastAgent(UdpAgent):
             return 1
         return 0
 
-    def _express(self, link: Any) -> bool:
+    def _serve(self, link: Any) -> bool:
         if self._cast is not None and self._cast.owed:
             return False  # what is cast would wait meanwhile
-        return super()._express(link)
+        return super()._serve(link)
 
     def _due(self) -> int:
         return min(super()._due(), self._retry_ns or NEVER)

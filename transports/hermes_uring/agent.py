@@ -7,7 +7,7 @@ room for at once, so the memory of a connection that does not read is never held
 Knows nothing of what the bytes mean.
 
 A connection whose messages come one at a time is served directly, as a plain socket would be: the
-ring tells only that it is readable, and :meth:`hermes.spi.transport.Connection.express` does the rest.
+ring tells only that it is readable, and :meth:`hermes.spi.transport.Connection.serve` does the rest.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class RingAgent(ServingAgent[_Link]):
         self._accepting = 0  # handle
         self._watched: list[_Watched] = []
         self._shared = False  # the loop waits on our descriptor, not in us
-        self._elsewhere = select.epoll()  # what an express looks at meanwhile
+        self._elsewhere = select.epoll()  # looked at while one connection is served
         self._elsewhere.register(ring.fileno(), _READ)
         self._elsewhere_fd = self._elsewhere.fileno()
         self._accept_again()
@@ -345,7 +345,7 @@ class RingAgent(ServingAgent[_Link]):
             return
         if alone and not link.busy:
             self._ring.signal(True)
-            done = link.express(link.fd, self._elsewhere_fd)
+            done = link.serve(link.medium, self._elsewhere_fd)
             if not self._shared:
                 self._ring.signal(False)
             link.direct = done > 0

@@ -60,7 +60,4 @@ uint32_t hm_filters_count(const hm_filters *filters);
 uint32_t hm_filters_numbers(const hm_filters *filters);
 /* cdef-end */
 
-/* 1 if the filter wants everything for ever. */
-int hm_filters_all(const hm_filters *filters, uint32_t filter);
-
 #endif

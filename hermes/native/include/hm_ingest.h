@@ -74,5 +74,7 @@ uint32_t hm_ingest_touched(hm_ingest *ingest, hm_touched *touched, uint32_t capa
 
 /* The broker's clock; see hm_router_set_clock. */
 uint64_t hm_ingest_now(const hm_ingest *ingest);
+/* The stream with this index. */
+hm_stream *hm_ingest_stream(const hm_ingest *ingest, uint32_t index);
 
 #endif

@@ -163,6 +163,8 @@ uint64_t hm_log_newest_time(const hm_log *log);
 hm_segment *hm_log_pin(hm_log *log, uint64_t segment);
 /* The pinned memory, from the first frame on, and how many bytes are mapped there. */
 const uint8_t *hm_segment_memory(const hm_segment *segment, uint64_t *size);
+/* Pins a pinned segment once more; any thread. */
+void hm_segment_retain(hm_segment *segment);
 /* Any thread; the last release of a retired segment unmaps or recycles it. */
 void hm_segment_release(hm_segment *segment);
 

@@ -3,7 +3,7 @@
  * An ordered, reliable byte stream.  Two have one:
  *
  *     a client's channel        any thread may call any of the functions, several at a time
- *     a connection of the       one thread, within one call of hm_express_run_medium; `receive` does
+ *     a connection of the       one thread, within one call of hm_conn_serve; `receive` does
  *     broker's                  not wait, whatever it is told, and `wait_for_room` is NULL
  */
 #ifndef HM_MEDIUM_H

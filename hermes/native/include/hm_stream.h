@@ -26,6 +26,7 @@
 
 #include "hm_filters.h"
 #include "hm_log.h"
+#include "hm_readers.h"
 
 /* cdef-begin -- opaque streams and cursors. */
 typedef struct hm_stream hm_stream;
@@ -131,11 +132,6 @@ void hm_cursor_close(hm_cursor *cursor);
  * first batch: looks at up to `topics` more topics.  Returns 1 if some are left, 0 at the end,
  * -HM_ENOMEM. Appends in between are live messages. */
 int hm_cursor_collect(hm_cursor *cursor, uint32_t topics);
-/* Number of the cursor's filter in its stream, as hm_stream_ready reports it. */
-uint32_t hm_cursor_filter(const hm_cursor *cursor);
-/* 1 while the filter wants every topic from the cursor on: then any append makes the cursor ready.
- */
-int hm_cursor_everything(const hm_cursor *cursor);
 /* The last sequence this cursor has covered (`through` of its last batch; before it: where it
  * stands). */
 uint64_t hm_cursor_through(const hm_cursor *cursor);
@@ -147,9 +143,11 @@ uint64_t hm_cursor_through(const hm_cursor *cursor);
 int hm_cursor_next(hm_cursor *cursor, uint8_t *out, uint64_t capacity, uint64_t limit, int progress,
                    uint64_t now_ns, hm_delivery *delivery);
 
-/* Filters that got notes, or ceased to want everything, since the last call.  Returns how many of
- * at most `capacity` were written; call again when it returns `capacity`. */
-uint32_t hm_stream_ready(hm_stream *stream, uint32_t *filters, uint32_t capacity);
+/* Wakes the cursors that may have something since the last call (hm_readers.h).  Returns how many
+ * connections were put on the lists of those that may have something. */
+uint32_t hm_stream_wake(hm_stream *stream);
+/* Wakes every cursor that selects, to say what it has covered when it is caught up. */
+void hm_stream_mark_progress(hm_stream *stream);
 
 /* ---- of a log that is a window ---- */
 
@@ -171,6 +169,20 @@ void hm_cursor_place(hm_cursor *cursor, uint64_t position, uint64_t sequence, ui
  * later, and begins there. */
 void hm_cursor_hold(hm_cursor *cursor, uint64_t time_ns);
 /* cdef-end */
+
+/* ---- for connections ---- */
+
+/* Has `owner` told from now on when the cursor may have something, and tells it so. */
+void hm_cursor_follow(hm_cursor *cursor, hm_readers *owner);
+/* Has nobody told. */
+void hm_cursor_unfollow(hm_cursor *cursor);
+/* The cursor whose place among the readers this is. */
+hm_cursor *hm_reader_cursor(hm_reader *reader);
+hm_stream *hm_cursor_stream(const hm_cursor *cursor);
+uint32_t hm_cursor_id(const hm_cursor *cursor);
+uint32_t hm_stream_index(const hm_stream *stream);
+/* Cursors get only what hm_stream_show says. */
+bool hm_stream_held(const hm_stream *stream);
 
 /* ---- for the ingest, which has looked up the topics already ---- */
 

@@ -336,7 +336,6 @@ void hm_segment_read_ahead(hm_segment *segment, bool ahead);
 int hm_segment_refit(hm_segment *segment);
 /* Unlinks what is a spare, unmaps, frees; nobody refers to it any more. */
 void hm_segment_destroy(hm_segment *segment);
-void hm_segment_retain(hm_segment *segment);
 /* Takes `bytes` more from the quota: 0 or -HM_ENOSPACE. */
 int hm_segment_charge(hm_segment *segment, uint64_t bytes);
 /* Writes the header, then gives the files their names.  `records` may hold count-0 records already.

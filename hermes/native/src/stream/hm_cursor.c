@@ -625,6 +625,7 @@ void hm_cursor_close(hm_cursor *cursor) {
         return;
     hm_stream *stream = cursor->stream;
     hm_interest *interest = &stream->interests[cursor->filter];
+    hm_cursor_unfollow(cursor);
     if (cursor->previous != NULL)
         cursor->previous->next = cursor->next;
     else
@@ -638,12 +639,32 @@ void hm_cursor_close(hm_cursor *cursor) {
     free(cursor);
 }
 
-uint32_t hm_cursor_filter(const hm_cursor *cursor) {
-    return cursor->filter;
+void hm_cursor_follow(hm_cursor *cursor, hm_readers *owner) {
+    assert(cursor->reader.owner == NULL);
+    cursor->reader.owner = owner;
+    owner->followed++;
+    hm_reader_wake(&cursor->reader);
 }
 
-int hm_cursor_everything(const hm_cursor *cursor) {
-    return cursor->stream->interests[cursor->filter].everything;
+void hm_cursor_unfollow(hm_cursor *cursor) {
+    hm_readers *owner = cursor->reader.owner;
+    if (owner == NULL)
+        return;
+    hm_reader_sleep(&cursor->reader);
+    owner->followed--;
+    cursor->reader.owner = NULL;
+}
+
+hm_cursor *hm_reader_cursor(hm_reader *reader) {
+    return (hm_cursor *)(void *)reader;
+}
+
+hm_stream *hm_cursor_stream(const hm_cursor *cursor) {
+    return cursor->stream;
+}
+
+uint32_t hm_cursor_id(const hm_cursor *cursor) {
+    return cursor->batch_id;
 }
 
 uint64_t hm_cursor_through(const hm_cursor *cursor) {

@@ -438,6 +438,11 @@ uint64_t hm_ingest_now(const hm_ingest *ingest) {
     return hm_router_now(ingest->router);
 }
 
+hm_stream *hm_ingest_stream(const hm_ingest *ingest, uint32_t index) {
+    assert(index < ingest->router->count);
+    return ingest->router->streams[index];
+}
+
 void hm_ingest_feed(hm_ingest *in, const uint8_t *data, uint64_t size, uint64_t now_ns,
                     hm_feed *feed) {
     assert(in != NULL && feed != NULL && in->router->run.count == 0);

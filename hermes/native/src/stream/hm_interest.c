@@ -180,18 +180,17 @@ int64_t hm_interest_open(hm_stream *stream, int kind, const uint8_t *text, uint3
                               .everything_until = everything ? UINT64_MAX : 0,
                               .everything = (uint8_t)everything,
                               .used = 1};
-    if (everything && !hm_filters_all(stream->filters, number))
+    if (everything)
         everything_add(stream, number);
     return filter;
 }
 
 void hm_interest_close(hm_stream *stream, uint32_t filter) {
     hm_interest *interest = &stream->interests[filter];
-    int all = hm_filters_all(stream->filters, filter);
     if (!hm_filters_remove(stream->filters, filter))
         return;
     assert(interest->cursors == NULL);
-    if (interest->everything && !all)
+    if (interest->everything)
         everything_remove(stream, filter);
     if (interest->ready) {
         uint32_t at = interest->ready_at, last = stream->ready[--stream->ready_count];

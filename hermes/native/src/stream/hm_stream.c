@@ -276,11 +276,44 @@ int hm_stream_sweep(hm_stream *stream, uint64_t budget) {
     return hm_filters_sweep(stream->filters, budget);
 }
 
-uint32_t hm_stream_ready(hm_stream *stream, uint32_t *filters, uint32_t capacity) {
-    uint32_t count = stream->ready_count < capacity ? stream->ready_count : capacity;
-    for (uint32_t i = 0; i < count; i++) {
-        filters[i] = stream->ready[--stream->ready_count];
-        stream->interests[filters[i]].ready = 0;
+/* ---- who may have something ---- */
+
+static uint32_t wake_all(const hm_interest *interest) {
+    uint32_t listed = 0;
+    for (hm_cursor *cursor = interest->cursors; cursor != NULL; cursor = cursor->next)
+        listed += hm_reader_wake(&cursor->reader);
+    return listed;
+}
+
+uint32_t hm_stream_wake(hm_stream *stream) {
+    uint32_t listed = 0;
+    for (uint32_t i = 0; i < stream->everything_count; i++)
+        listed += wake_all(&stream->interests[stream->everything[i]]);
+    while (stream->ready_count > 0) {
+        hm_interest *interest = &stream->interests[stream->ready[--stream->ready_count]];
+        interest->ready = 0;
+        listed += wake_all(interest);
     }
-    return count;
+    return listed;
+}
+
+void hm_stream_mark_progress(hm_stream *stream) {
+    hm_stream_wake(stream);
+    for (uint32_t i = 0; i < stream->interest_room; i++) {
+        const hm_interest *interest = &stream->interests[i];
+        if (interest->everything)
+            continue;
+        for (hm_cursor *cursor = interest->cursors; cursor != NULL; cursor = cursor->next) {
+            cursor->reader.progress = true;
+            hm_reader_wake(&cursor->reader);
+        }
+    }
+}
+
+uint32_t hm_stream_index(const hm_stream *stream) {
+    return stream->index;
+}
+
+bool hm_stream_held(const hm_stream *stream) {
+    return stream->held != 0;
 }

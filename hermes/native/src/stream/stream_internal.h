@@ -25,7 +25,7 @@ typedef struct {
     uint32_t capacity; /* notes: 0 or a power of two */
     uint32_t cursor_count;
     uint32_t ready_at; /* index in stream->ready, if `ready` */
-    uint32_t turning;  /* index in stream->everything; of filters that may turn selecting only */
+    uint32_t turning;  /* index in stream->everything, if `everything` */
     uint8_t everything;
     uint8_t ready;
     uint8_t used;
@@ -61,6 +61,7 @@ typedef struct {
 } hm_newest;
 
 struct hm_cursor {
+    hm_reader reader; /* the first member: hm_reader_cursor */
     hm_stream *stream;
     struct hm_cursor *next; /* of the same filter */
     struct hm_cursor *previous;

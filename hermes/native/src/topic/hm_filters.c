@@ -744,10 +744,6 @@ uint32_t hm_filters_matched(const hm_filters *f, uint32_t number) {
     return wanted->all ? hm_topics_count(f->topics) : wanted->matched;
 }
 
-int hm_filters_all(const hm_filters *f, uint32_t number) {
-    return filter_at(f, number)->all;
-}
-
 uint32_t hm_filters_count(const hm_filters *f) {
     return f->count;
 }
