@@ -68,7 +68,7 @@ class Outbox:
         handle = lib.hm_outbox_new(capacity, id, first_sequence)
         if handle == ffi.NULL:
             raise MemoryError(f"no memory for an outbox of {capacity} bytes")
-        self.handle = ffi.gc(handle, lib.hm_outbox_free, size=capacity)
+        self.handle = ffi.gc(handle, lib.hm_flusher_dispose, size=capacity)
         self.capacity = capacity
         """Bytes of frames it holds."""
 

@@ -241,7 +241,7 @@ int main(int argc, char **argv) {
     for (int i = 1; i < 3; i++)
         pthread_join(threads[i], NULL);
     hu_channel_free(channel);
-    hm_outbox_free(outbox);
+    hm_flusher_dispose(outbox);
     hm_flusher_free(flusher);
     stop_serving = 1;
     pthread_join(server, NULL);

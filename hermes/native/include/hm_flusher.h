@@ -46,6 +46,9 @@ int hm_flusher_add(hm_flusher *flusher, hm_outbox *outbox, uint64_t linger_ns);
 /* A batch of it half written is finished from a copy.  -HM_EUNKNOWN; -HM_EBUSY: this is a forked
  * child, nothing was done. */
 int hm_flusher_remove(hm_flusher *flusher, hm_outbox *outbox);
+/* Takes an outbox from its flusher, if it has one, and frees it.  No other thread may be in a call.
+ * In a forked child that may not touch the flusher, the outbox is left alone. */
+void hm_flusher_dispose(hm_outbox *outbox);
 /* Begins no more batches of it until hm_flusher_resume. */
 int hm_flusher_pause(hm_flusher *flusher, hm_outbox *outbox);
 /* Sends it (again) from its last acknowledged message on.  The acknowledging thread only.

@@ -31,7 +31,7 @@ typedef struct hm_outbox hm_outbox;
 /* `capacity`: bytes of frames, >= HM_OUTBOX_CAPACITY_MIN.  `id`: the publisher id its batches
  * carry. `first_sequence` >= 1.  NULL: no memory, or an argument out of its bounds. */
 hm_outbox *hm_outbox_new(uint64_t capacity, uint32_t id, uint64_t first_sequence);
-/* Takes it from its flusher, if it has one.  No other thread may be in a call. */
+/* No other thread may be in a call, and no flusher have it: see hm_flusher_dispose. */
 void hm_outbox_free(hm_outbox *outbox);
 /* Refuses payloads over `message_max` bytes with -HM_ELENGTH from now on. */
 void hm_outbox_limit(hm_outbox *outbox, uint32_t message_max);

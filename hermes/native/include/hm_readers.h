@@ -36,7 +36,7 @@ struct hm_readers {
     hm_reader *last;
     uint32_t awake;
     uint32_t followed; /* cursors, awake or not */
-    bool listed; /* on `list` */
+    bool listed;       /* on `list` */
     hm_readers *next;
     hm_readers *previous;
     hm_awake *list;

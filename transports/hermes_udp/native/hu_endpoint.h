@@ -12,6 +12,7 @@
 
 #include "hu_caster.h"
 #include "hu_group.h"
+#include "hu_timer.h"
 
 /* cdef-begin -- an opaque endpoint; constants that docs/udp.md lists. */
 typedef struct hu_endpoint hu_endpoint;
@@ -103,12 +104,6 @@ void hu_endpoint_drop(hu_endpoint *endpoint, uint32_t slot, uint32_t reason);
 /* The address of a slot's peer as a tap's prefix. */
 void hu_endpoint_peer(const hu_endpoint *endpoint, uint32_t slot, uint8_t *out);
 void hu_endpoint_count(const hu_endpoint *endpoint, hu_endpoint_counters *counters);
-uint64_t hu_now(void);
-/* A timer descriptor, readable from the time it is set to (CLOCK_MONOTONIC) until it is set again;
- * 0 disarms it.  Negative: none to be had. */
-int hu_timer_new(void);
-void hu_timer_set(int timer, uint64_t when_ns);
-void hu_timer_free(int timer);
 /* cdef-end */
 
 #include <netinet/in.h>

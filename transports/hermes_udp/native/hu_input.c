@@ -81,21 +81,6 @@ static void take_cast(hu_endpoint *endpoint, const hu_peer *peer, const uint8_t 
 }
 
 /* Sends a call for what is missing; unsent is as good as lost. */
-void hu_input_call_group(hu_endpoint *endpoint) {
-    uint8_t out[HU_STATUS_MAX];
-    int saved = errno;
-    hu_session *session = endpoint->slots[0].session;
-    hu_sender *sender = hu_session_sender(session);
-    uint32_t room = hu_session_datagram(session);
-    uint64_t rtt_ns = hu_sender_srtt(sender) + 4 * hu_sender_rttvar(sender);
-    uint64_t size = hu_group_emit(endpoint->group, hu_session_id(session), rtt_ns, out,
-                                  room < sizeof out ? room : sizeof out, hu_now());
-    if (size > 0 && hu_session_reason(session) == 0)
-        hu_endpoint_say(endpoint, out, size);
-    errno = saved;
-}
-
-/* A receiver of our cast calls for what it misses: for as much as on its session. */
 static void take_call(hu_endpoint *endpoint, hu_session *session, const uint8_t *ranges,
                       uint64_t size) {
     hu_sender *sender = hu_session_sender(session);

@@ -270,6 +270,22 @@ static int flush_cast(hu_endpoint *endpoint) {
     return 1;
 }
 
+/* Sends a call for what of the group is missing. */
+static void call_group(hu_endpoint *endpoint) {
+    uint8_t out[HU_STATUS_MAX];
+    int saved = errno;
+    hu_session *session = endpoint->slots[0].session;
+    hu_sender *sender = hu_session_sender(session);
+    uint32_t room = hu_session_datagram(session);
+    uint64_t rtt_ns = hu_sender_srtt(sender) + 4 * hu_sender_rttvar(sender);
+    uint64_t size = hu_group_emit(endpoint->group, hu_session_id(session), rtt_ns, out,
+                                  room < sizeof out ? room : sizeof out, hu_now());
+    if (size > 0 && hu_session_reason(session) == 0)
+        hu_endpoint_say(endpoint, out, size);
+    errno = saved;
+}
+
+/* A receiver of our cast calls for what it misses: for as much as on its session. */
 static void turn_round(uint32_t *list, uint32_t count) {
     for (uint32_t i = 0; i < count / 2; i++) {
         uint32_t moved = list[i];
@@ -288,7 +304,7 @@ static void put_last(uint32_t *list, uint32_t served, uint32_t count) {
 int hu_endpoint_flush(hu_endpoint *endpoint) {
     uint32_t count = endpoint->dirty_count, left = 0, served = 0;
     if (endpoint->group != NULL)
-        hu_input_call_group(endpoint);
+        call_group(endpoint);
     if (count == 0 && endpoint->cast == NULL)
         return 0;
     int saved = errno;

@@ -148,8 +148,6 @@ void hu_input_ask_where(int fd);
 /* 1: there may be more. */
 int hu_input_read(hu_endpoint *endpoint, int fd);
 void hu_input_timers(hu_endpoint *endpoint);
-/* Sends a call for what of the group is missing. */
-void hu_input_call_group(hu_endpoint *endpoint);
 
 /* hu_setup.c */
 void hu_setup_request(hu_endpoint *endpoint, const hu_peer *peer, const hu_header *header,

@@ -27,12 +27,12 @@ struct hm_conn {
     hm_conns *conns;
     hm_ingest *ingest;
     uint64_t number;
-    int fd;         /* the stream socket that output goes to; -1: Python moves it */
-    int error;      /* errno of a send that failed */
-    bool held;      /* Python has something to say first */
-    bool full;      /* the socket had no room */
-    bool stopped;   /* nothing is delivered any more */
-    hm_gap gap;     /* to be told; `first` 0: none */
+    int fd;       /* the stream socket that output goes to; -1: Python moves it */
+    int error;    /* errno of a send that failed */
+    bool held;    /* Python has something to say first */
+    bool full;    /* the socket had no room */
+    bool stopped; /* nothing is delivered any more */
+    hm_gap gap;   /* to be told; `first` 0: none */
     uint32_t cold_stream;
     uint64_t cold_position;
     uint64_t limit; /* bytes to flush at once */
@@ -75,8 +75,8 @@ void hm_conn_free(hm_conn *conn) {
 }
 
 void hm_conn_status_get(const hm_conn *conn, hm_conn_status *status) {
-    *status = (hm_conn_status){conn->sent, conn->deliveries, conn->out.waiting,
-                               conn->out.in_flight};
+    *status =
+        (hm_conn_status){conn->sent, conn->deliveries, conn->out.waiting, conn->out.in_flight};
 }
 
 void hm_conn_add(hm_conn *conn, hm_cursor *cursor) {
@@ -147,8 +147,7 @@ static int put_ack(hm_conn *conn, uint32_t publisher, uint64_t sequence) {
     uint8_t *place = chunk_room(conn->conns, &room);
     if (place == NULL)
         return -HM_ENOMEM;
-    int64_t size =
-        hm_frame_encode(place, room, HM_ACK, NULL, 0, NULL, 0, payload, length, 0, 0);
+    int64_t size = hm_frame_encode(place, room, HM_ACK, NULL, 0, NULL, 0, payload, length, 0, 0);
     assert(size > 0 && size <= (int64_t)ACK_FRAME_MAX);
     return output_put(&conn->out, conn->conns, (uint64_t)size);
 }
@@ -279,7 +278,7 @@ static int pull(hm_conn *conn, uint64_t limit, uint64_t now_ns) {
     if (readers->awake == 0 || hm_conn_choked(conn))
         return readers->awake == 0 ? HM_PULL_DONE : HM_PULL_LIMIT;
     uint64_t share = readers->awake > 1 && limit > HM_CONN_SHARE ? HM_CONN_SHARE : limit;
-    uint64_t taken = 0;  /* bytes of the first cursor */
+    uint64_t taken = 0; /* bytes of the first cursor */
     uint32_t again = 0; /* times a cursor found nothing yet */
     while (readers->awake > again && has_room(conn, limit)) {
         uint64_t size = 0;
@@ -322,12 +321,12 @@ uint32_t hm_conn_views(const hm_conn *conn, hm_view *views) {
     for (uint32_t i = out->next; i != out->tail && count < HM_CONN_PIECES_MAX; i++, skip = 0) {
         const piece *one = piece_at(out, i);
         const hm_chunk *chunk = one->chunk;
-        views[count++] = (hm_view){
-            .data = one->data + skip,
-            .size = one->size - skip,
-            .chunk = one->chunk,
-            .segment = one->segment,
-            .offset = chunk == NULL ? 0 : (uint64_t)(one->data + skip - chunk->data)};
+        views[count++] =
+            (hm_view){.data = one->data + skip,
+                      .size = one->size - skip,
+                      .chunk = one->chunk,
+                      .segment = one->segment,
+                      .offset = chunk == NULL ? 0 : (uint64_t)(one->data + skip - chunk->data)};
     }
     return count;
 }

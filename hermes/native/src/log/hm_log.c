@@ -21,7 +21,7 @@ static void init_sync(hm_pool *pool) {
     pthread_condattr_destroy(&attributes);
 }
 
-static uint64_t index_chunk(uint64_t segment_bytes) {
+static uint64_t chunk_of_index(uint64_t segment_bytes) {
     uint64_t chunk = segment_bytes / 32 / HM_PAGE * HM_PAGE;
     return chunk < HM_PAGE ? HM_PAGE : chunk > HM_INDEX_CHUNK ? HM_INDEX_CHUNK : chunk;
 }
@@ -35,7 +35,7 @@ static hm_pool *pool_new(const hm_log_options *options) {
     pool->process = getpid();
     init_sync(pool);
     pool->options = *options;
-    pool->index_chunk = index_chunk(options->segment_bytes);
+    pool->index_chunk = chunk_of_index(options->segment_bytes);
     pool->dirfd = -1;
     pool->eventfd = -1;
     pool->end_fd = -1;
@@ -76,30 +76,6 @@ static hm_log *log_new(const hm_log_options *options) {
     return log;
 }
 
-int hm_log_add_segment(hm_log *log, hm_segment *segment) {
-    if (log->segments_first + log->segments_count == log->segments_capacity) {
-        if (log->segments_first > log->segments_capacity / 2) {
-            memmove(log->segments, log->segments + log->segments_first,
-                    log->segments_count * sizeof *log->segments);
-            log->segments_first = 0;
-        } else {
-            uint64_t capacity = log->segments_capacity ? log->segments_capacity * 2 : 64;
-            hm_segment **grown = realloc(log->segments, capacity * sizeof *grown);
-            if (grown == NULL) {
-                return -HM_ENOMEM;
-            }
-            log->segments = grown;
-            log->segments_capacity = capacity;
-        }
-    }
-    if (log->segments_count != 0) {
-        const hm_segment *before = log->segments[log->segments_first + log->segments_count - 1];
-        segment->floor_ns =
-            before->floor_ns > before->last_time_ns ? before->floor_ns : before->last_time_ns;
-    }
-    log->segments[log->segments_first + log->segments_count++] = segment;
-    return 0;
-}
 static uint64_t realtime_ns(void) {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);

@@ -1,6 +1,7 @@
 /* hm_roll.c -- begins a new segment when the active one is full, and retires old ones. */
 #include <assert.h>
 #include <errno.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 #include "log_internal.h"
@@ -16,6 +17,31 @@
 #else
 #define SYNCS_BEGIN true
 #endif
+
+int hm_log_add_segment(hm_log *log, hm_segment *segment) {
+    if (log->segments_first + log->segments_count == log->segments_capacity) {
+        if (log->segments_first > log->segments_capacity / 2) {
+            memmove(log->segments, log->segments + log->segments_first,
+                    log->segments_count * sizeof *log->segments);
+            log->segments_first = 0;
+        } else {
+            uint64_t capacity = log->segments_capacity ? log->segments_capacity * 2 : 64;
+            hm_segment **grown = realloc(log->segments, capacity * sizeof *grown);
+            if (grown == NULL) {
+                return -HM_ENOMEM;
+            }
+            log->segments = grown;
+            log->segments_capacity = capacity;
+        }
+    }
+    if (log->segments_count != 0) {
+        const hm_segment *before = log->segments[log->segments_first + log->segments_count - 1];
+        segment->floor_ns =
+            before->floor_ns > before->last_time_ns ? before->floor_ns : before->last_time_ns;
+    }
+    log->segments[log->segments_first + log->segments_count++] = segment;
+    return 0;
+}
 
 /* The tail has passed `nudge_at`: the busier the segment, the further ahead it is made warm, so
  * that an idle stream costs little and a busy one soon has all of it, and then a spare. */

@@ -1,4 +1,4 @@
-/* hm_segment.c -- one segment: its encoded pages, its files and its mapping. */
+/* hm_segment.c -- one segment: its files, its mapping and its references. */
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -14,128 +14,6 @@
 #define NAME_SIZE 40
 #define HUGE_PAGE 2097152
 
-static const char header_magic[8] = "HMLOG\r\n";
-static const char seal_magic[8] = {'H', 'M', 'S', 'E', 'A', 'L', '\r', '\n'};
-
-static void put32(uint8_t *page, uint32_t offset, uint32_t value) {
-    memcpy(page + offset, &value, sizeof value);
-}
-
-static void put64(uint8_t *page, uint32_t offset, uint64_t value) {
-    memcpy(page + offset, &value, sizeof value);
-}
-
-static uint32_t get32(const uint8_t *page, uint32_t offset) {
-    uint32_t value;
-    memcpy(&value, page + offset, sizeof value);
-    return value;
-}
-
-static uint64_t get64(const uint8_t *page, uint32_t offset) {
-    uint64_t value;
-    memcpy(&value, page + offset, sizeof value);
-    return value;
-}
-
-void hm_header_encode(uint8_t *page, const hm_header *header) {
-    memset(page, 0, HM_LOG_SEGMENT_HEADER);
-    memcpy(page, header_magic, sizeof header_magic);
-    put32(page, 8, HM_HEADER_VERSION);
-    put32(page, 12, HM_LOG_SEGMENT_HEADER);
-    put64(page, 16, header->base_sequence);
-    put64(page, 24, header->base_position);
-    put64(page, 32, header->created_ns);
-    put64(page, 40, header->generation);
-    put64(page, 48, header->segment_bytes);
-    put32(page, 56, hm_crc32c(0, page, 56));
-}
-
-int hm_header_decode(const uint8_t *page, hm_header *header) {
-    if (memcmp(page, header_magic, sizeof header_magic) != 0) {
-        return -HM_EMAGIC;
-    }
-    if (get32(page, 56) != hm_crc32c(0, page, 56) || get32(page, 60) != 0) {
-        return -HM_ECRC;
-    }
-    if (get32(page, 8) != HM_HEADER_VERSION || get32(page, 12) != HM_LOG_SEGMENT_HEADER) {
-        return -HM_EVERSION;
-    }
-    header->base_sequence = get64(page, 16);
-    header->base_position = get64(page, 24);
-    header->created_ns = get64(page, 32);
-    header->generation = get64(page, 40);
-    header->segment_bytes = get64(page, 48);
-    header->crc = get32(page, 56);
-    if (header->base_sequence > HM_LOG_FARTHEST || header->base_position > HM_LOG_FARTHEST ||
-        header->base_position % HM_FRAME_ALIGN) {
-        return -HM_ELENGTH;
-    }
-    return 0;
-}
-
-void hm_seal_encode(uint8_t *page, uint32_t header_crc, const hm_seal *seal) {
-    uint8_t record[HM_SEAL_SIZE] = {0};
-    memcpy(record, seal_magic, sizeof seal_magic);
-    put64(record, 8, seal->end);
-    put64(record, 16, seal->next_sequence);
-    put64(record, 24, seal->last_time_ns);
-    put64(record, 32, seal->records);
-    put32(record, 40, hm_crc32c(header_crc, record, 40));
-    memcpy(page + HM_SEAL_OFFSET, record, sizeof record);
-}
-
-int hm_seal_decode(const uint8_t *page, uint32_t header_crc, hm_seal *seal) {
-    static const uint8_t nothing[HM_SEAL_SIZE];
-    const uint8_t *record = page + HM_SEAL_OFFSET;
-    if (memcmp(record, nothing, sizeof nothing) == 0) {
-        return -HM_EEMPTY;
-    }
-    if (memcmp(record, seal_magic, sizeof seal_magic) != 0 || get32(record, 44) != 0 ||
-        get32(record, 40) != hm_crc32c(header_crc, record, 40)) {
-        return -HM_ECRC;
-    }
-    seal->end = get64(record, 8);
-    seal->next_sequence = get64(record, 16);
-    seal->last_time_ns = get64(record, 24);
-    seal->records = get64(record, 32);
-    return seal->next_sequence > HM_LOG_FARTHEST || seal->end % HM_FRAME_ALIGN ? -HM_ELENGTH : 0;
-}
-
-static uint8_t *synced_mark(const uint8_t *page, uint64_t turn) {
-    return (uint8_t *)page + HM_SYNCED_OFFSET + turn % 2 * HM_SYNCED_SIZE;
-}
-
-void hm_synced_encode(uint8_t *page, uint32_t header_crc, uint64_t turn, const hm_synced *synced) {
-    uint8_t mark[HM_SYNCED_SIZE] = {0};
-    put64(mark, 0, synced->end);
-    put64(mark, 8, synced->next_sequence);
-    put32(mark, 16, hm_crc32c(header_crc, mark, 16));
-    memcpy(synced_mark(page, turn), mark, sizeof mark);
-}
-
-uint32_t hm_synced_decode(const uint8_t *page, uint32_t header_crc, hm_synced *synced) {
-    static const uint8_t nothing[HM_SYNCED_SIZE];
-    uint32_t unsound = 0;
-    *synced = (hm_synced){0};
-    for (uint32_t turn = 0; turn < 2; turn++) {
-        uint8_t mark[HM_SYNCED_SIZE];
-        memcpy(mark, synced_mark(page, turn), sizeof mark);
-        if (memcmp(mark, nothing, sizeof nothing) == 0) {
-            continue;
-        }
-        hm_synced found = {get64(mark, 0), get64(mark, 8)};
-        if (get32(mark, 16) != hm_crc32c(header_crc, mark, 16) ||
-            memcmp(mark + 20, nothing, HM_SYNCED_SIZE - 20) != 0 ||
-            found.end < HM_LOG_SEGMENT_HEADER || found.end % HM_FRAME_ALIGN ||
-            found.next_sequence > HM_LOG_FARTHEST) {
-            unsound = HM_SYNCED_OFFSET + turn * HM_SYNCED_SIZE;
-        } else if (found.next_sequence > synced->next_sequence) {
-            *synced = found;
-        }
-    }
-    return unsound;
-}
-
 void hm_segment_name(char *out, size_t size, uint64_t base, const char *suffix) {
     snprintf(out, size, "%020llu.%s", (unsigned long long)base, suffix);
 }
@@ -148,32 +26,6 @@ uint64_t hm_index_reserve(uint64_t segment_bytes) {
     uint64_t records = segment_bytes / HM_FRAME_SMALLEST + HM_LOG_PUBLISHERS_MAX +
                        2 * (uint64_t)HM_LOG_MISSING_MAX;
     return (records * sizeof(hm_record) + HM_PAGE - 1) / HM_PAGE * HM_PAGE;
-}
-
-int hm_map_sync(void *map, uint64_t begin, uint64_t end) {
-    begin = begin / HM_PAGE * HM_PAGE;
-    if (begin >= end) {
-        return 0;
-    }
-    /* msync, not fdatasync: it writes this range only, and leaves the zeros prepared behind it
-     * alone. */
-    return msync((uint8_t *)map + begin, end - begin, MS_SYNC) == 0 ? 0 : errno;
-}
-
-int hm_code_of(int error) {
-    return error == ENOSPC || error == EDQUOT   ? -HM_ENOSPACE
-           : error == EFBIG                     ? -HM_EFSIZE
-           : error == EMFILE || error == ENFILE ? -HM_EFILES
-           : error == ENOMEM                    ? -HM_ENOMEM
-                                                : -HM_EIO;
-}
-
-int hm_file_allocate(int fd, uint64_t offset, uint64_t size) {
-    int error;
-    do {
-        error = posix_fallocate(fd, (off_t)offset, (off_t)size);
-    } while (error == EINTR);
-    return error ? hm_code_of(error) : 0;
 }
 
 static int create(hm_segment *segment, const char *suffix, int *fd) {
@@ -238,19 +90,6 @@ static int make_index(hm_segment *segment) {
                             &segment->records_fault);
     }
     return error;
-}
-
-int hm_segment_charge(hm_segment *segment, uint64_t bytes) {
-    hm_pool *pool = segment->pool;
-    pthread_mutex_lock(&pool->lock);
-    uint64_t limit = pool->options.disk_bytes;
-    bool fits = limit == 0 || pool->disk_used + bytes <= limit;
-    if (fits) {
-        pool->disk_used += bytes;
-        segment->disk_bytes += bytes;
-    }
-    pthread_mutex_unlock(&pool->lock);
-    return fits ? 0 : -HM_ENOSPACE;
 }
 
 void hm_segment_read_ahead(hm_segment *segment, bool ahead) {

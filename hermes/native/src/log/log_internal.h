@@ -1,5 +1,7 @@
 /* log_internal.h -- what the files that make up a log share; no part of the API.
  *
+ *   hm_pool.c        the quota, and what the system says of storage
+ *   hm_format.c      encoded pages: header, seal, synced marks
  *   hm_segment.c     one segment: its memory, its files, its references
  *   hm_index.c       its append records
  *   hm_publishers.c  the duplicate filter
@@ -319,6 +321,30 @@ static inline uint64_t hm_segment_end_position(const hm_segment *segment) {
     return hm_segment_position(segment, segment->end);
 }
 
+/* hm_pool.c ---------------------------------------------------------------------------------- */
+
+/* Takes `bytes` more from the quota: 0 or -HM_ENOSPACE. */
+int hm_segment_charge(hm_segment *segment, uint64_t bytes);
+/* Gives [offset, offset + size) of a file storage: 0 or -HM_E*. */
+int hm_file_allocate(int fd, uint64_t offset, uint64_t size);
+/* Waits for [begin, end) of the mapping to be on disk: 0 or errno. */
+int hm_map_sync(void *map, uint64_t begin, uint64_t end);
+/* What an errno means: -HM_ENOSPACE, -HM_EFSIZE, -HM_EFILES, -HM_ENOMEM, or -HM_EIO. */
+int hm_code_of(int error);
+
+/* hm_format.c -------------------------------------------------------------------------------- */
+
+void hm_header_encode(uint8_t *page, const hm_header *header);
+/* 0; -HM_EMAGIC, -HM_EVERSION (sound, but newer), -HM_ECRC. */
+int hm_header_decode(const uint8_t *page, hm_header *header);
+void hm_seal_encode(uint8_t *page, uint32_t header_crc, const hm_seal *seal);
+/* 0; -HM_EEMPTY: not sealed; -HM_ECRC. */
+int hm_seal_decode(const uint8_t *page, uint32_t header_crc, hm_seal *seal);
+/* `turn`: counts the marks, so that one that is cut short leaves the one before. */
+void hm_synced_encode(uint8_t *page, uint32_t header_crc, uint64_t turn, const hm_synced *synced);
+/* The farther of the sound marks.  Returns the offset of an unsound one, 0 if there is none. */
+uint32_t hm_synced_decode(const uint8_t *page, uint32_t header_crc, hm_synced *synced);
+
 /* hm_segment.c ------------------------------------------------------------------------------- */
 
 void hm_pool_unref(hm_pool *pool);
@@ -336,8 +362,6 @@ void hm_segment_read_ahead(hm_segment *segment, bool ahead);
 int hm_segment_refit(hm_segment *segment);
 /* Unlinks what is a spare, unmaps, frees; nobody refers to it any more. */
 void hm_segment_destroy(hm_segment *segment);
-/* Takes `bytes` more from the quota: 0 or -HM_ENOSPACE. */
-int hm_segment_charge(hm_segment *segment, uint64_t bytes);
 /* Writes the header, then gives the files their names.  `records` may hold count-0 records already.
  */
 int hm_segment_install(hm_segment *segment, uint64_t created_ns);
@@ -354,24 +378,7 @@ void hm_segment_seal(hm_segment *segment, bool shrink);
  * nobody refers to it, if it has its full size and spares are few; else it is unlinked. */
 void hm_segment_retire(hm_segment *segment);
 void hm_segment_name(char *out, size_t size, uint64_t base, const char *suffix);
-/* Waits for [begin, end) of the mapping to be on disk: 0 or errno. */
-int hm_map_sync(void *map, uint64_t begin, uint64_t end);
 uint64_t hm_index_reserve(uint64_t segment_bytes);
-/* What an errno means: -HM_ENOSPACE, -HM_EFSIZE, -HM_EFILES, -HM_ENOMEM, or -HM_EIO. */
-int hm_code_of(int error);
-/* Gives [offset, offset + size) of a file storage: 0 or -HM_E*. */
-int hm_file_allocate(int fd, uint64_t offset, uint64_t size);
-
-void hm_header_encode(uint8_t *page, const hm_header *header);
-/* 0; -HM_EMAGIC, -HM_EVERSION (sound, but newer), -HM_ECRC. */
-int hm_header_decode(const uint8_t *page, hm_header *header);
-void hm_seal_encode(uint8_t *page, uint32_t header_crc, const hm_seal *seal);
-/* 0; -HM_EEMPTY: not sealed; -HM_ECRC. */
-int hm_seal_decode(const uint8_t *page, uint32_t header_crc, hm_seal *seal);
-/* `turn`: counts the marks, so that one that is cut short leaves the one before. */
-void hm_synced_encode(uint8_t *page, uint32_t header_crc, uint64_t turn, const hm_synced *synced);
-/* The farther of the sound marks.  Returns the offset of an unsound one, 0 if there is none. */
-uint32_t hm_synced_decode(const uint8_t *page, uint32_t header_crc, hm_synced *synced);
 
 /* hm_index.c --------------------------------------------------------------------------------- */
 
@@ -497,9 +504,6 @@ struct hm_log {
     uint64_t cold_rolls;
 };
 
-/* Adds `segment` as the newest. */
-int hm_log_add_segment(hm_log *log, hm_segment *segment);
-
 static inline hm_segment *hm_log_oldest(const hm_log *log) {
     return log->segments[log->segments_first];
 }
@@ -526,6 +530,8 @@ uint64_t hm_log_latest_time(const hm_log *log, uint64_t index);
 
 /* hm_roll.c ---------------------------------------------------------------------------------- */
 
+/* Adds `segment` as the newest. */
+int hm_log_add_segment(hm_log *log, hm_segment *segment);
 /* A segment to go on in: a prepared one or a new one.  0, -HM_ENOSPACE, ... */
 int hm_log_take(hm_log *log, hm_segment **taken);
 /* Gives it to the spares. */

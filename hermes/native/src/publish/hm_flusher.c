@@ -481,6 +481,15 @@ int hm_flusher_remove(hm_flusher *flusher, hm_outbox *outbox) {
     return status;
 }
 
+void hm_flusher_dispose(hm_outbox *outbox) {
+    if (outbox == NULL)
+        return;
+    hm_flusher *flusher = atomic_load_explicit(&outbox->flusher, memory_order_relaxed);
+    if (flusher != NULL && hm_flusher_remove(flusher, outbox) == -HM_EBUSY)
+        return; /* a forked child: the flusher's mutex may be held for ever */
+    hm_outbox_free(outbox);
+}
+
 int hm_flusher_pause(hm_flusher *flusher, hm_outbox *outbox) {
     if (atomic_load_explicit(&outbox->flusher, memory_order_relaxed) != flusher)
         return -HM_EUNKNOWN;

@@ -88,9 +88,7 @@ static void free_list(chunk *list) {
 void hm_outbox_free(hm_outbox *outbox) {
     if (outbox == NULL)
         return;
-    hm_flusher *flusher = atomic_load_explicit(&outbox->flusher, memory_order_relaxed);
-    if (flusher != NULL && hm_flusher_remove(flusher, outbox) == -HM_EBUSY)
-        return; /* a forked child: the flusher's mutex may be held for ever */
+    assert(atomic_load_explicit(&outbox->flusher, memory_order_relaxed) == NULL);
     assert(atomic_load_explicit(&outbox->putting, memory_order_relaxed) == 0);
     for (chunk *at = outbox->head; at != NULL;) {
         chunk *next = atomic_load_explicit(&at->next, memory_order_relaxed);

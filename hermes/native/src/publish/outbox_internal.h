@@ -4,7 +4,9 @@
 
 #include <stdatomic.h>
 
-#include "hm_flusher.h"
+#include "hm_outbox.h"
+
+struct hm_flusher; /* hm_flusher.c */
 
 #define CACHE_LINE 64 /* bytes */
 
@@ -31,7 +33,7 @@ struct hm_outbox {
     _Atomic uint32_t message_max;
     _Atomic uint32_t closed;
     /* The flusher's, changed under its mutex and the guard below. */
-    _Atomic(hm_flusher *) flusher;
+    _Atomic(struct hm_flusher *) flusher;
     uint64_t linger_ns;
     int paused;
 
