@@ -26,11 +26,18 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table on stdout; columns whose head begins with ``>`` are aligned to the right."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+    """A table on stdout; columns whose head begins with ``>`` are aligned to the right.
 
+    With the extra ``cli`` it folds to the width of the terminal; without, its lines are as long as they
+    have to be.
+    """
+    try:
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+    except ImportError:
+        _print_plain(columns, [list(map(printable, row)) for row in rows])
+        return
     width = None if sys.stdout.isatty() else WIDTH_PIPED
     table = Table(
         box=box.SIMPLE_HEAD,
@@ -45,6 +52,17 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*map(printable, row))
     Console(width=width, highlight=False, markup=False).print(table)
+
+
+def _print_plain(columns: Sequence[str], rows: list[list[str]]) -> None:
+    heads = [column.removeprefix(">") for column in columns]
+    widths = [max(map(len, cells)) for cells in zip(heads, *rows, strict=True)]
+    for row in (heads, ["-" * width for width in widths], *rows):
+        cells = (
+            cell.rjust(width) if column.startswith(">") else cell.ljust(width)
+            for column, cell, width in zip(columns, row, widths, strict=True)
+        )
+        sys.stdout.write("  ".join(cells).rstrip() + "\n")
 
 
 def say(text: str = "") -> None:

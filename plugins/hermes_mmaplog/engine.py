@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
-import platformdirs
 
 from hermes.base import rlimits
 from hermes.errors import (
@@ -303,8 +302,7 @@ class MmapBackend:
 
 
 def default_directory() -> str:
-    """Where ``mmap:`` alone keeps its data, e.g. ``~/.local/share/hermes``."""
-    try:
-        return platformdirs.user_data_dir("hermes", appauthor=False)
-    except RuntimeError:  # no home directory is known: said by path_of
-        return "~/.local/share/hermes"
+    """Where ``mmap:`` alone keeps its data: ``hermes`` in the user's data directory, as the XDG Base
+    Directory Specification has it; by default ``~/.local/share/hermes``."""
+    data = Path(os.environ.get("XDG_DATA_HOME", "").strip())
+    return str((data if data.is_absolute() else Path("~/.local/share")) / "hermes")

@@ -165,6 +165,14 @@ def test_relative_and_default_places(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert storage.directory == Path(default_directory()) == tmp_path / "share" / "hermes"
 
 
+@pytest.mark.parametrize("data", ["", " ", "relative/share"])
+def test_the_default_place_is_the_users(data: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A data directory that is not set, or not absolute, is the one that the specification names."""
+    monkeypatch.setenv("XDG_DATA_HOME", data)
+
+    assert default_directory() == "~/.local/share/hermes"
+
+
 def test_a_host_makes_no_sense() -> None:
     """Files have no host."""
     with pytest.raises(InvalidUrl, match="without a host"):

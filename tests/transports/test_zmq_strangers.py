@@ -324,21 +324,24 @@ def test_more_prefixes_than_are_remembered(
     """A peer that subscribes to more than is remembered silences nobody, and when all are gone the
     door knows it: it gives up its subscription."""
     monkeypatch.setattr("hermes_zmq.prefixes.PREFIXES_MAX", 10)
-    with serving(programs) as broker:
-        with hermes.connect(broker.urls[1]) as client, client.publisher("md.a") as publisher:
-            for _ in range(2):
-                greedy = zmtp.join(programs.doors["sub"], b"SUB")
-                greedy.sendall(b"".join(zmtp.frame(b"\x01p%d" % number) for number in range(50)))
-                subscriber = programs.socket(zmq.SUB, "sub", prefix=b"md.")
-                while not subscriber.poll(10):
-                    publisher.send(b"one")
-                    publisher.flush()
-                assert subscriber.recv_multipart() == [b"md.a", b"one"]
-                assert subscriptions(client) == 1
-                greedy.close()
-                subscriber.close(0)
-                programs.until(lambda: programs.counters["sub_peers"] == 0)
-                programs.until(lambda: subscriptions(client) == 0)
+    with (
+        serving(programs) as broker,
+        hermes.connect(broker.urls[1]) as client,
+        client.publisher("md.a") as publisher,
+    ):
+        for _ in range(2):
+            greedy = zmtp.join(programs.doors["sub"], b"SUB")
+            greedy.sendall(b"".join(zmtp.frame(b"\x01p%d" % number) for number in range(50)))
+            subscriber = programs.socket(zmq.SUB, "sub", prefix=b"md.")
+            while not subscriber.poll(10):
+                publisher.send(b"one")
+                publisher.flush()
+            assert subscriber.recv_multipart() == [b"md.a", b"one"]
+            assert subscriptions(client) == 1
+            greedy.close()
+            subscriber.close(0)
+            programs.until(lambda: programs.counters["sub_peers"] == 0)
+            programs.until(lambda: subscriptions(client) == 0)
 
 
 def subscriptions(client: hermes.Client) -> int:
