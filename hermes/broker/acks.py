@@ -193,11 +193,11 @@ class Acks:
             self._connection.follow_state()
         return not waits
 
-    def sync_failed(self, place: ServedStream) -> None:
-        """End the connection if it waits for the disk of ``place``: messages appended there may never
+    def sync_failed(self, stream: ServedStream) -> None:
+        """End the connection if it waits for the disk of ``stream``: messages appended there may never
         reach it."""
         waiting = any(
-            target is place
+            target is stream
             for publisher in self.publishers.values()
             for _, targets in publisher.pending
             for target, _ in targets
@@ -206,13 +206,13 @@ class Acks:
             return
         for publisher in self.publishers.values():
             publisher.pending.clear()
-        problem = place.backed.problem if place.backed is not None else None
+        problem = stream.backed.problem if stream.backed is not None else None
         self._connection.refuse(
             "storage_failed",
-            f"stream {place.name!r} could not be synced to disk: what was not acknowledged as "
+            f"stream {stream.name!r} could not be synced to disk: what was not acknowledged as "
             "durable may be lost"
             if problem is None
-            else f"stream {place.name!r} could not be stored: what was not acknowledged may be "
+            else f"stream {stream.name!r} could not be stored: what was not acknowledged may be "
             f"lost ({problem})",
         )
 
@@ -228,7 +228,7 @@ class Acks:
     def _acknowledge_synced(self, publisher: Publisher) -> None:
         pending, durable = publisher.pending, publisher.durable
         while pending and all(
-            place.reached(durable=durable) >= sequence for place, sequence in pending[0][1]
+            stream.reached(durable=durable) >= sequence for stream, sequence in pending[0][1]
         ):
             if not publisher.through:
                 self.due.append(publisher)

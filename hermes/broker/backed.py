@@ -200,7 +200,7 @@ class Backed:
 
     # What subscriptions ask.
 
-    def place(self, cursor: Cursor, start: Start, value: int) -> None:
+    def seek(self, cursor: Cursor, start: Start, value: int) -> None:
         """Have a new cursor begin where the log says.
 
         Raises:
@@ -219,7 +219,7 @@ class Backed:
             if start is Start.TIME:
                 cursor.hold(value)
         reason = GONE if wanted < state.first_sequence else DAMAGED
-        cursor.place(at.position, at.first_sequence, wanted=wanted, reason=reason)
+        cursor.seek(at.position, at.first_sequence, wanted=wanted, reason=reason)
 
     def fetch(self, position: int) -> None:
         """Bring what stands at ``position`` into memory.

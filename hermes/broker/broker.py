@@ -123,11 +123,11 @@ class Broker(Closable):
         config, plugins = self.config, self._registry or default_plugins()
         urls = [parse_url(text) for text in config.listeners]
         transports = [plugins.transport_of(url) for url in urls]
-        place = parse_url(config.storage)
-        backend = plugins.storage(place.scheme)
+        storage_url = parse_url(config.storage)
+        backend = plugins.storage(storage_url.scheme)
         hooks = self._hooks = Hooks(plugins, config.plugins)
         undo.callback(hooks.stopped)
-        storage = backend.open(place)
+        storage = backend.open(storage_url)
         undo.callback(storage.close)
         streams = Streams(config, storage)
         undo.callback(streams.close)
@@ -145,7 +145,7 @@ class Broker(Closable):
             loop.add(agent)
         # Last: where anything before is refused, no new stream is left in the storage.
         streams.open(self._progress, positions.farthest())
-        positions.rewind({place.name: place.last_sequence for place in streams})
+        positions.rewind({stream.name: stream.last_sequence for stream in streams})
         kernel.watch_logs()
         if len(kernel.agents) == 1:  # others would wait meanwhile
             kernel.context.serve_spin_ns = loop.spin_ns
@@ -203,7 +203,7 @@ class Broker(Closable):
     def streams(self) -> list[dict[str, Any]]:
         """Every stream: what it holds, claims and keeps."""
         context = self._opened().context
-        return self._ask(lambda: [queries.describe(place) for place in context.streams])
+        return self._ask(lambda: [queries.describe(stream) for stream in context.streams])
 
     def stats(self) -> dict[str, Any]:
         """Every counter."""

@@ -403,10 +403,10 @@ class Connection:
         """More has been synced or stored; returns whether nothing is waited for any more."""
         return self._lost or self._acks.synced()
 
-    def sync_failed(self, place: ServedStream) -> None:
-        """Messages appended to ``place`` may never reach the disk."""
+    def sync_failed(self, stream: ServedStream) -> None:
+        """Messages appended to ``stream`` may never reach the disk."""
         if not self._lost:
-            self._acks.sync_failed(place)
+            self._acks.sync_failed(stream)
 
     def durable_taken(self, subscription: Subscription, newer: Subscription) -> None:
         """``newer`` commits under the durable name of our ``subscription``, which ends here."""

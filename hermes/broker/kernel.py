@@ -176,11 +176,11 @@ class Kernel:
         """Wake the subscriptions that may have something in the streams that moved."""
         streams = self._streams
         moved, streams.moved = streams.moved, 0
-        for place in streams.of_bits(moved):
-            if place.backed is None:
-                place.stream.wake()
+        for stream in streams.of_bits(moved):
+            if stream.backed is None:
+                stream.native.wake()
             else:
-                self.syncs.hand_over(place, place.backed)
+                self.syncs.hand_over(stream, stream.backed)
 
     # Calls of the loop.
 
@@ -209,14 +209,14 @@ class Kernel:
                 ListenerInfo(agent.url, parse_url(agent.url).scheme) for agent in self.agents
             ),
             storage=context.storage.url,
-            streams=tuple(place.name for place in self._streams),
+            streams=tuple(stream.name for stream in self._streams),
         )
 
     def watch_logs(self) -> None:
         """The streams are open: follow their clock and their logs' descriptors."""
         clock = self.context.clock
         self._streams.router.set_clock(clock.offset_ns)
-        clock.newest(max(place.log.status().last_time_ns for place in self._streams))
+        clock.newest(max(stream.log.status().last_time_ns for stream in self._streams))
         self.syncs.watch()
 
     # A listener that fails.
@@ -272,20 +272,20 @@ class Kernel:
 
     def _mark_progress(self) -> None:
         """Let selecting subscriptions that are caught up say what they have covered."""
-        for place in self._streams:
-            place.mark_progress()
+        for stream in self._streams:
+            stream.mark_progress()
 
     def _trim(self) -> None:
         """Apply retention, and copy output for whose sake a stalled connection holds segments."""
         pinned = 0
-        for place in self._streams:
-            place.warn_of_topics()
-            backed = place.backed
-            if place.settings.retention_ns or backed or place.log.status().pinned:
-                place.log.trim(self.context.clock.age_ns())
+        for stream in self._streams:
+            stream.warn_of_topics()
+            backed = stream.backed
+            if stream.settings.retention_ns or backed or stream.log.status().pinned:
+                stream.log.trim(self.context.clock.age_ns())
             if backed is not None:
-                self.syncs.stored(place, backed)
-            pinned += place.log.status().pinned
+                self.syncs.stored(stream, backed)
+            pinned += stream.log.status().pinned
         if pinned:
             self._guard.each(self.connections, self._unpin)
 

@@ -185,15 +185,15 @@ class Output:
     def _fetch(self) -> None:
         """Load what a subscription stands at from the external storage; if that fails, the connection
         ends."""
-        stream, position = self._conn.cold()
-        place = self._context.streams[stream]
-        assert place.backed is not None
+        index, position = self._conn.cold()
+        stream = self._context.streams[index]
+        assert stream.backed is not None
         try:
-            place.backed.fetch(position)
+            stream.backed.fetch(position)
         except HermesError as error:
             self._connection.drop_subscriptions()
             self._connection.refuse(
-                "storage_failed", f"stream {place.name!r} cannot be read: {error}"
+                "storage_failed", f"stream {stream.name!r} cannot be read: {error}"
             )
 
     def _answer(self) -> None:

@@ -52,7 +52,7 @@ def pages(
 ) -> Iterator[Page] | None:
     """The answer to one query; None if there is none.  ``grant``: what the peer may see."""
     if what == "streams":
-        return iter([([describe(place) for place in context.streams], False)])
+        return iter([([describe(stream) for stream in context.streams], False)])
     if what == "topics":
         return _topics(context, arguments, grant)
     if what == "durables":
@@ -64,24 +64,24 @@ def pages(
     return None
 
 
-def describe(place: ServedStream) -> dict[str, Any]:
+def describe(stream: ServedStream) -> dict[str, Any]:
     """One stream: what it holds, what it claims, how much it keeps."""
-    status, counts = place.log.status(), place.stream.status()
+    status, counts = stream.log.status(), stream.native.status()
     return {
-        "name": place.name,
-        "index": place.index,
-        "patterns": place.config.patterns,
+        "name": stream.name,
+        "index": stream.index,
+        "patterns": stream.config.patterns,
         "first_sequence": status.first_sequence,
         "last_sequence": status.next_sequence - 1,
         "messages": status.next_sequence - status.first_sequence,
         "bytes": status.end_position - status.start_position,
         "topics": counts.topics,
-        "topics_max": place.topics_max,
-        "create_topics": place.config.create_topics,
+        "topics_max": stream.topics_max,
+        "create_topics": stream.config.create_topics,
         "segments": status.segments,
-        "segment_bytes": place.log.segment_bytes,
-        "retention_bytes": place.log.retention_bytes,
-        "retention_ns": place.log.retention_ns,
+        "segment_bytes": stream.log.segment_bytes,
+        "retention_bytes": stream.log.retention_bytes,
+        "retention_ns": stream.log.retention_ns,
         "failed": status.failed,
     }
 
@@ -110,7 +110,7 @@ def counters(context: Context) -> dict[str, Any]:
         "position_saves": context.durables.positions.saves,
         "unpinned_bytes": context.counters.copied_bytes,
         "listeners": [{"url": agent.url, **agent.counters()} for agent in context.agents],
-        "streams": {place.name: _stream_counters(place) for place in context.streams},
+        "streams": {stream.name: _stream_counters(stream) for stream in context.streams},
     }
 
 
@@ -126,8 +126,8 @@ def _configuration(context: Context) -> dict[str, Any]:
     }
 
 
-def _stream_counters(place: ServedStream) -> dict[str, int]:
-    status, counts = place.log.status(), place.stream.status()
+def _stream_counters(stream: ServedStream) -> dict[str, int]:
+    status, counts = stream.log.status(), stream.native.status()
     return {
         **counts._asdict(),
         "appends": status.appends,
@@ -139,7 +139,7 @@ def _stream_counters(place: ServedStream) -> dict[str, int]:
         "cold_rolls": status.cold_rolls,
         "syncs": status.syncs,
         "synced_sequence": status.synced_sequence,
-        "gaps": place.gaps,
+        "gaps": stream.gaps,
     }
 
 
@@ -191,15 +191,15 @@ def _topics(context: Context, arguments: dict[str, str], grant: Grant | None) ->
     except InvalidTopic:
         yield [], False
         return
-    for place in context.streams:
-        if only is not None and place.name != only:
+    for stream in context.streams:
+        if only is not None and stream.name != only:
             continue
         first = 0
-        while topics := place.stream.topics(first, PAGE):
+        while topics := stream.native.topics(first, PAGE):
             first += len(topics)
             page = [
                 {
-                    "stream": place.name,
+                    "stream": stream.name,
                     "topic": topic.name,
                     "last_sequence": topic.last_sequence,
                     "messages": topic.messages,

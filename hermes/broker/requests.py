@@ -237,7 +237,7 @@ class Requests:
         if self.opening:
             self._connection.wait()
         if not opening.matched():
-            context.turns.sweep(place for place, _ in opening.wanted)
+            context.turns.sweep(stream for stream, _ in opening.wanted)
 
     def _refuse_subscribe(self, request: m.Subscribe, error: Exception) -> None:
         number, protocol = request.subscription, self._protocol
@@ -290,7 +290,7 @@ class Requests:
         if request.start.at == "durable" and subscription.durable_key is not None:
             rewound = self._context.durables.positions.take_rewound(subscription.durable_key)
             for reader in subscription.readers:
-                reader.rewound = rewound.get(reader.place.name, 0)
+                reader.rewound = rewound.get(reader.stream.name, 0)
         return subscription
 
     def _subscribed(self, subscription: Subscription) -> None:
@@ -300,15 +300,15 @@ class Requests:
         self.subscriptions[number] = subscription
         self._connection.mark()
         for reader in subscription.readers:
-            place = reader.place
-            through, epoch = reader.cursor.through, place.epochs.current
+            stream = reader.stream
+            through, epoch = reader.cursor.through, stream.epochs.current
             if reader.rewound > through:
-                place.gaps += 1
-                self._protocol.stream(place.index, place.name, epoch)
+                stream.gaps += 1
+                self._protocol.stream(stream.index, stream.name, epoch)
                 self._protocol.gap(
-                    number, place.index, first=through + 1, last=reader.rewound, reason="epoch"
+                    number, stream.index, first=through + 1, last=reader.rewound, reason="epoch"
                 )
-            self._protocol.position(number, place.index, place.name, through, epoch)
+            self._protocol.position(number, stream.index, stream.name, through, epoch)
             self._conn.add(reader.cursor)
 
     def _on_ping(self, request: m.Ping) -> None:
@@ -379,24 +379,24 @@ class Requests:
         """The positions to commit, as far as this log has what their epochs had."""
         common = {}
         for name, sequence in request.positions.items():
-            place = self._context.streams.by_name(name)
+            stream = self._context.streams.by_name(name)
             epoch = request.epochs.get(name, 0)
-            common[name] = sequence if place is None else place.epochs.common(sequence, epoch)
+            common[name] = sequence if stream is None else stream.epochs.common(sequence, epoch)
         return common
 
     def _commit_problem(self, subscription: Subscription, positions: dict[str, int]) -> str | None:
         if subscription.durable is None:
             return "the subscription has no durable name"
         for name, sequence in positions.items():
-            place = self._context.streams.by_name(name)
-            if place is None:
+            stream = self._context.streams.by_name(name)
+            if stream is None:
                 return f"there is no stream {name!r}"
-            if self.grant is not None and all(of.place is not place for of in subscription.readers):
+            if self.grant is not None and all(
+                of.stream is not stream for of in subscription.readers
+            ):
                 return f"the subscription does not read the stream {name!r}"
-            if sequence > place.last_sequence:
-                return (
-                    f"{sequence} lies ahead of stream {name!r}, which ends at {place.last_sequence}"
-                )
+            if sequence > stream.last_sequence:
+                return f"{sequence} lies ahead of stream {name!r}, which ends at {stream.last_sequence}"
         return None
 
     def _forget(self, request: m.Query) -> None:

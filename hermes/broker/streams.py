@@ -48,7 +48,7 @@ class ServedStream:
         config: StreamConfig,
         *,
         log: Log | Backed,
-        stream: Stream,
+        native: Stream,
         settings: LogSettings,
         topics_max: int,
     ) -> None:
@@ -62,7 +62,7 @@ class ServedStream:
         self.log = log
         self.backed = log if isinstance(log, Backed) else None
         """Set where the log is not native memory."""
-        self.stream = stream
+        self.native = native
         self.patterns = [pattern.encode() for pattern in config.patterns]
         self.misplaced: list[bytes] | None = []
         """Topics with messages here that are routed elsewhere by now; None: too many to
@@ -86,7 +86,7 @@ class ServedStream:
     @property
     def appended_sequence(self) -> int:
         """The newest message's that was taken."""
-        return int(self.stream.log.status().next_sequence) - 1
+        return int(self.native.log.status().next_sequence) - 1
 
     def reached(self, *, durable: bool) -> int:
         """Sequences up to here may be acknowledged."""
@@ -99,7 +99,7 @@ class ServedStream:
     ) -> Cursor:
         """As :meth:`hermes.native.stream.Stream.open_cursor`."""
         elsewhere = self.backed is not None and start not in (Start.LATEST, Start.LAST)
-        cursor = self.stream.open_cursor(
+        cursor = self.native.open_cursor(
             filter,
             prefix=prefix,
             batch_id=batch_id,
@@ -108,7 +108,7 @@ class ServedStream:
         )
         if elsewhere and self.backed is not None:
             try:
-                self.backed.place(cursor, start, value)
+                self.backed.seek(cursor, start, value)
             except BaseException:
                 cursor.close()
                 raise
@@ -120,11 +120,11 @@ class ServedStream:
         last = self.last_sequence
         if last != self.marked_sequence:
             self.marked_sequence = last
-            self.stream.mark_progress()
+            self.native.mark_progress()
 
     def warn_of_topics(self) -> None:
         """Warn, once, that the stream will soon take no new topics."""
-        topics = self.stream.status().topics
+        topics = self.native.status().topics
         if not self.filling and topics >= TOPICS_WARN * self.topics_max:
             self.filling = True
             LOG.warning(
@@ -147,7 +147,7 @@ class ServedStream:
 
     def close(self) -> None:
         """Close the stream, then its log, which syncs."""
-        self.stream.close()
+        self.native.close()
         self.log.close()
 
 
@@ -165,7 +165,7 @@ class Streams:
         self._stream_configs = self._wanted(config, storage)
         _check_claims(self._stream_configs)
         self.router = Router()
-        self._places: list[ServedStream] = []
+        self._streams: list[ServedStream] = []
         self._names: dict[str, ServedStream] = {}
         self.opened = False
         """All of them are open; a Subscribe that comes before waits."""
@@ -184,41 +184,41 @@ class Streams:
             StorageFailed, StorageFull, StorageDamaged: one cannot be opened; none is open.
         """
         try:
-            for stream in self._stream_configs:
+            for wanted in self._stream_configs:
                 settings = replace(
-                    settings_for(stream, self._config), given_out=given_out.get(stream.name, 0)
+                    settings_for(wanted, self._config), given_out=given_out.get(wanted.name, 0)
                 )
-                self._open(stream, self._config, self._storage, progress, settings)
-            nexts = {place.name: place.last_sequence + 1 for place in self._places}
+                self._open(wanted, self._config, self._storage, progress, settings)
+            nexts = {stream.name: stream.last_sequence + 1 for stream in self._streams}
             for name, epochs in EpochStore(self._storage).begin(nexts, time.time_ns()).items():
                 self._names[name].epochs = epochs
-            for place in self._places:
-                for pattern in place.config.patterns:
-                    self.router.claim(place.index, pattern)
-            if len(self._places) > 1:
-                for place in self._places:
-                    place.misplaced = self._misplaced(place)
-            self.backed = [place.backed for place in self._places if place.backed is not None]
+            for stream in self._streams:
+                for pattern in stream.config.patterns:
+                    self.router.claim(stream.index, pattern)
+            if len(self._streams) > 1:
+                for stream in self._streams:
+                    stream.misplaced = self._misplaced(stream)
+            self.backed = [stream.backed for stream in self._streams if stream.backed is not None]
             self.opened = True
         except BaseException:
             self.close()
             raise
 
     def __iter__(self) -> Iterator[ServedStream]:
-        return iter(self._places)
+        return iter(self._streams)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._streams)
 
     def __getitem__(self, index: int) -> ServedStream:
-        return self._places[index]
+        return self._streams[index]
 
     def of_bits(self, bits: int) -> Iterator[ServedStream]:
         """The streams whose indexes are in the bit set."""
         while bits:
             lowest = bits & -bits
             bits ^= lowest
-            yield self._places[lowest.bit_length() - 1]
+            yield self._streams[lowest.bit_length() - 1]
 
     def by_name(self, name: str) -> ServedStream | None:
         """The stream of that name, if there is one."""
@@ -230,30 +230,30 @@ class Streams:
         Raises:
             InvalidTopic: not a legal pattern.
         """
-        if len(self._places) == 1:
-            return [self._places[0]]
+        if len(self._streams) == 1:
+            return [self._streams[0]]
         if prefix:
-            return list(self._places)
+            return list(self._streams)
         claimed = any(
-            covers(claim, pattern) for place in self._places[1:] for claim in place.patterns
+            covers(claim, pattern) for stream in self._streams[1:] for claim in stream.patterns
         )
         return [
-            place
-            for place in self._places
-            if (place.index == 0 and not claimed)
-            or any(overlap(claim, pattern) for claim in place.patterns)
-            or place.holds(pattern, prefix=False)
+            stream
+            for stream in self._streams
+            if (stream.index == 0 and not claimed)
+            or any(overlap(claim, pattern) for claim in stream.patterns)
+            or stream.holds(pattern, prefix=False)
         ]
 
     def close(self) -> None:
         """Close every stream and log.  Idempotent."""
-        places, self._places = self._places, []
+        streams, self._streams = self._streams, []
         self._names.clear()
         problem: Exception | None = None
         self.router.close()
-        for place in places:
+        for stream in streams:
             try:
-                place.close()
+                stream.close()
             except Exception as error:  # the others must be synced and closed all the same
                 problem = problem or error
         if problem is not None:
@@ -274,53 +274,53 @@ class Streams:
 
     def _open(
         self,
-        stream: StreamConfig,
+        wanted: StreamConfig,
         config: Config,
         storage: Storage,
         progress: Progress | None,
         settings: LogSettings,
     ) -> None:
-        log = storage.open_stream(stream.name, settings, progress)
+        log = storage.open_stream(wanted.name, settings, progress)
         if isinstance(log, Log):
-            report_losses(stream.name, log.report)
-        topics_max = stream.topics or config.limits.topics
+            report_losses(wanted.name, log.report)
+        topics_max = wanted.topics or config.limits.topics
         backed = None
         try:
             if not isinstance(log, Log):
-                backed = Backed(stream.name, log, settings)
+                backed = Backed(wanted.name, log, settings)
             opened = Stream(
                 backed.window if backed is not None else cast("Log", log),
-                index=len(self._places),
+                index=len(self._streams),
                 topics_max=topics_max,
-                create=stream.create_topics,
+                create=wanted.create_topics,
             )
             if backed is not None:
                 backed.begin(opened, progress)
         except BaseException:
             (backed or log).close()
             raise
-        place = ServedStream(
-            len(self._places),
-            stream,
+        stream = ServedStream(
+            len(self._streams),
+            wanted,
             log=cast("Log", log) if backed is None else backed,
-            stream=opened,
+            native=opened,
             settings=settings,
             topics_max=topics_max,
         )
-        self._places.append(place)
-        self._names[place.name] = place
+        self._streams.append(stream)
+        self._names[stream.name] = stream
         self.router.add(opened)
-        for topic in stream.declare:
+        for topic in wanted.declare:
             opened.declare(topic)
 
-    def _misplaced(self, place: ServedStream) -> list[bytes] | None:
+    def _misplaced(self, stream: ServedStream) -> list[bytes] | None:
         found: list[bytes] = []
         first = 0
-        while topics := place.stream.topics(first, TOPICS_PAGE):
+        while topics := stream.native.topics(first, TOPICS_PAGE):
             first += len(topics)
             for topic in topics:
                 name = topic.name.encode()
-                if topic.last_sequence and self.router.route(name) != place.index:
+                if topic.last_sequence and self.router.route(name) != stream.index:
                     found.append(name)
             if len(found) > MISPLACED_MAX:
                 return None

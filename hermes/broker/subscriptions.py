@@ -49,22 +49,22 @@ class SubscriptionHost(Protocol):
 class Reader:
     """One subscription's cursor in one stream."""
 
-    __slots__ = ("collecting", "cursor", "place", "rewound")
+    __slots__ = ("collecting", "cursor", "rewound", "stream")
 
     def __init__(
         self,
         subscription: Subscription,
-        place: ServedStream,
+        stream: ServedStream,
         start: Start,
         value: int,
         rewound: int = 0,
     ) -> None:
         self.rewound = rewound
         """The position that was asked for, if its epoch ended before it; else 0."""
-        self.place = place
+        self.stream = stream
         self.collecting = start is Start.LAST
         """The newest message of each topic is still being looked for."""
-        self.cursor = place.open_cursor(
+        self.cursor = stream.open_cursor(
             subscription.filter,
             prefix=subscription.prefix,
             batch_id=subscription.id,
@@ -104,13 +104,13 @@ class Subscription:
             InvalidTopic: not a legal filter.
             Refused: the stream has as many filters as it may.
         """
-        places = streams.met_by(self.filter, prefix=self.prefix)
-        starts = _starts(start, places, streams, stored or {})
+        met = streams.met_by(self.filter, prefix=self.prefix)
+        starts = _starts(start, met, streams, stored or {})
         try:
-            for place, (kind, value, rewound) in zip(places, starts, strict=True):
-                reader = Reader(self, place, kind, value, rewound)
+            for stream, (kind, value, rewound) in zip(met, starts, strict=True):
+                reader = Reader(self, stream, kind, value, rewound)
                 self.readers.append(reader)
-                if start.at == "positions" and start.time_ns > place.stream.log.newest_time():
+                if start.at == "positions" and start.time_ns > stream.native.log.newest_time():
                     reader.cursor.hold(start.time_ns)
         except Exception:
             self.close()
@@ -148,83 +148,83 @@ class Opening:
         """Have the filter matched.  Raises as :meth:`Subscription.open`."""
         filter, prefix = self.request.filter.encode(), self.request.kind == "prefix"
         try:
-            for place in streams.met_by(filter, prefix=prefix):
-                number = place.stream.want(filter, prefix=prefix)
-                self.wanted.append((place, number))
-                if not place.stream.wanted(number):
-                    place.stream.sweep(SWEEP_AT_ONCE)
+            for stream in streams.met_by(filter, prefix=prefix):
+                number = stream.native.want(filter, prefix=prefix)
+                self.wanted.append((stream, number))
+                if not stream.native.wanted(number):
+                    stream.native.sweep(SWEEP_AT_ONCE)
         except BaseException:
             self.release()
             raise
 
     def matched(self) -> bool:
         """Whether all topics have been matched with the filter."""
-        return all(place.stream.wanted(number) for place, number in self.wanted)
+        return all(stream.native.wanted(number) for stream, number in self.wanted)
 
     def release(self) -> list[ServedStream]:
         """Have the filter stay for its readers only; returns the streams.  Idempotent."""
         wanted, self.wanted = self.wanted, []
-        for place, number in wanted:
-            place.stream.unwant(number)
-        return [place for place, _ in wanted]
+        for stream, number in wanted:
+            stream.native.unwant(number)
+        return [stream for stream, _ in wanted]
 
 
 def _starts(
-    start: m.Start, places: list[ServedStream], streams: Streams, stored: dict[str, int]
+    start: m.Start, met: list[ServedStream], streams: Streams, stored: dict[str, int]
 ) -> list[tuple[Start, int, int]]:
-    """Return where to begin in each of ``places``, and the position asked for if its epoch ended before
+    """Return where to begin in each of ``met``, and the position asked for if its epoch ended before
     it."""
     simple = _SIMPLE.get(start.at)
     if simple is not None:
-        return [(simple, 0, 0)] * len(places)
+        return [(simple, 0, 0)] * len(met)
     if start.at == "time":
-        return [(Start.TIME, start.time_ns, 0)] * len(places)
+        return [(Start.TIME, start.time_ns, 0)] * len(met)
     if start.at == "sequence":
-        return [(Start.SEQUENCE, _bare_sequence(start.sequence, places), 0)]
+        return [(Start.SEQUENCE, _bare_sequence(start.sequence, met), 0)]
     wanted = stored if start.at == "durable" else start.positions
     unknown = [name for name in wanted if streams.by_name(name) is None]
     if unknown and start.at == "positions":
-        have = ", ".join(place.name for place in streams)
+        have = ", ".join(stream.name for stream in streams)
         raise RequestRefused("invalid_start", f"there is no stream {unknown[0]!r}; streams: {have}")
     epochs = start.epochs if start.at == "positions" else {}
     return [
         _from_position(
-            place,
-            wanted.get(place.name),
-            epochs.get(place.name, 0),
+            stream,
+            wanted.get(stream.name),
+            epochs.get(stream.name, 0),
             otherwise=_SIMPLE[start.otherwise],
         )
-        for place in places
+        for stream in met
     ]
 
 
-def _bare_sequence(sequence: int, places: list[ServedStream]) -> int:
-    if len(places) != 1:
-        names = ", ".join(place.name for place in places)
+def _bare_sequence(sequence: int, met: list[ServedStream]) -> int:
+    if len(met) != 1:
+        names = ", ".join(stream.name for stream in met)
         raise RequestRefused(
             "invalid_start",
             f"the pattern spans the streams {names}, each with sequences of its own: "
             f"give a position for each, or narrow the pattern",
         )
-    _refuse_ahead(places[0], sequence - 1)
+    _refuse_ahead(met[0], sequence - 1)
     return max(1, sequence)
 
 
 def _from_position(
-    place: ServedStream, position: int | None, epoch: int, *, otherwise: Start
+    stream: ServedStream, position: int | None, epoch: int, *, otherwise: Start
 ) -> tuple[Start, int, int]:
     if position is None:
         return otherwise, 0, 0
-    common = place.epochs.common(position, epoch)
-    _refuse_ahead(place, common)
+    common = stream.epochs.common(position, epoch)
+    _refuse_ahead(stream, common)
     return Start.SEQUENCE, common + 1, position if common < position else 0
 
 
-def _refuse_ahead(place: ServedStream, position: int) -> None:
-    last = place.last_sequence
+def _refuse_ahead(stream: ServedStream, position: int) -> None:
+    last = stream.last_sequence
     if position > last:
         raise RequestRefused(
             "position_ahead",
-            f"the stream {place.name!r} ends at sequence {last}, before {position}: its "
+            f"the stream {stream.name!r} ends at sequence {last}, before {position}: its "
             "log was replaced",
         )

@@ -26,8 +26,8 @@ class SyncsHost(GuardHost, Protocol):
     def synced(self) -> bool:
         """More has been synced or stored; returns whether nothing is waited for any more."""
 
-    def sync_failed(self, place: ServedStream) -> None:
-        """Messages appended to ``place`` may never reach the disk."""
+    def sync_failed(self, stream: ServedStream) -> None:
+        """Messages appended to ``stream`` may never reach the disk."""
 
 
 class Throttled(Protocol):
@@ -77,10 +77,10 @@ class Syncs:
 
     def watch(self) -> None:
         """The streams are open: have the loop watch their logs' descriptors."""
-        for place in self._streams:
-            fd = place.log.fileno()
+        for stream in self._streams:
+            fd = stream.log.fileno()
             if fd >= 0:
-                self._loop.watch(fd, partial(self._log_event, place))
+                self._loop.watch(fd, partial(self._log_event, stream))
 
     def forget(self, number: int) -> None:
         """Drop the connection with that number, which has ended."""
@@ -95,11 +95,11 @@ class Syncs:
         """Schedule a store, or a sync, of the streams of a bit set after this pass.  Returns the
         streams and sequences to wait for."""
         targets = []
-        for place in self._streams.of_bits(streams):
-            last = place.appended_sequence
-            if durable and place.synced < last:
-                place.sync_wanted = self._wanted = True
-            targets.append((place, last))
+        for stream in self._streams.of_bits(streams):
+            last = stream.appended_sequence
+            if durable and stream.synced < last:
+                stream.sync_wanted = self._wanted = True
+            targets.append((stream, last))
         self._waiters[waiter.number] = waiter
         return targets
 
@@ -109,48 +109,48 @@ class Syncs:
             self.sync_all()
         if self._wanted:
             self._wanted = False
-            for place in self._streams:
-                if place.sync_wanted and not place.syncing:
-                    self._begin(place)
+            for stream in self._streams:
+                if stream.sync_wanted and not stream.syncing:
+                    self._begin(stream)
 
     def sync_all(self) -> None:
         """Begin a sync of every stream that has something to sync."""
-        for place in self._streams:
-            if not place.syncing and self._durable and place.synced < place.last_sequence:
-                self._begin(place)
+        for stream in self._streams:
+            if not stream.syncing and self._durable and stream.synced < stream.last_sequence:
+                self._begin(stream)
 
-    def _begin(self, place: ServedStream) -> None:
-        place.sync_wanted = False
+    def _begin(self, stream: ServedStream) -> None:
+        stream.sync_wanted = False
         try:
-            place.log.sync_begin()
+            stream.log.sync_begin()
         except HermesError:
-            self._failed(place)
+            self._failed(stream)
             return
-        place.syncing = self.running = True
-        if place.log.fileno() < 0:
-            self._log_event(place)
+        stream.syncing = self.running = True
+        if stream.log.fileno() < 0:
+            self._log_event(stream)
 
-    def _log_event(self, place: ServedStream) -> None:
-        events = place.log.events()
-        status = place.log.status()
-        if place.backed is None or LogEvent.SYNC in events:
-            place.syncing = False
-        place.synced = status.synced_sequence
+    def _log_event(self, stream: ServedStream) -> None:
+        events = stream.log.events()
+        status = stream.log.status()
+        if stream.backed is None or LogEvent.SYNC in events:
+            stream.syncing = False
+        stream.synced = status.synced_sequence
         if LogEvent.SPACE in events:
             self._refusals.room()
-        if place.backed is not None:
-            place.backed.retry()
-            if place.backed.problem is None:
+        if stream.backed is not None:
+            stream.backed.retry()
+            if stream.backed.problem is None:
                 self._refusals.room()
-            self.stored(place, place.backed)
-        elif status.failed and place.synced < place.last_sequence:
-            self._failed(place)
+            self.stored(stream, stream.backed)
+        elif status.failed and stream.synced < stream.last_sequence:
+            self._failed(stream)
         self._acknowledge_reached()
-        if place.syncing:
+        if stream.syncing:
             return
-        if place.sync_wanted:
-            self._begin(place)
-        elif self._always and place.log.fileno() >= 0:
+        if stream.sync_wanted:
+            self._begin(stream)
+        elif self._always and stream.log.fileno() >= 0:
             self.sync_all()
         self.running = any(other.syncing for other in self._streams)
         self._turns.look()
@@ -162,25 +162,25 @@ class Syncs:
 
         self._guard.each(self._waiters, look)
 
-    def _failed(self, place: ServedStream) -> None:
+    def _failed(self, stream: ServedStream) -> None:
         """No durable acknowledgement can come any more from this stream: say so instead of staying
         silent."""
-        self._guard.each(self._waiters, lambda waiter: waiter.sync_failed(place))
+        self._guard.each(self._waiters, lambda waiter: waiter.sync_failed(stream))
 
     # Logs elsewhere.
 
-    def hand_over(self, place: ServedStream, backed: Backed) -> None:
+    def hand_over(self, stream: ServedStream, backed: Backed) -> None:
         """Give the log what has been appended."""
         backed.hand_over()
-        self.stored(place, backed)
+        self.stored(stream, backed)
 
-    def stored(self, place: ServedStream, backed: Backed) -> None:
+    def stored(self, stream: ServedStream, backed: Backed) -> None:
         """Follow what a log elsewhere has by now: deliver, acknowledge, read on."""
         if backed.collect():
-            place.stream.wake()
+            stream.native.wake()
             self._acknowledge_reached()
         if backed.problem is not None and not isinstance(backed.problem, StorageFull):
-            self._failed(place)
+            self._failed(stream)
         if self.choked and all(
             other.problem or other.behind_bytes < CHOKE_BYTES for other in self._streams.backed
         ):
@@ -192,12 +192,12 @@ class Syncs:
     def throttle(self, connection: Throttled) -> None:
         """Bound the bytes that logs elsewhere have not stored: ``connection``, which has brought some,
         is not read from while there are too many."""
-        for place in self._streams:
-            backed = place.backed
+        for stream in self._streams:
+            backed = stream.backed
             if backed is None:
                 continue
             if backed.unhanded_bytes >= HAND_OVER_BYTES:
-                self.hand_over(place, backed)
+                self.hand_over(stream, backed)
             if backed.problem is None and backed.behind_bytes >= CHOKE_BYTES:
                 connection.paused = True
                 self.choked[connection.number] = connection

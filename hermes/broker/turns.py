@@ -79,7 +79,7 @@ class Turns:
         if self._unswept:
             stream = next(iter(self._unswept))
             del self._unswept[stream]
-            if stream.stream.sweep(SWEEP_BUDGET):
+            if stream.native.sweep(SWEEP_BUDGET):
                 self._unswept[stream] = None  # behind the other streams
         while self._discarded and time.monotonic_ns() < ends:
             self._close_discarded()
@@ -103,6 +103,6 @@ class Turns:
 
     def _close_discarded(self) -> None:
         subscription = self._discarded.popleft()
-        streams = [reader.place for reader in subscription.readers]
+        streams = [reader.stream for reader in subscription.readers]
         subscription.close()
         self.sweep(streams)

@@ -288,10 +288,10 @@ class Cursor:
         stands."""
         return int(lib.hm_cursor_through(self.handle))
 
-    def place(self, position: int, sequence: int, *, wanted: int = 0, reason: int = 0) -> None:
+    def seek(self, position: int, sequence: int, *, wanted: int = 0, reason: int = 0) -> None:
         """Before the first batch: begin at ``position``, which has ``sequence``; a gap from
         ``wanted`` to it if that is less."""
-        lib.hm_cursor_place(self.handle, position, sequence, wanted, reason)
+        lib.hm_cursor_seek(self.handle, position, sequence, wanted, reason)
 
     def hold(self, time_ns: int) -> None:
         """Before the first batch: deliver nothing that is appended before ``time_ns``."""

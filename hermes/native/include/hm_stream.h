@@ -163,8 +163,8 @@ int64_t hm_stream_learn(hm_stream *stream, uint64_t position, uint64_t sequence,
 /* Before its first batch: the cursor begins at `position`, which has `sequence`, for a subscription
  * that wanted to begin at `wanted`: what lies between is a gap, for `reason` (HM_EGONE,
  * HM_EDAMAGED). */
-void hm_cursor_place(hm_cursor *cursor, uint64_t position, uint64_t sequence, uint64_t wanted,
-                     int reason);
+void hm_cursor_seek(hm_cursor *cursor, uint64_t position, uint64_t sequence, uint64_t wanted,
+                    int reason);
 /* Before its first batch: the cursor has nothing until a message was appended at `time_ns` or
  * later, and begins there. */
 void hm_cursor_hold(hm_cursor *cursor, uint64_t time_ns);

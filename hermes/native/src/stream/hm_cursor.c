@@ -602,7 +602,7 @@ int hm_cursor_open(hm_stream *stream, int filter_kind, const uint8_t *filter, ui
     return 0;
 }
 
-void hm_cursor_place(hm_cursor *cursor, uint64_t position, uint64_t sequence, uint64_t wanted,
+void hm_cursor_seek(hm_cursor *cursor, uint64_t position, uint64_t sequence, uint64_t wanted,
                      int reason) {
     assert(cursor != NULL && cursor->newest == NULL);
     cursor->position = position;
