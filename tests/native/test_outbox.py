@@ -25,6 +25,7 @@ from hermes.native.outbox import Flusher, Outbox, lengths_of
 if TYPE_CHECKING:
     from tests.native.conftest import RunC, Sanitizer
 
+PASSES_MAX = 10
 MESSAGE_MAX = 1 << 24
 BATCH_MAX = MESSAGE_MAX + (1 << 20)
 CONTROL_MAX = 1 << 20
@@ -350,10 +351,14 @@ def test_the_shortest_linger_leaves_with_its_outbox(
     assert [m.payload for m in receive_messages(theirs, 1)] == [b"now"]
 
     flusher.remove(hasty)
-    patient.sender(b"md.a").send(b"much later")
-
-    with pytest.raises(TimeoutError):
-        receive_messages(theirs, 1, timeout=0.2)
+    for _ in range(PASSES_MAX):  # a pass that was under way may still take what is sent next
+        patient.sender(b"md.a").send(b"much later")
+        try:
+            receive_messages(theirs, 1, timeout=0.2)
+        except TimeoutError:
+            break
+    else:
+        pytest.fail("it goes out at once, every time")
     assert flusher.drain() == 1
     assert [m.payload for m in receive_messages(theirs, 1)] == [b"much later"]
 
