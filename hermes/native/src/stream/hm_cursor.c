@@ -603,7 +603,7 @@ int hm_cursor_open(hm_stream *stream, int filter_kind, const uint8_t *filter, ui
 }
 
 void hm_cursor_seek(hm_cursor *cursor, uint64_t position, uint64_t sequence, uint64_t wanted,
-                     int reason) {
+                    int reason) {
     assert(cursor != NULL && cursor->newest == NULL);
     cursor->position = position;
     cursor->sequence = sequence;
