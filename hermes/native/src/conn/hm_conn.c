@@ -6,10 +6,10 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <time.h>
 
+#include "../base/hm_platform.h"
 #include "hm_ack.h"
 
 #define LOOK_MASK     15u /* others are looked for after 16 empty reads: some 5 us */
@@ -451,15 +451,6 @@ static uint64_t clock_ns(void) {
     return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
 }
 
-static int others_wait(const port *from) {
-    struct epoll_event events[2];
-    int count = epoll_wait(from->watch_fd, events, 2, 0);
-    for (int i = 0; i < count; i++)
-        if (events[i].data.fd != from->fd)
-            return 1;
-    return 0;
-}
-
 /* Bytes; 0: what is in `why`. */
 static int64_t read_now(const port *from, uint8_t *buffer, int32_t *why) {
     if (from->medium != NULL) {
@@ -495,7 +486,7 @@ static int64_t read_some(const port *from, uint8_t *buffer, uint64_t spin_ns, in
             begun = begun == 0 ? now : begun;
             if (now - begun >= spin_ns)
                 return 0;
-            if (others_wait(from)) {
+            if (hm_platform_others(from->watch_fd, from->fd)) {
                 *why = HM_SERVE_OTHERS;
                 return 0;
             }
@@ -546,7 +537,7 @@ static void serve(hm_conn *conn, const port *place, uint8_t *buffer, uint64_t sp
         served->why = HM_SERVE_OTHERS;
         if (spin_ns == 0 || clock_ns() >= end)
             return;
-        if ((served->rounds & OTHERS_MASK) == 0 && others_wait(place))
+        if ((served->rounds & OTHERS_MASK) == 0 && hm_platform_others(place->watch_fd, place->fd))
             return;
     }
 }

@@ -2,7 +2,6 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <time.h>
@@ -19,27 +18,10 @@
 
 #define NAME_SIZE 40
 
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ 22
-#endif
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23
-#endif
-
 void hm_pool_event(hm_pool *pool, uint32_t event) {
     pool->events |= event;
-    if (pool->eventfd >= 0) {
-        uint64_t one = 1;
-        ssize_t written = write(pool->eventfd, &one, sizeof one);
-        (void)written; /* it can only fail when it is readable already */
-    }
-}
-
-/* Kernels before 5.14: touch each page with an atomic addition of nothing, which cannot lose a
- * store that the owner makes beside it. */
-static void touch(uint8_t *from, uint64_t size) {
-    for (uint64_t at = 0; at < size; at += HM_PAGE) {
-        atomic_fetch_add_explicit((_Atomic uint32_t *)(void *)(from + at), 0, memory_order_relaxed);
+    if (pool->event.fd >= 0) {
+        hm_event_set(&pool->event);
     }
 }
 
@@ -80,9 +62,7 @@ static void warm_slice(hm_pool *pool, hm_segment *segment, uint64_t target) {
     hm_segment_retain(segment);
     segment->warmed = from + size;
     pthread_mutex_unlock(&pool->lock);
-    if (madvise(segment->map + from, size, MADV_POPULATE_WRITE) != 0 && errno == EINVAL) {
-        touch(segment->map + from, size);
-    }
+    hm_platform_warm(segment->map + from, size);
     hm_segment_release(segment);
     uint64_t ended_ns = now_ns();
     pthread_mutex_lock(&pool->lock);
@@ -105,7 +85,7 @@ static void populate_next(hm_pool *pool) {
                 pool->populate_count * sizeof pool->populate[0]);
     }
     pthread_mutex_unlock(&pool->lock);
-    madvise(segment->map + offset, slice, MADV_POPULATE_READ); /* a hint: errors mean nothing */
+    hm_platform_populate(segment->map + offset, slice);
     hm_segment_release(segment);
     pthread_mutex_lock(&pool->lock);
 }
@@ -253,12 +233,14 @@ static int sync_sealed(hm_pool *pool, bool failed, uint64_t turn) {
     hm_segment *list;
     bool many = take_unsynced(pool, &list) > HM_SYNC_EACH_MAX;
     /* Each sync of a file waits for the journal; beyond a few, one for the whole file system is
-     * cheaper. */
-    int error = many && syncfs(pool->dirfd) != 0 ? errno : 0;
+     * cheaper, if there is such a thing. */
+    int error = many ? hm_platform_sync_all(pool->dirfd) : -1;
+    bool each = error < 0;
+    error = each ? 0 : error;
     while (list) {
         job todo = {list, list->sync_unmapped, list->end, list->record_count, true};
         list = list->unsynced_next;
-        if (error == 0 && !many) {
+        if (error == 0 && each) {
             error = sync_segment(&todo);
         }
         if (error == 0 && !failed && todo.unmapped) {
@@ -423,8 +405,7 @@ static void wait_for_work(hm_pool *pool, uint64_t until_ns) {
         pthread_cond_wait(&pool->wake, &pool->lock);
         return;
     }
-    struct timespec until = {(time_t)(until_ns / 1000000000u), (long)(until_ns % 1000000000u)};
-    pthread_cond_timedwait(&pool->wake, &pool->lock, &until);
+    hm_platform_cond_wait(&pool->wake, &pool->lock, until_ns);
 }
 
 static bool wants_spare(const hm_pool *pool) {

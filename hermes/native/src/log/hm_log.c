@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
-#include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -12,13 +11,9 @@
 /* opening ------------------------------------------------------------------------------------- */
 
 static void init_sync(hm_pool *pool) {
-    pthread_condattr_t attributes;
-    pthread_condattr_init(&attributes);
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
     pthread_mutex_init(&pool->lock, NULL);
-    pthread_cond_init(&pool->wake, &attributes);
-    pthread_cond_init(&pool->done, &attributes);
-    pthread_condattr_destroy(&attributes);
+    hm_platform_cond_init(&pool->wake);
+    hm_platform_cond_init(&pool->done);
 }
 
 static uint64_t chunk_of_index(uint64_t segment_bytes) {
@@ -37,7 +32,7 @@ static hm_pool *pool_new(const hm_log_options *options) {
     pool->options = *options;
     pool->index_chunk = chunk_of_index(options->segment_bytes);
     pool->dirfd = -1;
-    pool->eventfd = -1;
+    pool->event = HM_EVENT_CLOSED;
     pool->end_fd = -1;
     return pool;
 }
@@ -181,8 +176,8 @@ int hm_log_open_window(const hm_log_options *options, uint64_t first_sequence,
 static int open_files(hm_log *log, const char *directory) {
     hm_pool *pool = log->pool;
     pool->dirfd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    pool->eventfd = pool->dirfd < 0 ? -1 : eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    return pool->dirfd < 0 || pool->eventfd < 0 ? hm_code_of(errno) : 0;
+    int error = pool->dirfd < 0 ? errno : hm_event_open(&pool->event);
+    return error ? hm_code_of(error) : 0;
 }
 
 int hm_log_open(const char *directory, const hm_log_options *options, uint64_t *progress,
@@ -337,20 +332,19 @@ int hm_log_sync_begin(hm_log *log) {
 
 int hm_log_sync_wait(hm_log *log, uint64_t timeout_ns) {
     hm_pool *pool = log->pool;
-    struct timespec until;
+    struct timespec now;
     int error = hm_log_sync_begin(log);
     if (error) {
         return error;
     }
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    uint64_t nanoseconds = (uint64_t)until.tv_nsec + timeout_ns % 1000000000U;
-    until.tv_sec += (time_t)(timeout_ns / 1000000000U + nanoseconds / 1000000000U);
-    until.tv_nsec = (long)(nanoseconds % 1000000000U);
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    uint64_t now_ns = (uint64_t)now.tv_sec * 1000000000U + (uint64_t)now.tv_nsec;
+    uint64_t until_ns = timeout_ns < UINT64_MAX - now_ns ? now_ns + timeout_ns : UINT64_MAX;
     pthread_mutex_lock(&pool->lock);
     uint64_t mine = pool->sync_asked;
     int waited = 0;
     while (pool->sync_served < mine && pool->failed == 0 && waited != ETIMEDOUT) {
-        waited = pthread_cond_timedwait(&pool->done, &pool->lock, &until);
+        waited = hm_platform_cond_wait(&pool->done, &pool->lock, until_ns);
     }
     error = pool->failed ? pool->failed : pool->sync_served < mine ? -HM_ETIMEDOUT : 0;
     pthread_mutex_unlock(&pool->lock);
@@ -364,18 +358,16 @@ void hm_log_fault(hm_log *log, int error) {
 }
 
 int hm_log_fileno(const hm_log *log) {
-    return log->pool->eventfd;
+    return log->pool->event.fd;
 }
 
 int hm_log_events(hm_log *log) {
     hm_pool *pool = log->pool;
-    if (pool->eventfd < 0) {
+    if (pool->event.fd < 0) {
         return 0;
     }
-    uint64_t count;
     pthread_mutex_lock(&pool->lock);
-    ssize_t taken = read(pool->eventfd, &count, sizeof count);
-    (void)taken; /* nothing there is an answer, too */
+    hm_event_clear(&pool->event);
     int events = (int)pool->events;
     pool->events = 0;
     pthread_mutex_unlock(&pool->lock);

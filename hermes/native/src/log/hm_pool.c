@@ -1,6 +1,5 @@
 /* hm_pool.c -- the storage that a log's files may take, and the system's word on it. */
 #include <errno.h>
-#include <fcntl.h>
 #include <sys/mman.h>
 
 #include "log_internal.h"
@@ -24,10 +23,7 @@ int hm_code_of(int error) {
 }
 
 int hm_file_allocate(int fd, uint64_t offset, uint64_t size) {
-    int error;
-    do {
-        error = posix_fallocate(fd, (off_t)offset, (off_t)size);
-    } while (error == EINTR);
+    int error = hm_platform_allocate(fd, offset, size);
     return error ? hm_code_of(error) : 0;
 }
 

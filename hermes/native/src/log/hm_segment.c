@@ -115,7 +115,7 @@ static int fill_segment(hm_segment *segment) {
                             &segment->map_fault);
     }
     if (error == 0 && pool->dirfd < 0 && segment->map_size >= HUGE_PAGE) {
-        madvise(segment->map, segment->map_size, MADV_HUGEPAGE);
+        hm_platform_huge(segment->map, segment->map_size);
     }
     if (error == 0) {
         hm_segment_read_ahead(segment, false);
@@ -261,9 +261,7 @@ void hm_pool_unref(hm_pool *pool) {
     if (pool->dirfd >= 0) {
         close(pool->dirfd);
     }
-    if (pool->eventfd >= 0) {
-        close(pool->eventfd);
-    }
+    hm_event_close(&pool->event);
     if (pool->end_fd >= 0) {
         close(pool->end_fd);
     }

@@ -25,6 +25,7 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "../base/hm_platform.h"
 #include "hm_fault.h"
 #include "hm_log.h"
 
@@ -226,10 +227,10 @@ struct hm_pool {
     pthread_cond_t wake; /* the helper waits */
     pthread_cond_t done; /* the owner waits for a sync, or for the segment in the helper's hands */
     hm_log_options options;
-    int dirfd;     /* -1: memory */
-    int eventfd;   /* -1: memory */
-    int end_fd;    /* of the end mark; -1: memory, or it cannot be written */
-    pid_t process; /* that opened the log: a forked child must not write to its files */
+    int dirfd;      /* -1: memory */
+    hm_event event; /* closed: memory */
+    int end_fd;     /* of the end mark; -1: memory, or it cannot be written */
+    pid_t process;  /* that opened the log: a forked child must not write to its files */
     bool closing;
     bool swept; /* the log is closed: the names of spares may be another log's by now */
 

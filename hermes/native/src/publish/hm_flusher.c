@@ -9,12 +9,11 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "../base/hm_platform.h"
 #include "outbox_internal.h"
 
 #define NANOSECONDS    1000000000u /* of a second */
@@ -52,7 +51,7 @@ struct hm_flusher {
     _Atomic int blocked; /* 1 while the socket has no room and the thread waits for it */
 
     pid_t pid;
-    int wake_fd;
+    hm_event wakes;
     int threaded;
     pthread_t thread;
     _Atomic int stop;
@@ -70,19 +69,11 @@ static uint64_t clock_ns(clockid_t clock) {
     return (uint64_t)now.tv_sec * (uint64_t)NANOSECONDS + (uint64_t)now.tv_nsec;
 }
 
-static void wake(hm_flusher *flusher) {
-    uint64_t one = 1;
-    /* A full counter is readable already; nothing else can go wrong with an eventfd. */
-    ssize_t ignored = write(flusher->wake_fd, &one, sizeof one);
-    (void)ignored;
-}
-
 hm_flusher *hm_flusher_new(void) {
     hm_flusher *flusher = calloc(1, sizeof *flusher);
     if (flusher == NULL)
         return NULL;
-    flusher->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (flusher->wake_fd < 0) {
+    if (hm_event_open(&flusher->wakes) != 0) {
         free(flusher);
         return NULL;
     }
@@ -100,12 +91,12 @@ void hm_flusher_free(hm_flusher *flusher) {
     if (flusher->threaded) {
         /* release: pairs with the acquire at the top of the thread's loop. */
         atomic_store_explicit(&flusher->stop, 1, memory_order_release);
-        wake(flusher);
+        hm_event_set(&flusher->wakes);
         pthread_join(flusher->thread, NULL);
     }
     while (flusher->count > 0)
         hm_flusher_remove(flusher, flusher->outboxes[flusher->count - 1]);
-    close(flusher->wake_fd);
+    hm_event_close(&flusher->wakes);
     pthread_mutex_destroy(&flusher->mutex);
     free(flusher->orphan);
     free(flusher->control);
@@ -261,20 +252,14 @@ static int anything_waits(hm_flusher *flusher, memory_order order) {
     return found;
 }
 
-static void forget_wakes(hm_flusher *flusher) {
-    uint64_t count;
-    ssize_t ignored = read(flusher->wake_fd, &count, sizeof count);
-    (void)ignored;
-}
-
 /* Sleeps until a put, or something that changes who waits.  Returns when the linger began. */
 static uint64_t sleep_until_put(hm_flusher *flusher) {
-    struct pollfd wakes = {.fd = flusher->wake_fd, .events = POLLIN};
+    struct pollfd wakes = {.fd = flusher->wakes.fd, .events = POLLIN};
     atomic_store_explicit(&flusher->woken_ns, 0, memory_order_relaxed);
     atomic_store_explicit(&flusher->asleep, 1, memory_order_seq_cst); /* (F) */
     if (!anything_waits(flusher, memory_order_seq_cst))
         poll(&wakes, 1, -1);
-    forget_wakes(flusher);
+    hm_event_clear(&flusher->wakes);
     atomic_store_explicit(&flusher->asleep, 0, memory_order_seq_cst);
     /* acquire: pairs with (G). */
     uint64_t woken = atomic_load_explicit(&flusher->woken_ns, memory_order_acquire);
@@ -283,7 +268,7 @@ static uint64_t sleep_until_put(hm_flusher *flusher) {
 
 /* Waits until the linger that began at `start_ns` has passed, or it is time to stop. */
 static void wait_for_linger(hm_flusher *flusher, uint64_t start_ns) {
-    struct pollfd wakes = {.fd = flusher->wake_fd, .events = POLLIN};
+    struct pollfd wakes = {.fd = flusher->wakes.fd, .events = POLLIN};
     /* acquire: pairs with the release in hm_flusher_free. */
     while (!atomic_load_explicit(&flusher->stop, memory_order_acquire)) {
         /* Looked at again after each wake: a publisher with a shorter one may have come. */
@@ -292,10 +277,8 @@ static void wait_for_linger(hm_flusher *flusher, uint64_t start_ns) {
         uint64_t now = clock_ns(CLOCK_MONOTONIC);
         if (now >= deadline)
             return;
-        struct timespec left = {.tv_sec = (time_t)((deadline - now) / NANOSECONDS),
-                                .tv_nsec = (long)((deadline - now) % NANOSECONDS)};
-        if (ppoll(&wakes, 1, &left, NULL) > 0)
-            forget_wakes(flusher);
+        if (hm_platform_poll(&wakes, 1, (int64_t)(deadline - now)) > 0)
+            hm_event_clear(&flusher->wakes);
     }
 }
 
@@ -307,27 +290,26 @@ static void wait_for_room(hm_flusher *flusher) {
     pthread_mutex_unlock(&flusher->mutex);
     if (medium != NULL) {
         atomic_store_explicit(&flusher->blocked, 1, memory_order_relaxed);
-        medium->wait_for_room(medium->context, flusher->wake_fd);
+        medium->wait_for_room(medium->context, flusher->wakes.fd);
         atomic_store_explicit(&flusher->blocked, 0, memory_order_relaxed);
         pthread_mutex_lock(&flusher->mutex);
         flusher->waiting = 0;
         pthread_mutex_unlock(&flusher->mutex);
-        forget_wakes(flusher);
+        hm_event_clear(&flusher->wakes);
         return;
     }
-    struct pollfd both[2] = {{.fd = flusher->wake_fd, .events = POLLIN},
+    struct pollfd both[2] = {{.fd = flusher->wakes.fd, .events = POLLIN},
                              {.fd = fd, .events = POLLOUT}};
     atomic_store_explicit(&flusher->blocked, 1, memory_order_relaxed);
     poll(both, 2, -1);
     atomic_store_explicit(&flusher->blocked, 0, memory_order_relaxed);
     if (both[0].revents)
-        forget_wakes(flusher);
+        hm_event_clear(&flusher->wakes);
 }
 
 static void *run(void *argument) {
     hm_flusher *flusher = argument;
-    prctl(PR_SET_TIMERSLACK, TIMER_SLACK_NS);
-    prctl(PR_SET_NAME, "hermes-flush");
+    hm_platform_thread("hermes-flush", TIMER_SLACK_NS);
     uint64_t start = clock_ns(CLOCK_MONOTONIC);
     /* acquire: pairs with the release in hm_flusher_free. */
     while (!atomic_load_explicit(&flusher->stop, memory_order_acquire)) {
@@ -399,8 +381,8 @@ void hm_flusher_detach(hm_flusher *flusher) {
         flusher->outboxes[i]->paused = 1;
     int waiting = flusher->waiting;
     pthread_mutex_unlock(&flusher->mutex);
-    wake(flusher);    /* out of poll: the descriptor may be closed from here on */
-    while (waiting) { /* a medium is memory: nobody may be in it any more */
+    hm_event_set(&flusher->wakes); /* out of poll: the descriptor may be closed from here on */
+    while (waiting) {              /* a medium is memory: nobody may be in it any more */
         sched_yield();
         pthread_mutex_lock(&flusher->mutex);
         waiting = flusher->waiting;
@@ -438,7 +420,7 @@ int hm_flusher_add(hm_flusher *flusher, hm_outbox *outbox, uint64_t linger_ns) {
     }
     pthread_mutex_unlock(&flusher->mutex);
     if (status == 0)
-        wake(flusher); /* a shorter linger counts from now on */
+        hm_event_set(&flusher->wakes); /* a shorter linger counts from now on */
     return status;
 }
 
@@ -509,7 +491,7 @@ int hm_flusher_resume(hm_flusher *flusher, hm_outbox *outbox) {
         outbox->paused = 0;
     }
     pthread_mutex_unlock(&flusher->mutex);
-    wake(flusher);
+    hm_event_set(&flusher->wakes);
     return status;
 }
 
@@ -575,7 +557,7 @@ static int after_put(hm_outbox *outbox) {
         atomic_exchange_explicit(&flusher->asleep, 0, memory_order_seq_cst)) {
         /* release (G). */
         atomic_store_explicit(&flusher->woken_ns, clock_ns(CLOCK_MONOTONIC), memory_order_release);
-        wake(flusher);
+        hm_event_set(&flusher->wakes);
     }
     if (unsent >= HM_FLUSHER_EAGER &&
         !atomic_load_explicit(&flusher->blocked, memory_order_relaxed))
@@ -717,9 +699,7 @@ int64_t hm_socket_receive(int fd, uint8_t *buffer, uint64_t capacity, uint64_t s
     }
     if (result == -HM_EEMPTY && timeout_ns != 0) {
         struct pollfd readable = {.fd = fd, .events = POLLIN};
-        struct timespec left = {.tv_sec = (time_t)(timeout_ns / NANOSECONDS),
-                                .tv_nsec = (long)(timeout_ns % NANOSECONDS)};
-        if (ppoll(&readable, 1, timeout_ns < 0 ? NULL : &left, NULL) > 0)
+        if (hm_platform_poll(&readable, 1, timeout_ns) > 0)
             result = receive_now(fd, buffer, capacity, error);
     }
     errno = saved;

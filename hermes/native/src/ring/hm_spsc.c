@@ -9,6 +9,8 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#include "../base/hm_platform.h"
+
 #define MAGIC        UINT64_C(0x43535053534d5248) /* "HRMSSPSC" */
 #define KIND_RECORD  0
 #define KIND_PADDING 1
@@ -123,7 +125,7 @@ static int allocate(int fd, uint64_t size) {
     }
     if (status.st_size != 0)
         return -HM_EBUSY;
-    error = posix_fallocate(fd, 0, (off_t)size);
+    error = hm_platform_allocate(fd, 0, size);
     errno = saved;
     return error == 0 ? 0 : error == ENOSPC ? -HM_ENOSPACE : -HM_ESYS;
 }

@@ -6,19 +6,21 @@
 #include <string.h>
 #include <time.h>
 
+#include "../base/hm_platform.h"
+
 #define BUCKETS_MIN 64u
 #define CLAIMS_MAX  65536u /* patterns of all streams: each new topic is held against them */
 
 _Static_assert((HM_ROUTER_CACHE & (HM_ROUTER_CACHE - 1)) == 0, "indexed with a mask");
 
-static int64_t clock_ns(clockid_t clock) {
+static int64_t wall_clock_ns(void) {
     struct timespec now;
-    clock_gettime(clock, &now);
+    clock_gettime(CLOCK_REALTIME, &now);
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
 uint64_t hm_router_now(const hm_router *router) {
-    return (uint64_t)(clock_ns(CLOCK_BOOTTIME) + router->clock_offset_ns);
+    return (uint64_t)(hm_platform_boot_ns() + router->clock_offset_ns);
 }
 
 void hm_router_set_clock(hm_router *router, int64_t offset_ns) {
@@ -29,7 +31,7 @@ hm_router *hm_router_new(void) {
     hm_router *router = calloc(1, sizeof *router);
     if (router == NULL)
         return NULL;
-    router->clock_offset_ns = clock_ns(CLOCK_REALTIME) - clock_ns(CLOCK_BOOTTIME);
+    router->clock_offset_ns = wall_clock_ns() - hm_platform_boot_ns();
     router->bucket_mask = BUCKETS_MIN - 1;
     router->buckets = calloc(BUCKETS_MIN, sizeof(hm_known *));
     if (router->buckets == NULL) {

@@ -5,8 +5,9 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <time.h>
+
+#include "../base/hm_platform.h"
 
 #define NAME_CHUNK  65536u /* bytes: 8,192 units of 8, so that a name's place fits 32 bits */
 #define NAME_UNITS  (NAME_CHUNK / 8)
@@ -35,7 +36,7 @@ static uint64_t seeds[3];
 static pthread_once_t seeded = PTHREAD_ONCE_INIT;
 
 static void seed(void) {
-    if (getrandom(seeds, sizeof seeds, GRND_NONBLOCK) != (ssize_t)sizeof seeds) {
+    if (!hm_platform_random(seeds, sizeof seeds)) {
         /* Early in the boot of a machine: the clock and an address are better than a constant. */
         struct timespec now;
         clock_gettime(CLOCK_REALTIME, &now);
