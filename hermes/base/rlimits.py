@@ -8,11 +8,10 @@ from __future__ import annotations
 import errno
 import resource
 import threading
-from pathlib import Path
 
+from hermes.base import platform
 from hermes.errors import SystemFault
 
-MAPS_MAX = Path("/proc/sys/vm/max_map_count")
 FLAGS = {
     "RLIMIT_NOFILE": "ulimit -n",
     "RLIMIT_AS": "ulimit -v",
@@ -67,10 +66,8 @@ def behind(error: OSError) -> str:
 
 def maps_max() -> str:
     """How many mappings the kernel grants a process, e.g. ``vm.max_map_count is 65530``."""
-    try:
-        return f"vm.max_map_count is {MAPS_MAX.read_text().strip()}"
-    except OSError:  # no such file outside Linux, or no descriptor is left to read it with
-        return "vm.max_map_count is not known"
+    count = platform.maps_max()
+    return f"vm.max_map_count is {'not known' if count is None else count}"
 
 
 def memory_limits() -> str:

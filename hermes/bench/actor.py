@@ -13,18 +13,14 @@ An answer with ``error`` is the last.  Several parts in one process have a threa
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
-import signal
 import sys
 import threading
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any, Protocol
 
-PR_SET_PDEATHSIG = 1
-PR_SET_TIMERSLACK = 29
-"""From linux/prctl.h."""
+from hermes.base.platform import follow_parent
 
 
 class Part(Protocol):
@@ -35,14 +31,6 @@ class Part(Protocol):
 
     def close(self) -> None:
         """Disconnect."""
-
-
-def prepare_process() -> None:
-    """Have the kernel end us when whoever started us is killed, and sleep precisely."""
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None, use_errno=True)
-        libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
-        libc.prctl(PR_SET_TIMERSLACK, 1)  # the default lets every sleep run 50 us over
 
 
 def found(reference: str) -> Any:
@@ -122,7 +110,7 @@ def say(answer: dict[str, Any]) -> None:
 
 def main(reference: str) -> None:
     """Follow orders."""
-    prepare_process()
+    follow_parent()
     actor = Actor(found(reference))
     with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
         actor.follow()

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import sys
 
-from hermes.bench.actor import prepare_process, say
+from hermes.base.platform import follow_parent
+from hermes.bench.actor import say
 from hermes.errors import HermesError
 
 
@@ -28,5 +29,5 @@ def main(config: str) -> None:
 
 
 if __name__ == "__main__":
-    prepare_process()
+    follow_parent()
     main(sys.argv[1])

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hermes.base.platform import follow_parent, usable_cores
 from hermes.bench import raw
 from hermes.bench.actors import BROKER_CORE, ActorCast
 from hermes.bench.contestant import Conditions, Job, Kind, Measure
@@ -212,7 +213,7 @@ class Control:
 
     def obstacle(self) -> str | None:
         """None, on a machine that can have it."""
-        cores = len(os.sched_getaffinity(0))
+        cores = len(usable_cores())
         if self.name == RING and cores < 2:
             return "two processes that spin need two cores, and there is one"
         return None
@@ -324,9 +325,7 @@ def _say(**what: Any) -> None:
 
 def main(name: str, spin_ns: str) -> None:
     """Be the process between."""
-    from hermes.bench.actor import prepare_process
-
-    prepare_process()
+    follow_parent()
     (serve_relay if name == RELAY else serve_echo)(int(spin_ns))
 
 

@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from hermes.base.platform import usable_cores
 from hermes.bench import raw
 from hermes.errors import SystemFault
 
@@ -39,7 +40,7 @@ def environment(directory: Path) -> dict[str, Any]:
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         **_commit(checkout),
         "cpu": cpu[0].split(":", 1)[1].strip() if cpu else platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": len(usable_cores()),
         "memory_bytes": int(memory[0]) * 1024 if memory else 0,
         "hypervisor": _output("systemd-detect-virt", "--vm"),
         "kernel": platform.release(),
@@ -93,7 +94,7 @@ def warnings(found: Mapping[str, Any], *, idle: str, processes: int) -> list[str
 def core_round_trip_ns() -> int | None:
     """The median of a cache line's way to another core and back; None: there is one core only, or
     other programs kept the second one busy for longer than this waits."""
-    cores = sorted(os.sched_getaffinity(0))
+    cores = usable_cores()
     if len(cores) < 2:
         return None
     try:

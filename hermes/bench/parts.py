@@ -13,13 +13,13 @@ its number: latency counts from there, so that a stall shows in every message th
 from __future__ import annotations
 
 import gc
-import os
 import struct
 import time
 from array import array
 from collections.abc import Callable
 from typing import Any
 
+from hermes.base.platform import sched_yield
 from hermes.bench.contestant import Driver, Publisher, Subscriber
 from hermes.bench.histogram import encoded, histogram_of
 
@@ -59,7 +59,7 @@ def receive(subscriber: Subscriber, part: Task, task: Task) -> Report:
 
 def pace(publisher: Publisher, part: Task, task: Task) -> Report:
     """One message at a time, on schedule; one that is late goes out at once and keeps its time."""
-    clock, pack, send, pause = time.monotonic_ns, STAMP.pack, publisher.send, os.sched_yield
+    clock, pack, send, pause = time.monotonic_ns, STAMP.pack, publisher.send, sched_yield
     filler = bytes(part["size"] - STAMP.size)
     start_ns, interval_ns, first = task["start_ns"], 1e9 / part["rate"], task["first"]
     late_ns = sent = 0

@@ -4,7 +4,6 @@ that fails is left out from then on, and says why.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from hermes.base.platform import usable_cores
 from hermes.bench.contestant import Conditions, Contestant, Job
 from hermes.bench.measuring import Length, Sample, measure
 from hermes.bench.stage import Process, Stage
@@ -137,7 +137,7 @@ def _visit(
     total: int,
 ) -> int:
     """All jobs of one visit; returns how many are done then."""
-    cores = sorted(os.sched_getaffinity(0)) if plan.pin else None
+    cores = usable_cores() if plan.pin else None
     goal = done + len(jobs)
     try:
         with Stage(directory=plan.directory, cores=cores) as stage:

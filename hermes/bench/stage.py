@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from hermes.base.closing import Closable, undisturbed
+from hermes.base.platform import pin
 from hermes.errors import HermesError
 
 READY_S = 60.0
@@ -77,7 +78,7 @@ class Process:
             )
         if core is not None:
             with contextlib.suppress(ProcessLookupError):
-                os.sched_setaffinity(self._process.pid, {core})
+                pin(self._process.pid, {core})
 
     @property
     def pid(self) -> int:

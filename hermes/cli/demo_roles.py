@@ -34,9 +34,6 @@ BATCH_COUNT = 4096
 """Messages per call in the burst."""
 EXTRA_S = 0.1
 """How long the subscriber looks for messages beyond the last: they would be duplicates."""
-PR_SET_PDEATHSIG = 1
-PR_SET_TIMERSLACK = 29
-"""From linux/prctl.h."""
 
 
 def report(**what: Any) -> None:
@@ -161,20 +158,11 @@ def receive_burst(subscription: Subscription, messages: int, idle_s: float) -> N
     report(done=True, delivered=delivered, last_ns=last_ns)
 
 
-def prepare() -> None:
-    """Have the kernel end us when the demo is killed before it can, and sleep precisely."""
-    import ctypes
-    import signal
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
-    libc.prctl(PR_SET_TIMERSLACK, 1)  # the default lets every sleep of the injector run 50 us over
-
-
 def main(arguments: list[str]) -> None:
     """Play the role that the first argument names."""
-    if sys.platform == "linux":
-        prepare()
+    from hermes.base.platform import follow_parent
+
+    follow_parent()
     role, *rest = arguments
     if role == "broker":
         from hermes.cli.app import app

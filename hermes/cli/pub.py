@@ -185,6 +185,7 @@ class LineSource:
 
     def __init__(self, descriptor: int, *, line_max: int, count: int | None) -> None:
         """``line_max``: bytes of a line; ``count``: stop after so many, None: at the end."""
+        from hermes.base.platform import widen_pipe
         from hermes.native.lines import COUNT_MAX, LineSplitter
 
         self._descriptor = descriptor
@@ -195,7 +196,7 @@ class LineSource:
         self._start = self._end = 0
         """What was read and is not handed out stands in ``buffer[start:end]``."""
         self._done = 0
-        widen_pipe(descriptor)
+        widen_pipe(descriptor, PIPE_BYTES)
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches of lines, valid until the next is asked for.
@@ -258,16 +259,6 @@ class LineSource:
                 f"bytes, the broker's limit for a message; the {self._done:,} lines before it were "
                 "sent"
             )
-
-
-def widen_pipe(descriptor: int) -> None:
-    """Ask for a larger pipe, where the system has such a thing."""
-    try:
-        import fcntl
-
-        fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-    except (ImportError, AttributeError, OSError):
-        return  # not a pipe, or not Linux: nothing is lost but a little speed
 
 
 class Run:

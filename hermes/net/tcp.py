@@ -7,13 +7,12 @@ moved.
 
 from __future__ import annotations
 
-import contextlib
 import socket
-import struct
 from typing import Annotated, Any
 
 import msgspec
 
+from hermes.base.platform import bound_resending, bound_silence, keep_alive, tcp_state
 from hermes.net.addresses import DEFAULT_PORT, addresses, cannot_listen, host_port, refuse_strangers
 from hermes.net.sockets import SocketChannel, dial_first, listen_at, no_room
 from hermes.spi.transport import Peer
@@ -31,11 +30,6 @@ KEEPALIVE_PROBES = 4
 SILENCES = 2
 """Times `keepalive`: how long what was sent may stay unanswered before the path counts as dead, as
 long as the probes take on an idle one.  60 s by default, in place of the system's quarter of an hour."""
-TCP_RTO_MAX_MS = 44
-"""Linux 6.15 and later: the longest pause between two tries to send again, 120 s unless told."""
-INFO = struct.Struct("=2xBB20xI28xI")
-"""Fields of tcp_info: unanswered retransmissions, unanswered probes of a closed window, segments
-not acknowledged, ms since the last acknowledgement."""
 NS_PER_MS = 1_000_000
 NS_PER_S = 1_000_000_000
 
@@ -104,7 +98,7 @@ def _prepare_to_dial(sock: socket.socket, options: DialOptions) -> None:
     if options.keepalive:
         # Also ends the connection to a broker that takes nothing for so long: the next may.
         bound_ms = min(path_bound_ns(options) // NS_PER_MS, 2**31 - 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, bound_ms)
+        bound_silence(sock, bound_ms=bound_ms)
 
 
 def path_bound_ns(options: DialOptions) -> int:
@@ -118,15 +112,12 @@ def unanswered(sock: socket.socket, bound_ns: int) -> bool:
     A peer that does not read answers: its machine does.  That is what TCP_USER_TIMEOUT does not tell
     apart, and why a listener does not use it: a subscriber may pause for as long as it likes.
     """
-    try:
-        found = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, INFO.size)
-    except OSError:
+    state = tcp_state(sock)
+    if state is None:
         return False
-    tries, probes, unacknowledged, silence_ms = INFO.unpack(found)
     # One probe may have just left; a peer that does not read is probed every other minute at least.
-    waits = (tries > 0 and unacknowledged > 0) or probes > 1
-    silent: bool = silence_ms * NS_PER_MS >= bound_ns
-    return waits and silent
+    waits = (state.retransmits > 0 and state.unacknowledged > 0) or state.probes > 1
+    return waits and state.silence_ms * NS_PER_MS >= bound_ns
 
 
 def prepare(sock: socket.socket, options: DialOptions) -> None:
@@ -136,15 +127,10 @@ def prepare(sock: socket.socket, options: DialOptions) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if options.keepalive:
         seconds = min(max(1, options.keepalive // NS_PER_S), KEEPALIVE_MAX_S)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, seconds)
-        sock.setsockopt(
-            socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, seconds // KEEPALIVE_PROBES)
-        )
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
-        with contextlib.suppress(OSError):  # an older kernel: what is noticed is noticed later
-            most_ms = min(max(seconds * 1000 // KEEPALIVE_PROBES, 1000), 120_000)
-            sock.setsockopt(socket.IPPROTO_TCP, TCP_RTO_MAX_MS, most_ms)
+        interval_s = max(1, seconds // KEEPALIVE_PROBES)
+        keep_alive(sock, idle_s=seconds, interval_s=interval_s, probes=KEEPALIVE_PROBES)
+        pause_ms = min(max(seconds * 1000 // KEEPALIVE_PROBES, 1000), 120_000)
+        bound_resending(sock, pause_ms=pause_ms)
 
 
 def describe(scheme: str, sock: socket.socket, address: Any) -> Peer:

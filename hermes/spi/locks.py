@@ -11,11 +11,11 @@ import errno
 import fcntl
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 from hermes.base.closing import Closable
 from hermes.base.forks import close_in_children
+from hermes.base.platform import file_locks
 from hermes.errors import DirectoryLocked
 
 FILE_MODE = 0o600
@@ -128,16 +128,7 @@ def _owner(descriptor: int, lock_file: Path) -> str:
             return noted
     status = os.fstat(descriptor)
     name = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
-    for kind, process, file in _flocks():
+    for kind, process, file in file_locks():
         if kind == "FLOCK" and file == name:
             return process
     return "unknown"
-
-
-def _flocks() -> Iterator[tuple[str, str, str]]:
-    """Kind, process and file of every lock that the kernel lists, see proc_locks(5)."""
-    with contextlib.suppress(OSError), Path("/proc/locks").open() as lines:
-        for line in lines:
-            words = line.split()
-            if len(words) >= 6:
-                yield words[1], words[4], words[5]

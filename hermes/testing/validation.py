@@ -26,6 +26,7 @@ from typing import Any, TextIO
 import msgspec
 import pluggy
 
+from hermes.base.platform import open_descriptors, opened_as
 from hermes.plugins.discovery import listing
 from hermes.spi import hooks as hookspecs
 from hermes.spi import storage, transport
@@ -151,7 +152,7 @@ class Surroundings:
 
     def __init__(self) -> None:
         self._threads = set(threading.enumerate())
-        self._descriptors = _descriptors()
+        self._descriptors = open_descriptors()
         self._signals = _signals()
         self._environment = dict(os.environ)
         self._directory = Path.cwd()
@@ -163,8 +164,8 @@ class Surroundings:
         found = []
         for thread in set(threading.enumerate()) - self._threads:
             found.append((f"starts a thread ({thread.name})", later))
-        for descriptor in sorted(_descriptors() - self._descriptors):
-            found.append((f"opens a file or socket ({_target(descriptor)})", later))
+        for descriptor in sorted(open_descriptors() - self._descriptors):
+            found.append((f"opens a file or socket ({opened_as(descriptor)})", later))
         for number in _differences(self._signals, _signals()):
             found.append((f"takes over the signal {signal.Signals(number).name}", "leave it alone"))
         for name in _differences(self._environment, dict(os.environ)):
@@ -480,17 +481,6 @@ def _cure_of(error: BaseException) -> str:
 
 def _first_line(text: str | None) -> str:
     return (text or "").strip().splitlines()[0]
-
-
-def _descriptors() -> set[int]:
-    return {int(link.name) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()}
-
-
-def _target(descriptor: int) -> str:
-    try:
-        return str(Path(f"/proc/self/fd/{descriptor}").readlink())
-    except OSError:
-        return f"descriptor {descriptor}"
 
 
 def _signals() -> dict[int, Any]:

@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from hermes.base.platform import usable_cores
+
 SETTING_MAX = 65536
 """Bytes read of one setting: they are lines, not files."""
 
@@ -29,7 +31,7 @@ class Machine:
     @property
     def cores(self) -> int:
         """Cores that this process may use."""
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        return len(usable_cores())
 
     def read(self, path: str) -> str | None:
         """The setting without blanks around it; None if there is no such thing here, or we may not

@@ -6,6 +6,8 @@ import os
 import statistics
 import time
 
+from hermes.base.platform import pin, usable_cores
+
 ROUNDS = 300
 """Enough for a median that repeats within some per cent; about 20 ms."""
 WARM_UP = 50
@@ -15,15 +17,13 @@ WARM_UP = 50
 def wakeup_ns() -> int | None:
     """Median time in ns from one process's write to the other's return from read, half a round
     trip; system calls included.  None with one core, or where processes cannot be forked."""
-    if not hasattr(os, "fork") or not hasattr(os, "sched_getaffinity"):
-        return None
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < 2:
+    at = usable_cores()
+    if not hasattr(os, "fork") or len(at) < 2:
         return None
     there, back = os.pipe(), os.pipe()
     child = os.fork()
     if not child:
-        _answer(cores[1], there, back)
+        _answer(at[1], there, back)
     try:
         return _ask(there, back)
     finally:
@@ -35,7 +35,7 @@ def wakeup_ns() -> int | None:
 def _answer(core: int, there: tuple[int, int], back: tuple[int, int]) -> None:
     """The child: hand every byte back until there are no more."""
     try:
-        os.sched_setaffinity(0, {core})
+        pin(0, {core})
         os.close(there[1])
         os.close(back[0])
         while byte := os.read(there[0], 1):
@@ -47,8 +47,8 @@ def _answer(core: int, there: tuple[int, int], back: tuple[int, int]) -> None:
 def _ask(there: tuple[int, int], back: tuple[int, int]) -> int:
     os.close(there[0])
     os.close(back[1])
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(before)})
+    before = usable_cores()
+    pin(0, before[:1])
     try:
         times = []
         for _ in range(WARM_UP + ROUNDS):
@@ -57,5 +57,5 @@ def _ask(there: tuple[int, int], back: tuple[int, int]) -> int:
             os.read(back[0], 1)
             times.append(time.perf_counter_ns() - begun)
     finally:
-        os.sched_setaffinity(0, before)
+        pin(0, before)
     return int(statistics.median(times[WARM_UP:]) / 2)

@@ -6,7 +6,6 @@ See :class:`hermes.spi.storage.StreamLog` for the contract.
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 import struct
 import threading
@@ -16,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hermes.base.platform import EventDescriptor
 from hermes.errors import Closed, MalformedInput, StorageDamaged, StorageFailed, UsageError
 from hermes.native.decoder import FrameIndex, decode
 from hermes.native.frames import STORED_MAX
@@ -143,7 +143,7 @@ class SqliteLog:
         self._lock = threading.Lock()
         self._events = LogEvent(0)
         self._synced = 0
-        self._fd = -1
+        self._event: EventDescriptor | None = None
         self._id, next_sequence, end_position = self._enter()
         self._state = State(next_sequence, next_sequence, end_position, end_position, 0)
         self._find_start()
@@ -151,7 +151,7 @@ class SqliteLog:
         self._newest_ns = 0 if newest is None or not self._is_sound(newest) else newest.time_ns
         self._newest_ns = min(self._newest_ns, time.time_ns())
         # What was committed before is synced by the first sync; who asks is not told before.
-        self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._event = EventDescriptor()
 
     # Writing.
 
@@ -313,22 +313,22 @@ class SqliteLog:
                 else:
                     self._failure = f"syncing stream {self._name!r}: {error.strerror}"
                 self._events |= LogEvent.SYNC
-                if self._fd >= 0:
-                    os.eventfd_write(self._fd, 1)
+                if self._event is not None:
+                    self._event.set()
 
         self._ask_sync(done)
 
     def fileno(self) -> int:
         """Readable when a sync has ended."""
-        return self._fd
+        return -1 if self._event is None else self._event.fileno()
 
     def events(self) -> LogEvent:
         """What has ended since the last call."""
         self._opened()
         with self._lock:
             events, self._events = self._events, LogEvent(0)
-            if events:
-                os.eventfd_read(self._fd)
+            if events and self._event is not None:
+                self._event.clear()
         if self._failure is not None:
             raise StorageFailed(self._failure)
         return events
@@ -337,9 +337,9 @@ class SqliteLog:
         """Nothing of it is used any more.  Idempotent."""
         with self._lock:
             self._closed = True
-            descriptor, self._fd = self._fd, -1
-        if descriptor >= 0:
-            os.close(descriptor)
+            event, self._event = self._event, None
+        if event is not None:
+            event.close()
 
     # Inside.
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 import hermes
-from hermes.base.rlimits import MAPS_MAX, maps_max, rlimit
+from hermes.base.platform import MAPS_MAX
+from hermes.base.rlimits import maps_max, rlimit
 from hermes.errors import StorageFull
 
 pytestmark = pytest.mark.slow

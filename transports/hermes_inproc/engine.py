@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import msgspec
 
 from hermes.base.forks import close_in_children, end_socket
+from hermes.base.platform import EventDescriptor
 from hermes.errors import AddressInUse, ConnectFailed, InvalidUrl
 from hermes.net.sockets import SocketAgent, SocketChannel, no_room
 from hermes.spi.transport import API_VERSION, Agent, Capabilities, Channel, Kernel, Peer
@@ -96,13 +97,13 @@ class Door:
         self._names = names
         self._lock = threading.Lock()
         self._waiting: deque[socket.socket] = deque()
-        self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._event = EventDescriptor()
         self._closed = False
         close_in_children(self)
 
     def fileno(self) -> int:
         """Readable while somebody waits."""
-        return self._event
+        return self._event.fileno()
 
     def enter(self) -> socket.socket:
         """Make a pair, queue one end for the broker and return the other."""
@@ -117,14 +118,14 @@ class Door:
             except OSError as error:
                 raise ConnectFailed(str(no_room(f"inproc://{self.name}", error))) from error
             self._waiting.append(theirs)
-            os.eventfd_write(self._event, 1)
+            self._event.set()
             return ours
 
     def accept(self) -> tuple[socket.socket, Any]:
         """The next peer; BlockingIOError if nobody waits."""
         with self._lock:
             if not self._waiting:
-                os.eventfd_read(self._event)  # clears it; raises BlockingIOError the second time
+                self._event.clear()
                 raise BlockingIOError
             return self._waiting.popleft(), "inproc"
 
@@ -135,13 +136,13 @@ class Door:
             if self._closed:
                 return
             self._closed = True
-            os.close(self._event)
+            self._event.close()
             while self._waiting:
                 end_socket(self._waiting.popleft())
 
     def abandon(self) -> list[int]:
-        """The sockets that wait; the agent has the event."""
-        return [sock.fileno() for sock in self._waiting]
+        """The sockets that wait, and the event."""
+        return [*(sock.fileno() for sock in self._waiting), *self._event.descriptors()]
 
 
 NAMES = Names()
@@ -160,12 +161,8 @@ class InprocTransport:
         self._names = names
 
     def probe(self) -> str | None:
-        """None if the system has event descriptors."""
-        return (
-            None
-            if hasattr(os, "eventfd")
-            else "it needs eventfd, which Linux has: use tcp://127.0.0.1:0"
-        )
+        """None: every system has pairs of sockets."""
+        return None
 
     def listen(self, url: Url, kernel: Kernel) -> Agent:
         """Take the URL's name, or ``0``-like names of our choice if it has none."""

@@ -8,14 +8,12 @@ disconnected peer that is younger than a handshake may take is counted by what i
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import socket
-import struct
-import termios
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from hermes.base.platform import tcp_state, unsent_bytes
 from hermes.net.addresses import host_port
 from hermes_zmq.sockets import HANDSHAKE_MS
 
@@ -27,10 +25,6 @@ DEAD_NS = 10_000_000_000
 for gone."""
 DEAD_RETRANSMITS = 3
 """Unanswered retransmissions or window probes that this takes as well."""
-_TCP_INFO_SIZE = 192
-_STATE = struct.Struct("=8B24I4Q")
-"""The beginning of Linux's ``struct tcp_info``: 8 bytes, 24 32-bit and 4 64-bit numbers."""
-_RETRANSMITS, _PROBES, _LAST_ACK_MS, _BYTES_ACKED = 2, 3, 8 + 12, 8 + 24 + 2
 
 
 @dataclass(slots=True)
@@ -157,18 +151,13 @@ def _opened(fd: int, inode: int) -> Iterator[socket.socket | None]:
 def _look(sock: socket.socket) -> tuple[int, int, bool]:
     """Bytes that wait in the system for the peer, bytes acknowledged by it, and whether its machine
     is gone."""
-    raw = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
-    queued = int.from_bytes(raw, "little")
-    if sock.family == socket.AF_UNIX:
+    queued = unsent_bytes(sock)
+    state = None if sock.family == socket.AF_UNIX else tcp_state(sock)
+    if state is None:
         return queued, 0, False
-    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_SIZE)
-    if len(info) < _STATE.size:
-        return queued, 0, False
-    fields = _STATE.unpack_from(info)
-    unanswered = max(fields[_RETRANSMITS], fields[_PROBES])
-    silent_ns = fields[_LAST_ACK_MS] * 1_000_000
-    dead = bool(queued) and unanswered >= DEAD_RETRANSMITS and silent_ns >= DEAD_NS
-    return queued, fields[_BYTES_ACKED], dead
+    unanswered = max(state.retransmits, state.probes) >= DEAD_RETRANSMITS
+    dead = bool(queued) and unanswered and state.silence_ms * 1_000_000 >= DEAD_NS
+    return queued, state.bytes_acknowledged, dead
 
 
 def _address(sock: socket.socket) -> str:

@@ -11,12 +11,12 @@ import contextlib
 import os
 import socket as sockets
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
+from hermes.base.platform import open_descriptors
 from hermes.errors import InvalidUrl
 from hermes.net.addresses import cannot_listen
 from hermes_zmq import paths
@@ -107,9 +107,9 @@ def descriptors_at(endpoints: Iterable[str]) -> Iterator[int]:
     """The descriptors of this process's sockets that listen at bound endpoints, or were accepted
     there: libzmq does not tell which are its own."""
     places = {_place(endpoint) for endpoint in endpoints}
-    for file in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):  # the listing's own, and what is no socket
-            sock = sockets.socket(fileno=int(file.name))
+    for descriptor in open_descriptors():
+        with contextlib.suppress(OSError):  # what is no socket
+            sock = sockets.socket(fileno=descriptor)
             try:
                 bound = sock.getsockname()
                 if sock.family == sockets.AF_UNIX:
@@ -119,7 +119,7 @@ def descriptors_at(endpoints: Iterable[str]) -> Iterator[int]:
             finally:
                 sock.detach()
             if own:
-                yield int(file.name)
+                yield descriptor
 
 
 def _place(endpoint: str) -> tuple[str, str | int]:

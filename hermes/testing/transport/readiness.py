@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import select
 import time
 from collections.abc import Iterator
 
 import pytest
 
+from hermes.base.platform import EventDescriptor
 from hermes.testing.resources import Stopwatch
 from hermes.testing.transport.contract import Contract
 from hermes.testing.transport.stage import NS_PER_S, Call, Stage
@@ -61,11 +61,11 @@ class ReadinessContract(Contract):
     """``fileno``, ``watch``, ``poll`` and ``deadline_ns``."""
 
     @pytest.fixture
-    def event(self) -> Iterator[int]:
-        """A descriptor that is readable after a write."""
-        made = os.eventfd(0, os.EFD_NONBLOCK)
+    def event(self) -> Iterator[EventDescriptor]:
+        """A descriptor that is readable once it is set."""
+        made = EventDescriptor()
         yield made
-        os.close(made)
+        made.close()
 
     def test_the_descriptor_tells_of_a_new_peer(self, stage: Stage) -> None:
         """A loop that sleeps on the agent's descriptor is woken when somebody dials."""
@@ -120,22 +120,22 @@ class ReadinessContract(Contract):
             f"{client.received} of {16 << 20} bytes arrived: the descriptor did not wake the loop"
         )
 
-    def test_a_watched_descriptor_ends_a_wait(self, stage: Stage, event: int) -> None:
+    def test_a_watched_descriptor_ends_a_wait(self, stage: Stage, event: EventDescriptor) -> None:
         """poll(-1) returns when a descriptor given to watch() is readable, as often as it is."""
-        stage.agent.watch(event)
+        stage.agent.watch(event.fileno())
         patience_ns = int(self.deadline_s * NS_PER_S)
         begun = time.monotonic()
         for _ in range(2):
-            os.eventfd_write(event, 1)
+            event.set()
             for _ in range(3):
                 stage.agent.poll(patience_ns)
-            os.eventfd_read(event)
+            event.clear()
             stage.agent.poll(NS_PER_S // 100)
 
         assert time.monotonic() - begun < self.deadline_s, (
             "Agent.watch: a descriptor that is readable ends a waiting poll()"
         )
-        os.eventfd_write(event, 1)
+        event.set()
         stage.agent.poll(-1)
 
     def test_poll_waits_no_longer_than_it_may(self, stage: Stage) -> None:
