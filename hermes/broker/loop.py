@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import os
-import select
+import selectors
 import threading
 import time
 from collections import deque
@@ -17,17 +16,22 @@ from collections.abc import Callable
 from typing import Protocol
 
 from hermes.base.forks import close_in_children
+from hermes.base.platform import EventDescriptor, sched_yield
+from hermes.base.selector import descriptor_of, ready_of, unwatch
 from hermes.broker.config import Idle
 from hermes.spi.transport import Agent
 
 CHECK_NS = 100_000
 """While there is work, or while it spins, the loop looks at its own descriptors and timers this
 often: a pass may take 1 us or some ms."""
-EXPRESS_SPIN_NS = 1_000_000
+SERVE_SPIN_NS = 1_000_000
 """A native call returns after this time at the latest, so that timers are served."""
 FAILING_NS = 10_000_000_000
 """An agent that every poll fails of for so long is given up: a lack of memory may have passed, and
 a peer that caused it been hung up on."""
+LOOK_NS = 1_000_000
+"""Where selectors have no descriptor, nothing waits for all of them together: a wait ends after this
+time at the latest, to look at each."""
 NEVER = 1 << 63
 """A time that does not come, ns."""
 
@@ -74,10 +78,11 @@ class Loop:
         """How often it slept."""
         self._idle = idle
         self._spin_ns = {"block": 0, "adaptive": spin_ns, "spin": NEVER}[idle]
-        self.spin_ns = min(self._spin_ns, EXPRESS_SPIN_NS)
+        self.spin_ns = min(self._spin_ns, SERVE_SPIN_NS)
         """How long a native call may poll in the loop's stead."""
-        self._epoll = select.epoll()
-        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._selector = selectors.DefaultSelector()
+        self._ready = ready_of(self._selector)
+        self._woken = EventDescriptor()
         self._calls: deque[Callable[[], None]] = deque()
         self._readers: dict[int, Callable[[], None]] = {}
         self._timers: list[tuple[int, int, Callable[[], None]]] = []
@@ -90,7 +95,7 @@ class Loop:
         self._bound = False
         self.on_wake: Callable[[], object] = lambda: None
         """Called in the loop's thread after every :meth:`wake`."""
-        self.watch(self._wake_fd, self._drain_calls)
+        self.watch(self._woken.fileno(), self._drain_calls)
         close_in_children(self)
 
     # From any thread.
@@ -104,7 +109,7 @@ class Loop:
         """End a wait."""
         with self._closing:
             if not self._closed:
-                os.eventfd_write(self._wake_fd, 1)
+                self._woken.set()
 
     # From the loop's thread, or before it runs.
 
@@ -115,12 +120,7 @@ class Loop:
     def watch(self, fd: int, callback: Callable[[], None]) -> None:
         """Call ``callback`` whenever ``fd`` is readable."""
         self._readers[fd] = callback
-        self._epoll.register(fd, select.EPOLLIN)
-
-    def forget(self, fd: int) -> None:
-        """Watch ``fd`` no more."""
-        if self._readers.pop(fd, None) is not None:
-            self._epoll.unregister(fd)
+        self._selector.register(fd, selectors.EVENT_READ)
 
     def call_at(self, when_ns: int, function: Callable[[], None]) -> None:
         """Call ``function`` once ``time.monotonic_ns()`` is ``when_ns`` or later."""
@@ -150,8 +150,8 @@ class Loop:
         with self._closing:
             if not self._closed:
                 self._closed = True
-                self._epoll.close()
-                os.close(self._wake_fd)
+                self._selector.close()
+                self._woken.close()
 
     def abandon(self) -> list[int]:
         """Both descriptors, in a forked child; see :class:`hermes.base.forks.Owner`."""
@@ -159,14 +159,14 @@ class Loop:
             return []
         self._closed = True
         self._closing = threading.RLock()  # a thread of the parent's may have held it
-        return [self._epoll.fileno(), self._wake_fd]
+        return [descriptor_of(self._selector), *self._woken.descriptors()]
 
     def run(self, kernel: Passes) -> None:
         """Poll until :meth:`stop`."""
         alone = len(self._agents) == 1
         self._bind_waits(alone=alone)
         polls = [agent.poll for agent in self._agents]
-        monotonic_ns, sched_yield = time.monotonic_ns, os.sched_yield
+        monotonic_ns, let_run = time.monotonic_ns, sched_yield
         turns, syncs = kernel.turns, kernel.syncs
         passes, idle_since, check_ns = self.passes, 0, 0
         while self._running:
@@ -199,7 +199,7 @@ class Loop:
             now = monotonic_ns()
             idle_since = idle_since or now
             if now - idle_since < self._spin_ns:
-                sched_yield()  # a client may wait for this very core
+                let_run()  # a client may wait for this very core
                 if now >= check_ns or syncs.running:
                     check_ns = now + CHECK_NS
                     self.passes = passes
@@ -239,6 +239,7 @@ class Loop:
         if lost:
             self._agents.remove(agent)
             del self._failing[agent]
+            unwatch(self._selector, agent.fileno())
         kernel.agent_failed(agent, error, lost=lost)
 
     def _bind_waits(self, *, alone: bool) -> None:
@@ -246,11 +247,15 @@ class Loop:
         if self._bound:
             return
         self._bound = True
-        for agent in self._agents:
-            if alone:
-                agent.watch(self._epoll.fileno())
-            else:
-                self._epoll.register(agent.fileno(), select.EPOLLIN)
+        own = descriptor_of(self._selector)
+        found = [own] if alone else [agent.fileno() for agent in self._agents]
+        if any(fd < 0 for fd in found):
+            self.call_every(LOOK_NS, lambda: None)
+        elif alone:
+            self._agents[0].watch(own)
+        else:
+            for fd in found:
+                self._selector.register(fd, selectors.EVENT_READ)
 
     def _timeout_ns(self, now: int) -> int:
         due = self._timers[0][0] if self._timers else NEVER
@@ -262,7 +267,7 @@ class Loop:
 
     def _serve(self, timeout_ns: int) -> None:
         """Look at the loop's own descriptors, waiting at most ``timeout_ns``, and at the timers."""
-        for fd, _ in self._epoll.poll(timeout_ns / 1e9 if timeout_ns >= 0 else -1):
+        for fd, _ in self._ready(timeout_ns / 1e9 if timeout_ns >= 0 else -1):
             callback = self._readers.get(fd)
             if callback is not None:
                 callback()
@@ -271,7 +276,7 @@ class Loop:
                 heapq.heappop(self._timers)[2]()
 
     def _drain_calls(self) -> None:
-        os.eventfd_read(self._wake_fd)
+        self._woken.clear()
         while self._calls:
             self._calls.popleft()()
         self.on_wake()

@@ -5,8 +5,8 @@ Part of the SPI: a transport over any socket of type ``SOCK_STREAM`` is a few li
 sockets and say who the peer is.  Knows nothing of what the bytes mean, nor which address family
 carries them.
 
-The agent uses epoll directly: `selectors` builds an object per event, and this is the path every
-message takes.
+The agent waits with a selector of the standard library, without an object per event where that is
+epoll's (:mod:`hermes.base.selector`): this is the path every message takes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import select
+import selectors
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +23,15 @@ from typing import Any, Protocol
 from hermes.base.forks import close_in_children, end_socket
 from hermes.base.interrupts import let_pass
 from hermes.base.rlimits import behind
+from hermes.base.selector import (
+    BROKEN,
+    READABLE,
+    WRITABLE,
+    descriptor_of,
+    ready_of,
+    rewatch,
+    unwatch,
+)
 from hermes.errors import (
     ConnectFailed,
     ConnectionLost,
@@ -49,9 +59,8 @@ DISCARD_SIZE = 65536
 """Bytes dropped per read."""
 NS_PER_MS = 1_000_000
 
-_READ = select.EPOLLIN
-_WRITE = select.EPOLLOUT
-_DEAD = select.EPOLLHUP | select.EPOLLERR
+_READ = selectors.EVENT_READ
+_WRITE = selectors.EVENT_WRITE
 
 
 class Acceptor(Protocol):
@@ -78,7 +87,7 @@ class _Link(Link):
         self.attached = False  # native code writes to the socket
         self.small = True  # it does not send in bulk
         self.events = _READ
-        self.stalled = False  # the medium was full: output waits for EPOLLOUT
+        self.stalled = False  # the medium was full: output waits for room
         self.owed = False  # it has had its share of this pass
 
 
@@ -113,24 +122,24 @@ class SocketAgent(ServingAgent[_Link]):
         )
         self._acceptor = acceptor
         try:
-            self._epoll = select.epoll()
+            self._selector = selectors.DefaultSelector()
         except OSError as error:
             acceptor.close()
             raise no_room(url, error) from error
         self._listening = acceptor.fileno()
         self._accepting = False
         self._discard = memoryview(bytearray(DISCARD_SIZE))
-        self._epoll_fd = self._epoll.fileno()
-        self._wait = self._epoll.poll
+        self._selector_fd = descriptor_of(self._selector)
+        self._wait = ready_of(self._selector)
         self._accept_again()
 
     def fileno(self) -> int:
-        """The epoll descriptor: readable whenever a socket is."""
-        return self._epoll.fileno()
+        """The selector's descriptor: readable whenever a socket is."""
+        return self._selector_fd
 
     def watch(self, fd: int) -> None:
         """Let a waiting :meth:`poll` return when ``fd`` is readable."""
-        self._epoll.register(fd, _READ)
+        self._selector.register(fd, _READ)
 
     def poll(self, timeout_ns: int) -> int:
         """Accept, read, then write what has become ready; see
@@ -145,7 +154,7 @@ class SocketAgent(ServingAgent[_Link]):
         if len(events) == 1:
             fd, what = events[0]
             link = links.get(fd)
-            if link is not None and what == _READ and link.small:
+            if link is not None and what == READABLE and link.small:
                 try:
                     if self._serve(link):
                         events = []
@@ -157,10 +166,10 @@ class SocketAgent(ServingAgent[_Link]):
             if link is not None:
                 work += 1
                 try:
-                    if what & _WRITE:
+                    if what & WRITABLE:
                         link.stalled = False
                         self._write(link)
-                    if what != _WRITE and not link.gone:
+                    if what != WRITABLE and not link.gone:
                         self._read(link, what)
                 except Exception as error:
                     self._fault(link, error)
@@ -204,7 +213,7 @@ class SocketAgent(ServingAgent[_Link]):
         return accepted
 
     def _begin(self, link: _Link) -> None:
-        self._epoll.register(link.fd, _READ)
+        self._selector.register(link.fd, _READ)
         link.attached = link.connection.attach(link.fd)
         # Its first bytes are read in a later poll, in the order in which sockets became readable: what
         # a client sent over its last connection comes before what it sends over this one.
@@ -212,12 +221,12 @@ class SocketAgent(ServingAgent[_Link]):
     def _pause_accepting(self) -> None:
         if self._accepting:
             self._accepting = False
-            self._epoll.unregister(self._listening)
+            self._selector.unregister(self._listening)
 
     def _accept_again(self) -> None:
         self._accepting = True
         self._retry_ns = 0
-        self._epoll.register(self._listening, _READ)
+        self._selector.register(self._listening, _READ)
 
     def _close_listener(self) -> None:
         self._pause_accepting()
@@ -227,7 +236,7 @@ class SocketAgent(ServingAgent[_Link]):
             self._acceptor.close()
 
     def _own_descriptors(self) -> list[int]:
-        return [self._listening, self._epoll_fd]
+        return [self._listening, self._selector_fd]
 
     # Reading.
 
@@ -235,7 +244,7 @@ class SocketAgent(ServingAgent[_Link]):
         """Have everything done in one call; False: nothing was."""
         if link.stalled or link.owed or link.until_ns or link.ended or link.events != _READ:
             return False
-        done = link.serve(link.medium, self._epoll_fd)
+        done = link.serve(link.medium, self._selector_fd)
         link.small = done >= 0
         return done > 0
 
@@ -244,7 +253,7 @@ class SocketAgent(ServingAgent[_Link]):
             self._drop_input(link)
             return
         if link.ended or not link.events & _READ:
-            if what & _DEAD:
+            if what & BROKEN:
                 self._lose(link, None if link.ended else _broken(link.sock))
             return
         connection = link.connection
@@ -335,22 +344,24 @@ class SocketAgent(ServingAgent[_Link]):
         wanted = 0 if link.ended or link.connection.paused else _READ
         if link.stalled:
             wanted |= _WRITE
+        self._rewatch(link, wanted)
+
+    def _rewatch(self, link: _Link, wanted: int) -> None:
         if wanted != link.events:
+            rewatch(self._selector, link.fd, link.events, wanted)
             link.events = wanted
-            self._epoll.modify(link.fd, wanted)
 
     # Ending.
 
     def _await_end(self, link: _Link) -> None:
-        if link.events != _READ:
-            link.events = _READ
-            self._epoll.modify(link.fd, _READ)
+        self._rewatch(link, _READ)
 
     def _close_socket(self, sock: socket.socket) -> None:
+        unwatch(self._selector, sock.fileno())
         end_socket(sock)
 
     def _close_medium(self) -> None:
-        self._epoll.close()
+        self._selector.close()
 
 
 class SocketChannel:
@@ -397,7 +408,7 @@ class SocketChannel:
 
     def wait(self, *, readable: bool, writable: bool, timeout_ns: int) -> bool:
         """Wait until one of what was asked for holds; False if ``timeout_ns`` passed first."""
-        poller = select.poll()
+        poller = select.poll()  # every system has it; selectors would take a handler's exception
         wanted = (select.POLLIN if readable else 0) | (select.POLLOUT if writable else 0)
         poller.register(self._sock, wanted)
         return bool(poller.poll(None if timeout_ns < 0 else -(-timeout_ns // NS_PER_MS)))

@@ -133,9 +133,10 @@ class Connection(Protocol):
         turns up.
 
         Called when the medium has input and owes no output.  ``watch_fd``, an epoll descriptor, is
-        looked at meanwhile for other descriptors than the medium's.  Returns an amount of work; 0:
-        nothing was done, read as usual; -1: read as usual the next few times, this peer sends in
-        bulk.  What it could not send is output as always.
+        looked at meanwhile for other descriptors than the medium's; -1: native code cannot look, and
+        returns after a few rounds.  Returns an amount of work; 0: nothing was done, read as usual; -1:
+        read as usual the next few times, this peer sends in bulk.  What it could not send is output
+        as always.
         """
 
     def attach(self, fd: int) -> bool:
@@ -230,7 +231,11 @@ class Agent(Protocol):
 
     def fileno(self) -> int:
         """A descriptor that is readable for as long as :meth:`poll` would find work, timers apart,
-        and no longer.  The agent's, and the same until it is closed."""
+        and no longer.  The agent's, and the same until it is closed.
+
+        -1: the system has no such thing (:func:`hermes.base.selector.descriptor_of`); a loop that
+        waits for more than this agent then polls it each millisecond.
+        """
 
     def watch(self, fd: int) -> None:
         """Let a waiting :meth:`poll` also return when ``fd`` is readable.

@@ -5,16 +5,47 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import select
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from hermes.base import platform
 from hermes.base.platform import EventDescriptor
+
+ROOT = Path(__file__).parents[2]
+LINUX = re.compile(
+    r"\bos\.(eventfd|EFD_|sched_|memfd_create|O_DIRECT\b)|\bselect\.epoll|\.prctl\("
+    r"|\bsocket\.TCP_(INFO|USER_TIMEOUT|KEEPIDLE)|F_SETPIPE_SZ|TIOCOUTQ|[\"(]/(proc|sys)/"
+)
+"""Names and files that not every system has."""
+EXCEPTIONS = (
+    "hermes/base/platform.py",
+    "hermes/cli/files.py",  # a comparison of names
+    "hermes/bench/",  # these three measure a machine that runs Linux
+    "hermes/tuning/",
+    "hermes/testing/resources.py",
+    "transports/hermes_udp/",  # and these are made of Linux's calls
+    "transports/hermes_uring/",
+)
+
+
+def test_one_file_knows_linux() -> None:
+    """No module but the platform's makes a call that not every system has, the exceptions apart."""
+    found = [
+        f"{name}: {match[0]}"
+        for place in ("hermes", "transports", "plugins")
+        for path in sorted((ROOT / place).rglob("*.py"))
+        if not (name := path.relative_to(ROOT).as_posix()).startswith(EXCEPTIONS)
+        for match in LINUX.finditer(path.read_text())
+    ]
+
+    assert found == []
 
 
 @pytest.fixture(params=["eventfd", "pipe"])

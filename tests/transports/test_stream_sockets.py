@@ -8,6 +8,7 @@ import errno
 import itertools
 import os
 import resource
+import selectors
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from hermes.net.sockets import WRITES_PER_PASS, SocketAgent, SocketChannel
 from hermes.plugins.discovery import default_plugins
 from hermes.spi.transport import Peer
 from hermes.spi.url import parse_url
+from tests.selecting import PLAIN
 from tests.transports.uring import needs_uring
 
 pytestmark = pytest.mark.slow
@@ -30,6 +32,7 @@ pytestmark = pytest.mark.slow
 Drive = Callable[[Any, Callable[[], object]], None]
 URLS = [
     "tcp://127.0.0.1:0",
+    *(f"tcp://127.0.0.1:0#{kind.__name__}" for kind in PLAIN),
     "tcp://[::1]:0",
     "inproc:",
     pytest.param("uring+tcp://127.0.0.1:0", marks=needs_uring),
@@ -37,9 +40,16 @@ URLS = [
 
 
 @pytest.fixture(params=URLS)
-def agent(request: pytest.FixtureRequest, kernel: Any) -> Iterator[SocketAgent]:
-    """An agent that listens; once per transport and address family."""
-    url = parse_url(request.param)
+def agent(
+    request: pytest.FixtureRequest, kernel: Any, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[SocketAgent]:
+    """An agent that listens; once per transport and address family, and per selector of a system
+    without epoll."""
+    address, _, name = request.param.partition("#")
+    for kind in PLAIN:
+        if kind.__name__ == name:
+            monkeypatch.setattr(selectors, "DefaultSelector", kind)
+    url = parse_url(address)
     with closing(default_plugins().transport(url.scheme).listen(url, kernel)) as listening:
         yield listening
 

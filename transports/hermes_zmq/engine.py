@@ -5,7 +5,7 @@ program.
 from __future__ import annotations
 
 import contextlib
-import select
+import selectors
 import time
 from typing import Any
 
@@ -14,6 +14,7 @@ import zmq
 from hermes.base.faults import Faults
 from hermes.base.forks import close_in_children
 from hermes.base.rlimits import limited
+from hermes.base.selector import descriptor_of, ready_of
 from hermes.errors import SystemFault
 from hermes.spi.transport import API_VERSION, Agent, Capabilities, Channel, Kernel
 from hermes.spi.url import Url
@@ -78,8 +79,8 @@ class ZmqAgent:
         with contextlib.ExitStack() as undo:
             self._context = sockets.make_context(options.io_threads, len(places(url, options)) + 1)
             undo.callback(self._context.destroy, 0)
-            self._epoll = select.epoll()
-            undo.callback(self._epoll.close)
+            self._selector = selectors.DefaultSelector()
+            undo.callback(self._selector.close)
             self._gatekeeper = self._admit(options)
             undo.callback(self._gatekeeper.close)
             self._doors: list[Any] = []
@@ -91,15 +92,15 @@ class ZmqAgent:
         self._monitors: dict[int, Door] = {}
         for door in self._doors:
             self._by_fd[door.fd] = self._monitors[door.monitor.fd] = door
-            self._epoll.register(door.fd, select.EPOLLIN)
-            self._epoll.register(door.monitor.fd, select.EPOLLIN)
-        self._epoll.register(self._gatekeeper.fd, select.EPOLLIN)
+            self.watch(door.fd)
+            self.watch(door.monitor.fd)
+        self.watch(self._gatekeeper.fd)
         bound = {door.place.name: door.address for door in self._doors}
         self._stirred: dict[Door, None] = dict.fromkeys(self._doors)  # to be polled, in order
         self._due_ns = 0
         self._paths_ns = 0
         self._ready = kernel.ready
-        self._wait = self._epoll.poll
+        self._wait = ready_of(self._selector)
         self._url = listener_url(url, options, bound)
         self._addresses = bound
         close_in_children(self)
@@ -115,12 +116,12 @@ class ZmqAgent:
         return dict(self._addresses)
 
     def fileno(self) -> int:
-        """The epoll descriptor: readable whenever a socket has news."""
-        return self._epoll.fileno()
+        """The selector's descriptor: readable whenever a socket has news."""
+        return descriptor_of(self._selector)
 
     def watch(self, fd: int) -> None:
         """Let a waiting :meth:`poll` return when ``fd`` is readable."""
-        self._epoll.register(fd, select.EPOLLIN)
+        self._selector.register(fd, selectors.EVENT_READ)
 
     def deadline_ns(self) -> int | None:
         """The doors' next timer."""
@@ -180,15 +181,15 @@ class ZmqAgent:
         for door in self._doors:
             door.close()
         self._gatekeeper.close()
-        self._epoll.close()
+        self._selector.close()
         self._context.term()
 
     def abandon(self) -> list[int]:
-        """The sockets of all doors, and epoll; see :class:`hermes.base.forks.Owner`."""
+        """The sockets of all doors, and the selector; see :class:`hermes.base.forks.Owner`."""
         if self._closed:
             return []
         self._closed = True
-        return [*sockets.descriptors_at(self._addresses.values()), self._epoll.fileno()]
+        return [*sockets.descriptors_at(self._addresses.values()), self.fileno()]
 
     # Inside.
 

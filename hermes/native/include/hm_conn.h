@@ -180,8 +180,9 @@ uint32_t hm_conns_flush(hm_conns *conns, uint64_t *numbers, uint32_t capacity);
 
 /* Rounds of it, until there is a reason to come back.  `fd`: the socket, or what `medium` waits on
  * if that is not NULL: its `receive` never waits here, and ends the run with OTHERS by -HM_EBUSY.
- * `watch_fd` is looked at meanwhile for others than `fd`; -1: it cannot be, so the run is short.  `buffer` has HM_CONN_READ bytes.
- * `spin_ns`: how long to wait for more by polling; `bound_ns`: how long to run at most. */
+ * `watch_fd` is looked at meanwhile for others than `fd`; -1: it cannot be, so the run is short.
+ * `buffer` has HM_CONN_READ bytes.  `spin_ns`: how long to wait for more by polling; `bound_ns`: how
+ * long to run at most. */
 void hm_conn_serve(hm_conn *conn, int fd, const hm_medium *medium, int watch_fd, uint8_t *buffer,
                    uint64_t spin_ns, uint64_t bound_ns, hm_feed *feed, hm_served *served);
 const hm_touched *hm_conn_touched(const hm_conn *conn);
