@@ -20,7 +20,7 @@ from hermes.base.platform import usable_cores
 from hermes.bench import raw
 from hermes.errors import SystemFault
 
-PACKAGES = ("hermes-broker", "cffi", "hdrhistogram", "msgspec", "numpy", "pyzmq")
+PACKAGES = ("hermes-broker", "cffi", "msgspec", "numpy", "pyzmq")
 """Whose versions are noted, where they are installed."""
 ROUNDS = 2000
 """Round trips from core to core: a fraction of a millisecond."""

@@ -120,7 +120,7 @@ def test_histograms_hold_every_message(compared: Compared) -> None:
 
     assert len(rows) == sum(row["measure"] in ("latency", "round_trip") for row in compared.rows)
     for row in rows:
-        assert merged([row["histogram"]]).get_total_count() == row["delivered"]
+        assert merged([row["histogram"]]).count == row["delivered"]
     files = sorted(compared.hgrm.glob("*.hgrm"))
     assert len(files) == len(rows)
     counts = [int(re.findall(r"TotalCount +=\s+(\d+)", file.read_text())[0]) for file in files]

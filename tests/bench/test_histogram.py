@@ -5,10 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hdrh.histogram import HdrHistogram
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hermes.bench.histogram import curve, encoded, histogram_of, merged, summary, write_hgrm
+from hermes.bench.histogram import (
+    DIGITS,
+    HGRM_TICKS,
+    LATENCY_MAX_NS,
+    curve,
+    encoded,
+    histogram_of,
+    merged,
+    summary,
+    write_hgrm,
+)
 
 LATENCIES = st.lists(st.integers(1, 10**12), min_size=1, max_size=60)
 EXACT = 0.002
@@ -35,8 +46,60 @@ def test_merging_adds(some: list[int], others: list[int]) -> None:
     """Two encoded histograms together are that of all values."""
     together = merged([encoded(histogram_of(some)), encoded(histogram_of(others))])
 
-    assert together.get_total_count() == len(some) + len(others)
+    assert together.count == len(some) + len(others)
     assert summary(together) == summary(histogram_of(some + others))
+
+
+def recorded(values: list[int]) -> HdrHistogram:
+    """A histogram of HdrHistogram's own code."""
+    histogram = HdrHistogram(1, LATENCY_MAX_NS, DIGITS)
+    for value in values:
+        histogram.record_value(value)
+    return histogram
+
+
+@settings(max_examples=10)
+@given(LATENCIES)
+def test_hdrhistogram_says_the_same(values: list[int]) -> None:
+    """Bounds, percentiles and mean are those of HdrHistogram's own code."""
+    ours, theirs = histogram_of(values), recorded(values)
+
+    assert (ours.lowest, ours.highest) == (theirs.get_min_value(), theirs.get_max_value())
+    for percentile in (1, 50, 90, 99, 99.9, 100):
+        assert ours.at(percentile) == theirs.get_value_at_percentile(percentile)
+    assert ours.mean == pytest.approx(theirs.get_mean_value(), rel=EXACT)
+
+
+@given(LATENCIES)
+def test_lines_for_plotters_climb_to_the_maximum(values: list[int]) -> None:
+    """Each line has the first value that its share of all values reaches, and the number of those;
+    the distance to 100 % halves with a few lines."""
+    histogram = histogram_of(values)
+
+    lines = list(histogram.levels(HGRM_TICKS))
+
+    assert lines[-1] == (histogram.highest, 100, len(values))
+    levels = [level for _, level, _ in lines]
+    assert levels == sorted(levels)
+    assert sum(level < 50 for level in levels) <= HGRM_TICKS
+    for value, level, through in lines:
+        assert through == histogram.through(value)
+        assert 100 * through / len(values) >= level
+        below = histogram.through(value - 1)
+        assert below == through or 100 * below / len(values) <= level
+
+
+@settings(max_examples=10)
+@given(LATENCIES)
+def test_hdrhistogram_reads_and_writes_the_same_text(values: list[int]) -> None:
+    """Each side reads all that the other encodes."""
+    read = HdrHistogram.decode(encoded(histogram_of(values)))
+    written = merged([recorded(values).encode().decode()])
+
+    assert [item.count_at_value_iterated_to for item in read.get_recorded_iterator()] == [
+        count for _, count in histogram_of(values).counts()
+    ]
+    assert list(written.counts()) == list(histogram_of(values).counts())
 
 
 @settings(max_examples=30)

@@ -134,8 +134,8 @@ def test_the_round_trip_agrees(url: str) -> None:
 
     def trips(row: dict[str, Any]) -> float:
         histogram = merged([row["histogram"]])
-        assert histogram.get_total_count() == row["sent"]
-        assert row["p50_us"] == pytest.approx(histogram.get_value_at_percentile(50) / 1e3, 0.01)
-        return float(1e9 / histogram.get_mean_value())
+        assert histogram.count == row["sent"]
+        assert row["p50_us"] == pytest.approx(histogram.at(50) / 1e3, 0.01)
+        return float(1e9 / histogram.mean)
 
     agree("round_trip", trips, url, "--rate", "20000", "--messages", "3000")
