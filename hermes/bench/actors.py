@@ -108,10 +108,13 @@ class ActorCast:
             "start_ns": go.start_ns,
             "idle_s": go.idle_s,
             "first": go.first,
+            "extra_s": go.extra_s,
         }
         for process in self._assigned:
             process.tell(task)
-        answers = hear_all(self._assigned, go.timeout_s, beside=self._broker)
+        answers = hear_all(
+            self._assigned, go.timeout_s, beside=self._broker, meanwhile=self._stage.meanwhile
+        )
         return [report for answer in answers for report in answer["reports"]]
 
     def finish(self) -> None:

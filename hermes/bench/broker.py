@@ -1,7 +1,7 @@
 """``python -m hermes.bench.broker CONFIG``: what ``hermes serve`` does, for one visit.
 
 ``CONFIG`` is JSON, the configuration's own names.  Says in one line of JSON where it listens, and
-ends with whoever started it.
+ends with the program that started it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ def main(config: str) -> None:
     except HermesError as error:
         say({"error": f"{type(error).__name__}: {error}"})
         raise SystemExit(1) from error
-    say({"where": {"url": broker.url}, "storage": broker.storage_url})
+    doors = {role: url for each in broker.listeners for role, url in each.doors.items()}
+    say({"where": {"url": broker.url, "storage": broker.storage_url, "doors": doors}})
     broker.run()
 
 

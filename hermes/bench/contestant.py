@@ -75,6 +75,8 @@ class Pass:
     """How long the whole may take before the contestant counts as stuck."""
     first: int = 0
     """Number of the first message: tells a late one of an earlier pass from ours."""
+    extra_s: float = 0.0
+    """How long a subscriber that has everything looks for more, which would be duplicates."""
 
 
 class Publisher(Protocol):

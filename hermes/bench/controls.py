@@ -16,7 +16,7 @@ import struct
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from hermes.bench import raw
 from hermes.bench.actors import BROKER_CORE, ActorCast
 from hermes.bench.contestant import Conditions, Job, Kind, Measure
 from hermes.bench.histogram import encoded, histogram_of
-from hermes.bench.stage import Stage
+from hermes.bench.stage import Process, Stage
 from hermes.errors import SystemFault
 
 SPIN_NS = {"block": 0, "adaptive": 50_000, "spin": -1}
@@ -34,7 +34,7 @@ WINDOW = 64
 """Datagrams under way: few enough that no socket buffer overflows with the usual sizes."""
 SHARED_MEMORY = Path("/dev/shm")
 ORDER = struct.Struct("<II")
-"""What the echo is told: copies, and bytes of a datagram."""
+"""An order to the echo: copies, and bytes of a datagram."""
 START_S = 10.0
 """How long the echo may take to answer an order."""
 FOR_EVER_S = 86_400.0
@@ -47,7 +47,7 @@ Task = dict[str, Any]
 
 
 def _told(tally: raw.Tally, **more: Any) -> Report:
-    """What a part reports of what came."""
+    """The report of a part about what came."""
     latencies = tally.latencies
     measured = {"histogram": encoded(histogram_of(latencies))} if latencies else {}
     return {"delivered": tally.delivered, "last_ns": tally.last_ns} | measured | more
@@ -59,6 +59,7 @@ class RelayPart:
     def __init__(self, where: Task, part: Task) -> None:
         self._part = part
         self._spin_ns = where["spin_ns"]
+        self._write_bytes = where.get("write_bytes", raw.READ_BYTES)
         role = {"receive": b"k", "hear": b"k"}.get(part["role"], b"s")
         connected = socket.create_connection(("127.0.0.1", where["port"]))
         connected.sendall(role)
@@ -71,7 +72,8 @@ class RelayPart:
         patience = raw.Patience(self._spin_ns, task["idle_s"])
         role = self._part["role"]
         if role == "publish":
-            return {"sent": count, "start_ns": self._end.load(size, count, patience)}
+            start_ns = self._end.load(size, count, patience, self._write_bytes)
+            return {"sent": count, "start_ns": start_ns}
         if role == "receive":
             return _told(self._end.drain(size, count, patience))
         if role == "hear":
@@ -164,7 +166,7 @@ class RingPart:
 
 
 class Parts:
-    """What an actor asks for."""
+    """The ends that an actor makes."""
 
     def __init__(self, make: Any) -> None:
         self.part = make
@@ -172,13 +174,14 @@ class Parts:
 
 RELAY_PARTS, ECHO_PARTS, RING_PARTS = Parts(RelayPart), Parts(EchoPart), Parts(RingPart)
 """Named on the command line of the controls' actors."""
+RELAY_REFERENCE = "hermes.bench.controls:RELAY_PARTS"
 
 
 class EchoCast(ActorCast):
     """One client."""
 
     def parts(self, job: Job) -> list[tuple[str, int, dict[str, Any]]]:
-        """It sends, and receives, all."""
+        """The client sends, and receives, all."""
         role = {"latency": "pace", "round_trip": "pingpong"}.get(job.measure, "flood")
         copies = job.subscribers if job.measure == "fanout" else 1
         return [("client", 0, {"role": role, "copies": copies})]
@@ -219,7 +222,7 @@ class Control:
         return None
 
     def api(self, job: Job) -> str | None:
-        """What it does."""
+        """The calls with which the control does a job."""
         too_large = self.name == ECHO and job.size > raw.DATAGRAM_MAX
         too_many = job.subscribers > raw.SINKS_MAX or job.publishers > 1
         return None if too_large or too_many else self._apis[job.measure]
@@ -230,12 +233,28 @@ class Control:
         if self.name == RING:
             place = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else stage.place
             return RingCast(stage, "hermes.bench.controls:RING_PARTS", _rings_in(stage, place))
-        command = (sys.executable, "-m", "hermes.bench.controls", self.name, str(spin_ns))
-        process = stage.start("relay", *command, core=BROKER_CORE, mercy_s=0)
-        where = process.hear()
         if self.name == ECHO:
-            return EchoCast(stage, "hermes.bench.controls:ECHO_PARTS", where, [process])
-        return ActorCast(stage, "hermes.bench.controls:RELAY_PARTS", where, [process])
+            return EchoCast(
+                stage, "hermes.bench.controls:ECHO_PARTS", *_between(stage, ECHO, spin_ns)
+            )
+        return relay(stage, spin_ns)
+
+
+def relay(
+    stage: Stage,
+    spin_ns: int,
+    *,
+    read_bytes: int = raw.READ_BYTES,
+    reference: str = RELAY_REFERENCE,
+) -> ActorCast:
+    """Start the relay, which reads so many bytes a call; ``reference``: its users."""
+    return ActorCast(stage, reference, *_between(stage, RELAY, spin_ns, read_bytes))
+
+
+def _between(stage: Stage, *arguments: str | int) -> tuple[dict[str, Any], list[Process]]:
+    command = (sys.executable, "-m", "hermes.bench.controls", *map(str, arguments))
+    process = stage.start("relay", *command, core=BROKER_CORE, mercy_s=0)
+    return process.hear(), [process]
 
 
 def _rings_in(stage: Stage, place: Path) -> dict[str, Any]:
@@ -278,7 +297,7 @@ CONTROLS = (
 # ---- the processes of the first two ----
 
 
-def serve_relay(spin_ns: int) -> None:
+def serve_relay(spin_ns: int, read_bytes: int) -> None:
     """Sinks come first, then a source; without sinks, its bytes go back to it.  Then again."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=raw.SINKS_MAX)
     _say(port=listener.getsockname()[1], spin_ns=spin_ns)
@@ -295,7 +314,7 @@ def serve_relay(spin_ns: int) -> None:
             sinks.append(end)
             continue
         with contextlib.suppress(SystemFault):  # a sink that left early: its job is over
-            end.relay(sinks or [end], raw.Patience(spin_ns, FOR_EVER_S))
+            end.relay(sinks or [end], raw.Patience(spin_ns, FOR_EVER_S), read_bytes)
         for each in [*sinks, end]:
             each.socket.close()
         sinks = []
@@ -323,10 +342,11 @@ def _say(**what: Any) -> None:
     say(what)
 
 
-def main(name: str, spin_ns: str) -> None:
+def main(name: str, *numbers: str) -> None:
     """Be the process between."""
     follow_parent()
-    (serve_relay if name == RELAY else serve_echo)(int(spin_ns))
+    serve: Callable[..., None] = serve_relay if name == RELAY else serve_echo
+    serve(*map(int, numbers))
 
 
 if __name__ == "__main__":

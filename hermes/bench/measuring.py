@@ -6,7 +6,7 @@ Knows what a cast is asked for, not who it is.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,9 @@ TIMEOUT_S = 60.0
 """Beyond its planned duration a pass may take so long before its contestant counts as stuck."""
 FIRST_MESSAGES = 5_000
 FIRST_ROUND_TRIPS = 100
-"""Of the first warm-up pass, which tells how many the next takes."""
+"""Round trips of the first warm-up pass, which tells how many the next takes."""
+SLOWEST = 10_000.0
+"""Messages a second of a pass without a schedule, at least: a slower contestant counts as stuck."""
 WARM_S = 0.2
 """Seconds of warm-up at least, if the measured pass is not shorter itself."""
 WARM_PASSES = 4
@@ -49,6 +51,10 @@ class Length:
     """If it is given, that decides."""
     idle_s: float = IDLE_S
     """Silence after which the rest of a pass counts as lost."""
+    extra_s: float = 0.0
+    """How long a subscriber that has everything looks for duplicates."""
+    warmed: bool = True
+    """Whether warm-up passes come first; without them, ``messages`` is given."""
 
     @property
     def warm_s(self) -> float:
@@ -58,7 +64,7 @@ class Length:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What one round of a job came to."""
+    """Figures of one round of a job."""
 
     sent: int
     """Messages published."""
@@ -78,7 +84,7 @@ class Sample:
     late_us: float | None = None
     """How late the generator itself sent the latest message of a paced pass."""
     histogram: str | None = None
-    """Of latencies, encoded."""
+    """Histogram of the latencies, encoded."""
     latency: Mapping[str, float] = field(default_factory=dict)
     """Percentiles, us."""
 
@@ -118,8 +124,9 @@ def _paced(cast: Cast, job: Job, length: Length, going: Going) -> Sample:
             f"{count:,} paced messages are more than {PACED_MAX:,}: lower --rate, --duration or "
             "--messages"
         )
-    warm = max(1, min(count, int(job.rate * length.warm_s)))
-    _play(cast, job, length, warm, first=0, warming=True)
+    warm = max(1, min(count, int(job.rate * length.warm_s))) if length.warmed else 0
+    if warm:
+        _play(cast, job, length, warm, first=0, warming=True)
     going()
     return _play(cast, job, length, count, first=warm)
 
@@ -142,7 +149,8 @@ def _burst(cast: Cast, job: Job, length: Length, going: Going) -> Sample:
                 f"{length.messages:,} messages of {job.size:,} bytes are more than the log keeps "
                 f"for a subscriber that lags ({most:,}): lower --messages"
             )
-        _play(cast, job, length, min(length.messages, FIRST_MESSAGES), warming=True)
+        if length.warmed:
+            _play(cast, job, length, min(length.messages, FIRST_MESSAGES), warming=True)
         going()
         return _play(cast, job, length, length.messages)
     count = min(most, FIRST_MESSAGES)
@@ -166,20 +174,21 @@ def _play(
     cast: Cast, job: Job, length: Length, count: int, first: int = 0, *, warming: bool = False
 ) -> Sample:
     """One pass; unless it only warms up, with a look at the processors before and after."""
-    planned_s = count / job.rate if job.rate else 0.0
+    planned_s = count / (job.rate or SLOWEST)
     groups = cast.processes()
     pids = [process.pid for group in groups.values() for process in group]
     watch = None if warming else Watch(pids)
-    before = _cpu(groups)
+    before = processor_ns(groups)
     go = Pass(
         messages=count,
         start_ns=time.monotonic_ns() + LEAD_NS,
         idle_s=length.idle_s + (job.publishers / job.rate if job.rate else 0.0),
         timeout_s=TIMEOUT_S + planned_s,
         first=first,
+        extra_s=length.extra_s,
     )
     reports = cast.play(job, go)
-    after = _cpu(groups)
+    after = processor_ns(groups)
     elsewhere = watch.stop() if watch is not None else NOBODY
     sent = sum(report.get("sent", 0) for report in reports)
     delivered = sum(report.get("delivered", 0) for report in reports)
@@ -221,9 +230,8 @@ def _late_us(reports: list[dict[str, Any]]) -> float | None:
     return max(late) / 1e3 if late else None
 
 
-def _cpu(groups: Mapping[str, Any]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for kind, processes in groups.items():
-        each: list[Process] = list(processes)
-        found[kind] = sum(process.cpu_ns() for process in each)
-    return found
+def processor_ns(groups: Mapping[str, Sequence[Process]]) -> dict[str, int]:
+    """Processor time so far of each kind of process."""
+    return {
+        kind: sum(process.cpu_ns() for process in processes) for kind, processes in groups.items()
+    }

@@ -26,7 +26,7 @@ BATCH_COUNT = 4096
 BATCH_BYTES = 256 << 10
 """Bytes of payload per call of a burst."""
 FRAME_BYTES = 64
-"""What a message takes beside its payload, about: header, topic, padding."""
+"""Bytes of a message beside its payload, about: header, topic, padding."""
 SEGMENT = 64 << 20
 """Bytes: several in what is kept, so that retention is exact enough."""
 FILL_SIZE = 16_384
@@ -48,7 +48,9 @@ class HermesPublisher:
 
     def __init__(self, where: Mapping[str, Any], topic: str, client: Any = None) -> None:
         self._client = client or _connect(where)
-        self._publisher = self._client.publisher(topic, ack=where.get("ack", "appended"))
+        self._publisher = self._client.publisher(
+            topic, ack=where.get("ack", "appended"), linger=where.get("linger")
+        )
         self.send = self._publisher.send
 
     def burst(self, payload: bytes, count: int) -> None:
@@ -114,7 +116,7 @@ def _connect(where: Mapping[str, Any]) -> Any:
 
 
 class Users:
-    """What an actor asks for; see :class:`hermes.bench.contestant.Driver`."""
+    """The users that an actor makes; see :class:`hermes.bench.contestant.Driver`."""
 
     def __init__(self) -> None:
         self._broker: Any = None
@@ -141,12 +143,28 @@ class Users:
 
         self._broker = Broker(**config).start()
         atexit.register(self._broker.close)
-        return {"url": self._broker.url}
+        return {"url": self._broker.url, "storage": self._broker.storage_url}
 
 
 USERS = Users()
 """Named on the command line of every actor that uses Hermes."""
 REFERENCE = "hermes.bench.own:USERS"
+
+
+def start_broker(stage: Stage, config: Mapping[str, Any]) -> tuple[Process, dict[str, Any]]:
+    """Start a broker in a process of its own; returns that, and where users find the broker."""
+    command = (sys.executable, "-m", "hermes.bench.broker", json.dumps(config))
+    broker = stage.start("broker", *command, core=BROKER_CORE, mercy_s=0)
+    return broker, broker.hear(READY_S)["where"]
+
+
+def start_embedded(stage: Stage, reference: str, **what: Any) -> tuple[Process, dict[str, Any]]:
+    """Start a broker in a process that also has users; returns as :func:`start_broker`."""
+    process = stage.start(
+        "process", sys.executable, "-m", "hermes.bench.actor", reference, mercy_s=0
+    )
+    process.tell({"do": "serve", **what})
+    return process, process.hear(READY_S)["where"]
 
 
 class HermesCast(ActorCast):
@@ -161,8 +179,9 @@ class HermesCast(ActorCast):
         kept: int,
         fill: bool,
         together: Process | None = None,
+        reference: str = REFERENCE,
     ) -> None:
-        super().__init__(stage, REFERENCE, where, broker)
+        super().__init__(stage, reference, where, broker)
         self._kept = kept
         self._together = together
         self._fill = fill
@@ -177,7 +196,7 @@ class HermesCast(ActorCast):
         return super().actor(kind, number) if self._together is None else self._together
 
     def most(self, job: Job) -> int | None:
-        """What the log keeps: half of it, since retention removes whole segments."""
+        """Half of what the log keeps, since retention removes whole segments."""
         return max(1, self._kept // 2 // (job.size + FRAME_BYTES))
 
     def warm(self, job: Job) -> None:
@@ -245,14 +264,9 @@ class TransportContestant:
         spin = {"spin_s": SPIN_S} if conditions.idle == "spin" else {}
         fill = conditions.warm
         if self._processes():
-            command = (sys.executable, "-m", "hermes.bench.broker", json.dumps(config))
-            broker = stage.start("broker", *command, core=BROKER_CORE, mercy_s=0)
-            where = broker.hear(READY_S)["where"]
+            broker, where = start_broker(stage, config)
             return HermesCast(stage, where | spin, [broker], kept=kept, fill=fill)
-        command = (sys.executable, "-m", "hermes.bench.actor", REFERENCE)
-        together = stage.start("process", *command, mercy_s=0)
-        together.tell({"do": "serve", "config": config})
-        where = together.hear(READY_S)["where"]
+        together, where = start_embedded(stage, REFERENCE, config=config)
         return HermesCast(stage, where | spin, [], kept=kept, fill=fill, together=together)
 
     def _processes(self) -> bool:

@@ -1,4 +1,4 @@
-"""What users of a system do in one pass, and what they report: the loops that are timed.
+"""The loops that are timed: users of a system in one pass, and their reports.
 
     publish    as fast as it goes           sent, start_ns
     receive    counts                       delivered, last_ns
@@ -17,14 +17,14 @@ import struct
 import time
 from array import array
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from hermes.base.platform import sched_yield
 from hermes.bench.contestant import Driver, Publisher, Subscriber
 from hermes.bench.histogram import encoded, histogram_of
 
 STAMP = struct.Struct("<qq")
-"""What a paced payload begins with: due time, ns, and number."""
+"""The beginning of a paced payload: due time, ns, and number."""
 SIZE_MIN = STAMP.size
 """Bytes that a paced payload has at least."""
 NEAR_NS = 60_000
@@ -46,10 +46,10 @@ def publish(publisher: Publisher, part: Task, task: Task) -> Report:
 
 def receive(subscriber: Subscriber, part: Task, task: Task) -> Report:
     """Count until everything is there, or nothing comes any more."""
-    expected, idle_s, drain = task["messages"], task["idle_s"], subscriber.drain
-    delivered = last_ns = 0
-    while delivered < expected:
-        got = drain(idle_s)
+    expected, idle_s, extra_s = task["messages"], task["idle_s"], task["extra_s"]
+    delivered, last_ns, drain = 0, 0, subscriber.drain
+    while delivered < expected or extra_s:
+        got = drain(idle_s if delivered < expected else extra_s)
         if got == 0:
             break
         delivered += got
@@ -82,11 +82,12 @@ def hear(subscriber: Subscriber, part: Task, task: Task) -> Report:
     """Take the time of each message, and see whether it comes once and in order."""
     clock, unpack, take = time.monotonic_ns, STAMP.unpack_from, subscriber.receive
     expected, idle_s, first = task["messages"], task["idle_s"], task["first"]
+    extra_s = task["extra_s"]
     latencies = array("q", bytes(8 * expected))
     seen = bytearray(expected)
     delivered = duplicates = disordered = following = last_ns = 0
-    while delivered < expected:
-        payload = take(idle_s)
+    while delivered < expected or extra_s:
+        payload = take(idle_s if delivered < expected else extra_s)
         if payload is None:
             break
         now_ns = clock()
@@ -143,8 +144,19 @@ def pingpong(publisher: Publisher, subscriber: Subscriber, part: Task, task: Tas
     }
 
 
+PARTS: dict[str, Callable[..., Report]] = {
+    "publish": publish,
+    "receive": receive,
+    "pace": pace,
+    "hear": hear,
+    "pingpong": pingpong,
+}
+
+
 class UserPart:
     """A user of a driver's system, connected and waiting for its next pass."""
+
+    plays: ClassVar = PARTS
 
     def __init__(self, driver: Driver, where: dict[str, Any], part: Task) -> None:
         self._part = part
@@ -165,7 +177,7 @@ class UserPart:
             self.close()
             raise
         self._users = users
-        self._play: Callable[..., Report] = PARTS[role]
+        self._play: Callable[..., Report] = self.plays[role]
 
     def _kept(self, user: Any) -> Any:
         self._close.append(user.close)
@@ -184,15 +196,6 @@ class UserPart:
         """Disconnect."""
         while self._close:
             self._close.pop()()
-
-
-PARTS: dict[str, Callable[..., Report]] = {
-    "publish": publish,
-    "receive": receive,
-    "pace": pace,
-    "hear": hear,
-    "pingpong": pingpong,
-}
 
 
 def _share(messages: int, part: Task) -> int:

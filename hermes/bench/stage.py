@@ -29,6 +29,8 @@ MERCY_S = 2.0
 SAID_BYTES = 2000
 """The end of what a process wrote to stderr, for the message that it has failed."""
 READ_BYTES = 1 << 20
+LOOK_S = 0.2
+"""How often a wait for answers looks at other processes, and shows how far it is."""
 
 
 class Failed(HermesError):
@@ -128,7 +130,7 @@ class Process:
         return line.decode(errors="replace")
 
     def failure(self) -> Failed:
-        """What it said before it ended."""
+        """The end of a process as an error, with its last words."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(MERCY_S)
         code = self._process.poll()
@@ -196,9 +198,14 @@ def _ending(code: int) -> str:
 
 
 def hear_all(
-    processes: Sequence[Process], timeout_s: float, *, beside: Iterable[Process] = ()
+    processes: Sequence[Process],
+    timeout_s: float,
+    *,
+    beside: Iterable[Process] = (),
+    meanwhile: Callable[[], object] = lambda: None,
 ) -> list[dict[str, Any]]:
-    """One line of JSON from each; whoever else dies meanwhile (``beside``) ends the wait.
+    """One line of JSON from each; the end of another process (``beside``) ends the wait, too.
+    ``meanwhile`` is called now and then.
 
     Raises:
         Failed: one said nothing in time, has gone, or reports that something went wrong.
@@ -222,8 +229,9 @@ def hear_all(
         for other in watched:
             if not other.alive:
                 raise other.failure()
+        meanwhile()
         by_fd = {process._stdout(): process for process in waiting.values()}
-        for fd in select.select(list(by_fd), [], [], min(left, 0.5))[0]:
+        for fd in select.select(list(by_fd), [], [], min(left, LOOK_S))[0]:
             by_fd[fd]._read()
     return [answers[number] for number in range(len(processes))]
 
@@ -234,10 +242,18 @@ class Stage(Closable):
     Leaving it, by whatever way, is the end of both.
     """
 
-    def __init__(self, *, directory: Path | None = None, cores: Sequence[int] | None = None):
+    def __init__(
+        self,
+        *,
+        directory: Path | None = None,
+        cores: Sequence[int] | None = None,
+        meanwhile: Callable[[], object] = lambda: None,
+    ) -> None:
+        """``meanwhile`` is called now and then while a pass lasts."""
         self._undo = contextlib.ExitStack()
         self._directory = directory
         self._cores = cores
+        self.meanwhile = meanwhile
         self._started = 0
         self.processes: list[Process] = []
 

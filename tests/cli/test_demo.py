@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
-from array import array
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from hermes.cli.demo import Burst, Result, bars, read_latencies
+from hermes.bench.histogram import encoded, histogram_of
+from hermes.bench.measuring import Sample
+from hermes.cli.demo import DemoPlan, DemoResult, bars
+from tests.bench.conftest import processes_with
 from tests.cli.conftest import DEADLINE_S
 
 pytestmark = pytest.mark.slow
@@ -22,48 +23,56 @@ pytestmark = pytest.mark.slow
 Hermes = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 
-def result(latencies: list[int], path: Path, *, sent: int) -> Result:
-    """What a run with these latencies would have measured."""
-    path.write_bytes(array("q", latencies).tobytes())
-    return Result(
-        transport="tcp://127.0.0.1:1",
-        storage="mmap:/x",
-        size=256,
-        rate=1000.0,
+def sample(sent: int, delivered: int, latencies: list[int] | None = None) -> Sample:
+    """A pass of two seconds."""
+    return Sample(
         sent=sent,
-        delivered=len(latencies),
-        duplicates=0,
-        disordered=0,
+        expected=sent,
+        delivered=delivered,
         seconds=2.0,
-        latencies=read_latencies(path),
+        cpu_s_per_million={},
+        elsewhere=0.0,
+        disturbed=False,
+        culprit="",
+        histogram=None if latencies is None else encoded(histogram_of(latencies)),
     )
 
 
-def test_percentiles_are_those_of_the_samples(tmp_path: Path) -> None:
-    """With 1..10,000 us each percentile is its own number, exactly."""
-    measured = result([1000 * n for n in range(1, 10_001)], tmp_path / "l", sent=10_000)
-
-    assert measured.latency_ns() == {
-        "min": 1_000,
-        "p50": 5_000_000,
-        "p90": 9_000_000,
-        "p99": 9_900_000,
-        "p99.9": 9_990_000,
-        "max": 10_000_000,
-    }
-    assert measured.throughput == 5000
+def result(latencies: list[int], *, sent: int) -> DemoResult:
+    """The result of a run with these latencies."""
+    plan = DemoPlan(messages=sent, rate=1000.0, size=256, burst=0)
+    where = {"url": "tcp://127.0.0.1:1", "storage": "mmap:/x"}
+    return DemoResult(plan, where, 4, sample(sent, len(latencies), latencies))
 
 
-def test_a_percentile_has_samples_above_it(tmp_path: Path) -> None:
+def test_percentiles_are_those_of_the_samples() -> None:
+    """With 1..10,000 us each percentile is its own number, to three digits."""
+    measured = result([1000 * n for n in range(1, 10_001)], sent=10_000)
+
+    assert measured.latency_ns() == pytest.approx(
+        {
+            "min": 1_000,
+            "p50": 5_000_000,
+            "p90": 9_000_000,
+            "p99": 9_900_000,
+            "p99.9": 9_990_000,
+            "max": 10_000_000,
+        },
+        rel=0.001,
+    )
+    assert measured.as_json()["messages_per_second"] == 5000
+
+
+def test_a_percentile_has_samples_above_it() -> None:
     """A percentile with fewer than ten latencies above it is left out."""
-    measured = result([1000 * n for n in range(1, 101)], tmp_path / "l", sent=100)
+    measured = result([1000 * n for n in range(1, 101)], sent=100)
 
     assert list(measured.latency_ns()) == ["min", "p50", "p90", "max"]
 
 
-def test_the_histogram_shows_every_sample_once(tmp_path: Path) -> None:
+def test_the_histogram_shows_every_sample_once() -> None:
     """Its percentages add up to a hundred, also with an outlier far away."""
-    measured = result([50_000] * 990 + [80_000] * 9 + [1_000_000_000], tmp_path / "l", sent=1000)
+    measured = result([50_000] * 990 + [80_000] * 9 + [1_000_000_000], sent=1000)
 
     shares = [float(re.findall(r"([\d.]+) %$", line)[0]) for line in bars(measured.latencies)]
 
@@ -71,21 +80,21 @@ def test_the_histogram_shows_every_sample_once(tmp_path: Path) -> None:
     assert shares[-1] == 0.1
 
 
-def test_one_lost_message_is_a_failure(tmp_path: Path) -> None:
+def test_one_lost_message_is_a_failure() -> None:
     """Anything but 100 % is not sound, and the verdict has the numbers."""
-    measured = result([1000] * 999, tmp_path / "l", sent=1000)
+    measured = result([1000] * 999, sent=1000)
 
     assert not measured.sound
     assert "1,000" in measured.verdict()
     assert "999" in measured.verdict()
 
 
-def test_a_message_lost_in_the_burst_is_a_failure(tmp_path: Path) -> None:
+def test_a_message_lost_in_the_burst_is_a_failure() -> None:
     """The burst counts as well."""
-    measured = result([1000], tmp_path / "l", sent=1)
+    measured = result([1000], sent=1)
 
     assert measured.sound
-    assert not replace(measured, burst=Burst(sent=10, delivered=9, seconds=1.0)).sound
+    assert not replace(measured, burst=sample(10, 9)).sound
 
 
 def test_the_demo_delivers_everything(hermes: Hermes) -> None:
@@ -103,7 +112,7 @@ def test_the_demo_delivers_everything(hermes: Hermes) -> None:
 
 
 def test_the_demo_prints_one_table(hermes: Hermes) -> None:
-    """What was sent, delivered, every percentile, the throughput and a histogram."""
+    """It has counts, every percentile, the throughput and a histogram."""
     done = hermes("demo", "--messages", "200", "--rate", "1000", "--burst", "1000")
 
     assert done.returncode == 0, done.stderr
@@ -133,11 +142,9 @@ def test_an_interrupted_demo_leaves_nothing_behind(
 
     def at_work() -> bool:
         assert demo.poll() is None
-        return any(tmp_path.glob("hermes-demo-*/ready.json"))
+        return len(processes_with(str(tmp_path))) > 0
 
     wait_for(at_work, "the demo's broker")
-    (ready,) = tmp_path.glob("hermes-demo-*/ready.json")
-    broker = json.loads(ready.read_text())["pid"]
 
     demo.send_signal(signal.SIGINT)
     _, errors = demo.communicate(timeout=DEADLINE_S)
@@ -145,5 +152,4 @@ def test_an_interrupted_demo_leaves_nothing_behind(
     assert demo.returncode == 130
     assert b"Traceback" not in errors
     assert not list(tmp_path.iterdir())
-    with pytest.raises(ProcessLookupError):
-        os.kill(broker, 0)
+    assert processes_with(str(tmp_path)) == []
