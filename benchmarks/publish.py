@@ -138,20 +138,19 @@ def _chosen(measure: str, names: Sequence[str]) -> list[str]:
     return [*loads, *curves[len(curves) // 2 : len(curves) // 2 + 1]]
 
 
-def insert(document: Path, name: str, lines: Iterator[str]) -> None:
-    """Replace what stands between the markers.
+def insert(document: Path, between: tuple[str, str], body: str) -> None:
+    """Replace what stands between two markers.
 
     Raises:
         SystemExit: the page has no such markers; it is unchanged.
     """
-    begin, end = markers(name)
+    begin, end = between
     text = document.read_text(encoding="utf-8")
     before, found, rest = text.partition(begin)
     _, closed, after = rest.partition(end)
     if not found or not closed:
         raise SystemExit(f"{document}: has no lines {begin!r} and {end!r}")
-    body = "\n".join(lines).strip()
-    document.write_text(f"{before}{begin}\n\n{body}\n\n{end}{after}", encoding="utf-8")
+    document.write_text(f"{before}{begin}\n\n{body.strip()}\n\n{end}{after}", encoding="utf-8")
 
 
 def main() -> None:
@@ -165,7 +164,7 @@ def main() -> None:
     if markers(options.name)[0] not in options.document.read_text(encoding="utf-8"):
         raise SystemExit(f"{options.document}: has no line {markers(options.name)[0]!r}")
     links = plots(options.name, result["rows"], options.document)
-    insert(options.document, options.name, tables(result, links))
+    insert(options.document, markers(options.name), "\n".join(tables(result, links)))
 
 
 if __name__ == "__main__":

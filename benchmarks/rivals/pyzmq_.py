@@ -9,11 +9,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from benchmarks.rivals.common import DRAIN_MAX, free_port, missing
 from hermes.bench.contestant import Conditions, Measure
-from hermes.bench.stage import Stage
+from hermes.bench.stage import Process, Stage
 
 APIS: dict[Measure, str] = {
     "throughput": "send; recv(copy=False)",
@@ -21,13 +22,17 @@ APIS: dict[Measure, str] = {
     "latency": "send; recv",
     "round_trip": "send; recv",
 }
+HWM = 1000
+"""ZeroMQ's own."""
 SETTLE_MS = 200
 """A publisher begins when no subscription has come for so long: subscribing is not answered."""
 PROXY = """
 import sys, zmq
-lossless = sys.argv[1] == "True"
+lossless, hwm = sys.argv[1] == "True", int(sys.argv[2])
 context = zmq.Context()
 front, back = context.socket(zmq.XSUB), context.socket(zmq.XPUB)
+front.set_hwm(hwm)
+back.set_hwm(hwm)
 if lossless:
     back.setsockopt(zmq.XPUB_NODROP, 1)
 front.bind("tcp://127.0.0.1:*")
@@ -45,11 +50,12 @@ class Publisher:
 
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.XPUB)
+        self._socket.set_hwm(where["hwm"])
         self._socket.setsockopt(zmq.XPUB_VERBOSE, 1)
         if where["lossless"]:
             self._socket.setsockopt(zmq.XPUB_NODROP, 1)
         (self._socket.bind if where["direct"] else self._socket.connect)(where["publish"])
-        self._prefix = topic.encode() + b" "
+        self._prefix = topic.encode() + b" " if where["topics"] else b""
         while self._socket.poll(SETTLE_MS):
             self._socket.recv()
 
@@ -80,8 +86,10 @@ class Subscriber:
 
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.SUB)
+        self._socket.set_hwm(where["hwm"])
+        self._take = partial(self._socket.recv, zmq.NOBLOCK, copy=False)
         self._socket.connect(where["subscribe"])
-        self._prefix = topic.encode() + b" "
+        self._prefix = topic.encode() + b" " if where["topics"] else b""
         self._socket.subscribe(self._prefix)
         self._again, self._now = zmq.Again, zmq.NOBLOCK
 
@@ -96,13 +104,13 @@ class Subscriber:
         return memoryview(frame)[len(self._prefix) :]
 
     def drain(self, timeout_s: float) -> int:
-        """What is there, frame by frame."""
+        """All frames that are there, one by one."""
         if not self._socket.poll(int(timeout_s * 1000)):
             return 0
-        receive, now, count = self._socket.recv, self._now, 0
+        take, count = self._take, 0
         try:
             while count < DRAIN_MAX:
-                receive(now, copy=False)
+                take()
                 count += 1
         except self._again:
             pass
@@ -112,6 +120,13 @@ class Subscriber:
         """Drop what was not read."""
         self._socket.close(linger=0)
         self._context.term()
+
+
+def start_proxy(stage: Stage, *, lossless: bool, hwm: int) -> tuple[Process, str, str]:
+    """Start the proxy; returns it with the addresses of publishers and of subscribers."""
+    proxy = stage.start("proxy", sys.executable, "-c", PROXY, str(lossless), str(hwm), core=0)
+    publish, subscribe = proxy.line().split()
+    return proxy, publish, subscribe
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +139,10 @@ class Zmq:
     """``proxy``, ``tcp`` or ``ipc``."""
     lossless: bool
     apis: Mapping[Measure, str]
+    hwm: int = HWM
+    """High-water mark of every socket, messages; 0: none."""
+    topics: bool = True
+    """Whether messages have one, and subscribers choose by it."""
 
     def obstacle(self) -> str | None:
         """pyzmq."""
@@ -131,10 +150,14 @@ class Zmq:
 
     def serve(self, stage: Stage, conditions: Conditions) -> dict[str, Any]:
         """Start the proxy, or choose an address."""
-        common = {"lossless": self.lossless, "direct": self.medium != "proxy"}
+        common = {
+            "lossless": self.lossless,
+            "direct": self.medium != "proxy",
+            "hwm": self.hwm,
+            "topics": self.topics,
+        }
         if self.medium == "proxy":
-            proxy = stage.start("proxy", sys.executable, "-c", PROXY, str(self.lossless), core=0)
-            publish, subscribe = proxy.line().split()
+            _, publish, subscribe = start_proxy(stage, lossless=self.lossless, hwm=self.hwm)
             return {"publish": publish, "subscribe": subscribe, **common}
         address = (
             f"tcp://127.0.0.1:{free_port()}" if self.medium == "tcp" else f"ipc://{stage.place}/z"

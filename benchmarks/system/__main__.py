@@ -12,9 +12,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks.publish import insert
 from benchmarks.system import micro, report
 from benchmarks.system.harness import ROOT, Scale, remove_compiled
-from benchmarks.system.render import insert, render
+from benchmarks.system.render import MARKERS, render
 
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 QUESTIONS = (
@@ -56,6 +57,8 @@ def main() -> int:
         help="file whose tables to replace (default: docs/benchmarks.md, if all questions were played)",
     )
     options = parser.parse_args()
+    path = os.environ.get("PYTHONPATH", "")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), path]))  # of all processes
 
     directory = options.directory or Path(tempfile.gettempdir())
     scale = Scale(quick=options.quick, directory=directory)
@@ -78,7 +81,7 @@ def main() -> int:
         report.write(result, options.output or default)
     document = options.document or (None if options.quick or options.only else DOCUMENT)
     if document:
-        insert(document, render(result))
+        insert(document, MARKERS, render(result))
     print(render(result), end="")
     return int(any(row["error"] for question in questions for row in question["rows"]))
 

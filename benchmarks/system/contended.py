@@ -7,56 +7,52 @@ itself is embedded in a program, idle and busy.  Control: the same without the t
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from benchmarks.system import hermes_rounds
-from benchmarks.system.harness import Broker, Contestant, Metrics, Question, Scale, Stage
+from benchmarks.system.harness import TCP, Broker, Contestant, Metrics, Question, Round, Scale
+from benchmarks.system.throughput import LINGER_S
+from benchmarks.system.users import REFERENCE
+from hermes.bench.own import start_embedded
 
-PAIRS = (
-    ("send_many", "many", "batches"),
-    ("send (linger 1 ms)", "one", "batches"),
-    ("receiving objects", "many", "objects"),
-    ("receiving batches", "rows", "batches"),
+PAIRS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("send_many", "publisher", {"publish": "many"}),
+    ("send (linger 1 ms)", "publisher", {"publish": "each", "linger": LINGER_S}),
+    ("receiving objects", "subscriber", {"publish": "many", "receive": "objects"}),
+    ("receiving batches", "subscriber", {"publish": "rows"}),
 )
+"""Title, the end that has a busy thread beside it, and the calls."""
 
 
-def embedded(stage: Stage, *, messages: int, busy: bool) -> Metrics:
+def embedded(stage: Round, *, messages: int, busy: bool) -> Metrics:
     """The broker runs inside a Python program."""
-    role = stage.python("hermes_roles", "embedded", *(["busy"] if busy else []))
-    return hermes_rounds.client_throughput(
-        stage,
-        broker=Broker(role, role.line()),
-        messages=messages,
-        publish="rows",
-        receive="batches",
-    )
+    config = {
+        "listeners": [TCP],
+        "storage": f"mmap:{stage.place / 'data'}",
+        "retention": hermes_rounds.RETENTION,
+    }
+    broker = Broker(*start_embedded(stage, REFERENCE, config=config, busy=busy))
+    return hermes_rounds.client_throughput(stage, broker=broker, messages=messages)
 
 
 def question(scale: Scale) -> Question:
     """Pairs: quiet and contended."""
     messages = scale.pick(2_000_000, 50_000)
-    run = partial(hermes_rounds.client_throughput, messages=messages)
     contestants = []
-    for title, publish, receive in PAIRS:
-        receiving = title.startswith("receiving")
-        busy_publish = publish if receiving else f"{publish}+busy"
-        busy_receive = f"{receive}+busy" if receiving else receive
+    for title, busy, how in PAIRS:
+        run = partial(hermes_rounds.client_throughput, messages=messages, **how)
         contestants += [
-            Contestant(
-                f"{title}, alone", partial(run, publish=publish, receive=receive), "control"
-            ),
-            Contestant(
-                f"{title}, beside a busy thread",
-                partial(run, publish=busy_publish, receive=busy_receive),
-            ),
+            Contestant(f"{title}, alone", run, "control"),
+            Contestant(f"{title}, beside a busy thread", partial(run, busy=busy)),
         ]
-    for title, busy in (("idle", False), ("busy", True)):
-        contestants.append(
-            Contestant(
-                f"broker embedded in a program that is {title}",
-                partial(embedded, messages=messages, busy=busy),
-                "batch API at both ends",
-            )
+    contestants += [
+        Contestant(
+            f"broker embedded in a program that is {title}",
+            partial(embedded, messages=messages, busy=title == "busy"),
+            "batch API at both ends",
         )
+        for title in ("idle", "busy")
+    ]
     return Question(
         name="contended",
         asks="Beside a busy Python thread of the same process (256 B)",

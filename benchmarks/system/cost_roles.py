@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from benchmarks.system.harness import report
+from hermes.bench.actor import say
 
 TOPIC = b"bench.costs"
 PER_BATCH = 1000
@@ -185,4 +185,5 @@ STEPS: dict[str, Step] = {
 if __name__ == "__main__":
     name, size, count = sys.argv[1:4]
     gc.freeze()
-    report(ns=STEPS[name](bytes(int(size)), int(count), sys.argv[4] if len(sys.argv) > 4 else ""))
+    url = sys.argv[4] if len(sys.argv) > 4 else ""
+    say({"ns": STEPS[name](bytes(int(size)), int(count), url)})

@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from functools import partial
 
-from benchmarks.system.harness import MESSAGE_BYTES, Contestant, Metrics, Question, Scale, Stage
+from benchmarks.system.harness import (
+    MESSAGE_BYTES,
+    RESULT_TIMEOUT_S,
+    Contestant,
+    Metrics,
+    Question,
+    Round,
+    Scale,
+)
 
 STEPS = (
     ("call of a built-in that does nothing", "empty_call", False, "control"),
@@ -25,10 +33,10 @@ STEPS = (
 )
 
 
-def cost(stage: Stage, *, step: str, broker: bool, count: int) -> Metrics:
+def cost(stage: Round, *, step: str, broker: bool, count: int) -> Metrics:
     """One step."""
-    url = [stage.broker("--retention", "2GiB").url] if broker else []
-    return stage.python("cost_roles", step, MESSAGE_BYTES, count, *url).result()
+    url = [stage.broker(retention="2GiB").where["url"]] if broker else []
+    return stage.python("cost_roles", step, MESSAGE_BYTES, count, *url).hear(RESULT_TIMEOUT_S)
 
 
 def question(scale: Scale) -> Question:

@@ -3,7 +3,7 @@
  *     drain COUNT FD...
  *
  * On each FD a subscription has been answered.  Counts the messages of all batches until there are
- * COUNT.  Prints `ready`, waits for a line on standard input, and prints one JSON object.  The
+ * COUNT.  Prints `{}`, waits for a line on standard input, and prints one JSON object.  The
  * frames are trusted, not checked.
  */
 #include "hm_frame.h"
@@ -96,7 +96,7 @@ int main(int argc, char **argv) {
         if (epoll_ctl(epoll, EPOLL_CTL_ADD, connections[i].fd, &event) != 0)
             return 1;
     }
-    printf("ready\n");
+    printf("{}\n");
     fflush(stdout);
     if (fgets(line, sizeof line, stdin) == NULL)
         return 1;

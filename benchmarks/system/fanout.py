@@ -13,8 +13,8 @@ from benchmarks.system.harness import (
     Contestant,
     Metrics,
     Question,
+    Round,
     Scale,
-    Stage,
     Target,
 )
 
@@ -25,19 +25,18 @@ WARM = "segments recycled"
 LAG = "Hermes, 4 subscribers that never read, beside one that does"
 
 
-def lag(stage: Stage, *, messages: int) -> Metrics:
+def lag(stage: Round, *, messages: int) -> Metrics:
     """How much the broker's own memory grows while four subscribers fall behind by everything."""
-    broker = stage.broker(*hermes_rounds.RECYCLING)
-    hermes_rounds.client_throughput(
-        stage, broker=broker, messages=messages // 10, publish="rows", receive="batches"
-    )
-    before = broker.role.anonymous_bytes()
-    for _ in range(SUBSCRIBERS):
-        stage.python("hermes_roles", "stall", broker.url, ">").ready().go()
-    metrics = hermes_rounds.client_throughput(
-        stage, broker=broker, messages=messages, publish="rows", receive="batches"
-    )
-    grown = broker.role.anonymous_bytes() - before
+    broker = stage.broker(retention=hermes_rounds.RETENTION)
+    hermes_rounds.client_throughput(stage, broker=broker, messages=messages // 10)
+    before = broker.anonymous_bytes()
+    for number in range(SUBSCRIBERS):  # subscribed, and never told to read
+        staller = hermes_rounds.users(stage, broker).actor("staller", number)
+        part = {"role": "receive", "topic": ">", "size": MESSAGE_BYTES}
+        staller.tell({"do": "prepare", "where": broker.where, "parts": [part]})
+        staller.hear()
+    metrics = hermes_rounds.client_throughput(stage, broker=broker, messages=messages)
+    grown = broker.anonymous_bytes() - before
     return {
         "messages_per_s": metrics["messages_per_s"],
         "lag_mib": messages * MESSAGE_BYTES / 2**20,
@@ -55,7 +54,7 @@ def question(scale: Scale) -> Question:
             Contestant(
                 "C relay, 4 sinks, blocking",
                 partial(
-                    controls.relay_throughput, wait="block", messages=messages, sinks=SUBSCRIBERS
+                    controls.relay_throughput, idle="block", messages=messages, sinks=SUBSCRIBERS
                 ),
                 "control",
             ),
@@ -74,8 +73,6 @@ def question(scale: Scale) -> Question:
                 partial(
                     hermes_rounds.client_throughput,
                     messages=messages,
-                    publish="rows",
-                    receive="batches",
                     subscribers=SUBSCRIBERS,
                     warm=True,
                 ),

@@ -4,7 +4,7 @@
  *
  * FD is a connection on which Hello and Open have been answered (ack level none).  Writes COUNT
  * messages of SIZE bytes, PER_BATCH to a batch, PER_CALL messages per system call, round robin over
- * TOPICS topics `t.A.B` with A = i % 1000 and B = i / 1000.  Prints `ready`, waits for a line on
+ * TOPICS topics `t.A.B` with A = i % 1000 and B = i / 1000.  Prints `{}`, waits for a line on
  * standard input, prints one JSON object, and keeps the connection open until standard input ends.
  */
 #include "hm_frame.h"
@@ -108,7 +108,7 @@ int main(int argc, char **argv) {
     name_topics(topic_count);
     buffer =
         allocate(per_call * (HM_BATCH_HEADER + HM_FRAME_HEADER + TOPIC_BYTES + 16 + numbers[4]));
-    printf("ready\n");
+    printf("{}\n");
     fflush(stdout);
     if (fgets(line, sizeof line, stdin) == NULL)
         return 1;

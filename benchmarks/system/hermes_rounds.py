@@ -5,45 +5,36 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from benchmarks.system.harness import (
     MESSAGE_BYTES,
+    RESULT_TIMEOUT_S,
     Broker,
     Failed,
     Meter,
     Metrics,
-    Role,
-    Stage,
+    Round,
+    begin,
     compiled,
     percentiles,
     rate,
+    rates,
     throughput,
 )
+from benchmarks.system.users import QuestionCast
+from hermes.bench.contestant import Job
+from hermes.bench.own import SPIN_S
+from hermes.bench.stage import Process
 
 PER_BATCH = 1024
 """Messages a C publisher puts into one batch and one system call."""
-
-
-WARM_UP_BYTES = 3 << 30
-"""Of frames: more than the retention, so that every later segment is one used again."""
-
-
-def warmed(
-    stage: Stage, *flags: str, quick: bool = False, transport: str = "tcp://127.0.0.1:0"
-) -> Broker:
-    """A broker whose log has been filled past its retention once: what is measured then is the
-    sustained rate, not the first touch of memory."""
-    broker = stage.broker(*flags, transport=transport)
-    if not quick:
-        messages = WARM_UP_BYTES // MESSAGE_BYTES
-        filler = stage.python(
-            "hermes_roles", "publish", broker.url, "bench.warm", MESSAGE_BYTES, messages, "rows"
-        )
-        filler.ready().go().result()
-    return broker
+RETENTION = "2GiB"
+"""Bytes that a log keeps whose segments are used again."""
 
 
 def wire_publisher(
-    stage: Stage,
+    stage: Round,
     broker: Broker,
     *,
     messages: int,
@@ -51,23 +42,24 @@ def wire_publisher(
     per_batch: int = PER_BATCH,
     per_call: int = PER_BATCH,
     size: int = MESSAGE_BYTES,
-) -> Role:
+) -> Process:
     """A C publisher that is ready: round robin over topics ``t.A.B``, A = i % 1000, B = i / 1000."""
     numbers = (topics, size, per_batch, per_call, messages)
-    return stage.python(
-        "wire_roles", "publish", compiled("generate"), broker.port, *numbers
-    ).ready()
+    role = stage.python("wire_roles", "publish", compiled("generate"), broker.port, *numbers)
+    role.hear()
+    return role
 
 
-def wire_subscriber(stage: Stage, broker: Broker, *patterns: str, messages: int) -> Role:
+def wire_subscriber(stage: Round, broker: Broker, *patterns: str, messages: int) -> Process:
     """A C subscriber that is ready, with a connection for each pattern."""
-    return stage.python(
-        "wire_roles", "subscribe", compiled("drain"), broker.port, messages, *patterns
-    ).ready()
+    program = compiled("drain")
+    role = stage.python("wire_roles", "subscribe", program, broker.port, messages, *patterns)
+    role.hear()
+    return role
 
 
 def wire_throughput(
-    stage: Stage,
+    stage: Round,
     *,
     messages: int,
     patterns: tuple[str, ...] = (">",),
@@ -76,14 +68,15 @@ def wire_throughput(
     topics: int = 1,
     per_batch: int = PER_BATCH,
     per_call: int = PER_BATCH,
-    flags: tuple[str, ...] = ("--retention", "2GiB"),
     warm: bool = False,
 ) -> Metrics:
     """Messages per second from the first write to the last delivery; ``delivered``: to each.
 
     ``warm``: through a log that has been full before.
     """
-    broker = warmed(stage, *flags, quick=stage.scale.quick) if warm else stage.broker(*flags)
+    broker = stage.broker(retention=RETENTION)
+    if warm and not stage.scale.quick:
+        users(stage, broker).warm(Job("throughput", MESSAGE_BYTES))
     wanted = messages if delivered is None else delivered
     receivers = [
         wire_subscriber(stage, broker, *patterns, messages=wanted) for _ in range(subscribers)
@@ -91,65 +84,51 @@ def wire_throughput(
     sender = wire_publisher(
         stage, broker, messages=messages, topics=topics, per_batch=per_batch, per_call=per_call
     )
-    meter = Meter(broker=[broker.role], publisher=[sender], subscriber=receivers)
-    for role in (*receivers, sender):
-        role.go()
-    start = sender.result()["start_ns"]
-    reports = [receiver.result() for receiver in receivers]
+    meter = Meter(stage, broker=[broker.process], publisher=[sender], subscriber=receivers)
+    begin(*receivers, sender)
+    start = sender.hear(RESULT_TIMEOUT_S)["start_ns"]
+    reports = [receiver.hear(RESULT_TIMEOUT_S) for receiver in receivers]
     if any(report["messages"] != wanted for report in reports):
         raise Failed(f"wanted {wanted} messages each, got {[r['messages'] for r in reports]}")
     end = max(report["end_ns"] for report in reports)
-    found = throughput(messages, start, end, meter, receivers=subscribers)
+    cpu = meter.per_message(messages)
+    found = throughput(rate(messages, start, end), cpu, receivers=subscribers)
     if len(patterns) > 1:
-        found = {"deliveries_per_s": rate(wanted, start, end)} | found
+        found = {"deliveries_per_s": rate(wanted, start, end), **found}
     return found
 
 
-TOPIC = "bench.throughput"
-RECYCLING = ("--retention", "2GiB")
+def users(stage: Round, broker: Broker, publish: str = "rows", **how: Any) -> QuestionCast:
+    """Users of the public client; ``how``: see :mod:`benchmarks.system.users`."""
+    return QuestionCast(stage, broker.process, broker.where, publish=publish, **how)
 
 
 def client_throughput(
-    stage: Stage,
+    stage: Round,
     *,
     messages: int,
-    publish: str,
-    receive: str,
+    publish: str = "rows",
     subscribers: int = 1,
-    size: int = MESSAGE_BYTES,
-    flags: tuple[str, ...] = RECYCLING,
+    retention: str = RETENTION,
     warm: bool = False,
     broker: Broker | None = None,
+    **how: Any,
 ) -> Metrics:
     """Messages per second between users of the client, from the first call to the last receipt.
 
-    ``publish`` and ``receive``: an API of ``hermes_roles``.  ``warm``: through a log that has been
-    full before.  ``broker``: one that runs already.
+    ``how``: see :mod:`benchmarks.system.users`.  ``warm``: through a log that has been full before.
+    ``broker``: one that runs already.
     """
-    if broker is None:
-        broker = warmed(stage, *flags, quick=stage.scale.quick) if warm else stage.broker(*flags)
-    url = broker.url
-    receivers = [
-        stage.python("hermes_roles", "subscribe", url, TOPIC, messages, receive).ready()
-        for _ in range(subscribers)
-    ]
-    sender = stage.python("hermes_roles", "publish", url, TOPIC, size, messages, publish).ready()
-    meter = Meter(broker=[broker.role], publisher=[sender], subscriber=receivers)
-    for role in (*receivers, sender):
-        role.go()
-    start = sender.result()["start_ns"]
-    reports = [receiver.result() for receiver in receivers]
-    if any(report["messages"] != messages for report in reports):
-        raise Failed(f"sent {messages} messages, got {[r['messages'] for r in reports]}")
-    end = max(report["end_ns"] for report in reports)
-    return throughput(messages, start, end, meter, receivers=subscribers)
+    broker = broker or stage.broker(retention=retention)
+    cast = users(stage, broker, publish, **how)
+    job = Job("throughput", MESSAGE_BYTES, subscribers=subscribers)
+    if warm and not stage.scale.quick:
+        cast.warm(job)
+    return rates(stage.measure(cast, job, messages))
 
 
-def roundtrip(
-    stage: Stage, *, count: int, idle: str, wait: str = "block", ack: str = "appended"
-) -> Metrics:
-    """Round trips of one message; broker and client each on a core of its own."""
-    url = stage.broker("--idle", idle, core=1).url
-    numbers = (MESSAGE_BYTES, count, wait, ack)
-    client = stage.python("hermes_roles", "pingpong", url, *numbers, core=0)
-    return percentiles(client.ready().go().result()["round_trips_ns"])
+def roundtrip(stage: Round, *, count: int, idle: str, spin: bool = False, **how: Any) -> Metrics:
+    """Round trips of one message; ``spin``: the client does not sleep."""
+    broker = stage.broker(retention=RETENTION, idle=idle)
+    cast = users(stage, broker, spin_s=SPIN_S if spin else 0.0, **how)
+    return percentiles(stage.measure(cast, Job("round_trip", MESSAGE_BYTES), count).latency)

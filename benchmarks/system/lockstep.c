@@ -5,7 +5,7 @@
  * FD is a connection on which Hello and Open have been answered (ack level none); on each of the
  * others a subscription has been.  A round publishes one message and waits until every subscriber
  * has it: so each delivery is a send of its own, and what a send costs cannot hide in a batch.
- * Prints `ready`, waits for a line on standard input, prints one JSON object, and keeps the
+ * Prints `{}`, waits for a line on standard input, prints one JSON object, and keeps the
  * connections open until standard input ends.  The frames are trusted, not checked.
  */
 #include "hm_frame.h"
@@ -106,7 +106,7 @@ int main(int argc, char **argv) {
         if (epoll_ctl(epoll, EPOLL_CTL_ADD, connections[i].fd, &event) != 0)
             return 1;
     }
-    printf("ready\n");
+    printf("{}\n");
     fflush(stdout);
     if (fgets(line, sizeof line, stdin) == NULL)
         return 1;

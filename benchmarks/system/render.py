@@ -13,8 +13,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-BEGIN = "<!-- tables: written by benchmarks.system.render, do not edit -->"
-END = "<!-- end of tables -->"
+from benchmarks.publish import insert
+
+MARKERS = (
+    "<!-- tables: written by benchmarks.system.render, do not edit -->",
+    "<!-- end of tables -->",
+)
 
 HEADINGS = {
     "messages_per_s": "messages/s",
@@ -54,7 +58,7 @@ def _decimals(value: float) -> int:
 
 
 def heading(metric: str) -> str:
-    """What stands above a column."""
+    """The head of a column."""
     return HEADINGS.get(metric, metric.replace("_", " "))
 
 
@@ -65,6 +69,11 @@ def _cell(metric: str, values: Mapping[str, Any] | None) -> str:
     if len(values["rounds"]) > 1 and not metric.endswith("_cpu_ns"):
         text += f" ({figure(values['min'])} to {figure(values['max'])})"
     return text
+
+
+def _note(row: Mapping[str, Any]) -> str:
+    mark = "disturbed by other programs" if row.get("disturbed") else ""
+    return "; ".join(filter(None, [row["error"] or row["note"], mark]))
 
 
 def _table(header: list[str], rows: Iterable[list[str]]) -> Iterator[str]:
@@ -79,14 +88,15 @@ def question(result: Mapping[str, Any]) -> Iterator[str]:
     yield f"### {result['asks']}"
     yield ""
     metrics = [*dict.fromkeys(name for row in result["rows"] for name in row["metrics"])]
-    noted = any(row["note"] or row["error"] for row in result["rows"])
+    notes = {row["name"]: _note(row) for row in result["rows"]}
+    noted = any(notes.values())
     yield from _table(
         ["", *map(heading, metrics), *(["note"] if noted else [])],
         (
             [
                 row["name"],
                 *(_cell(name, row["metrics"].get(name)) for name in metrics),
-                *([row["error"] or row["note"]] if noted else []),
+                *([notes[row["name"]]] if noted else []),
             ]
             for row in result["rows"]
         ),
@@ -110,7 +120,7 @@ def verdict(target: Mapping[str, Any]) -> str:
 
 
 def surroundings(environment: Mapping[str, Any]) -> Iterator[str]:
-    """Where and when it was measured."""
+    """The place and time of the run."""
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
     changed = " with uncommitted changes" if environment["dirty"] else ""
     yield (
@@ -137,23 +147,13 @@ def render(result: Mapping[str, Any]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def insert(document: Path, tables: str) -> None:
-    """Put ``tables`` between the markers of ``document``."""
-    text = document.read_text()
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"{document}: has no lines {BEGIN!r} and {END!r}")
-    document.write_text(f"{before}{begin}\n\n{tables}\n{end}{after}")
-
-
 def main(arguments: list[str]) -> None:
     """The command line."""
     if len(arguments) not in (1, 2):
         raise SystemExit(__doc__)
     tables = render(json.loads(Path(arguments[0]).read_text()))
     if len(arguments) == 2:
-        insert(Path(arguments[1]), tables)
+        insert(Path(arguments[1]), MARKERS, tables)
     else:
         print(tables, end="")
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.system.harness import Failed, Question, Scale, Stage, Target
+from benchmarks.system.harness import Failed, Question, Round, Scale, Target
 from hermes.bench import machine
 
 
@@ -30,14 +30,16 @@ def play(question: Question, scale: Scale, rounds: int) -> dict[str, Any]:
     rounds = min(rounds, question.rounds or rounds)
     samples: dict[str, list[Mapping[str, float]]] = {c.name: [] for c in question.contestants}
     errors: dict[str, str] = {}
+    disturbed: set[str] = set()
     for number in range(rounds):
         for contestant in question.contestants:
             if contestant.name in errors:
                 continue
             _progress(f"{question.name}: round {number + 1} of {rounds}: {contestant.name}")
             try:
-                with Stage(scale) as stage:
+                with Round(scale, pinned=contestant.pinned) as stage:
                     samples[contestant.name].append(contestant.run(stage))
+                    disturbed |= {contestant.name} if stage.disturbed else set()
             except (Failed, OSError, ValueError) as error:
                 errors[contestant.name] = f"{type(error).__name__}: {error}"
     rows = [
@@ -45,6 +47,7 @@ def play(question: Question, scale: Scale, rounds: int) -> dict[str, Any]:
             "name": contestant.name,
             "note": contestant.note,
             "error": errors.get(contestant.name),
+            "disturbed": contestant.name in disturbed,
             "metrics": _summary(samples[contestant.name]),
         }
         for contestant in question.contestants

@@ -22,24 +22,21 @@ def question(scale: Scale) -> Question:
     count = scale.pick(20_000, 1_000)
     relay = partial(controls.relay_roundtrip, count=count)
     run = partial(hermes_rounds.roundtrip, count=count)
+    pinned = partial(Contestant, pinned=True)
     return Question(
         name="roundtrip",
         asks="Round trip of a 256 B message: publish, receive own subscription",
         contestants=(
-            Contestant(POLL, partial(relay, wait="poll"), "floor"),
-            Contestant(
-                "C relay, Python client, busy-poll", partial(relay, wait="poll", python=True)
-            ),
-            Contestant(SPIN, partial(run, idle="spin", wait="poll")),
-            Contestant(f"{SPIN}, ack none", partial(run, idle="spin", wait="poll", ack="none")),
-            Contestant(BLOCK, partial(relay, wait="block"), "floor"),
-            Contestant(
-                "C relay, Python client, blocking", partial(relay, wait="block", python=True)
-            ),
-            Contestant(DEFAULT, partial(run, idle="adaptive")),
-            Contestant("Hermes, --idle block", partial(run, idle="block")),
-            Contestant("Hermes, default, ack none", partial(run, idle="adaptive", ack="none")),
-            Contestant(ZMQ, partial(controls.zmq_roundtrip, count=count), "peer"),
+            pinned(POLL, partial(relay, idle="spin"), "floor"),
+            pinned("C relay, Python client, busy-poll", partial(relay, idle="spin", python=True)),
+            pinned(SPIN, partial(run, idle="spin", spin=True)),
+            pinned(f"{SPIN}, ack none", partial(run, idle="spin", spin=True, ack="none")),
+            pinned(BLOCK, partial(relay, idle="block"), "floor"),
+            pinned("C relay, Python client, blocking", partial(relay, idle="block", python=True)),
+            pinned(DEFAULT, partial(run, idle="adaptive")),
+            pinned("Hermes, --idle block", partial(run, idle="block")),
+            pinned("Hermes, default, ack none", partial(run, idle="adaptive", ack="none")),
+            pinned(ZMQ, partial(controls.zmq_roundtrip, count=count), "peer"),
         ),
         targets=(
             Target("spinning, beside the relay that polls", SPIN, "p50_us", 1.4, True, (POLL,)),

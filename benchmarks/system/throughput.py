@@ -20,7 +20,8 @@ UNRECYCLED = "Hermes, batch API at both ends, no segment recycled"
 MANY = "Hermes, send_many, one message object each"
 ONE = "Hermes, one send a message (linger 1 ms), one message object each"
 AT_ONCE = "Hermes, one send a message (no linger), one message object each"
-KEEP_ALL = ("--retention", "100GiB")
+KEEP_ALL = "100GiB"
+LINGER_S = 0.001
 
 
 def question(scale: Scale) -> Question:
@@ -30,27 +31,26 @@ def question(scale: Scale) -> Question:
     proxy = partial(controls.zmq_throughput, messages=scale.pick(3_000_000, 50_000))
     run = hermes_rounds.client_throughput
     objects = partial(run, receive="objects", warm=True, messages=scale.pick(5_000_000, 100_000))
-    batches = partial(run, publish="rows", receive="batches")
     return Question(
         name="throughput",
         asks="One publisher, one subscriber, 256 B messages, mmap log on a file",
         contestants=(
-            Contestant(POLL, partial(relay, wait="poll"), "control"),
-            Contestant(BLOCK, partial(relay, wait="block"), "control"),
+            Contestant(POLL, partial(relay, idle="spin"), "control"),
+            Contestant(BLOCK, partial(relay, idle="block"), "control"),
             Contestant(COPY, partial(proxy, copy=True), "peer"),
             Contestant(NO_COPY, partial(proxy, copy=False), "peer"),
             Contestant(
                 BATCHES,
-                partial(batches, messages=volume, warm=True),
+                partial(run, messages=volume, warm=True),
                 f"{volume * 256 / 1e9:.1f} GB, retention 2 GiB, after 3 GiB to warm up",
             ),
             Contestant(
                 UNRECYCLED,
-                partial(batches, messages=scale.pick(20_000_000, 400_000), flags=KEEP_ALL),
+                partial(run, messages=scale.pick(20_000_000, 400_000), retention=KEEP_ALL),
                 "every page of the log is touched for the first time",
             ),
             Contestant(MANY, partial(objects, publish="many")),
-            Contestant(ONE, partial(objects, publish="one")),
+            Contestant(ONE, partial(objects, publish="each", linger=LINGER_S)),
             Contestant(
                 AT_ONCE,
                 partial(objects, publish="each", messages=scale.pick(500_000, 20_000)),

@@ -24,7 +24,7 @@ def question(scale: Scale) -> Question:
     single = scale.pick(1_000_000, 50_000)
     run = partial(hermes_rounds.wire_throughput, per_batch=1)
     relay = partial(
-        controls.relay_throughput, wait="block", messages=single, write_bytes=MESSAGE_BYTES
+        controls.relay_throughput, idle="block", messages=single, write_bytes=MESSAGE_BYTES
     )
     return Question(
         name="tiny",

@@ -9,7 +9,16 @@ from __future__ import annotations
 from functools import partial
 
 from benchmarks.system import hermes_rounds
-from benchmarks.system.harness import Contestant, Metrics, Question, Scale, Stage, Target
+from benchmarks.system.harness import (
+    RESULT_TIMEOUT_S,
+    Contestant,
+    Metrics,
+    Question,
+    Round,
+    Scale,
+    Target,
+    begin,
+)
 
 MANY = 10_000
 CONNECTIONS = 1_000
@@ -19,21 +28,17 @@ TEN = "10,000 topics round robin, to a subscriber of 10 of them"
 EACH = "1,000 topics round robin, 1,000 connections that subscribe to one each"
 
 
-def memory(stage: Stage, *, topics: int) -> Metrics:
-    """What the broker's own memory grows by, per topic, when each gets one message."""
-    broker = stage.broker("--retention", "2GiB")
-    warm = hermes_rounds.wire_subscriber(stage, broker, ">", messages=topics)
-    sender = hermes_rounds.wire_publisher(stage, broker, messages=topics)
-    warm.go()
-    sender.go()
-    warm.result()
-    before = broker.role.anonymous_bytes()
-    drain = hermes_rounds.wire_subscriber(stage, broker, ">", messages=topics)
-    sender = hermes_rounds.wire_publisher(stage, broker, messages=topics, topics=topics)
-    drain.go()
-    sender.go()
-    drain.result()
-    return {"bytes_each": (broker.role.anonymous_bytes() - before) / topics}
+def memory(stage: Round, *, topics: int) -> Metrics:
+    """Growth of the broker's own memory, per topic, when each gets one message."""
+    broker = stage.broker(retention=hermes_rounds.RETENTION)
+    before = 0
+    for number in (1, topics):
+        before = broker.anonymous_bytes()
+        drain = hermes_rounds.wire_subscriber(stage, broker, ">", messages=topics)
+        sender = hermes_rounds.wire_publisher(stage, broker, messages=topics, topics=number)
+        begin(drain, sender)
+        drain.hear(RESULT_TIMEOUT_S)
+    return {"bytes_each": (broker.anonymous_bytes() - before) / topics}
 
 
 def question(scale: Scale) -> Question:

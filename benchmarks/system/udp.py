@@ -14,19 +14,23 @@ from functools import partial
 from benchmarks.system import hermes_rounds, udp_paced
 from benchmarks.system.harness import (
     MESSAGE_BYTES,
-    Broker,
+    TCP,
     Contestant,
     Metrics,
     Question,
+    Round,
     Scale,
-    Stage,
     Target,
-    compiled,
     percentiles,
+    rates,
 )
 from benchmarks.system.udp_paced import Passes, Player, Turns, through_broker
+from hermes.bench.actors import ActorCast
+from hermes.bench.contestant import Conditions, Job
+from hermes.bench.controls import CONTROLS
+from hermes.bench.controls import ECHO as ECHO_CONTROL
+from hermes.bench.own import SPIN_S
 
-TCP = "tcp://127.0.0.1:0"
 UDP = "udp://127.0.0.1:0"
 GROUP = "udp://239.255.76.1:0?interface=127.0.0.1&rate=1GB&rate_min=20MB&history=256MiB"
 """Nobody holds up a group by default; here all share two cores, and are to get everything as from a
@@ -46,47 +50,43 @@ def _faulty(url: str, drop: float, *, mtu: int = 0) -> str:
     return f"{url}?{query}" if query else url
 
 
-def echo(stage: Stage, *, count: int) -> Metrics:
+def timed(stage: Round, cast: ActorCast, count: int) -> Metrics:
+    """Round trips of one message."""
+    return percentiles(stage.measure(cast, Job("round_trip", MESSAGE_BYTES), count).latency)
+
+
+def echo(stage: Round, *, count: int) -> Metrics:
     """Round trips without anything around them."""
-    program = compiled("udp_echo")
-    port = stage.role(program, "echo", core=1).line()
-    client = stage.role(program, "pingpong", port, MESSAGE_BYTES, count, core=0)
-    return percentiles(client.ready().go().result()["round_trips_ns"])
+    (control,) = (each for each in CONTROLS if each.name == ECHO_CONTROL)
+    return timed(stage, control.enter(stage, Conditions(idle="spin")), count)
 
 
 def roundtrip(
-    stage: Stage, *, transport: str, count: int, drop: float = 0.0, ack: str = "appended"
+    stage: Round, *, transport: str, count: int, drop: float = 0.0, ack: str = "appended"
 ) -> Metrics:
     """Round trips of one message through the broker, which also acknowledges it or does not."""
-    url = stage.broker("--idle", "spin", core=1, transport=_faulty(transport, drop)).url
-    numbers = (MESSAGE_BYTES, count, "poll", ack)
-    client = stage.python("hermes_roles", "pingpong", _faulty(url, drop), *numbers, core=0)
-    return percentiles(client.ready().go().result()["round_trips_ns"])
+    broker = stage.broker(_faulty(transport, drop), idle="spin")
+    url = _faulty(broker.where["url"], drop)
+    cast = hermes_rounds.users(stage, broker, url=url, spin_s=SPIN_S, ack=ack)
+    return timed(stage, cast, count)
 
 
-def bulk(stage: Stage, *, transport: str, messages: int, mtu: int = 0) -> Metrics:
+def bulk(stage: Round, *, transport: str, messages: int, mtu: int = 0) -> Metrics:
     """Messages per second between users of the batch API, segments recycled."""
-    broker = hermes_rounds.warmed(
-        stage, *hermes_rounds.RECYCLING, quick=stage.scale.quick, transport=transport
-    )
-    return hermes_rounds.client_throughput(
-        stage,
-        messages=messages,
-        publish="rows",
-        receive="batches",
-        broker=Broker(broker.role, _faulty(broker.url, 0, mtu=mtu)),
-    )
+    broker = stage.broker(transport, retention=hermes_rounds.RETENTION)
+    cast = hermes_rounds.users(stage, broker)
+    job = Job("throughput", MESSAGE_BYTES)
+    if not stage.scale.quick:
+        cast.warm(job)
+    cast.where["url"] = _faulty(broker.where["url"], 0, mtu=mtu)
+    return rates(stage.measure(cast, job, messages))
 
 
-def fan_out(stage: Stage, *, transport: str, messages: int) -> Metrics:
+def fan_out(stage: Round, *, transport: str, messages: int) -> Metrics:
     """Messages per second that each of some subscribers gets, all of them everything."""
+    broker = stage.broker(transport, retention=hermes_rounds.RETENTION)
     return hermes_rounds.client_throughput(
-        stage,
-        messages=messages,
-        publish="rows",
-        receive="batches",
-        subscribers=SUBSCRIBERS,
-        broker=stage.broker(*hermes_rounds.RECYCLING, transport=transport),
+        stage, messages=messages, subscribers=SUBSCRIBERS, broker=broker
     )
 
 
@@ -104,6 +104,7 @@ def question(scale: Scale) -> Question:
     one_way = {share: f"udp, {share} lost: one way at 20,000/s" for share in _SHARES}
     players: dict[str, Player] = {PACED: udp_paced.echo, "tcp: one way at 20,000/s": paced(TCP)}
     players |= {one_way[share]: paced(UDP, drop) for share, drop in _SHARES.items()}
+    pinned = partial(Contestant, pinned=True)
     passes = Passes.of(scale)
     turns = Turns(players, passes)
     lossy = "udp, 0.1% lost: round trip"
@@ -112,18 +113,18 @@ def question(scale: Scale) -> Question:
         name="udp",
         asks="UDP beside TCP and a raw echo; 256 B messages (one way: 64 B)",
         contestants=(
-            Contestant(ECHO, partial(echo, count=rounds), "floor"),
-            Contestant(
+            pinned(ECHO, partial(echo, count=rounds), "floor"),
+            pinned(
                 "tcp, both ends spin: round trip", partial(roundtrip, transport=TCP, count=rounds)
             ),
-            Contestant(SPIN, partial(roundtrip, transport=UDP, count=rounds)),
-            Contestant(
+            pinned(SPIN, partial(roundtrip, transport=UDP, count=rounds)),
+            pinned(
                 "udp, the same without acknowledgements",
                 partial(roundtrip, transport=UDP, count=rounds, ack="none"),
             ),
-            Contestant(lossy, partial(roundtrip, transport=UDP, count=rounds, drop=0.001)),
+            pinned(lossy, partial(roundtrip, transport=UDP, count=rounds, drop=0.001)),
             *(
-                Contestant(
+                pinned(
                     name,
                     partial(turns.row, name=name),
                     "the machine's own stalls" if name == PACED else "",

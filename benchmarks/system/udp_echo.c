@@ -1,16 +1,14 @@
 /* udp_echo.c -- the floor: a datagram there and back over loopback, without anything around it.
  *
- *     udp_echo echo                     answers every datagram; prints its port
- *     udp_echo doze                     likewise, and sleeps when nothing has come for a while
- *     udp_echo pingpong PORT SIZE COUNT sends SIZE bytes, waits for them, COUNT times
+ *     udp_echo doze                     answers every datagram; prints its port; sleeps when
+ *                                       nothing has come for a while
  *     udp_echo steady PORT SIZE COUNT RATE PASSES
  *                                       sends COUNT times SIZE bytes, RATE times a second,
  *                                       whatever comes back; all that PASSES times
  *
- * Both ends poll.  The others print `ready`, wait for a line on standard input, and print one JSON
- * object, for each pass.  What `steady` reports counts from when a datagram was to be sent: where
- * nothing is in the way it tells for how long the machine itself holds up one of two cores that
- * poll.
+ * Both ends poll.  For each pass `steady` prints `{}`, waits for a line on standard input, and
+ * prints one JSON object.  Its figures count from when a datagram was to be sent: where nothing is
+ * in the way they show for how long the machine itself holds up one of two cores that poll.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -24,7 +22,6 @@
 #include <time.h>
 
 #define LARGEST      65507
-#define NEVER        UINT64_MAX
 #define BUFFER_BYTES 4194304     /* of the sockets: what comes while a core is held up fits */
 #define PATIENCE_NS  1000000000u /* after the last was sent: what is not back then is lost */
 #define DOZE_NS      5000000u    /* without a datagram: no pass is under way */
@@ -58,8 +55,8 @@ static struct sockaddr_in loopback(uint16_t port) {
     return address;
 }
 
-/* Answers; sleeps after `doze_ns` without a datagram. */
-static void echo(uint64_t doze_ns) {
+/* Answers; sleeps after DOZE_NS without a datagram. */
+static void echo(void) {
     static uint8_t buffer[LARGEST];
     struct sockaddr_in address = loopback(0);
     socklen_t size = sizeof address;
@@ -78,10 +75,10 @@ static void echo(uint64_t doze_ns) {
 
         if (count >= 0) {
             sendto(fd, buffer, (size_t)count, 0, (struct sockaddr *)&peer, length);
-            last = doze_ns == NEVER ? 0 : now_ns();
+            last = now_ns();
         } else if (errno != EAGAIN && errno != EINTR) {
             fail("recvfrom");
-        } else if (doze_ns != NEVER && now_ns() - last > doze_ns) {
+        } else if (now_ns() - last > DOZE_NS) {
             struct pollfd readable = {.fd = fd, .events = POLLIN};
             poll(&readable, 1, -1);
             last = now_ns();
@@ -103,14 +100,14 @@ static int dial(uint16_t port) {
 static void await_word(void) {
     char line[16];
 
-    printf("ready\n");
+    printf("{}\n");
     fflush(stdout);
     if (fgets(line, sizeof line, stdin) == NULL)
         exit(1);
 }
 
-static void report(const char *what, const uint64_t *took, uint64_t count) {
-    printf("{\"%s\": [", what);
+static void report(const uint64_t *took, uint64_t count) {
+    printf("{\"one_way_ns\": [");
     for (uint64_t i = 0; i < count; i++)
         printf("%s%llu", i == 0 ? "" : ", ", (unsigned long long)took[i]);
     printf("]}\n");
@@ -125,25 +122,6 @@ static uint64_t *room_for(uint64_t count, size_t size) {
     for (uint64_t i = 0; i < count; i++) /* its pages are there before the clock runs */
         took[i] = 1;
     return took;
-}
-
-static void pingpong(uint16_t port, size_t size, uint64_t count) {
-    static uint8_t buffer[LARGEST];
-    uint64_t *took = room_for(count, size);
-    int fd = dial(port);
-
-    await_word();
-    for (uint64_t i = 0; i < count / 10 + count; i++) {
-        uint64_t start = now_ns();
-
-        send(fd, buffer, size, 0);
-        while (recv(fd, buffer, sizeof buffer, MSG_DONTWAIT) < 0)
-            if (errno != EAGAIN && errno != EINTR)
-                fail("recv");
-        took[i % count] = now_ns() - start;
-    }
-    report("round_trips_ns", took, count);
-    free(took);
 }
 
 /* Takes what has come back; how many. */
@@ -188,18 +166,14 @@ static void steady(uint16_t port, size_t size, uint64_t count, uint64_t rate, ui
     for (uint64_t i = 0; i < passes; i++) {
         await_word();
         one_pass(fd, size, took, count, rate);
-        report("one_way_ns", took, count);
+        report(took, count);
     }
     free(took);
 }
 
 int main(int argc, char **argv) {
-    if (argc == 2 && strcmp(argv[1], "echo") == 0)
-        echo(NEVER);
-    else if (argc == 2 && strcmp(argv[1], "doze") == 0)
-        echo(DOZE_NS);
-    else if (argc == 5 && strcmp(argv[1], "pingpong") == 0)
-        pingpong((uint16_t)atoi(argv[2]), strtoull(argv[3], NULL, 10), strtoull(argv[4], NULL, 10));
+    if (argc == 2 && strcmp(argv[1], "doze") == 0)
+        echo();
     else if (argc == 7 && strcmp(argv[1], "steady") == 0)
         steady((uint16_t)atoi(argv[2]), strtoull(argv[3], NULL, 10), strtoull(argv[4], NULL, 10),
                strtoull(argv[5], NULL, 10), strtoull(argv[6], NULL, 10));

@@ -11,8 +11,9 @@ import sys
 import time
 
 import hermes
-from benchmarks.system.harness import report, role_body
-from benchmarks.system.hermes_roles import SPIN_S, TIMEOUT_S
+from benchmarks.system.harness import role_body
+from hermes.bench.actor import say
+from hermes.bench.own import CLIENT_TIMEOUT_S, SPIN_S
 from hermes.errors import Timeout
 
 TOPIC = "bench.steady"
@@ -25,14 +26,14 @@ LAST_S = 5.0
 def steady(url: str, rate: int, size: int, count: int, passes: int) -> None:
     """One thread at both ends, several times."""
     with (
-        hermes.connect(url, timeout=TIMEOUT_S, spin=SPIN_S) as client,
+        hermes.connect(url, timeout=CLIENT_TIMEOUT_S, spin=SPIN_S) as client,
         client.subscribe(TOPIC) as subscription,
         client.publisher(TOPIC, ack="none") as publisher,
     ):
         for _ in range(passes):
             with role_body():
                 took = one_pass(publisher, subscription, rate, size, count // 10 + count)
-            report(one_way_ns=took[-count:])
+            say({"one_way_ns": took[-count:]})
 
 
 def one_pass(

@@ -18,19 +18,24 @@ from functools import partial
 from benchmarks.system import hermes_rounds
 from benchmarks.system.harness import (
     MESSAGE_BYTES,
+    RESULT_TIMEOUT_S,
     Broker,
     Contestant,
     Failed,
     Meter,
     Metrics,
     Question,
+    Round,
     Scale,
-    Stage,
     Target,
+    begin,
     compiled,
+    cpu_ns,
     percentiles,
     rate,
 )
+from hermes.bench.contestant import Job
+from hermes.bench.own import SPIN_S
 
 TCP = "tcp"
 URING = "uring+tcp"
@@ -42,10 +47,10 @@ VOLUME_BYTES = 2 << 30
 """Payload of a round of throughput; or MESSAGES_MAX messages, if that is less."""
 MESSAGES_MAX = 8_000_000
 DELIVERIES = 250_000
-"""Of a round of fan-out."""
+"""Deliveries of a round of fan-out."""
+CLIENT_CORE = 1
 ATTACH_S = 0.3
 """Until `perf` counts; it does not say when it begins."""
-FLAGS = ("--retention", "2GiB")
 
 
 @contextlib.contextmanager
@@ -56,7 +61,7 @@ def system_calls(broker: Broker, found: dict[str, float], messages: int) -> Iter
         yield
         return
     counting = (perf, "stat", "-x", ",", "-e", "raw_syscalls:sys_enter")
-    process = str(broker.role.process.pid)
+    process = str(broker.process.pid)
     counter = subprocess.Popen([*counting, "-p", process], stderr=subprocess.PIPE, text=True)
     try:
         time.sleep(ATTACH_S)
@@ -69,12 +74,13 @@ def system_calls(broker: Broker, found: dict[str, float], messages: int) -> Iter
         found["calls_per_message"] = int(figures[0]) / messages
 
 
-def serve(stage: Stage, transport: str, *flags: str, core: int | None = None) -> Broker:
+def serve(stage: Round, transport: str, **config: str) -> Broker:
     """A broker at a free port."""
-    return stage.broker(*FLAGS, *flags, transport=f"{transport}://127.0.0.1:0", core=core)
+    url = f"{transport}://127.0.0.1:0"
+    return stage.broker(url, retention=hermes_rounds.RETENTION, **config)
 
 
-def throughput(stage: Stage, *, transport: str, size: int, messages: int) -> Metrics:
+def throughput(stage: Round, *, transport: str, size: int, messages: int) -> Metrics:
     """One publisher, one subscriber, both in C, as fast as they can."""
     broker = serve(stage, transport)
     at_once = max(1, min(hermes_rounds.PER_BATCH, BATCH_BYTES // size))
@@ -86,7 +92,7 @@ def throughput(stage: Stage, *, transport: str, size: int, messages: int) -> Met
 
 
 def _stream(
-    stage: Stage,
+    stage: Round,
     broker: Broker,
     *,
     size: int,
@@ -99,10 +105,10 @@ def _stream(
         stage, broker, messages=messages, size=size, per_batch=at_once, per_call=at_once
     )
     with _counting(broker, counted, messages):
-        meter = Meter(broker=[broker.role])
-        receiver.go()
-        start = sender.go().result()["start_ns"]
-        got = receiver.result()
+        meter = Meter(stage, broker=[broker.process])
+        begin(receiver, sender)
+        start = sender.hear(RESULT_TIMEOUT_S)["start_ns"]
+        got = receiver.hear(RESULT_TIMEOUT_S)
         used = meter.per_message(messages)
     receiver.close()
     sender.close()
@@ -111,9 +117,9 @@ def _stream(
     return {"messages_per_s": rate(messages, start, got["end_ns"])} | _cpu(used)
 
 
-def fanout(stage: Stage, *, transport: str, connections: int, deliveries: int) -> Metrics:
+def fanout(stage: Round, *, transport: str, connections: int, deliveries: int) -> Metrics:
     """One message at a time, to all; broker and clients each on a core."""
-    broker = serve(stage, transport, "--idle", "block", core=1)
+    broker = serve(stage, transport, idle="block")
     rounds = max(20, deliveries // (connections + 3))  # few connections: rounds cost more
     _step(stage, broker, connections, rounds // 10)
     found = _step(stage, broker, connections, rounds)
@@ -122,7 +128,7 @@ def fanout(stage: Stage, *, transport: str, connections: int, deliveries: int) -
 
 
 def _step(
-    stage: Stage,
+    stage: Round,
     broker: Broker,
     connections: int,
     rounds: int,
@@ -130,11 +136,13 @@ def _step(
     counted: dict[str, float] | None = None,
 ) -> dict[str, float]:
     arguments = (compiled("lockstep"), broker.port, MESSAGE_BYTES, rounds, connections)
-    clients = stage.python("wire_roles", "lockstep", *arguments, core=0).ready()
+    clients = stage.python("wire_roles", "lockstep", *arguments, core=CLIENT_CORE)
+    clients.hear()
     deliveries = rounds * connections
     with _counting(broker, counted, deliveries):
-        meter = Meter(broker=[broker.role])
-        report = clients.go().result()
+        meter = Meter(stage, broker=[broker.process])
+        begin(clients)
+        report = clients.hear(RESULT_TIMEOUT_S)
         used = meter.per_message(deliveries)
     clients.close()
     per_second = rate(deliveries, report["start_ns"], report["end_ns"])
@@ -154,16 +162,15 @@ def _cpu(used: dict[str, float]) -> dict[str, float]:
     return {"per_cpu_second": 1e9 / nanoseconds if nanoseconds else 0.0} | used
 
 
-def roundtrip(stage: Stage, *, transport: str, count: int, idle: str, wait: str) -> Metrics:
+def roundtrip(stage: Round, *, transport: str, count: int, idle: str) -> Metrics:
     """A client that waits for each message of its own; broker and client each on a core."""
-    broker = serve(stage, transport, "--idle", idle, core=1)
-    numbers = (MESSAGE_BYTES, count, wait, "appended")
-    client = stage.python("hermes_roles", "pingpong", broker.url, *numbers, core=0).ready()
-    meter = Meter(broker=[broker.role])
-    found = percentiles(client.go().result()["round_trips_ns"])
+    broker = serve(stage, transport, idle=idle)
+    cast = hermes_rounds.users(stage, broker, spin_s=SPIN_S if idle == "spin" else 0.0)
+    sample = stage.measure(cast, Job("round_trip", MESSAGE_BYTES), count)
+    found = percentiles(sample.latency)
     if idle == "spin":  # its processor time says how long it ran, not what it did
         return found
-    return found | meter.per_message(count + count // 10)
+    return found | cpu_ns(sample, "broker")
 
 
 def _row(kind: str, transport: str) -> str:
@@ -176,10 +183,18 @@ def question(scale: Scale) -> Question:
     contestants: list[Contestant] = []
     targets: list[Target] = []
 
-    def both(kind: str, run: partial[Metrics], metric: str, limit: float, text: str) -> None:
+    def both(
+        kind: str,
+        run: partial[Metrics],
+        metric: str,
+        limit: float,
+        text: str,
+        *,
+        pinned: bool = False,
+    ) -> None:
         rows = [_row(kind, transport) for transport in (TCP, URING)]
         contestants.extend(
-            Contestant(row, partial(run, transport=transport))
+            Contestant(row, partial(run, transport=transport), pinned=pinned)
             for row, transport in zip(rows, (TCP, URING), strict=True)
         )
         at_most = metric == "p50_us"
@@ -197,16 +212,16 @@ def question(scale: Scale) -> Question:
         )
         kind = f"1 to {connections}, in step"
         wanted = 1.1 if connections >= 64 else 0.9
-        both(kind, run, "per_cpu_second", wanted, "messages per CPU second")
+        both(kind, run, "per_cpu_second", wanted, "messages per CPU second", pinned=True)
         if connections >= 64:
             rows = (_row(kind, URING), _row(kind, TCP))
             text = f"{kind}: system calls"
             targets.append(
                 Target(text, rows[0], "calls_per_message", 0.1, at_most=True, of=rows[1:])
             )
-    for idle, wait in (("block", "block"), ("adaptive", "block"), ("spin", "poll")):
-        run = partial(roundtrip, count=count, idle=idle, wait=wait)
-        both(f"round trip, --idle {idle}", run, "p50_us", 1 / 0.9, "median")
+    for idle in ("block", "adaptive", "spin"):
+        run = partial(roundtrip, count=count, idle=idle)
+        both(f"round trip, --idle {idle}", run, "p50_us", 1 / 0.9, "median", pinned=True)
     return Question(
         name="uring",
         asks="The same over tcp and over uring+tcp",

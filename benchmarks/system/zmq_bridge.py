@@ -6,81 +6,108 @@ the same programs; for the rate without high-water marks, so that it loses nothi
 
 from __future__ import annotations
 
-import json
 from functools import partial
+from typing import Any
 
+from benchmarks.rivals.pyzmq_ import HWM, Publisher, Subscriber, start_proxy
+from benchmarks.system import hermes_rounds
 from benchmarks.system.harness import (
     MESSAGE_BYTES,
+    TCP,
     Contestant,
-    Meter,
     Metrics,
     Question,
-    Role,
+    Round,
     Scale,
-    Stage,
     Target,
-    throughput,
+    rates,
 )
-from benchmarks.system.hermes_rounds import warmed
+from hermes.bench.actors import ActorCast
+from hermes.bench.contestant import Job
+from hermes.bench.stage import Process
 
-DEFAULT_HWM = 1000
-"""ZeroMQ's own."""
 UNLIMITED = 0
 PROXY, BRIDGE = "zmq.proxy", "Hermes, mmap log"
 TWO, ONE = "[topic, payload]", '"topic payload"'
 
 
+class TwoPartPublisher(Publisher):
+    """A PUB whose messages have the topic in a part of its own."""
+
+    def burst(self, payload: bytes, count: int) -> None:
+        """One by one."""
+        send, message = self._socket.send_multipart, [self._prefix, payload]
+        for _ in range(count):
+            send(message)
+
+
+class TwoPartSubscriber(Subscriber):
+    """A SUB of such messages."""
+
+    def __init__(self, where: dict[str, Any], topic: str) -> None:
+        super().__init__(where, topic)
+        self._take = partial(self._socket.recv_multipart, self._now)
+
+
+class OnePartSubscriber(Subscriber):
+    """A SUB whose calls copy, as they do unless told otherwise."""
+
+    def __init__(self, where: dict[str, Any], topic: str) -> None:
+        super().__init__(where, topic)
+        self._take = partial(self._socket.recv, self._now)
+
+
+class Programs:
+    """ZeroMQ programs, as an actor asks for them."""
+
+    def __init__(self, publisher: type[Publisher], subscriber: type[Subscriber]) -> None:
+        self.publisher = publisher
+        self.subscriber = subscriber
+
+
+ONE_PART = Programs(Publisher, OnePartSubscriber)
+TWO_PARTS = Programs(TwoPartPublisher, TwoPartSubscriber)
+
+
 def play(
-    stage: Stage,
+    stage: Round,
+    broker: Process,
     *,
     front: str,
     back: str,
-    broker: Role,
     messages: int,
     parts: int,
     hwm: int,
-    size: int = MESSAGE_BYTES,
 ) -> Metrics:
     """Messages per second from the first send to the last receive, and how many did not come."""
-    roles = "zmq_bridge_roles"
-    receiver = stage.python(roles, "subscribe", back, parts, hwm)
-    sender = stage.python(roles, "publish", front, messages, size, parts, hwm).ready()
-    receiver.ready()
-    meter = Meter(broker=[broker], publisher=[sender], subscriber=[receiver])
-    receiver.go()
-    sender.go()
-    start = sender.result()["start_ns"]
-    result = receiver.result()
-    came = result["messages"]
-    found = throughput(max(came, 1), start, result["end_ns"], meter)
-    return found | {"lost_percent": 100 * (messages - came) / messages}
+    where = {
+        "publish": front,
+        "subscribe": back,
+        "direct": False,
+        "lossless": True,  # the publisher waits where it would drop: what is missing was lost between
+        "hwm": hwm,
+        "topics": True,
+    }
+    reference = f"{__name__}:{'ONE_PART' if parts == 1 else 'TWO_PARTS'}"
+    cast = ActorCast(stage, reference, where, [broker])
+    sample = stage.measure(cast, Job("throughput", MESSAGE_BYTES), messages, lossy=True)
+    return {**rates(sample), "lost_percent": 100 * sample.lost / sample.expected}
 
 
-def through_proxy(stage: Stage, *, messages: int, parts: int, hwm: int) -> Metrics:
+def through_proxy(stage: Round, *, hwm: int, **how: Any) -> Metrics:
     """Through XSUB and XPUB."""
-    proxy = stage.python("zmq_bridge_roles", "proxy", hwm)
-    front, back = proxy.line().split()
-    return play(
-        stage, front=front, back=back, broker=proxy, messages=messages, parts=parts, hwm=hwm
-    )
+    proxy, front, back = start_proxy(stage, lossless=False, hwm=hwm)
+    return play(stage, proxy, front=front, back=back, hwm=hwm, **how)
 
 
-def through_hermes(stage: Stage, *, messages: int, parts: int, hwm: int) -> Metrics:
+def through_hermes(stage: Round, **how: Any) -> Metrics:
     """Through a broker that logs everything, on segments that are used again; its own high-water
     marks are always the default."""
-    listener = ("--transport", "zmq+tcp://127.0.0.1:0", "--retention", "2GiB")
-    broker = warmed(stage, *listener, quick=stage.scale.quick)
-    assert broker.ready_file is not None
-    doors = json.loads(broker.ready_file.read_text())["listeners"][1]["doors"]
-    return play(
-        stage,
-        front=doors["pub"],
-        back=doors["sub"],
-        broker=broker.role,
-        messages=messages,
-        parts=parts,
-        hwm=hwm,
-    )
+    broker = stage.broker(TCP, "zmq+tcp://127.0.0.1:0", retention=hermes_rounds.RETENTION)
+    if not stage.scale.quick:
+        hermes_rounds.users(stage, broker).warm(Job("throughput", MESSAGE_BYTES))
+    doors = broker.where["doors"]
+    return play(stage, broker.process, front=doors["pub"], back=doors["sub"], **how)
 
 
 def question(scale: Scale) -> Question:
@@ -93,7 +120,7 @@ def question(scale: Scale) -> Question:
             Contestant(f"{PROXY}, {form}", partial(through_proxy, **run), "no high-water mark"),
             Contestant(f"{BRIDGE}, {form}", partial(through_hermes, **run)),
         ]
-    defaults = {"messages": messages, "parts": 2, "hwm": DEFAULT_HWM}
+    defaults = {"messages": messages, "parts": 2, "hwm": HWM}
     lossy, kept = f"{PROXY}, defaults", f"{BRIDGE}, defaults"
     contestants += [
         Contestant(lossy, partial(through_proxy, **defaults), "high-water mark 1000 everywhere"),

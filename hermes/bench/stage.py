@@ -64,6 +64,7 @@ class Process:
         core: int | None = None,
         environment: dict[str, str] | None = None,
         mercy_s: float = MERCY_S,
+        session: bool = True,
     ) -> None:
         self.name = name
         self._stderr = stderr
@@ -76,7 +77,8 @@ class Process:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 env=os.environ | (environment or {}),
-                start_new_session=True,  # Ctrl-C reaches us alone; we end them in order
+                start_new_session=session,  # Ctrl-C reaches us alone; we end them in order
+                process_group=None if session else 0,
             )
         if core is not None:
             with contextlib.suppress(ProcessLookupError):
@@ -248,12 +250,15 @@ class Stage(Closable):
         directory: Path | None = None,
         cores: Sequence[int] | None = None,
         meanwhile: Callable[[], object] = lambda: None,
+        sessions: bool = True,
     ) -> None:
-        """``meanwhile`` is called now and then while a pass lasts."""
+        """``meanwhile`` is called now and then while a pass lasts.  ``sessions``: whether each process
+        has a session of its own, for which Linux schedules it as a group."""
         self._undo = contextlib.ExitStack()
         self._directory = directory
         self._cores = cores
         self.meanwhile = meanwhile
+        self._sessions = sessions
         self._started = 0
         self.processes: list[Process] = []
 
@@ -285,6 +290,7 @@ class Stage(Closable):
                 core=None if core is None or not cores else cores[core % len(cores)],
                 environment=environment,
                 mercy_s=mercy_s,
+                session=self._sessions,
             )
             self._undo.callback(process.close)
         self._started += 1
