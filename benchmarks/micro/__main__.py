@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -17,8 +16,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from hermes.bench.machine import environment
+from hermes.bench.page import surroundings
+from hermes.cli.output import print_table
 
 HERE = Path(__file__).parent
 NATIVE = HERE.parents[1] / "hermes" / "native"
@@ -53,33 +53,17 @@ def measured(sources: list[Path]) -> list[dict[str, Any]]:
         ]
 
 
-def machine() -> str:
-    """One line about what it ran on."""
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = info.read_text().splitlines()
-        model = next((x.partition(": ")[2] for x in lines if x.startswith("model name")), model)
-    return f"{model}, {os.cpu_count()} cores, {platform.system()} {platform.release()}"
-
-
 def show(results: list[dict[str, Any]]) -> None:
     """Print one aligned table."""
-    table = Table(title=machine(), title_justify="left", title_style="", box=None)
-    for heading in ("", "operation"):
-        table.add_column(heading)
-    for heading in ("median ns", "best", "worst"):
-        table.add_column(heading, justify="right")
-    table.add_column("note")
+    print(surroundings(environment(HERE)))
+    rows = []
     for result in results:
         name = result["name"]
         for row in result["rows"]:
             figures = (f"{row[key]:,.2f}" for key in ("ns", "ns_min", "ns_max"))
-            table.add_row(name, row["operation"], *figures, row["note"])
+            rows.append([name, row["operation"], *figures, row["note"]])
             name = ""
-        table.add_section()
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(table)
+    print_table(["", "operation", ">median ns", ">best", ">worst", "note"], rows)
 
 
 def main() -> None:
@@ -94,7 +78,7 @@ def main() -> None:
         parser.error(f"there is no {', '.join(sorted(unknown))}")
     results = measured([x for x in known if not options.names or x.stem in options.names])
     if options.json:
-        json.dump({"machine": machine(), "results": results}, sys.stdout, indent=1)
+        json.dump({"environment": environment(HERE), "results": results}, sys.stdout, indent=1)
         sys.stdout.write("\n")
     else:
         show(results)

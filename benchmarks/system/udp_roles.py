@@ -65,13 +65,6 @@ def one_pass(
     return took
 
 
-def main(role: str, *arguments: str) -> None:
-    """Play ``role``."""
-    assert role == "steady"
-    url, *numbers = arguments
-    rate, size, count, passes = map(int, numbers)
-    steady(url, rate, size, count, passes)
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    _, _, url, *numbers = sys.argv
+    steady(url, *map(int, numbers))

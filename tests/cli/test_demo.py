@@ -14,8 +14,11 @@ import pytest
 
 from hermes.bench.histogram import encoded, histogram_of
 from hermes.bench.measuring import Sample
+from hermes.cli import demo
 from hermes.cli.demo import DemoPlan, DemoResult, bars
+from hermes.cli.output import Progress
 from tests.bench.conftest import processes_with
+from tests.bench.test_rounds import driven
 from tests.cli.conftest import DEADLINE_S
 
 pytestmark = pytest.mark.slow
@@ -97,6 +100,22 @@ def test_a_message_lost_in_the_burst_is_a_failure() -> None:
     assert not replace(measured, burst=sample(10, 9)).sound
 
 
+def test_a_run_counts_what_a_system_drops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system that drops every tenth message is not sound, paced and in the burst."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.setattr(demo, "IDLE_S", 1.0)
+    plan = DemoPlan(messages=100, rate=1000.0, size=64, burst=50)
+
+    with Progress(enabled=False) as progress:
+        measured = demo.run(driven("LOSSY"), plan, progress)
+
+    assert not measured.sound
+    assert (measured.paced.lost, measured.paced.duplicates) == (10, 0)
+    assert measured.burst is not None
+    assert measured.burst.lost == 5
+    assert "of 100 messages 90 were delivered" in measured.verdict()
+
+
 def test_the_demo_delivers_everything(hermes: Hermes) -> None:
     """A short run ends with 0, with all messages delivered and latencies in ascending order."""
     done = hermes("demo", "--messages", "500", "--rate", "1000", "--burst", "5000", "--json")
@@ -138,18 +157,20 @@ def test_an_interrupted_demo_leaves_nothing_behind(
     tmp_path: Path,
 ) -> None:
     """Ctrl-C in the middle: exit code 130, its temporary directory gone, its processes ended."""
-    demo = started("demo", "--messages", "100000", "--rate", "100", env={"TMPDIR": str(tmp_path)})
+    running = started(
+        "demo", "--messages", "100000", "--rate", "100", env={"TMPDIR": str(tmp_path)}
+    )
 
     def at_work() -> bool:
-        assert demo.poll() is None
+        assert running.poll() is None
         return len(processes_with(str(tmp_path))) > 0
 
     wait_for(at_work, "the demo's broker")
 
-    demo.send_signal(signal.SIGINT)
-    _, errors = demo.communicate(timeout=DEADLINE_S)
+    running.send_signal(signal.SIGINT)
+    _, errors = running.communicate(timeout=DEADLINE_S)
 
-    assert demo.returncode == 130
+    assert running.returncode == 130
     assert b"Traceback" not in errors
     assert not list(tmp_path.iterdir())
     assert processes_with(str(tmp_path)) == []
