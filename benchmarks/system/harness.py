@@ -20,6 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hermes.base.platform import usable_cores
 from hermes.bench.actor import say
 from hermes.bench.contestant import Cast, Job
 from hermes.bench.load import Watch
@@ -119,7 +120,7 @@ class Round(Stage):
     """One round of one contestant: its processes, and whether other programs disturbed them."""
 
     def __init__(self, scale: Scale, *, pinned: bool = False) -> None:
-        cores = sorted(os.sched_getaffinity(0)) if pinned else None
+        cores = usable_cores() if pinned else None
         super().__init__(directory=scale.directory, cores=cores, sessions=False)
         self.scale = scale
         self.disturbed = False
