@@ -8,49 +8,27 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks.system.harness import compiled
 from hermes.bench.machine import environment
 from hermes.bench.page import surroundings
 from hermes.cli.output import print_table
 
 HERE = Path(__file__).parent
-NATIVE = HERE.parents[1] / "hermes" / "native"
-FLAGS = ("-std=c11", "-D_GNU_SOURCE", "-O3", "-UNDEBUG", "-pthread")  # as the core is built
 RUN_TIMEOUT_S = 600
 
 
-def compiled(source: Path, place: Path) -> Path:
-    """The program of one source with the whole core.
-
-    Raises:
-        SystemExit: no compiler, or it does not compile.
-    """
-    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        sys.exit("the micro benchmarks need a C compiler: install gcc")
-    target = place / source.stem
-    core = map(str, sorted((NATIVE / "src").rglob("*.c")))
-    command = [compiler, *FLAGS, f"-I{NATIVE / 'include'}", str(source), *core, "-o", str(target)]
-    if subprocess.run(command, check=False).returncode != 0:
-        sys.exit(f"{source.name} does not compile")
-    return target
-
-
 def measured(sources: list[Path]) -> list[dict[str, Any]]:
-    """What each program reports, one after another: they would disturb one another."""
-    with tempfile.TemporaryDirectory() as place:
-        programs = [compiled(source, Path(place)) for source in sources]
-        return [
-            json.loads(subprocess.check_output([program, "--json"], timeout=RUN_TIMEOUT_S))
-            for program in programs
-        ]
+    """The report of each program, one after another: they would disturb one another."""
+    programs = [compiled(source) for source in sources]
+    return [
+        json.loads(subprocess.check_output([program, "--json"], timeout=RUN_TIMEOUT_S))
+        for program in programs
+    ]
 
 
 def show(results: list[dict[str, Any]]) -> None:

@@ -9,7 +9,7 @@
  */
 #include "hm_mpmc.h"
 #include "hm_spsc.h"
-#include "spsc_internal.h"
+#include "../../hermes/native/src/ring/spsc_internal.h"
 
 #include <assert.h>
 #include <pthread.h>

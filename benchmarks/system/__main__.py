@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.publish import insert
 from benchmarks.system import micro, report
-from benchmarks.system.harness import ROOT, Scale, remove_compiled
+from benchmarks.system.harness import ROOT, Scale
 from benchmarks.system.render import MARKERS, render
 
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
@@ -64,11 +64,8 @@ def main() -> int:
     scale = Scale(quick=options.quick, directory=directory)
     environment = report.environment(directory)
     rounds = 1 if options.quick else options.rounds
-    try:
-        chosen = options.only or [name for name in QUESTIONS if name != "micro" or not scale.quick]
-        questions = [play(name, scale, rounds) for name in chosen]
-    finally:
-        remove_compiled()
+    chosen = options.only or [name for name in QUESTIONS if name != "micro" or not scale.quick]
+    questions = [play(name, scale, rounds) for name in chosen]
     result = {
         "environment": environment | {"load_after": os.getloadavg()[0]},
         "quick": options.quick,

@@ -7,6 +7,7 @@ standard input, does its work and prints one JSON object.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import shutil
@@ -175,33 +176,42 @@ class Meter:
 
 
 @cache
-def compiled(name: str) -> Path:
-    """The C program ``name`` of this directory, compiled with the core beside it, once per run."""
-    source = HERE / f"{name}.c"
+def compiled(source: Path) -> Path:
+    """A C program, compiled with the core beside it, once per run."""
     objects = core() if "hm_" in source.read_text() else []
-    return compile_c(source, *objects, "-lpthread", "-lm", name=name)
+    return compile_c(source, *objects, "-lpthread", "-lm", name=source.stem)
 
 
 @cache
 def core() -> list[Path]:
     """The objects of the native core, compiled once per run, on all processors."""
+    outputs()  # before there are threads
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         sources = sorted(SOURCES.rglob("*.c"))
         return list(pool.map(lambda file: compile_c(file, "-c", name=f"{file.stem}.o"), sources))
 
 
+@cache
+def outputs() -> Path:
+    """A directory for what the compiler makes, removed when this process ends."""
+    place = Path(tempfile.mkdtemp(prefix="hermes-bench-bin-"))
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    return place
+
+
 def compile_c(*arguments: str | Path, name: str) -> Path:
-    """The output of the C compiler."""
-    target = Path(tempfile.mkdtemp(prefix="hermes-bench-bin-")) / name
+    """The output of the C compiler.
+
+    Raises:
+        SystemExit: there is none.
+    """
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        raise SystemExit("these benchmarks need a C compiler: install gcc")
+    target = Path(tempfile.mkdtemp(dir=outputs())) / name
     flags = ("-std=c11", "-D_GNU_SOURCE", "-O3", f"-I{INCLUDE}")
-    subprocess.run([os.environ.get("CC", "cc"), *flags, *arguments, "-o", target], check=True)
+    subprocess.run([compiler, *flags, *arguments, "-o", target], check=True)
     return target
-
-
-def remove_compiled() -> None:
-    """Delete what :func:`compiled` made."""
-    for target in Path(tempfile.gettempdir()).glob("hermes-bench-bin-*"):
-        shutil.rmtree(target, ignore_errors=True)
 
 
 @contextlib.contextmanager

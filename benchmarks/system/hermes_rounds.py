@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.system.harness import (
+    HERE,
     MESSAGE_BYTES,
     RESULT_TIMEOUT_S,
     Broker,
@@ -45,14 +46,16 @@ def wire_publisher(
 ) -> Process:
     """A C publisher that is ready: round robin over topics ``t.A.B``, A = i % 1000, B = i / 1000."""
     numbers = (topics, size, per_batch, per_call, messages)
-    role = stage.python("wire_roles", "publish", compiled("generate"), broker.port, *numbers)
+    role = stage.python(
+        "wire_roles", "publish", compiled(HERE / "generate.c"), broker.port, *numbers
+    )
     role.hear()
     return role
 
 
 def wire_subscriber(stage: Round, broker: Broker, *patterns: str, messages: int) -> Process:
     """A C subscriber that is ready, with a connection for each pattern."""
-    program = compiled("drain")
+    program = compiled(HERE / "drain.c")
     role = stage.python("wire_roles", "subscribe", program, broker.port, messages, *patterns)
     role.hear()
     return role

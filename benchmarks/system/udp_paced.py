@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from benchmarks.system.harness import (
+    HERE,
     RESULT_TIMEOUT_S,
     Metrics,
     Round,
@@ -55,7 +56,7 @@ class Passes:
 
 def echo(stage: Round, passes: Passes) -> Process:
     """A datagram there and back without anything around it: the machine's own stalls."""
-    program = compiled("udp_echo")
+    program = compiled(HERE / "udp_echo.c")
     port = stage.start("echo", program, "doze", core=BROKER_CORE, mercy_s=0).line()
     numbers = map(str, (STEADY_BYTES, passes.messages, RATE, passes.number))
     return stage.start("steady", program, "steady", port, *numbers, core=CLIENT_CORE, mercy_s=0)

@@ -17,6 +17,7 @@ from functools import partial
 
 from benchmarks.system import hermes_rounds
 from benchmarks.system.harness import (
+    HERE,
     MESSAGE_BYTES,
     RESULT_TIMEOUT_S,
     Broker,
@@ -135,7 +136,7 @@ def _step(
     *,
     counted: dict[str, float] | None = None,
 ) -> dict[str, float]:
-    arguments = (compiled("lockstep"), broker.port, MESSAGE_BYTES, rounds, connections)
+    arguments = (compiled(HERE / "lockstep.c"), broker.port, MESSAGE_BYTES, rounds, connections)
     clients = stage.python("wire_roles", "lockstep", *arguments, core=CLIENT_CORE)
     clients.hear()
     deliveries = rounds * connections
