@@ -214,7 +214,8 @@ def test_a_pause_on_stdin_is_no_credit_for_a_burst(
 
     times = [m["timestamp_ns"] for m in objects(hermes(*sub, url=broker.url).stdout)]
 
-    assert times[-1] - times[1] >= 8 * 50_000_000
+    # Nine intervals, less what the first is late by on a busy machine; with credit there are none.
+    assert times[-1] - times[1] >= 4 * 50_000_000
 
 
 def test_sub_times_out_with_3(hermes: Hermes, broker: RunningBroker) -> None:
