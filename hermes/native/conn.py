@@ -36,6 +36,7 @@ ENDED: int = lib.HM_SERVE_ENDED
 WORK: int = lib.HM_SERVE_WORK
 
 _LEVELS = {"none": lib.HM_LEVEL_NONE, "appended": lib.HM_LEVEL_APPENDED}
+_NO_MEDIUM = ffi.NULL
 _SERVED = struct.Struct("=7QIi")
 _VIEW = struct.Struct("=5Q")
 
@@ -302,7 +303,7 @@ class Conn(Closable):
         lib.hm_conn_serve(
             self._handle,
             fd,
-            ffi.cast("hm_medium *", medium),
+            ffi.cast("hm_medium *", medium) if medium else _NO_MEDIUM,
             watch_fd,
             buffer,
             spin_ns,
