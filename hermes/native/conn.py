@@ -147,7 +147,7 @@ class Conn(Closable):
             raise Closed("the connection is closed")
         return self._handle
 
-    # What is delivered.
+    # Deliveries.
 
     def add(self, cursor: Cursor) -> None:
         """Deliver from ``cursor``."""

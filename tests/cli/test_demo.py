@@ -131,7 +131,7 @@ def test_the_demo_delivers_everything(hermes: Hermes) -> None:
 
 
 def test_the_demo_prints_one_table(hermes: Hermes) -> None:
-    """It has counts, every percentile, the throughput and a histogram."""
+    """The document has counts, every percentile, the throughput and a histogram."""
     done = hermes("demo", "--messages", "200", "--rate", "1000", "--burst", "1000")
 
     assert done.returncode == 0, done.stderr

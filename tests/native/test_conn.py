@@ -34,7 +34,7 @@ class Batch(NamedTuple):
 
 
 def batches(data: bytes) -> list[Batch]:
-    """Whole batches, one behind the other."""
+    """The whole batches that stand one behind the other in ``data``."""
     found = []
     while data:
         head = decode_batch(data[:BATCH_HEADER])

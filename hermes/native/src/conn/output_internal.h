@@ -61,7 +61,8 @@ void output_advance(output *out, uint64_t size);
 void output_release(output *out, uint64_t size);
 /* Copies the waiting pieces of log memory; returns the bytes copied. */
 uint64_t output_unpin(output *out);
-/* What waits, as at most `capacity` pieces of memory; returns how many, and their bytes. */
+/* Describes the bytes that wait as at most `capacity` pieces of memory; returns how many pieces, and
+ * in `size` their bytes. */
 int output_gather(const output *out, struct iovec *pieces, int capacity, uint64_t *size);
 void output_clear(output *out);
 

@@ -330,7 +330,7 @@ int hm_segment_charge(hm_segment *segment, uint64_t bytes);
 int hm_file_allocate(int fd, uint64_t offset, uint64_t size);
 /* Waits for [begin, end) of the mapping to be on disk: 0 or errno. */
 int hm_map_sync(void *map, uint64_t begin, uint64_t end);
-/* What an errno means: -HM_ENOSPACE, -HM_EFSIZE, -HM_EFILES, -HM_ENOMEM, or -HM_EIO. */
+/* The code for an errno: -HM_ENOSPACE, -HM_EFSIZE, -HM_EFILES, -HM_ENOMEM, or -HM_EIO. */
 int hm_code_of(int error);
 
 /* hm_format.c -------------------------------------------------------------------------------- */
