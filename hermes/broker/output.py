@@ -24,6 +24,7 @@ FETCHES_MAX = 4
 """Times one pull may ask a log that is not native memory: each takes about a millisecond."""
 
 _OPEN = ServerState.OPEN
+_ENDING = frozenset({ServerState.PEER_CLOSED, ServerState.CLOSING, ServerState.CLOSED})
 _FOR_PYTHON = frozenset({AGAIN, GAP, COLD})
 # By the core's error number, HM_EGONE and HM_EDAMAGED; the numbers never change.
 _REASONS: dict[int, Literal["retention", "damaged"]] = {16: "retention", 17: "damaged"}
@@ -158,7 +159,7 @@ class Output:
             self._acks.put()
         if self.answers:
             self._answer()
-        if protocol.state is not _OPEN:
+        if protocol.state in _ENDING:
             self._conn.stop()  # nothing is delivered behind a last word
         if protocol.has_output:
             frames = protocol.take_output()

@@ -126,3 +126,25 @@ def test_ending_while_served(serve: Serve, connect: Connect) -> None:
     assert [x.payload for x in staying.received(2)] == [b"first", b"second"]
     leaving.settle()
     assert len(leaving.messages) == 1
+
+
+def test_a_pull_before_hello_stops_nothing(serve: Serve, connect: Connect) -> None:
+    """A transport may ask for output before the peer has said who it is: deliveries come all the
+    same."""
+    broker = serve()
+    kernel = broker._kernel
+    assert kernel is not None
+    made = kernel.connect
+
+    def eager(owner: Any, peer: Any) -> Any:
+        connection = made(owner, peer)
+        assert list(connection.output(65536)) == []
+        return connection
+
+    kernel.connect = eager  # type: ignore[method-assign]
+    client = connect(broker)
+    client.open()
+    client.subscribe(">")
+    client.publish("a", b"x")
+
+    assert [x.payload for x in client.received(1)] == [b"x"]
