@@ -10,11 +10,12 @@ import contextlib
 import select
 import threading
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import zmq
 
+from hermes.base.platform import EventDescriptor
 from hermes.errors import AuthenticationFailed, ConnectFailed, ConnectionLost, WouldBlock
 from hermes.spi.url import Url
 from hermes_zmq import curve
@@ -42,8 +43,20 @@ FAILURES = (
 WATCHED = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | FAILURES
 
 
+class Sleeper(NamedTuple):
+    """A thread in :meth:`DealerChannel.wait`: what it waits for, and what wakes it."""
+
+    readable: bool
+    writable: bool
+    event: EventDescriptor
+
+
 class DealerChannel:
-    """See :class:`hermes.spi.transport.Channel` for the contract."""
+    """See :class:`hermes.spi.transport.Channel` for the contract.
+
+    Any call on the socket may clear the descriptor that another thread sleeps on, so every method that
+    makes one wakes the threads for which there is something now.
+    """
 
     def __init__(self, context: zmq.Context[Any], socket: Socket, monitor: Monitor) -> None:
         self._context = context  # ours alone: its end is ours to see through
@@ -52,6 +65,8 @@ class DealerChannel:
         self._fd = int(socket.getsockopt(zmq.FD))
         # A thread may wait while another sends, or itself does, from a signal handler.
         self._lock = threading.RLock()
+        self._sleepers: list[Sleeper] = []
+        self._spare: list[EventDescriptor] = []
         self._rest = memoryview(b"")
         self._ended = False
         self._lost = False
@@ -74,7 +89,7 @@ class DealerChannel:
         if not size:
             return 0
         data = b"".join(taken)
-        with self._lock:
+        with self._calling():
             self._look()
             if self._lost:
                 raise ConnectionLost("the broker has gone")
@@ -89,7 +104,7 @@ class DealerChannel:
 
     def receive_into(self, buffer: memoryview) -> int:
         """Fill ``buffer`` from one or more messages."""
-        with self._lock:
+        with self._calling():
             size = 0
             while size < len(buffer):
                 if not self._rest and not self._next():
@@ -112,23 +127,23 @@ class DealerChannel:
     def wait(self, *, readable: bool, writable: bool, timeout_ns: int) -> bool:
         """Wait until one of what was asked for holds; False if ``timeout_ns`` passed first."""
         deadline = None if timeout_ns < 0 else time.monotonic_ns() + timeout_ns
-        poller = select.poll()
-        poller.register(self._fd, select.POLLIN)
-        poller.register(self._monitor.fd, select.POLLIN)
-        while True:
-            with self._lock:
-                if self._closed:
-                    return True
-                self._look()
-                now = events(self._socket)
-            if self._lost or (readable and (self._rest or self._ended or now & zmq.POLLIN)):
-                return True
-            if writable and now & zmq.POLLOUT:
-                return True
-            left = None if deadline is None else deadline - time.monotonic_ns()
-            if left is not None and left <= 0:
-                return False
-            poller.poll(None if left is None else -(-left // NS_PER_MS))
+        with self._asleep(readable, writable) as sleeper:
+            poller = select.poll()
+            for descriptor in (self._fd, self._monitor.fd, sleeper.event.fileno()):
+                poller.register(descriptor, select.POLLIN)
+            while True:
+                with self._lock:
+                    sleeper.event.clear()
+                    if not self._closed:
+                        self._look()
+                    if len(self._sleepers) > 1:
+                        self._wake()
+                    if self._serves(sleeper):
+                        return True
+                left = None if deadline is None else deadline - time.monotonic_ns()
+                if left is not None and left <= 0:
+                    return False
+                poller.poll(None if left is None else -(-left // NS_PER_MS))
 
     def close(self) -> None:
         """Say that this was our last, and close."""
@@ -136,14 +151,66 @@ class DealerChannel:
             if self._closed:
                 return
             self._closed = True
+            self._wake()
             try:
                 if not self._lost:
                     self._socket.send(END, zmq.DONTWAIT)
             except zmq.ZMQError:
                 pass  # the broker learns it from the connection's end
+            while self._spare:
+                self._spare.pop().close()
             self._monitor.close()
             self._socket.close()
             self._context.term()  # what was sent has a moment to leave
+
+    @contextlib.contextmanager
+    def _calling(self) -> Iterator[None]:
+        """Hold the lock for calls on the socket; wakes the threads that these concern."""
+        with self._lock:
+            try:
+                yield
+            finally:
+                self._wake()
+
+    @contextlib.contextmanager
+    def _asleep(self, readable: bool, writable: bool) -> Iterator[Sleeper]:
+        """A place among the sleepers.
+
+        Raises:
+            ConnectionLost: the process has no descriptor left.
+        """
+        with self._lock:
+            try:
+                event = self._spare.pop() if self._spare else EventDescriptor()
+            except OSError as error:
+                raise ConnectionLost(f"a thread cannot wait for the broker: {error}") from error
+            sleeper = Sleeper(readable, writable, event)
+            self._sleepers.append(sleeper)
+        try:
+            yield sleeper
+        finally:
+            with self._lock:
+                self._sleepers.remove(sleeper)
+                if self._closed:
+                    event.close()
+                else:
+                    self._spare.append(event)
+
+    def _wake(self) -> None:
+        for sleeper in tuple(self._sleepers):  # a signal handler may wait too
+            if self._serves(sleeper):
+                sleeper.event.set()
+
+    def _serves(self, sleeper: Sleeper) -> bool:
+        """Whether there is something for it; asks the socket, which clears its descriptor."""
+        if self._lost or self._closed:
+            return True
+        if sleeper.readable and (self._rest or self._ended):
+            return True
+        now = events(self._socket)
+        return bool(
+            (sleeper.readable and now & zmq.POLLIN) or (sleeper.writable and now & zmq.POLLOUT)
+        )
 
     def _fill(self, buffer: memoryview) -> int:
         count = min(len(buffer), len(self._rest))
