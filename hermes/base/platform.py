@@ -20,6 +20,9 @@ from typing import NamedTuple
 
 LINUX = sys.platform == "linux"
 MAPS_MAX = Path("/proc/sys/vm/max_map_count")
+MEMORY = Path("/proc/meminfo")
+GROUP = Path("/proc/self/cgroup")
+GROUPS = Path("/sys/fs/cgroup")
 LOCKS = Path("/proc/locks")
 DESCRIPTORS = Path("/proc/self/fd" if LINUX else "/dev/fd")
 PR_SET_PDEATHSIG = 1
@@ -94,6 +97,34 @@ def usable_cores() -> list[int]:
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
+
+
+def usable_memory() -> int:
+    """Bytes of memory that this process may have: the machine's, or less if its control group has a
+    limit; 0 where the system does not tell."""
+    try:
+        total = next(
+            line for line in MEMORY.read_text().splitlines() if line.startswith("MemTotal:")
+        )
+    except (OSError, StopIteration):
+        return 0
+    return min([int(total.split()[1]) * 1024, *_memory_limits()])
+
+
+def _memory_limits() -> Iterator[int]:
+    """Limits of the control groups around this process, of both versions of Linux's interface."""
+    with contextlib.suppress(OSError):
+        for line in GROUP.read_text().splitlines():
+            _, kinds, place = line.split(":", 2)
+            if kinds not in ("", "memory"):
+                continue
+            root = GROUPS / kinds
+            name = "memory.limit_in_bytes" if kinds else "memory.max"
+            group = root / place.lstrip("/")
+            for each in (group, *group.parents):
+                if each.is_relative_to(root):
+                    with contextlib.suppress(OSError, ValueError):  # none, or "max"
+                        yield int((each / name).read_text())
 
 
 def pin(process: int, cores: Iterable[int]) -> None:

@@ -149,7 +149,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_
     """How long ``adaptive`` spins after work."""
     retention: Retention | None = None
     """For streams that do not say; None: 10GiB, or less in a storage that keeps less unless told."""
-    segment: ByteSize = ByteSize(128 * MIB)
+    segment: ByteSize = ByteSize(32 * MIB)
     """Size of a segment file, for streams that do not say."""
     streams: list[StreamConfig] = []
     """Streams beside ``default``, or ``default`` itself with settings of its own."""

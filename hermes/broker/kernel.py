@@ -281,7 +281,8 @@ class Kernel:
         for stream in self._streams:
             stream.warn_of_topics()
             backed = stream.backed
-            if stream.settings.retention_ns or backed or stream.log.status().pinned:
+            status = stream.log.status()
+            if stream.settings.retention_ns or backed or status.pinned or status.hot_bytes:
                 stream.log.trim(self.context.clock.age_ns())
             if backed is not None:
                 self.syncs.stored(stream, backed)

@@ -137,6 +137,8 @@ def _stream_counters(stream: ServedStream) -> dict[str, int]:
         "trimmed": status.trimmed,
         "pinned": status.pinned,
         "cold_rolls": status.cold_rolls,
+        "hot": status.hot,
+        "hot_bytes": status.hot_bytes,
         "syncs": status.syncs,
         "synced_sequence": status.synced_sequence,
         "gaps": stream.gaps,

@@ -117,7 +117,7 @@ LOG = logging.getLogger("hermes.broker")
     "--segment",
     type=Bytes(),
     metavar="BYTES",
-    help="Size of a segment file: retention removes whole ones.  [default: 128MiB]",
+    help="Size of a segment file: retention removes whole ones.  [default: 32MiB]",
 )
 @click.option(
     "--plugin",

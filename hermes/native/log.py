@@ -25,7 +25,7 @@ from hermes.errors import Closed, MessageTooLarge, StorageDamaged, UsageError
 from hermes.native._core import ffi, lib
 from hermes.native._errors import check, fail
 
-SEGMENT_BYTES = 128 * 1024 * 1024
+SEGMENT_BYTES = 32 * 1024 * 1024
 """Size of a segment unless told: large enough that a roll is rare, small enough that retention is
 smooth."""
 SEGMENT_HEADER: int = lib.HM_LOG_SEGMENT_HEADER
@@ -116,6 +116,10 @@ class LogStatus(NamedTuple):
     failed: int
     failed_errno: int
     last_time_ns: int
+    hot: int
+    """Segments, spares among them, that are written in a slot of the file ``hot``."""
+    hot_bytes: int
+    """Bytes of slots that the log has."""
 
 
 class LogEvent(IntFlag):
@@ -135,14 +139,15 @@ def _options(
     message_max: int,
     spares: int,
     given_out: int = 0,
+    hot_bytes: int = 0,
 ) -> Any:
     if segment_bytes % SEGMENT_HEADER or not SEGMENT_BYTES_MIN <= segment_bytes < 2**32:
         raise UsageError(
             f"segment_bytes is {segment_bytes}: expected a multiple of {SEGMENT_HEADER}, "
             f"at least {SEGMENT_BYTES_MIN} and under 4 GiB"
         )
-    if min(retention_bytes, retention_ns, disk_bytes, spares) < 0:
-        raise UsageError("retention, disk limit and spares cannot be negative")
+    if min(retention_bytes, retention_ns, disk_bytes, spares, hot_bytes) < 0:
+        raise UsageError("retention, disk limit, spares and hot memory cannot be negative")
     if spares > lib.HM_LOG_SPARES_MAX:
         raise UsageError(f"{spares} spares: at most {lib.HM_LOG_SPARES_MAX} are kept")
     values = {
@@ -153,6 +158,7 @@ def _options(
         "message_max": message_max,
         "spares": spares,
         "given_out": given_out,
+        "hot_bytes": hot_bytes,
     }
     return ffi.new("hm_log_options *", values)
 
@@ -195,6 +201,7 @@ class Log(Closable):
         message_max: int = lib.HM_MESSAGE_MAX,
         spares: int = 1,
         given_out: int = 0,
+        hot_bytes: int = 0,
         progress: OpenProgress | None = None,
     ) -> Log:
         """Open or create the log in ``directory``, verifying every frame; the caller holds its
@@ -202,7 +209,9 @@ class Log(Closable):
 
         Sizes are in bytes; 0 means no bound for ``retention_*`` and for ``disk_bytes`` (what all
         files of the log may take).  ``given_out``: sequences up to here are known to have been
-        delivered, and are not given to other messages.  ``progress`` is called from this thread a few times a second.
+        delivered, and are not given to other messages.  ``hot_bytes``: memory in which busy logs write
+        before it is carried to their files, of all logs of this process together; 0: none.
+        ``progress`` is called from this thread a few times a second.
 
         Raises:
             UsageError: an option is out of its bounds.
@@ -216,6 +225,7 @@ class Log(Closable):
             message_max,
             spares,
             given_out,
+            hot_bytes,
         )
         report = ffi.new("hm_log_report *")
         log = ffi.new("hm_log **")
@@ -452,6 +462,11 @@ class Log(Closable):
         """For tests of what depends on a failing disk: make the next syncs fail with this errno; 0:
         no more."""
         lib.hm_log_fault(self.handle, error)
+
+    def fail_carries(self, error: int) -> None:
+        """For tests likewise: make the next writes from hot memory to the files fail with this errno;
+        0: no more."""
+        lib.hm_log_carry_fault(self.handle, error)
 
     def close(self) -> None:
         """Seal, sync and close; views live on.  Idempotent.

@@ -22,7 +22,7 @@ from typing import Annotated
 
 import msgspec
 
-from hermes.base import rlimits
+from hermes.base import platform, rlimits
 from hermes.errors import (
     Closed,
     InvalidConfig,
@@ -34,7 +34,7 @@ from hermes.native.log import Log
 from hermes.spi.locks import PlaceLock
 from hermes.spi.paths import path_of
 from hermes.spi.storage import API_VERSION, Capabilities, LogSettings, Progress
-from hermes.spi.units import ByteSize
+from hermes.spi.units import ByteSize, byte_size
 from hermes.spi.url import Url
 
 DIRECTORY_MODE = 0o700
@@ -45,6 +45,10 @@ LOCK = "lock"
 STATE = "state"
 STREAMS = "streams"
 INTERVAL_MS_MAX = 60_000
+HOT_SHARE = 16
+"""One part in so many of the memory is hot unless told."""
+HOT_MAX = 512 * 2**20
+"""Bytes of it at most: twice what one busy stream uses."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -58,7 +62,10 @@ class Options(msgspec.Struct, forbid_unknown_fields=True):
     spares: Annotated[int, msgspec.Meta(ge=0, le=16)] = 1
     """Segments kept prepared per stream."""
     disk: ByteSize = ByteSize(0)
-    """Bytes the files of one stream may take; 0: what the disk has."""
+    """Bytes the files of one stream may take, but for its hot memory; 0: what the disk has."""
+    hot: str = "auto"
+    """Memory in which busy streams write before it is carried to their files, of all streams together:
+    a size, 0 for none, or ``auto``, a sixteenth of what this process may have, at most 512 MiB."""
 
 
 def sync_interval_ns(text: str) -> int | None:
@@ -80,6 +87,20 @@ def sync_interval_ns(text: str) -> int | None:
         f"sync={text}: expected none, always or interval:MS, MS being milliseconds from 1 to "
         f"{INTERVAL_MS_MAX}"
     )
+
+
+def hot_bytes(text: str) -> int:
+    """The option ``hot`` in bytes.
+
+    Raises:
+        InvalidUrl: it is neither a size nor ``auto``.
+    """
+    if text == "auto":
+        return min(platform.usable_memory() // HOT_SHARE, HOT_MAX)
+    try:
+        return int(byte_size(text))
+    except ValueError as error:
+        raise InvalidUrl(f"hot={text}: expected auto or a size; {error}") from error
 
 
 @contextlib.contextmanager
@@ -133,6 +154,7 @@ class MmapStorage:
         """
         self._interval_ns = sync_interval_ns(options.sync)
         self._options = options
+        self._hot_bytes = hot_bytes(options.hot)
         self._directory = directory.absolute()
         self._closed = False
         with _disk_errors(
@@ -195,6 +217,7 @@ class MmapStorage:
                 message_max=settings.message_max,
                 spares=self._options.spares,
                 given_out=settings.given_out,
+                hot_bytes=self._hot_bytes,
                 progress=None if progress is None else _for_stream(progress, name),
             )
         except BaseException:

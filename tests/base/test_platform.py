@@ -242,3 +242,43 @@ def test_locks_are_listed(tmp_path: object) -> None:
     if not found:
         pytest.skip("this kernel lists no locks")
     assert ("FLOCK", str(os.getpid()), name) in found
+
+
+@pytest.mark.parametrize(
+    ("limits", "kinds", "expected"),
+    [
+        ({}, "", 8 << 30),
+        ({"a/b/memory.max": "max", "a/memory.max": "268435456"}, "", 256 << 20),
+        ({"a/b/memory.max": "1073741824", "memory.max": "max"}, "", 1 << 30),
+        ({"a/memory.max": "99999999999999"}, "", 8 << 30),
+        ({"memory/a/b/memory.limit_in_bytes": "536870912"}, "memory", 512 << 20),
+    ],
+)
+def test_memory_is_what_the_control_groups_leave(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    limits: dict[str, str],
+    kinds: str,
+    expected: int,
+) -> None:
+    """The smallest limit of a group around this process counts, if it is less than the machine has."""
+    (tmp_path / "meminfo").write_text("MemTotal:        8388608 kB\nMemFree: 1 kB\n")
+    (tmp_path / "cgroup").write_text(f"3:cpu:/elsewhere\n0:{kinds}:/a/b\n")
+    for name, text in limits.items():
+        place = tmp_path / "groups" / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(text + "\n")
+    monkeypatch.setattr(platform, "MEMORY", tmp_path / "meminfo")
+    monkeypatch.setattr(platform, "GROUP", tmp_path / "cgroup")
+    monkeypatch.setattr(platform, "GROUPS", tmp_path / "groups")
+
+    assert platform.usable_memory() == expected
+
+
+def test_memory_that_the_system_does_not_tell_is_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A system without such files has no figure, and no error."""
+    monkeypatch.setattr(platform, "MEMORY", tmp_path / "no such file")
+
+    assert platform.usable_memory() == 0

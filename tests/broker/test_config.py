@@ -66,7 +66,7 @@ def test_nothing_said_means_the_documented_defaults() -> None:
 
     assert config.listeners == ["tcp://127.0.0.1:7601"]
     assert config.storage == "mmap:"
-    assert (config.idle, config.retention, str(config.segment)) == ("adaptive", None, "128MiB")
+    assert (config.idle, config.retention, str(config.segment)) == ("adaptive", None, "32MiB")
     assert str(RETENTION) == "10GiB"
     assert str(config.limits.message) == "16MiB"
 

@@ -7,7 +7,10 @@
  * since.  The log is opened on the result, judged against a model, and goes on from there into its
  * next life.
  *
- *     log_power DIRECTORY SEED LIVES
+ *     log_power DIRECTORY SEED LIVES [hot]
+ *
+ * With `hot`, busy segments are written in slots, lives begin only when there is one, and a life whose
+ * process is killed loses nothing at all.
  *
  * A call of the core that makes something durable and is not among them would be taken for none, and
  * what it promised for lost.
@@ -276,13 +279,19 @@ static void forget_disk(void) {
     file_count = listed = changed = 0;
 }
 
+/* Whether a file is one of those that are lost.  With frames go their images. */
+static bool is_lost(const char *name, const char *suffix) {
+    bool image = strcmp(name, "hot") == 0 && suffix && strcmp(suffix, ".log") == 0;
+    return suffix && (image || strstr(name, suffix));
+}
+
 /* The lock is held.  `kept`: changes of the directory; `odds`: in percent, that of a page what the
  * file holds now is kept; of files with the suffix `lost`, never. */
 static void keep(const char *survivor, int kept, uint64_t odds, const char *lost) {
     keep_changes(kept);
     assert(mkdir(survivor, 0700) == 0);
     for (int i = 0; i < listed; i++)
-        write_survivor(survivor, &listing[i], lost && strstr(listing[i].name, lost) ? 0 : odds);
+        write_survivor(survivor, &listing[i], is_lost(listing[i].name, lost) ? 0 : odds);
     recording = false;
     forget_disk();
 }
@@ -329,6 +338,12 @@ static void remove_directory(const char *directory) {
     rmdir(directory);
 }
 
+static bool has_hot(const char *directory) {
+    char path[512];
+    snprintf(path, sizeof path, "%s/hot", directory);
+    return access(path, F_OK) == 0;
+}
+
 /* ---- the model ---- */
 
 typedef struct {
@@ -358,6 +373,7 @@ static sender senders[PUBLISHERS];
 static uint64_t next_id = 1;
 static uint64_t clock_ns = 1000000000;
 static uint64_t segment_bytes;
+static bool hot; /* segments are written in slots */
 static uint64_t resent, refilled;
 static uint64_t lost_first; /* sequences that the last look at the log missed at its beginning */
 
@@ -375,7 +391,8 @@ static hm_log *open_log(const char *directory) {
     hm_log_options options = {.segment_bytes = segment_bytes,
                               .retention_bytes = 8 * segment_bytes,
                               .message_max = HM_MESSAGE_MAX,
-                              .spares = 2};
+                              .spares = 2,
+                              .hot_bytes = hot ? 8 * segment_bytes : 0};
     hm_log_report report;
     hm_log *log = NULL;
     int error = hm_log_open(directory, &options, NULL, &report, &log);
@@ -889,8 +906,20 @@ static void lose_pages(const char *root) {
     forget_senders();
 }
 
+/* Until the helper has made the first slot; the spares get it. */
+static void await_slot(hm_log *log) {
+    hm_log_status status = {0};
+    append(log);
+    for (int tries = 0; status.hot == 0; tries++) {
+        hm_log_status_get(log, &status);
+        assert(tries < 600000);
+        usleep(100);
+    }
+}
+
 int main(int argc, char **argv) {
-    assert(argc == 4);
+    assert(argc == 4 || argc == 5);
+    hot = argc == 5 && strcmp(argv[4], "hot") == 0;
     char directory[256], survivor[256];
     state = strtoull(argv[2], NULL, 10) * 2654435769u + 88172645463325252u;
     int lives = atoi(argv[3]);
@@ -911,10 +940,12 @@ int main(int argc, char **argv) {
     lose_pages(argv[1]);
     snprintf(directory, sizeof directory, "%s/0", argv[1]);
     assert(mkdir(directory, 0700) == 0);
-    uint64_t checked = 0, cuts = 0, synced_lives = 0, hurt_lives = 0;
+    uint64_t checked = 0, cuts = 0, synced_lives = 0, hurt_lives = 0, hot_lives = 0;
     start_recording(directory);
     hm_log *log = open_log(directory);
     for (int life = 1; life <= lives; life++) {
+        if (hot)
+            await_slot(log);
         for (uint64_t steps = draw(draw(4) ? 60 : 4); steps > 0; steps--) {
             append(log);
             uint64_t what = draw(20);
@@ -925,7 +956,7 @@ int main(int argc, char **argv) {
                 assert(hm_log_sync_begin(log) == 0);
         }
         uint64_t end = draw(8);
-        bool clean = end == 0;
+        bool clean = end == 0, killed = end == 1;
         hm_log_status before;
         hm_log_status_get(log, &before);
         uint64_t synced = before.synced_sequence;
@@ -935,13 +966,15 @@ int main(int argc, char **argv) {
             acknowledge();
         }
         hurt victim = {0};
-        if (end == 1 && synced >= before.first_sequence && model[synced].sequence)
+        if (killed && synced >= before.first_sequence && model[synced].sequence)
             victim = find_message(log, synced);
-        if (victim.sequence)
-            message_at(victim.sequence)->hurt = true;
         snprintf(survivor, sizeof survivor, "%s/%d", argv[1], life);
-        lose_power(survivor, victim.sequence != 0);
+        lose_power(survivor, killed);
+        if (has_hot(survivor))
+            victim.sequence = 0; /* what is hurt in a file is laid over */
+        hot_lives += has_hot(survivor);
         if (victim.sequence) {
+            message_at(victim.sequence)->hurt = true;
             change_byte(survivor, &victim);
             model[victim.sequence].sequence = 0;
         }
@@ -953,6 +986,10 @@ int main(int argc, char **argv) {
         log = open_log(directory);
         hm_log_status after;
         hm_log_status_get(log, &after);
+        if (killed && !victim.sequence && after.next_sequence != before.next_sequence) {
+            fprintf(stderr, "a kill lost messages from %lu on\n", after.next_sequence);
+            abort();
+        }
         judge(log, before.first_sequence, synced, before.next_sequence);
         cuts += after.next_sequence < before.next_sequence;
         synced_lives += synced > 0;
@@ -967,7 +1004,9 @@ int main(int argc, char **argv) {
         free(senders[i].sent);
     printf(
         "%lu lives checked, segments of %lu bytes, %lu with synced messages, %lu that lost some, "
-        "%lu with a hurt one, %lu messages sent again and taken, of which %lu runs behind others\n",
-        checked, segment_bytes, synced_lives, cuts, hurt_lives, resent, refilled);
+        "%lu with a hurt one, %lu with slots left, %lu messages sent again and taken, of which %lu "
+        "runs "
+        "behind others\n",
+        checked, segment_bytes, synced_lives, cuts, hurt_lives, hot_lives, resent, refilled);
     return 0;
 }

@@ -84,6 +84,7 @@ class LogMachine(RuleBasedStateMachine):
             retention_bytes=RETENTION_BYTES,
             retention_ns=50_000_000,
             spares=1,
+            hot_bytes=self.lives % 2 << 20,
         )
 
     @rule(

@@ -124,6 +124,8 @@ def test_sync_options(tmp_path: Path, query: str, interval_ns: int | None) -> No
         "?sync=interval:0",
         "?sync=interval:x",
         "?sync=interval:99999999",
+        "?hot=much",
+        "?hot=-1",
         "?spares=-1",
         "?spares=17",
         "?disk=much",

@@ -7,6 +7,7 @@
  * DIR/<base sequence, 20 digits>.log     4,096-byte header, then frames
  * DIR/<base sequence, 20 digits>.index   64-byte append records: who appended what, where and when
  * DIR/spare-<n>.log                      prepared ahead, or retired and waiting to be used again
+ * DIR/hot                                memory of busy segments, before it is in their files
  *
  * An append record (docs/log-format.md) is written or extended before the tail
  * moves.  It carries the publisher's id and first sequence, the stream's first sequence, the
@@ -55,6 +56,7 @@ typedef struct {
         disk_bytes; /* the log's files may take this much, spares included; 0: what the disk has */
     uint32_t message_max; /* bytes of payload: what recovery believes */
     uint32_t spares;      /* segments kept ready; 1 is enough for a steady writer */
+    uint64_t hot_bytes;   /* of slots that all logs of the process may have; 0: none */
     uint64_t given_out;   /* sequences up to here are known to have been delivered: they are not
                              given to other messages; 0: nothing is known */
 } hm_log_options;
@@ -90,6 +92,8 @@ typedef struct {
     int32_t failed;      /* 0, or the -HM_E* with which appends are refused */
     int32_t failed_errno;
     uint64_t last_time_ns; /* append time of the newest message, about; 0: none is known */
+    uint64_t hot;          /* segments, spares among them, that are written in a slot */
+    uint64_t hot_bytes;    /* of slots that the log has */
 } hm_log_status;
 
 /* A run of whole frames within one segment. */
@@ -184,6 +188,8 @@ int hm_log_events(hm_log *log);
 
 /* For tests of what depends on a failing disk: the next syncs fail with this errno; 0: no more. */
 void hm_log_fault(hm_log *log, int error);
+/* For such tests: the next writes from slots to files fail with this errno; 0: no more. */
+void hm_log_carry_fault(hm_log *log, int error);
 
 /* Asks the helper to bring [position, position + size) into memory.  A hint. */
 void hm_log_populate(hm_log *log, uint64_t position, uint64_t size);

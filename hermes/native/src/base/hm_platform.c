@@ -58,6 +58,12 @@ void hm_event_close(hm_event *event) {
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <sys/random.h>
+#include <sys/vfs.h>
+
+#define PAGE 4096
+#define TMPFS_MAGIC                                                                                \
+    0x01021994 /* linux/magic.h: its files are memory, there is nothing to go around */
+#define RAMFS_MAGIC 0x858458f6
 
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22
@@ -105,6 +111,28 @@ int hm_platform_allocate(int fd, uint64_t offset, uint64_t size) {
         error = posix_fallocate(fd, (off_t)offset, (off_t)size);
     } while (error == EINTR);
     return error;
+}
+
+int hm_platform_open_direct(int dirfd, const char *name) {
+    return openat(dirfd, name, O_RDWR | O_DIRECT | O_CLOEXEC);
+}
+
+bool hm_platform_takes_direct(int fd) {
+    struct statfs system;
+    int flags = fcntl(fd, F_GETFL);
+    if (fstatfs(fd, &system) != 0 || system.f_type == TMPFS_MAGIC ||
+        (unsigned long)system.f_type == RAMFS_MAGIC || flags < 0 ||
+        fcntl(fd, F_SETFL, flags | O_DIRECT) != 0)
+        return false;
+    fcntl(fd, F_SETFL, flags);
+#ifdef STATX_DIOALIGN
+    struct statx found;
+    if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &found) == 0 &&
+        (found.stx_mask & STATX_DIOALIGN))
+        return found.stx_dio_offset_align > 0 && PAGE % found.stx_dio_offset_align == 0 &&
+               PAGE % found.stx_dio_mem_align == 0;
+#endif
+    return true;
 }
 
 int hm_platform_sync_all(int dirfd) {
@@ -199,6 +227,17 @@ int hm_platform_allocate(int fd, uint64_t offset, uint64_t size) {
         at += written > 0 ? (uint64_t)written : 0;
     }
     return 0;
+}
+
+int hm_platform_open_direct(int dirfd, const char *name) {
+    (void)dirfd;
+    (void)name;
+    return -1;
+}
+
+bool hm_platform_takes_direct(int fd) {
+    (void)fd;
+    return false;
 }
 
 int hm_platform_sync_all(int dirfd) {

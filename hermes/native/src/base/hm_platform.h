@@ -67,6 +67,12 @@ void hm_platform_thread(const char *name, unsigned long slack_ns);
  * stays.  0 or an errno. */
 int hm_platform_allocate(int fd, uint64_t offset, uint64_t size);
 
+/* A descriptor to write a file around the page cache with, or -1. */
+int hm_platform_open_direct(int dirfd, const char *name);
+
+/* Whether the file system of `fd` writes whole pages around its cache, and gains by it. */
+bool hm_platform_takes_direct(int fd);
+
 /* Everything of the file system of `dirfd` is written to the disk.  0 or an errno; -1: the system
  * syncs single files only. */
 int hm_platform_sync_all(int dirfd);

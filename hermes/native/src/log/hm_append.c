@@ -91,6 +91,8 @@ static void advance(hm_log *log, uint64_t size, uint32_t count, uint64_t now_ns)
     log->next_sequence += count;
     log->end_position += size;
     segment->end += size;
+    /* release: the helper carries what stands before the tail. */
+    atomic_store_explicit(&segment->tail, segment->end, memory_order_release);
     segment->next_sequence += count;
     segment->last_time_ns = now_ns;
 }

@@ -83,12 +83,30 @@ static int map_both(int dirfd, uint64_t base, bool writable, hm_files *files) {
     return error;
 }
 
+/* Beside a running broker: what its slot has of the segment, and the file does not yet. */
+static void lay_slot(int dirfd, uint64_t base, hm_files *files) {
+    uint64_t size;
+    uint8_t *image = hm_hot_image(dirfd, base, files->map, files->size, &size);
+    if (image) {
+        if (files->map) {
+            hm_fault_drop(files->map_fault);
+            munmap(files->map, files->size);
+        }
+        files->map = image;
+        files->size = size;
+        files->map_fault = NULL;
+    }
+}
+
 int hm_files_open(int dirfd, uint64_t base, bool writable, hm_files *files) {
     memset(files, 0, sizeof *files);
     int error = map_both(dirfd, base, writable, files);
     if (error) {
         hm_files_close(files);
         return error;
+    }
+    if (!writable) {
+        lay_slot(dirfd, base, files);
     }
     read_header(files);
     return 0;

@@ -130,6 +130,12 @@ static int sync_segment(const job *todo) {
     if (is_cut(todo)) {
         return EIO;
     }
+    if (segment->slot && !todo->unmapped) {
+        int error = hm_hot_carry(segment, todo->end);
+        if (error) {
+            return error;
+        }
+    }
     if (todo->unmapped) {
         int error = sync_file(segment, "index");
         return error ? error : sync_file(segment, "log");
@@ -148,6 +154,9 @@ static int sync_segment(const job *todo) {
         if (error) {
             return error;
         }
+    }
+    if (segment->slot) {
+        return fsync(segment->fd) == 0 ? 0 : errno;
     }
     if (todo->seal && segment->synced_end >= HM_PAGE) {
         int error = hm_map_sync(segment->map, 0, HM_PAGE);
@@ -187,14 +196,19 @@ static uint32_t take_unsynced(hm_pool *pool, hm_segment **list) {
 
 /* Says in the segment what is on disk, for who opens it after a crash.  The mark itself is left to
  * the kernel: without it, what is unsound there is taken for a torn tail. */
-static void mark_synced(const hm_segment *segment, uint64_t turn, uint64_t end,
-                        uint64_t next_sequence) {
+static void mark_synced(hm_segment *segment, uint64_t turn, uint64_t end, uint64_t next_sequence) {
     const hm_synced synced = {end, next_sequence};
+    pthread_mutex_lock(&segment->pool->lock); /* the owner may be sealing it */
     hm_synced_encode(segment->map, segment->header_crc, turn, &synced);
+    segment->header_stale = segment->slot != NULL;
+    pthread_mutex_unlock(&segment->pool->lock);
+    if (segment->slot) {
+        hm_hot_carry(segment, 0); /* an error is met again */
+    }
 }
 
 /* What is marked already is left alone: of thousands of segments none is written again. */
-static void mark_sealed(const hm_segment *segment, uint64_t turn) {
+static void mark_sealed(hm_segment *segment, uint64_t turn) {
     hm_synced before;
     if (segment->header_crc == 0) {
         return; /* its header page is lost */
@@ -228,13 +242,23 @@ static void mark_file(const hm_segment *segment, uint64_t turn) {
     close(fd);
 }
 
+/* The files of hot segments get what they lack.  0 or errno. */
+static int carry_each(hm_segment *list) {
+    int error = 0;
+    for (hm_segment *at = list; at && error == 0; at = at->unsynced_next) {
+        error = at->slot ? hm_hot_carry(at, at->end) : 0;
+    }
+    return error;
+}
+
 /* 0 or errno.  `failed`: no sync says anything any more.  `turn`: of the marks. */
 static int sync_sealed(hm_pool *pool, bool failed, uint64_t turn) {
     hm_segment *list;
     bool many = take_unsynced(pool, &list) > HM_SYNC_EACH_MAX;
+    int carried = many ? carry_each(list) : 0;
     /* Each sync of a file waits for the journal; beyond a few, one for the whole file system is
      * cheaper, if there is such a thing. */
-    int error = many ? hm_platform_sync_all(pool->dirfd) : -1;
+    int error = carried ? carried : many ? hm_platform_sync_all(pool->dirfd) : -1;
     bool each = error < 0;
     error = each ? 0 : error;
     while (list) {
@@ -350,6 +374,9 @@ static void take_returned(hm_pool *pool) {
     pthread_mutex_unlock(&pool->lock);
     atomic_store_explicit(&segment->refs, 1, memory_order_relaxed); /* nobody else knows it */
     bool ready = keep && hm_segment_refit(segment) == 0;
+    if (ready && pool->dirfd >= 0) {
+        hm_hot_heat(segment, now_ns());
+    }
     if (!ready) {
         hm_segment_destroy(segment);
     }
@@ -365,6 +392,9 @@ static bool make_spare(hm_pool *pool) {
     hm_segment *segment = NULL;
     pthread_mutex_unlock(&pool->lock);
     int error = hm_segment_make(pool, &segment);
+    if (error == 0 && pool->dirfd >= 0) {
+        hm_hot_heat(segment, now_ns());
+    }
     pthread_mutex_lock(&pool->lock);
     if (error == 0) {
         add_ready(pool, segment);
@@ -427,6 +457,38 @@ static hm_segment *cold(const hm_pool *pool, uint64_t *target) {
     return NULL;
 }
 
+/* Gives a slot to a spare that was made when none was free.  False: there is no such spare, or still no
+ * slot.  Lock held on entry and exit. */
+static bool heat_ready(hm_pool *pool) {
+    hm_segment **at = &pool->ready;
+    while (*at && (*at)->slot) {
+        at = &(*at)->next;
+    }
+    hm_segment *segment = *at;
+    if (segment == NULL || pool->dirfd < 0 || !hm_hot_has_slot(pool)) {
+        return false;
+    }
+    *at = segment->next;
+    pool->ready_count--;
+    pool->heating = true;
+    pthread_mutex_unlock(&pool->lock);
+    hm_hot_heat(segment, now_ns());
+    pthread_mutex_lock(&pool->lock);
+    pool->heating = false;
+    add_ready(pool, segment);
+    pthread_cond_broadcast(&pool->done);
+    return segment->slot != NULL;
+}
+
+/* Makes a piece of a new slot, and rests as after one of a segment.  Lock held on entry and exit. */
+static bool grow(hm_pool *pool) {
+    uint64_t begun_ns = now_ns();
+    bool grown = hm_hot_grow(pool, HM_WARM_BULK);
+    uint64_t ended_ns = now_ns();
+    pool->rest_ns = ended_ns + rest_after(pool, HM_WARM_BULK, ended_ns - begun_ns);
+    return grown;
+}
+
 /* What a reader will fault on, then what the writer will.  False: nothing is to be done now. */
 static bool prepare(hm_pool *pool) {
     uint64_t target;
@@ -437,6 +499,12 @@ static bool prepare(hm_pool *pool) {
         /* somebody waits for it */
     } else if ((pool->returned || wants_spare(pool)) && make_ready(pool)) {
         /* a segment that is not there costs the writer most */
+    } else if (heat_ready(pool)) {
+        /* before it is taken */
+    } else if (hm_hot_carry_next(pool, now_ns())) {
+        /* then one that takes a slot */
+    } else if (hm_hot_wants_slot(pool) && now_ns() >= pool->rest_ns && grow(pool)) {
+        /* then one more slot */
     } else if ((next = cold(pool, &target)) != NULL && now_ns() >= pool->rest_ns) {
         warm_slice(pool, next, target);
     } else {
@@ -447,9 +515,12 @@ static bool prepare(hm_pool *pool) {
 
 /* When to look again without being asked; 0: not at all. */
 static uint64_t next_look(const hm_pool *pool) {
-    uint64_t target;
-    if (cold(pool, &target) != NULL) {
-        return pool->rest_ns;
+    uint64_t target, carry_ns = hm_hot_next_look(pool);
+    if (cold(pool, &target) != NULL || hm_hot_wants_slot(pool)) {
+        return carry_ns && carry_ns < pool->rest_ns ? carry_ns : pool->rest_ns;
+    }
+    if (carry_ns) {
+        return carry_ns;
     }
     return wants_spare(pool) || pool->starved ? now_ns() + HM_STARVED_WAIT_NS : 0;
 }

@@ -34,6 +34,7 @@ static hm_pool *pool_new(const hm_log_options *options) {
     pool->dirfd = -1;
     pool->event = HM_EVENT_CLOSED;
     pool->end_fd = -1;
+    pool->hot.fd = -1;
     return pool;
 }
 
@@ -273,7 +274,11 @@ static int close_active(hm_log *log) {
         error = pool->failed;
         pthread_mutex_unlock(&pool->lock);
         bool marks = log->active->sealed; /* nothing of what is closed is a torn tail */
-        if (error == 0 && marks && hm_map_sync(log->active->map, 0, HM_PAGE) != 0) {
+        if (error == 0 && marks && log->active->slot == NULL &&
+            hm_map_sync(log->active->map, 0, HM_PAGE) != 0) {
+            error = -HM_EIO;
+        }
+        if (error == 0 && hm_hot_finish(pool) != 0) {
             error = -HM_EIO;
         }
         if (error == 0 && pool->end_fd >= 0 && fsync(pool->end_fd) != 0) {
@@ -351,6 +356,12 @@ int hm_log_sync_wait(hm_log *log, uint64_t timeout_ns) {
     return error;
 }
 
+void hm_log_carry_fault(hm_log *log, int error) {
+    pthread_mutex_lock(&log->pool->lock);
+    log->pool->carry_fault = error;
+    pthread_mutex_unlock(&log->pool->lock);
+}
+
 void hm_log_fault(hm_log *log, int error) {
     pthread_mutex_lock(&log->pool->lock);
     log->pool->sync_fault = error;
@@ -394,5 +405,9 @@ void hm_log_status_get(hm_log *log, hm_log_status *status) {
     status->pinned = pool->retired_pinned;
     status->failed = pool->failed;
     status->failed_errno = pool->failed_errno;
+    for (uint32_t i = 0; i < pool->hot.count; i++) {
+        status->hot += pool->hot.slots[i].segment != NULL;
+    }
+    status->hot_bytes = pool->hot.count * pool->options.segment_bytes;
     pthread_mutex_unlock(&pool->lock);
 }

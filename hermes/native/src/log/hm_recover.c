@@ -613,7 +613,7 @@ static hm_segment *new_segment(hm_log *log, found *from) {
     segment->header_crc = files->header_error ? 0 : files->header.crc;
     segment->damage = walk->damage;
     segment->damage_count = walk->damage_count;
-    segment->fd = segment->index_fd = -1;
+    segment->fd = segment->index_fd = segment->direct_fd = -1;
     segment->disk_bytes = files->size + files->slot_bytes;
     segment->warmed = files->size;
     segment->sealed = true;
@@ -920,7 +920,8 @@ int hm_log_recover(hm_log *log, uint64_t *progress, hm_log_report *report) {
     recovery self = {.log = log, .report = report, .progress = progress};
     bool damaged;
     hm_end_read(log->pool->dirfd, &self.end, &damaged);
-    int error = load_all(&self);
+    int error = hm_hot_restore(log->pool->dirfd);
+    error = error ? error : load_all(&self);
     error = error ? error : verify_all(&self);
     error = error ? error : decide(&self);
     if (error == 0 && self.again) {

@@ -2,6 +2,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "log_internal.h"
@@ -43,6 +44,16 @@ int hm_log_add_segment(hm_log *log, hm_segment *segment) {
     return 0;
 }
 
+void hm_log_cool(hm_log *log) {
+    hm_segment *carried[HM_HOT_SLOTS_MAX];
+    uint32_t count = hm_hot_carried(log->pool, carried);
+    for (uint32_t i = 0; i < count; i++) {
+        if (hm_segment_unmap(carried[i])) {
+            hm_log_forget_map(log, carried[i]);
+        }
+    }
+}
+
 /* The tail has passed `nudge_at`: the busier the segment, the further ahead it is made warm, so
  * that an idle stream costs little and a busy one soon has all of it, and then a spare. */
 void hm_log_nudge(hm_log *log) {
@@ -52,10 +63,11 @@ void hm_log_nudge(hm_log *log) {
     uint64_t bytes = segment->end - log->nudged_at, passed = log->time_ns - log->nudged_ns;
     target = target < HM_WARM_FIRST ? HM_WARM_FIRST : target;
     target = target > segment->map_size ? segment->map_size : target;
+    uint64_t step = segment->slot ? HM_CARRY_BYTES : HM_NUDGE_STEP;
     bool first = log->nudged_at == 0;
     log->nudged_at = segment->end;
     log->nudged_ns = log->time_ns;
-    log->nudge_at = segment->end < HM_NUDGE_STEP ? 2 * segment->end : segment->end + HM_NUDGE_STEP;
+    log->nudge_at = segment->end < step ? 2 * segment->end : segment->end + step;
     pthread_mutex_lock(&pool->lock);
     pool->spare_wanted |= target == segment->map_size;
     pool->warm_target = target > pool->warm_target ? target : pool->warm_target;
@@ -64,6 +76,7 @@ void hm_log_nudge(hm_log *log) {
     }
     pthread_cond_signal(&pool->wake);
     pthread_mutex_unlock(&pool->lock);
+    hm_log_cool(log);
 }
 
 static void checkpoint_record(const hm_log *log, hm_segment *segment, const uint8_t *publisher,
@@ -108,6 +121,9 @@ static bool only_checkpoint_tells(const hm_log *log) {
 
 static hm_segment *take_ready(hm_pool *pool) {
     pthread_mutex_lock(&pool->lock);
+    while (pool->ready == NULL && pool->heating) { /* the helper has it in its hands */
+        pthread_cond_wait(&pool->done, &pool->lock);
+    }
     hm_segment *segment = pool->ready;
     if (segment) {
         pool->ready = segment->next;
@@ -152,6 +168,7 @@ void hm_log_seal_active(hm_log *log, bool shrink) {
     hm_segment_seal(segment, shrink);
     log->sealed_bytes += hm_segment_frame_bytes(segment);
     pthread_mutex_lock(&pool->lock);
+    segment->complete = true;
     if (!segment->unsynced && pool->dirfd >= 0) {
         hm_segment **at = &pool->unsynced;
         segment->unsynced = true;
@@ -214,6 +231,9 @@ int hm_log_install(hm_log *log, hm_segment *segment, uint64_t now_ns) {
         hm_log_seal_active(log, false);
     }
     error = hm_segment_install(segment, now_ns);
+    if (error == 0 && durably && segment->slot && hm_hot_carry(segment, segment->end) != 0) {
+        error = -HM_EIO;
+    }
     if (error == 0 && durably && (fsync(segment->fd) != 0 || fsync(log->pool->dirfd) != 0)) {
         error = hm_code_of(errno);
     }
@@ -315,6 +335,10 @@ void hm_log_step_back(hm_log *log, uint64_t now_ns) {
 int hm_log_trim(hm_log *log, uint64_t now_ns) {
     uint64_t before = log->trimmed;
     hm_segment *active = log->active;
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    hm_log_cool(log);
+    hm_hot_shrink(log->pool, (uint64_t)now.tv_sec * 1000000000U + (uint64_t)now.tv_nsec);
     bool refused = atomic_load_explicit(&log->pool->failed, memory_order_relaxed) != 0;
     uint64_t age = log->pool->options.retention_ns;
     uint64_t first_ns = active->record_count ? active->records[0].time_ns : now_ns;

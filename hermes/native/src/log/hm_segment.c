@@ -18,8 +18,8 @@ void hm_segment_name(char *out, size_t size, uint64_t base, const char *suffix) 
     snprintf(out, size, "%020llu.%s", (unsigned long long)base, suffix);
 }
 
-static void spare_name(char *out, uint32_t number, const char *suffix) {
-    snprintf(out, NAME_SIZE, "spare-%u.%s", number, suffix);
+void hm_spare_name(char *out, size_t size, uint32_t number, const char *suffix) {
+    snprintf(out, size, "spare-%u.%s", number, suffix);
 }
 
 uint64_t hm_index_reserve(uint64_t segment_bytes) {
@@ -30,7 +30,7 @@ uint64_t hm_index_reserve(uint64_t segment_bytes) {
 
 static int create(hm_segment *segment, const char *suffix, int *fd) {
     char name[NAME_SIZE];
-    spare_name(name, segment->spare_number, suffix);
+    hm_spare_name(name, sizeof name, segment->spare_number, suffix);
     *fd = openat(segment->pool->dirfd, name, O_CREAT | O_TRUNC | O_RDWR | O_CLOEXEC, FILE_MODE);
     return *fd < 0 ? hm_code_of(errno) : 0;
 }
@@ -93,7 +93,8 @@ static int make_index(hm_segment *segment) {
 }
 
 void hm_segment_read_ahead(hm_segment *segment, bool ahead) {
-    if (segment->pool->dirfd >= 0 && segment->map && segment->piecemeal == ahead) {
+    if (segment->pool->dirfd >= 0 && segment->map && segment->slot == NULL &&
+        segment->piecemeal == ahead) {
         segment->piecemeal = !ahead;
         madvise(segment->map, segment->map_size, ahead ? MADV_NORMAL : MADV_RANDOM);
     }
@@ -123,13 +124,25 @@ static int fill_segment(hm_segment *segment) {
     return error ? error : make_index(segment);
 }
 
+/* With a slot, the lock is held. */
+static void drop_map(hm_segment *segment) {
+    if (segment->slot) {
+        hm_hot_give(segment);
+    } else if (segment->map) {
+        hm_fault_drop(segment->map_fault);
+        munmap(segment->map, segment->map_size);
+        segment->map = NULL;
+        segment->map_fault = NULL;
+    }
+}
+
 static hm_segment *new_segment(hm_pool *pool) {
     hm_segment *segment = calloc(1, sizeof *segment);
     if (segment) {
         segment->pool = pool;
         atomic_fetch_add_explicit(&pool->refs, 1, memory_order_relaxed);
         atomic_init(&segment->refs, 1);
-        segment->fd = segment->index_fd = -1;
+        segment->fd = segment->index_fd = segment->direct_fd = -1;
         segment->end = HM_LOG_SEGMENT_HEADER;
     }
     return segment;
@@ -202,11 +215,14 @@ int hm_segment_refit(hm_segment *segment) {
     }
     drop_index(segment);
     pthread_mutex_lock(&pool->lock);
+    if (segment->slot) {
+        drop_map(segment);
+    }
     pool->disk_used -= segment->disk_bytes - segment->map_size;
     segment->disk_bytes = segment->map_size;
     pthread_mutex_unlock(&pool->lock);
     char name[NAME_SIZE];
-    spare_name(name, segment->spare_number, "log");
+    hm_spare_name(name, sizeof name, segment->spare_number, "log");
     segment->fd = openat(pool->dirfd, name, O_RDWR | O_CLOEXEC);
     int error = segment->fd < 0 ? hm_code_of(errno) : 0;
     if (error == 0 && segment->map == NULL) {
@@ -224,9 +240,9 @@ static void unlink_spare(const hm_segment *segment) {
      * directory numbers its spares anew. */
     pthread_mutex_lock(&pool->lock);
     if (!pool->swept) {
-        spare_name(name, segment->spare_number, "log");
+        hm_spare_name(name, sizeof name, segment->spare_number, "log");
         unlinkat(pool->dirfd, name, 0);
-        spare_name(name, segment->spare_number, "index");
+        hm_spare_name(name, sizeof name, segment->spare_number, "index");
         unlinkat(pool->dirfd, name, 0);
     }
     pthread_mutex_unlock(&pool->lock);
@@ -237,11 +253,14 @@ void hm_segment_destroy(hm_segment *segment) {
     if (segment->name == HM_NAME_SPARE) {
         unlink_spare(segment);
     }
-    if (segment->map) {
-        hm_fault_drop(segment->map_fault);
-        munmap(segment->map, segment->map_size);
-    }
     drop_index(segment);
+    if (segment->slot) {
+        pthread_mutex_lock(&pool->lock);
+        drop_map(segment);
+        pthread_mutex_unlock(&pool->lock);
+    } else {
+        drop_map(segment);
+    }
     if (segment->fd >= 0) {
         close(segment->fd);
     }
@@ -261,6 +280,7 @@ void hm_pool_unref(hm_pool *pool) {
     if (pool->dirfd >= 0) {
         close(pool->dirfd);
     }
+    hm_hot_free(pool);
     hm_event_close(&pool->event);
     if (pool->end_fd >= 0) {
         close(pool->end_fd);
@@ -312,6 +332,7 @@ int hm_segment_install(hm_segment *segment, uint64_t created_ns) {
     hm_header_encode(segment->map, &header);
     hm_header_decode(segment->map, &header);
     segment->header_crc = header.crc;
+    atomic_store_explicit(&segment->tail, segment->end, memory_order_relaxed);
     hm_pool *pool = segment->pool;
     if (pool->dirfd < 0) {
         return 0;
@@ -320,7 +341,7 @@ int hm_segment_install(hm_segment *segment, uint64_t created_ns) {
     /* The index first: a log file without its index would lose the duplicate filter. */
     static const char *const suffixes[] = {"index", "log"};
     for (int i = 0; i < 2; i++) {
-        spare_name(from, segment->spare_number, suffixes[i]);
+        hm_spare_name(from, sizeof from, segment->spare_number, suffixes[i]);
         hm_segment_name(to, sizeof to, segment->base_sequence, suffixes[i]);
         if (renameat(pool->dirfd, from, pool->dirfd, to) != 0) {
             return hm_code_of(errno);
@@ -329,6 +350,8 @@ int hm_segment_install(hm_segment *segment, uint64_t created_ns) {
     segment->name = HM_NAME_BASE;
     pthread_mutex_lock(&pool->lock);
     pool->directory_dirty = true;
+    segment->carried = HM_LOG_SEGMENT_HEADER;
+    segment->header_stale = segment->carries = segment->slot != NULL;
     pthread_mutex_unlock(&pool->lock);
     return 0;
 }
@@ -340,7 +363,11 @@ static uint64_t shrink_file(hm_segment *segment) {
     if (unused == 0 || ftruncate(segment->fd, (off_t)segment->end) != 0) {
         return 0;
     }
-    segment->shrunk = segment->cut = true;
+    segment->shrunk = true;
+    if (segment->slot) {
+        return unused;
+    }
+    segment->cut = true;
     uint64_t keep = (segment->end + HM_PAGE - 1) / HM_PAGE * HM_PAGE;
     if (keep < segment->map_size) {
         mmap(segment->map + keep, segment->map_size - keep, PROT_READ | PROT_WRITE,
@@ -406,12 +433,10 @@ bool hm_segment_unmap(hm_segment *segment) {
     /* acquire: pairs with (B) -- a reader that let go has read what it wanted.  Under the lock, and
      * with the log's own reference alone, nobody else can come to refer to it. */
     bool unused = atomic_load_explicit(&segment->refs, memory_order_acquire) == 1 &&
-                  hm_segment_faults(segment) == 0;
+                  hm_segment_faults(segment) == 0 &&
+                  (segment->slot == NULL || hm_hot_is_carried(segment));
     if (unused) {
-        hm_fault_drop(segment->map_fault);
-        munmap(segment->map, segment->map_size);
-        segment->map = NULL;
-        segment->map_fault = NULL;
+        drop_map(segment);
         segment->piecemeal = false;
         if (!segment->heap_records && segment->records) {
             hm_fault_drop(segment->records_fault);
@@ -474,19 +499,25 @@ void hm_segment_seal(hm_segment *segment, bool shrink) {
                     .last_time_ns = segment->last_time_ns,
                     .records =
                         segment->heap_records ? segment->index_slots : segment->record_count};
-    hm_seal_encode(segment->map, segment->header_crc, &seal);
-    segment->sealed = true;
     hm_pool *pool = segment->pool;
+    pthread_mutex_lock(&pool->lock); /* the helper may be carrying the page */
+    hm_seal_encode(segment->map, segment->header_crc, &seal);
+    segment->header_stale = segment->slot != NULL;
+    pthread_mutex_unlock(&pool->lock);
+    segment->sealed = true;
     if (pool->dirfd < 0) {
         return;
     }
     uint64_t freed = shrink_index(segment);
     freed += shrink ? shrink_file(segment) : 0;
-    close(segment->fd);
+    if (segment->slot == NULL) { /* else it is carried yet */
+        close(segment->fd);
+        segment->fd = -1;
+    }
     if (segment->index_fd >= 0) {
         close(segment->index_fd);
     }
-    segment->fd = segment->index_fd = -1;
+    segment->index_fd = -1;
     pthread_mutex_lock(&pool->lock);
     segment->disk_bytes -= freed;
     pool->disk_used -= freed;
@@ -536,7 +567,7 @@ void hm_segment_retire(hm_segment *segment) {
     pthread_mutex_unlock(&pool->lock);
     if (pool->dirfd >= 0) {
         hm_segment_name(from, sizeof from, segment->base_sequence, "log");
-        spare_name(to, segment->spare_number, "log");
+        hm_spare_name(to, sizeof to, segment->spare_number, "log");
         segment->name = HM_NAME_NONE;
         if (recycle && renameat(pool->dirfd, from, pool->dirfd, to) == 0) {
             segment->name = HM_NAME_SPARE;

@@ -4,6 +4,7 @@
  *   hm_format.c      encoded pages: header, seal, synced marks
  *   hm_segment.c     one segment: its memory, its files, its references
  *   hm_index.c       its append records
+ *   hm_hot.c         segments written in memory that is used again and again, and carried to files
  *   hm_publishers.c  the duplicate filter
  *   hm_helper.c      the thread that prepares, warms, syncs and populates
  *   hm_fault.c       mapped files that fault
@@ -53,6 +54,12 @@
 #define HM_FOLD_BEHIND 4     /* segments behind the active one that are looked at for it */
 #define HM_MAPPED_MAX  400   /* sealed segments of a log that are mapped though nobody reads them */
 #define HM_STARVED_WAIT_NS 100000000 /* ns between tries to get a segment on a full disk */
+#define HM_HOT_SLOTS_MAX   8         /* slots of a log: 256 MiB of a busy one's newest messages */
+#define HM_HOT_IDLE_NS                                                                             \
+    10000000000 /* ns without a new segment after which a log gives up slots that are free */
+#define HM_CARRY_BYTES 4194304 /* bytes carried per write: each is a wake-up of the helper */
+#define HM_CARRY_REST_NS                                                                           \
+    1000000000 /* ns after which what fills no such piece is carried: less than the kernel waits */
 
 /* Where frames that begin aligned can end at most. */
 static inline uint64_t hm_align_down(uint64_t offset) {
@@ -154,6 +161,25 @@ typedef struct {
 
 typedef struct hm_pool hm_pool;
 
+/* Memory of a segment's size in the file "hot". */
+typedef struct {
+    uint8_t *map;
+    hm_fault *fault;     /* one that has had a fault is not used again */
+    uint64_t warmed;     /* bytes of it populated */
+    bool ready;          /* all of it is */
+    hm_segment *segment; /* whose map it is; NULL: it is free */
+} hm_slot;
+
+typedef struct {
+    int fd;       /* -1: there is no file yet */
+    bool refused; /* this place has no slots: the file system cannot write around its cache */
+    uint32_t count;
+    hm_slot slots[HM_HOT_SLOTS_MAX];
+    uint64_t carried_ns; /* CLOCK_MONOTONIC when something was carried last */
+    uint64_t heated_ns;  /* and when a segment got a slot */
+    bool growing;        /* the helper makes the last slot, without the lock */
+} hm_hot;
+
 struct hm_segment {
     _Atomic uint32_t refs; /* the log's own, the helper's while it works on it, and every pin */
     hm_pool *pool;         /* counted reference */
@@ -184,6 +210,7 @@ struct hm_segment {
     uint32_t spare_number; /* its name while it is a spare */
     int fd;                /* -1: memory, or sealed */
     int index_fd;
+    int direct_fd; /* writes around the page cache; -1: not hot */
     enum { HM_NAME_NONE, HM_NAME_SPARE, HM_NAME_BASE } name; /* NONE: memory, or unlinked */
     bool
         placeholder; /* stands for an active segment that the disk had no room for; holds nothing */
@@ -196,12 +223,19 @@ struct hm_segment {
     bool folded;       /* or copied there from a sound index file, which is mapped no more */
     bool cut;          /* its map is longer than its file */
 
+    hm_slot *slot;         /* its map is one; NULL: its file, or memory */
+    _Atomic uint64_t tail; /* `end`, for the helper */
+
     /* The owner's: its place among the sealed segments that are mapped, by their last use. */
     bool listed;
     hm_segment *used_before;
     hm_segment *used_after;
 
     /* Under the pool's lock. */
+    uint64_t carried;    /* bytes of the slot that its file has */
+    bool header_stale;   /* the file has another header page */
+    bool carries;        /* it is part of the log */
+    bool complete;       /* it is sealed */
     uint64_t disk_bytes; /* what it counts for in the quota */
     uint64_t warmed;     /* bytes of the map populated */
     bool piecemeal;      /* hm_segment_read_ahead(.., false) was last */
@@ -241,6 +275,7 @@ struct hm_pool {
     uint32_t spare_next;  /* number of the next spare file */
     uint64_t index_chunk; /* bytes an index file grows by */
     bool preparing;       /* the helper makes a segment ready, without the lock */
+    bool heating;         /* or gives one a slot that was ready */
     bool spare_wanted;
     bool starved; /* an append was refused for want of space; hm_helper.c alone takes it back */
     uint64_t starved_bytes; /* of an index: what it needs at least beside a segment */
@@ -248,6 +283,9 @@ struct hm_pool {
     uint64_t disk_used;
     uint64_t retired_pinned;
     uint64_t recycled;
+
+    hm_hot hot;
+    int carry_fault; /* errno the next carries shall fail with; tests only */
 
     hm_segment *warm; /* the active segment, referenced */
     uint64_t warm_target;
@@ -379,7 +417,48 @@ void hm_segment_seal(hm_segment *segment, bool shrink);
  * nobody refers to it, if it has its full size and spares are few; else it is unlinked. */
 void hm_segment_retire(hm_segment *segment);
 void hm_segment_name(char *out, size_t size, uint64_t base, const char *suffix);
+void hm_spare_name(char *out, size_t size, uint32_t number, const char *suffix);
 uint64_t hm_index_reserve(uint64_t segment_bytes);
+
+/* hm_hot.c ----------------------------------------------------------------------------------- */
+
+/* Gives a spare, which is in no list, a slot for its map, if one is free. */
+void hm_hot_heat(hm_segment *segment, uint64_t now_ns);
+/* Whether a slot is free.  Lock held. */
+bool hm_hot_has_slot(hm_pool *pool);
+/* The segment has no map any more, and its slot is free.  Lock held. */
+void hm_hot_give(hm_segment *segment);
+/* Whether the file of a hot segment has all of it.  Lock held. */
+bool hm_hot_is_carried(const hm_segment *segment);
+/* Lists the hot segments of the log whose files have all of them, at most HM_HOT_SLOTS_MAX.  For the
+ * owner. */
+uint32_t hm_hot_carried(hm_pool *pool, hm_segment **segments);
+/* Whether one slot more is wanted, and there may be one.  Lock held. */
+bool hm_hot_wants_slot(const hm_pool *pool);
+/* Makes the next `slice` bytes of a new slot warm.  False: there is none to be had.  Lock held on entry
+ * and exit, not in between. */
+bool hm_hot_grow(hm_pool *pool, uint64_t slice);
+/* Has the segment's file hold what the slot holds before `end`.  0 or errno.  For one thread at a
+ * time, without the lock: the helper, or the owner once it has stopped. */
+int hm_hot_carry(hm_segment *segment, uint64_t end);
+/* Carries a piece of the oldest segment that lacks one.  False: none does.  Lock held on entry and
+ * exit, not in between. */
+bool hm_hot_carry_next(hm_pool *pool, uint64_t now_ns);
+/* CLOCK_MONOTONIC at which something is to be carried that is not yet; 0: nothing is.  Lock held. */
+uint64_t hm_hot_next_look(const hm_pool *pool);
+/* Has all files hold everything, on disk, and removes "hot".  0 or errno: it stays.  The helper has
+ * stopped. */
+int hm_hot_finish(hm_pool *pool);
+/* Gives up the last slots that are free, if the log has taken none for a while.  For the owner. */
+void hm_hot_shrink(hm_pool *pool, uint64_t now_ns);
+/* Unmaps and closes what is left. */
+void hm_hot_free(hm_pool *pool);
+/* Lays the slots that a process left over the segments' files, and removes "hot".  0 or -HM_E*. */
+int hm_hot_restore(int dirfd);
+/* The slot of a segment whose file, mapped at `file`, lacks some of it: a private map to be unmapped, of
+ * `*size` bytes.  NULL: the file has everything. */
+uint8_t *hm_hot_image(int dirfd, uint64_t base, const uint8_t *file, uint64_t file_bytes,
+                      uint64_t *size);
 
 /* hm_index.c --------------------------------------------------------------------------------- */
 
@@ -546,6 +625,8 @@ int hm_log_roll(hm_log *log, uint64_t now_ns);
 /* The clock says that append times so far were ahead: goes on with `now_ns` in a segment of its
  * own, or holds the time where there is no room for one. */
 void hm_log_step_back(hm_log *log, uint64_t now_ns);
+/* Gives up the slots of segments that their files have all of and that nobody reads. */
+void hm_log_cool(hm_log *log);
 /* Retires what is too many or, unless `now_ns` is 0, too old; `capacity`: of the active segment, and
  * of the one to come. */
 void hm_log_retire_due(hm_log *log, uint64_t capacity, uint64_t now_ns);
