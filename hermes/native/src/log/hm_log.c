@@ -12,6 +12,8 @@
 
 static void init_sync(hm_pool *pool) {
     pthread_mutex_init(&pool->lock, NULL);
+    pthread_mutex_init(&pool->partner.lock, NULL);
+    pthread_cond_init(&pool->partner.change, NULL);
     hm_platform_cond_init(&pool->wake);
     hm_platform_cond_init(&pool->done);
 }
@@ -270,7 +272,7 @@ static int close_active(hm_log *log) {
     if (log->active && pool->dirfd >= 0) {
         pthread_mutex_lock(&pool->lock);
         ask_sync(log);
-        hm_helper_sync(pool);
+        hm_sync_all(pool);
         error = pool->failed;
         pthread_mutex_unlock(&pool->lock);
         bool marks = log->active->sealed; /* nothing of what is closed is a torn tail */
@@ -311,6 +313,7 @@ int hm_log_close(hm_log *log) {
     }
     stop_helper(log);
     int error = close_active(log);
+    hm_partner_stop(&log->pool->partner);
     free_pool_segments(log->pool);
     if (log->helper_runs) {
         sweep_names(log->pool);

@@ -285,6 +285,8 @@ void hm_pool_unref(hm_pool *pool) {
     if (pool->end_fd >= 0) {
         close(pool->end_fd);
     }
+    pthread_mutex_destroy(&pool->partner.lock);
+    pthread_cond_destroy(&pool->partner.change);
     pthread_cond_destroy(&pool->done);
     pthread_cond_destroy(&pool->wake);
     pthread_mutex_destroy(&pool->lock);

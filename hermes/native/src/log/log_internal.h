@@ -6,7 +6,8 @@
  *   hm_index.c       its append records
  *   hm_hot.c         segments written in memory that is used again and again, and carried to files
  *   hm_publishers.c  the duplicate filter
- *   hm_helper.c      the thread that prepares, warms, syncs and populates
+ *   hm_helper.c      the thread that prepares, warms, carries and populates
+ *   hm_sync.c        its syncs, and the marks that tell of them
  *   hm_fault.c       mapped files that fault
  *   hm_walk.c        verifying a segment's frames: recovery and the offline tools share it
  *   hm_files.c       finding and mapping what stands in a directory
@@ -246,6 +247,20 @@ struct hm_segment {
     hm_segment *unsynced_next;
 };
 
+/* The thread that syncs index files beside the helper.  `runs`, `refused`: whose syncs they are. */
+typedef struct {
+    pthread_mutex_t lock;
+    pthread_cond_t change;
+    pthread_t thread;
+    bool runs;
+    bool refused; /* the process may have no more threads */
+
+    /* Under the lock. */
+    const void *todo; /* NULL: nothing */
+    int error;        /* of the last one */
+    bool stops;
+} hm_partner;
+
 /* How far a log had come when it was on disk; zeros: nothing is known. */
 typedef struct {
     uint64_t next_sequence;
@@ -305,7 +320,8 @@ struct hm_pool {
     hm_segment *unsynced;
     bool directory_dirty;
     uint32_t events; /* what hm_log_events reports */
-    int sync_fault;  /* errno the next sync shall fail with; tests only */
+    hm_partner partner;
+    int sync_fault; /* errno the next sync shall fail with; tests only */
 
     struct {
         hm_segment *segment; /* referenced */
@@ -544,9 +560,14 @@ void *hm_helper_main(void *pool);
 /* Waits for the segment that the helper is making, and makes one of a returned one.  False: there was
  * neither, so no room has come free and nothing is ready.  For the owner. */
 bool hm_helper_hurry(hm_pool *pool);
-/* One sync of everything asked for; the lock is held on entry and exit, not in between. */
-void hm_helper_sync(hm_pool *pool);
 void hm_pool_event(hm_pool *pool, uint32_t event);
+
+/* hm_sync.c ---------------------------------------------------------------------------------- */
+
+/* One sync of everything asked for; the lock is held on entry and exit, not in between. */
+void hm_sync_all(hm_pool *pool);
+/* Ends the thread, if there is one.  The helper has stopped. */
+void hm_partner_stop(hm_partner *partner);
 
 /* hm_log.c ----------------------------------------------------------------------------------- */
 
