@@ -193,6 +193,9 @@ void hm_log_carry_fault(hm_log *log, int error);
 
 /* Asks the helper to bring [position, position + size) into memory.  A hint. */
 void hm_log_populate(hm_log *log, uint64_t position, uint64_t size);
+/* A reader has left [position, position + size): the memory that was fetched for it may be given up.
+ * False: there was no room for the hint. */
+int hm_log_forget(hm_log *log, uint64_t position, uint64_t size);
 
 void hm_log_status_get(hm_log *log, hm_log_status *status);
 

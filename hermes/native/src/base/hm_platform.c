@@ -143,6 +143,22 @@ void hm_platform_populate(void *map, size_t size) {
     madvise(map, size, MADV_POPULATE_READ); /* errors mean nothing */
 }
 
+bool hm_platform_resident(void *map, size_t size) {
+    unsigned char pages[256];
+    size_t count = (size + PAGE - 1) / PAGE;
+    if (count > sizeof pages || mincore(map, size, pages) != 0)
+        return true;
+    for (size_t i = 0; i < count; i++)
+        if (!(pages[i] & 1))
+            return false;
+    return true;
+}
+
+void hm_platform_drop(void *map, int fd, uint64_t offset, size_t size) {
+    madvise(map, size, MADV_DONTNEED); /* what is mapped stays in memory */
+    posix_fadvise(fd, (off_t)offset, (off_t)size, POSIX_FADV_DONTNEED);
+}
+
 void hm_platform_warm(void *map, size_t size) {
     if (madvise(map, size, MADV_POPULATE_WRITE) != 0 && errno == EINVAL)
         touch(map, size); /* a kernel before 5.14 */
@@ -247,6 +263,19 @@ int hm_platform_sync_all(int dirfd) {
 
 void hm_platform_populate(void *map, size_t size) {
     posix_madvise(map, size, POSIX_MADV_WILLNEED);
+}
+
+bool hm_platform_resident(void *map, size_t size) {
+    (void)map;
+    (void)size;
+    return true;
+}
+
+void hm_platform_drop(void *map, int fd, uint64_t offset, size_t size) {
+    (void)map;
+    (void)fd;
+    (void)offset;
+    (void)size;
 }
 
 void hm_platform_warm(void *map, size_t size) {

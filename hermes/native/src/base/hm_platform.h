@@ -80,6 +80,14 @@ int hm_platform_sync_all(int dirfd);
 /* A hint: `size` bytes of a mapped file will be read soon. */
 void hm_platform_populate(void *map, size_t size);
 
+/* Whether `size` bytes of a mapped file, at most 1 MiB from a page's begin on, are all in memory; true when
+ * in doubt. */
+bool hm_platform_resident(void *map, size_t size);
+
+/* Gives up the memory behind `size` bytes from `offset` of the file `fd`, a page's begin, which are mapped
+ * at `map`: they come from the disk when they are read again.  A hint. */
+void hm_platform_drop(void *map, int fd, uint64_t offset, size_t size);
+
 /* Makes `size` bytes of a mapped file, whole pages, writable without a fault.  No store that is made
  * beside it is lost. */
 void hm_platform_warm(void *map, size_t size);

@@ -56,23 +56,31 @@ static void warm_slice(hm_pool *pool, hm_segment *segment, uint64_t target) {
     pool->rest_ns = ended_ns + rest_after(pool, size, ended_ns - begun_ns);
 }
 
-/* Lock held on entry and exit. */
-static void populate_next(hm_pool *pool) {
-    hm_segment *segment = pool->populate[0].segment;
-    uint64_t offset = pool->populate[0].offset;
-    uint64_t size = pool->populate[0].size;
-    uint64_t slice = size < HM_WARM_BULK ? size : HM_WARM_BULK;
-    if (size > slice) {
-        pool->populate[0].offset += slice;
-        pool->populate[0].size -= slice;
-        hm_segment_retain(segment);
+/* Does a slice of what the oldest hint asks for.  Of what a reader has left behind, only pages go that were
+ * fetched for it: what was in memory before is there for others.  Lock held on entry and exit. */
+static void take_hint(hm_pool *pool) {
+    hm_hint *first = &pool->hints[0], hint = *first;
+    hm_segment *segment = hint.segment;
+    uint64_t slice = hint.size < HM_WARM_BULK ? hint.size : HM_WARM_BULK;
+    if (hint.behind || hint.size <= slice) {
+        pool->hint_count--;
+        memmove(first, first + 1, pool->hint_count * sizeof *first);
     } else {
-        pool->populate_count--;
-        memmove(&pool->populate[0], &pool->populate[1],
-                pool->populate_count * sizeof pool->populate[0]);
+        first->offset += slice;
+        first->size -= slice;
+        hm_segment_retain(segment);
     }
+    bool drops = hint.behind && segment->fetched && segment->slot == NULL, fetches = false;
     pthread_mutex_unlock(&pool->lock);
-    hm_platform_populate(segment->map + offset, slice);
+    if (drops) {
+        hm_segment_drop_pages(segment, hint.offset, hint.size);
+    } else if (!hint.behind) {
+        fetches = pool->dirfd >= 0 && !hm_platform_resident(segment->map + hint.offset, slice);
+        hm_platform_populate(segment->map + hint.offset, slice);
+    }
+    pthread_mutex_lock(&pool->lock);
+    segment->fetched |= fetches;
+    pthread_mutex_unlock(&pool->lock);
     hm_segment_release(segment);
     pthread_mutex_lock(&pool->lock);
 }
@@ -238,8 +246,8 @@ static bool grow(hm_pool *pool) {
 static bool prepare(hm_pool *pool) {
     uint64_t target;
     hm_segment *next;
-    if (pool->populate_count) {
-        populate_next(pool);
+    if (pool->hint_count) {
+        take_hint(pool);
     } else if (relieve(pool)) {
         /* somebody waits for it */
     } else if ((pool->returned || wants_spare(pool)) && make_ready(pool)) {

@@ -235,10 +235,10 @@ static void free_pool_segments(hm_pool *pool) {
     hm_segment_release(pool->warm);
     hm_segment_release(pool->sync_active);
     pool->warm = pool->sync_active = NULL;
-    for (uint32_t i = 0; i < pool->populate_count; i++) {
-        hm_segment_release(pool->populate[i].segment);
+    for (uint32_t i = 0; i < pool->hint_count; i++) {
+        hm_segment_release(pool->hints[i].segment);
     }
-    pool->populate_count = 0;
+    pool->hint_count = 0;
 }
 
 static void ask_sync(hm_log *log) {

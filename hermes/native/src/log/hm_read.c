@@ -385,24 +385,52 @@ const uint8_t *hm_segment_memory(const hm_segment *segment, uint64_t *size) {
     *size = segment->map_size - HM_LOG_SEGMENT_HEADER;
     return segment->map + HM_LOG_SEGMENT_HEADER;
 }
-void hm_log_populate(hm_log *log, uint64_t position, uint64_t size) {
-    if (position >= log->end_position || position < hm_log_oldest(log)->base_position) {
-        return;
-    }
-    hm_segment *segment = nth(log, segment_by_position(log, position));
-    uint64_t offset = hm_segment_offset(segment, position) / HM_PAGE * HM_PAGE;
-    if (offset >= segment->end || hm_log_map(log, segment) != 0) {
-        return;
-    }
-    size = size < segment->end - offset ? size : segment->end - offset;
+
+/* hints --------------------------------------------------------------------------------------- */
+
+/* Leaves a hint for the helper about a stretch of one segment.  False: there is no room for more. */
+static bool leave_hint(hm_log *log, hm_segment *segment, hm_hint hint) {
     hm_pool *pool = log->pool;
     pthread_mutex_lock(&pool->lock);
-    if (pool->populate_count < HM_POPULATE_MAX) {
+    bool room = pool->hint_count < HM_HINTS_MAX;
+    if (room) {
         hm_segment_retain(segment);
-        pool->populate[pool->populate_count].segment = segment;
-        pool->populate[pool->populate_count].offset = offset;
-        pool->populate[pool->populate_count++].size = size;
+        hint.segment = segment;
+        pool->hints[pool->hint_count++] = hint;
         pthread_cond_signal(&pool->wake);
     }
     pthread_mutex_unlock(&pool->lock);
+    return room;
+}
+
+static bool leave_hints(hm_log *log, uint64_t position, uint64_t end, bool behind) {
+    uint64_t start = hm_log_oldest(log)->base_position;
+    bool room = true;
+    position = position < start ? start : position;
+    end = end < log->end_position ? end : log->end_position;
+    for (uint64_t i = segment_by_position(log, position); i < log->segments_count && room; i++) {
+        hm_segment *segment = nth(log, i);
+        uint64_t from = position < segment->base_position ? segment->base_position : position;
+        uint64_t to = hm_segment_end_position(segment);
+        to = to < end ? to : end;
+        if (segment->base_position >= end) {
+            break;
+        }
+        /* Memory behind a reader can only be given up while it is mapped. */
+        bool mapped = behind ? segment->map != NULL : hm_log_map(log, segment) == 0;
+        if (from < to && mapped) {
+            uint64_t offset = hm_segment_offset(segment, from) / HM_PAGE * HM_PAGE;
+            uint64_t size = hm_segment_offset(segment, to) - offset;
+            room = leave_hint(log, segment, (hm_hint){NULL, offset, size, behind});
+        }
+    }
+    return room;
+}
+
+void hm_log_populate(hm_log *log, uint64_t position, uint64_t size) {
+    leave_hints(log, position, position + size, false);
+}
+
+int hm_log_forget(hm_log *log, uint64_t position, uint64_t size) {
+    return leave_hints(log, position, position + size, true);
 }

@@ -204,7 +204,7 @@ int hm_segment_refit(hm_segment *segment) {
     segment->damage = NULL;
     segment->damage_count = 0;
     segment->end = HM_LOG_SEGMENT_HEADER;
-    segment->sealed = segment->retired = segment->recyclable = false;
+    segment->sealed = segment->retired = segment->recyclable = segment->fetched = false;
     segment->unsynced = false;
     segment->synced_end = segment->synced_records = 0;
     segment->warmed = 0;
@@ -438,6 +438,7 @@ bool hm_segment_unmap(hm_segment *segment) {
                   hm_segment_faults(segment) == 0 &&
                   (segment->slot == NULL || hm_hot_is_carried(segment));
     if (unused) {
+        segment->fetched |= segment->slot != NULL; /* its file was written around memory */
         drop_map(segment);
         segment->piecemeal = false;
         if (!segment->heap_records && segment->records) {
@@ -449,6 +450,16 @@ bool hm_segment_unmap(hm_segment *segment) {
     }
     pthread_mutex_unlock(&pool->lock);
     return unused;
+}
+
+void hm_segment_drop_pages(hm_segment *segment, uint64_t offset, uint64_t size) {
+    char name[NAME_SIZE];
+    hm_segment_name(name, sizeof name, segment->base_sequence, "log");
+    int fd = openat(segment->pool->dirfd, name, O_RDONLY | O_CLOEXEC);
+    if (fd >= 0) { /* else retention was faster */
+        hm_platform_drop(segment->map + offset, fd, offset, size);
+        close(fd);
+    }
 }
 
 /* Maps one file of a sealed segment again; where it was cut, its pages fault. */

@@ -46,7 +46,7 @@
 #define HM_NUDGE_STEP 1048576 /* bytes after which the helper hears how fast the log is written */
 #define HM_LOG_MISSING_MAX                                                                         \
     4096 /* ranges that are lost and may be sent again, per log; the oldest is given up */
-#define HM_POPULATE_MAX 16 /* hints that may wait; more are dropped, they are hints */
+#define HM_HINTS_MAX 32 /* hints that may wait; more are dropped, they are hints */
 #define HM_SYNC_EACH_MAX                                                                           \
     16 /* segments synced one by one; beyond, the file system is asked once, first */
 #define HM_BACK_SLACK_NS                                                                           \
@@ -234,6 +234,7 @@ struct hm_segment {
 
     /* Under the pool's lock. */
     uint64_t carried;    /* bytes of the slot that its file has */
+    bool fetched;        /* of what is in memory of it, some is there for readers only */
     bool header_stale;   /* the file has another header page */
     bool carries;        /* it is part of the log */
     bool complete;       /* it is sealed */
@@ -246,6 +247,14 @@ struct hm_segment {
     bool sync_unmapped; /* it was not mapped when a sync took it; the owner may map it meanwhile */
     hm_segment *unsynced_next;
 };
+
+/* A stretch of a segment that a reader comes to, or has left. */
+typedef struct {
+    hm_segment *segment; /* referenced */
+    uint64_t offset;
+    uint64_t size;
+    bool behind; /* it has left it */
+} hm_hint;
 
 /* The thread that syncs index files beside the helper.  `runs`, `refused`: whose syncs they are. */
 typedef struct {
@@ -323,12 +332,8 @@ struct hm_pool {
     hm_partner partner;
     int sync_fault; /* errno the next sync shall fail with; tests only */
 
-    struct {
-        hm_segment *segment; /* referenced */
-        uint64_t offset;
-        uint64_t size;
-    } populate[HM_POPULATE_MAX];
-    uint32_t populate_count;
+    hm_hint hints[HM_HINTS_MAX]; /* the oldest first */
+    uint32_t hint_count;
 
     _Atomic int32_t failed; /* 0 or -HM_EIO: appends are refused */
     int32_t failed_errno;
@@ -427,6 +432,8 @@ void hm_segment_fold(hm_segment *segment);
 bool hm_segment_unmap(hm_segment *segment);
 /* Maps them again.  0; -HM_EDAMAGED: they are gone or were cut; -HM_EFILES, -HM_EMAPS, -HM_EIO. */
 int hm_segment_map(hm_segment *segment);
+/* Gives up pages of a mapped, sealed segment: in memory nowhere, until they are read again. */
+void hm_segment_drop_pages(hm_segment *segment, uint64_t offset, uint64_t size);
 /* Writes the seal; `shrink`: gives back what is unused.  Closes the descriptors. */
 void hm_segment_seal(hm_segment *segment, bool shrink);
 /* Takes the segment out of the directory and drops the log's reference.  It becomes a spare once

@@ -7,6 +7,8 @@
 #include <string.h>
 
 #define POPULATE_AHEAD 8388608u /* bytes: eight walks; a replay finds its memory in place */
+#define FORGET_BEHIND                                                                              \
+    16777216u /* bytes: more than a connection's output, which may not have left yet */
 
 /* Why a step came back.  Negative: -HM_E*. */
 enum { CAUGHT_UP, FULL, PAUSED, RANGED, GAP, MORE, COLD };
@@ -64,16 +66,22 @@ static const uint8_t *frame_at(const pass *p, uint64_t position) {
     return p->memory + (position - p->run.position);
 }
 
-/* Asks for the memory that a replay needs next. */
+/* Asks for the memory that a replay needs next, and gives up what it has left. */
 static void populate_ahead(hm_cursor *cursor) {
     uint64_t end = cursor->stream->end_position, from = cursor->populated;
     if (end - cursor->position < POPULATE_AHEAD || cursor->position + POPULATE_AHEAD / 2 < from)
         return;
-    if (from < cursor->position)
-        from = cursor->position;
+    if (from < cursor->position) /* it begins, or has jumped */
+        from = cursor->forgotten = cursor->position;
     uint64_t size = end - from < POPULATE_AHEAD ? end - from : POPULATE_AHEAD;
     hm_log_populate(cursor->stream->log, from, size);
     cursor->populated = from + size;
+    if (cursor->position > cursor->forgotten + FORGET_BEHIND) {
+        uint64_t behind = cursor->position - FORGET_BEHIND;
+        uint64_t left = behind - cursor->forgotten;
+        if (hm_log_forget(cursor->stream->log, cursor->forgotten, left))
+            cursor->forgotten = behind;
+    }
 }
 
 /* ---- the batch that is built ---- */
@@ -605,7 +613,7 @@ int hm_cursor_open(hm_stream *stream, int filter_kind, const uint8_t *filter, ui
 void hm_cursor_seek(hm_cursor *cursor, uint64_t position, uint64_t sequence, uint64_t wanted,
                     int reason) {
     assert(cursor != NULL && cursor->newest == NULL);
-    cursor->position = position;
+    cursor->position = cursor->populated = cursor->forgotten = position;
     cursor->sequence = sequence;
     cursor->covered = sequence - 1;
     if (wanted != 0 && wanted < sequence) {

@@ -65,12 +65,13 @@ struct hm_cursor {
     hm_stream *stream;
     struct hm_cursor *next; /* of the same filter */
     struct hm_cursor *previous;
-    uint64_t position; /* of the next frame to look at */
-    uint64_t sequence; /* of that frame */
-    uint64_t covered;  /* `through` of the last batch; less than sequence - 1 if unwanted messages
+    uint64_t position;  /* of the next frame to look at */
+    uint64_t sequence;  /* of that frame */
+    uint64_t covered;   /* `through` of the last batch; less than sequence - 1 if unwanted messages
                           were passed */
-    uint64_t note;     /* notes before this one end at or before `position` */
-    uint64_t populated;
+    uint64_t note;      /* notes before this one end at or before `position` */
+    uint64_t populated; /* hints were left up to here */
+    uint64_t forgotten; /* and what stands before was given up */
     uint64_t not_before_ns; /* what was appended before is passed over; 0: nothing is */
     uint64_t gap_last;      /* a gap to report first: from covered + 1; 0: none */
     hm_newest *newest; /* start=last: what is to be sent before `position`; a heap, oldest first */
