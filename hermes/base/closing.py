@@ -42,7 +42,7 @@ atexit.register(_end)
 
 
 class Closable(ABC):
-    """What has to be closed, and is at the end of a ``with`` block."""
+    """A resource that must be closed, and is closed at the end of a ``with`` block."""
 
     __slots__ = ()
 

@@ -34,7 +34,7 @@ def close_in_children(owner: Owner) -> None:
     """Have the descriptors of ``owner`` closed in children that are forked from now on.
 
     Only a weak reference is kept.  Children that C code makes without Python's knowledge are not
-    reached: whoever closes a lock or a socket should unlock it, or shut it down, all the same.
+    reached: code that closes a lock or a socket should unlock it, or shut it down, all the same.
     """
     _OWNERS.add(owner)
 

@@ -34,7 +34,7 @@ class Part(Protocol):
 
 
 def found(reference: str) -> Any:
-    """What ``module:attribute`` names."""
+    """Return the object that ``module:attribute`` names."""
     module, _, attribute = reference.partition(":")
     return getattr(import_module(module), attribute)
 
@@ -103,7 +103,7 @@ class Actor:
 
 
 def say(answer: dict[str, Any]) -> None:
-    """One line for whoever started us."""
+    """Write one line for the process that started this one."""
     sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()
 

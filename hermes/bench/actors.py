@@ -52,11 +52,11 @@ class ActorCast:
         self._topics = 0
 
     def parts(self, job: Job) -> list[Assignment]:
-        """Who does what in a job."""
+        """The parts of a job, and the process that plays each."""
         return usual_parts(job)
 
     def processes(self) -> Mapping[str, Sequence[Process]]:
-        """Those that take part in the current job."""
+        """The processes that take part in the current job."""
         found: dict[str, list[Process]] = {"broker": self._broker} if self._broker else {}
         for (kind, _), process in self._actors.items():
             if process in self._assigned:
@@ -150,11 +150,11 @@ class Driven:
         self.note = driver.note
 
     def obstacle(self) -> str | None:
-        """What the driver says."""
+        """The driver's obstacle."""
         return self._driver.obstacle()
 
     def api(self, job: Job) -> str | None:
-        """What the driver says."""
+        """The driver's calls for the job's measure."""
         measure: Measure = job.measure
         return self._driver.apis.get(measure)
 

@@ -19,7 +19,7 @@ LABEL_MAX = 20
 CUT = 1.25
 """A control's bar is cut where it is longer than the longest other one times this."""
 SATURATED = 0.97
-"""Of the offered load: what got through less is drawn hollow."""
+"""Share of the offered load: points with less throughput are drawn hollow."""
 SHARES = (50.0, 90.0, 99.0, 99.9, 99.99, 99.999)
 
 

@@ -1,5 +1,5 @@
-"""What a system must say of itself to be measured: the engine's only view of a transport of Hermes,
-a control, or another broker.
+"""The interface of a system that is measured: the engine's only view of a transport of Hermes, a control,
+or another broker.
 
 There are two ways in.  The short one is a :class:`Driver`: how to start the system's processes, and
 how its users send and receive.  Wrap it in :class:`hermes.bench.actors.Driven` and it is a
@@ -26,12 +26,12 @@ Idle = Literal["block", "adaptive", "spin"]
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What is the same for all contestants of a run."""
+    """Settings that are the same for all contestants of a run."""
 
     idle: Idle = "adaptive"
     """How who waits does it: sleep, spin briefly and then sleep, or spin."""
     storage: str = "mmap"
-    """Where brokers of Hermes keep their logs."""
+    """Storage in which brokers of Hermes keep their logs."""
     job_bytes: int = 1 << 30
     """Most bytes of messages that one pass sends: so much must be kept, however far a subscriber
     lags behind."""
@@ -53,7 +53,7 @@ class Job:
 
     @property
     def key(self) -> tuple[str, int, float]:
-        """What tells it from the other jobs of a run."""
+        """A tuple that differs from those of the other jobs of a run."""
         return (self.measure, self.size, self.rate or 0.0)
 
     def __str__(self) -> str:
@@ -66,7 +66,7 @@ class Pass:
     """One go of a job: a warm-up, or the measured one."""
 
     messages: int
-    """That are published, by all publishers together."""
+    """Messages published by all publishers together."""
     start_ns: int
     """When the first is due (CLOCK_MONOTONIC); paced passes only."""
     idle_s: float
@@ -116,14 +116,14 @@ class Driver(Protocol):
     """
 
     name: str
-    """What its rows are called."""
+    """Name of its rows."""
     note: str
-    """What a reader must know about its settings."""
+    """A note on its settings for readers of a result."""
     apis: Mapping[Measure, str]
-    """What is measured with which calls; a measure that is not here cannot be taken."""
+    """Calls with which each measure is taken; a measure that is not here cannot be taken."""
 
     def obstacle(self) -> str | None:
-        """None if it can run here, else why not, with the cure."""
+        """None if it can run here, else why not, and what to do."""
 
     def serve(self, stage: Stage, conditions: Conditions) -> dict[str, Any]:
         """Start the system's processes (``stage.start``); returns what its users need to find it,
@@ -168,7 +168,7 @@ class Contestant(Protocol):
 
     @property
     def name(self) -> str:
-        """What its rows are called."""
+        """Name of its rows."""
 
     @property
     def kind(self) -> Kind:
@@ -176,10 +176,10 @@ class Contestant(Protocol):
 
     @property
     def note(self) -> str:
-        """What a reader must know about it."""
+        """A note on it for readers of a result."""
 
     def obstacle(self) -> str | None:
-        """None if it can run here, else why not, with the cure."""
+        """None if it can run here, else why not, and what to do."""
 
     def api(self, job: Job) -> str | None:
         """The calls with which a job is measured; None: it cannot be."""

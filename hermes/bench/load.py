@@ -18,7 +18,7 @@ from hermes.bench.stage import cpu_ns
 DISTURBED = 0.10
 """Share of all cores that others may use before a row is marked."""
 BUSY_FIELDS = (0, 1, 2, 5, 6)
-"""Of the first line of /proc/stat: user, nice, system, irq, softirq."""
+"""Columns of the first line of /proc/stat: user, nice, system, irq, softirq."""
 STEAL_FIELD = 7
 KERNEL_THREADS = 2
 """Process id of their parent."""
@@ -26,7 +26,7 @@ KERNEL_THREADS = 2
 
 @dataclass(frozen=True, slots=True)
 class Elsewhere:
-    """What others took, as shares of all cores."""
+    """Processor time that other programs took, as shares of all cores."""
 
     share: float
     steal: float
@@ -40,7 +40,7 @@ class Elsewhere:
 
 
 NOBODY = Elsewhere(0.0, 0.0, "")
-"""Where nobody looked."""
+"""The value for a pass that was not watched."""
 
 
 class Watch:
@@ -52,7 +52,7 @@ class Watch:
         self._since_ns = time.monotonic_ns()
 
     def stop(self) -> Elsewhere:
-        """What others took meanwhile."""
+        """Return the processor time that other programs took meanwhile."""
         wall_ns = max(1, time.monotonic_ns() - self._since_ns)
         busy, steal, mine, foreign, kernel = self._now()
         busy0, steal0, mine0, foreign0, kernel0 = self._before

@@ -1,4 +1,4 @@
-"""What a figure depends on: the machine, its software and its state, and what about them is in the
+"""The surroundings of a figure: the machine, its software and its state, and what about them is in the
 way of good figures.
 """
 
@@ -21,7 +21,7 @@ from hermes.bench import raw
 from hermes.errors import SystemFault
 
 PACKAGES = ("hermes-broker", "cffi", "msgspec", "numpy", "pyzmq")
-"""Whose versions are noted, where they are installed."""
+"""Packages whose versions are noted, where they are installed."""
 ROUNDS = 2000
 """Round trips from core to core: a fraction of a millisecond."""
 BUSY_LOAD = 0.5
@@ -59,7 +59,7 @@ def environment(directory: Path) -> dict[str, Any]:
 
 
 def warnings(found: Mapping[str, Any], *, idle: str, processes: int) -> list[str]:
-    """What about an environment is in the way of good figures."""
+    """Return sentences on what in an environment is in the way of good figures."""
     said = []
     cores = found["cores"]
     if cores < FEW_CORES:
@@ -115,7 +115,7 @@ def versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:
 
 
 def _commit(checkout: Path) -> dict[str, Any]:
-    """Of the checkout that Hermes is run from, if it is one."""
+    """The commit of the checkout that Hermes is run from, if it is one."""
     if not (checkout / ".git").exists() or shutil.which("git") is None:
         return {"commit": None, "dirty": False}
     changed = _output("git", "-C", str(checkout), "status", "--porcelain", "--untracked-files=no")
@@ -126,7 +126,7 @@ def _commit(checkout: Path) -> dict[str, Any]:
 
 
 def _output(*command: str) -> str:
-    """What a command prints; ``unknown`` if it cannot be run.  (systemd-detect-virt fails when it
+    """The output of a command; ``unknown`` if it cannot be run.  (systemd-detect-virt fails when it
     finds nothing, and says ``none``.)"""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)

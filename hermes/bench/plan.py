@@ -1,4 +1,4 @@
-"""What to measure, from what a user asks for."""
+"""The plan of a run, made from what a user asks for."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ SIZE = 256
 RATES = (1_000.0, 5_000.0, 20_000.0, 50_000.0, 100_000.0)
 """Offered loads of a latency curve, messages a second."""
 SUBSCRIBERS = 4
-"""Of a fan-out."""
+"""Subscribers of a fan-out."""
 DURATION_S = 2.0
 REPEAT = 3
 JOB_BYTES = 1 << 30
 """Most bytes of messages in one pass; twice as much is kept."""
 
 QUICK_S = 21.0
-"""What a quick comparison may take in all, processes included: 30 s is what is promised."""
+"""Seconds that a quick comparison may take in all, processes included: 30 s is what is promised."""
 QUICK_RATES = (2_000.0, 20_000.0)
 QUICK_SUBSCRIBERS = 2
 QUICK_JOB_BYTES = 1 << 28
@@ -38,7 +38,7 @@ FREE_SHARE = 4
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What a user asks for; None: what fits."""
+    """Settings that a user asks for; None: what fits."""
 
     measures: Sequence[Measure] = MEASURES
     sizes: Sequence[int] = ()

@@ -22,7 +22,7 @@ SINKS_MAX: int = lib.HM_RELAY_SINKS
 DATAGRAM_MAX: int = lib.HM_ECHO_SIZE_MAX
 
 BUFFER_BYTES = 4 << 20
-"""Of a UDP socket, as far as the system grants it: a reader that is late by ms loses nothing."""
+"""Buffers of a UDP socket, as far as the system grants them: a reader that is late by ms loses nothing."""
 
 NO_MEMORY, TIMED_OUT = -4, -24
 """From hm_error.h."""
@@ -46,7 +46,7 @@ class Patience:
 
 
 class Tally:
-    """What arrived in a pass, and how long each message took if that was asked for."""
+    """Messages that arrived in a pass, and how long each took if that was asked for."""
 
     def __init__(self, count: int = 0) -> None:
         self.handle = ffi.new("hm_tally *")

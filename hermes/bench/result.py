@@ -1,6 +1,6 @@
 """A run as one JSON object: ``rows``, one for each thing measured, and ``environment``.
 
-``docs/benchmarks.md`` documents every field.  Whoever draws or prints a run starts from here.
+``docs/benchmarks.md`` documents every field.  Code that draws or prints a run starts from here.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def method(plan: Plan) -> list[str]:
 
 
 def _rows_of(found: Found, plan: Plan) -> list[Row]:
-    """What was measured; a reason where nothing was, or not everything."""
+    """The rows that were measured; a reason where nothing was, or not everything."""
     contestant = found.contestant
     rows = [
         _row(contestant, job, samples)

@@ -18,7 +18,7 @@ from hermes.bench.stage import Process, Stage
 from hermes.errors import HermesError
 
 JOB_S = 0.25
-"""What a job takes beside its passes, about: its share of starting processes, and connecting."""
+"""Seconds that a job takes beside its passes, about: its share of starting processes, and connecting."""
 OVERHEAD = 1.9
 """Seconds that its passes take per second of the measured one, warm-up included."""
 SECONDS_MIN = 0.05
@@ -27,19 +27,19 @@ SECONDS_MIN = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run does."""
+    """The jobs of a run, and their conditions."""
 
     groups: tuple[tuple[Job, ...], ...]
     """Jobs that a contestant does in one visit, before the next has its turn."""
     length: Length
     repeat: int
     budget_s: float | None = None
-    """What the whole may take: passes are shortened to fit.  None: they last as long as they
+    """Seconds the whole run may take: passes are shortened to fit.  None: they last as long as they
     should."""
     conditions: Conditions = field(default_factory=Conditions)
     pin: bool = False
     directory: Path | None = None
-    """Where logs and other files of a visit are; None: the temporary directory."""
+    """Place of logs and other files of a visit; None: the temporary directory."""
 
     @property
     def jobs(self) -> list[Job]:
@@ -49,7 +49,7 @@ class Plan:
 
 @dataclass(slots=True)
 class Found:
-    """What came of one contestant."""
+    """The result of one contestant."""
 
     contestant: Contestant
     samples: dict[Job, list[Sample]] = field(default_factory=dict)
@@ -68,7 +68,7 @@ class Budget:
         self._end = time.monotonic() + (plan.budget_s or 0.0)
 
     def length(self, done: int) -> Length:
-        """Of the next job, when ``done`` are done."""
+        """Return the length of the next job, when ``done`` are done."""
         plan = self._plan
         if plan.budget_s is None:
             return plan.length
@@ -79,7 +79,7 @@ class Budget:
 
 
 class Observer(Protocol):
-    """Whoever wants to follow a run."""
+    """A follower of a run."""
 
     def visit(self, text: str, done: int, of: int) -> None:
         """``done`` of ``of`` jobs are done; ``text`` is what is next."""

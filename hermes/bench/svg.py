@@ -40,7 +40,7 @@ STYLE = (
     ".plot .dot{stroke:var(--paper);stroke-width:1.5}"
     ".plot .hollow{fill:var(--paper);stroke-width:2}"
 )
-"""What every drawing needs beside the variables."""
+"""Style of every drawing, beside the variables."""
 
 
 def variables() -> str:
@@ -78,7 +78,7 @@ class Log:
     stop: float
 
     def __call__(self, value: float) -> float:
-        """Where a value is."""
+        """The pixel of a value."""
         whole = math.log(self.high / self.low)
         share = math.log(max(value, self.low) / self.low) / whole if whole else 0.0
         return self.start + min(1.0, share) * (self.stop - self.start)
@@ -100,7 +100,7 @@ class Linear:
     stop: float
 
     def __call__(self, value: float) -> float:
-        """Where a value is."""
+        """The pixel of a value."""
         return self.start + min(value, self.high) / self.high * (self.stop - self.start)
 
     def ticks(self) -> list[float]:

@@ -284,7 +284,7 @@ class Backed:
         return self.store.fileno()
 
     def events(self) -> LogEvent:
-        """What has completed; what has failed is in :attr:`problem` then."""
+        """Operations that have completed; a failure is in :attr:`problem` then."""
         if self.store.fileno() < 0:
             return LogEvent.SYNC
         try:
@@ -355,7 +355,7 @@ class Backed:
         self.window.store_begins(state.first_sequence, state.start_position)
 
     def _check_place(self, taken: Appended, sequence: int, position: int) -> None:
-        """What was appended stands where subscribers will look for it."""
+        """Check that an append stands where subscribers will look for it."""
         if (taken.first_sequence, taken.position) != (sequence, position):
             raise StorageFailed(
                 f"the log of stream {self.name!r} put sequence {sequence}, position {position} at "
@@ -365,7 +365,7 @@ class Backed:
             )
 
     def _check(self, state: LogState) -> None:
-        """What the log claims to have is what it was given, and no less than it had."""
+        """Check that the log claims to have what it was given, and no less than it had."""
         if state.next_sequence < self._shown.sequence:
             raise StorageFailed(
                 f"the log of stream {self.name!r} had the sequences up to {self.last_stored} and "

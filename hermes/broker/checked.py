@@ -58,7 +58,7 @@ def opened(data: bytes, place: str, name: str, what: str) -> State:
 
 
 def damaged(place: str, name: str, what: str, why: str) -> StorageDamaged:
-    """The error that says so, with the cure."""
+    """The error that names the damaged place, and what to do."""
     return StorageDamaged(
         f"{what} in {place} cannot be read ({why}): restore the state {name!r} from a copy, or "
         "move the file of that name away; subscriptions then begin as if they had committed nothing"

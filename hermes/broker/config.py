@@ -144,7 +144,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_
     storage: str = "mmap:"
     """URL or name of the storage; ``mmap:`` alone means the platform's data directory."""
     idle: Idle = "adaptive"
-    """What the loop does when there is nothing to do: block, spin briefly and block, or spin."""
+    """Behaviour of the loop when there is nothing to do: block, spin briefly and block, or spin."""
     spin: Duration = Duration(50_000)
     """How long ``adaptive`` spins after work."""
     retention: Retention | None = None
@@ -245,7 +245,7 @@ def _check_urls(config: Config, source: str) -> None:
 
 
 def _blame(text: str) -> str:
-    """What msgspec says of a value, behind the key that it is the value of."""
+    """msgspec's complaint about a value, behind the key that it is the value of."""
     match = COMPLAINT.match(text)
     return text if match is None else f"{match['key']}: {match['problem']}"
 

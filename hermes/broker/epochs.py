@@ -100,7 +100,7 @@ class EpochStore:
     def begin(self, next_sequences: dict[str, int], now_ns: int) -> dict[str, Epochs]:
         """Begin an epoch in every stream; returns them by the stream's name.
 
-        What cannot be read is begun anew, with a warning: positions of programs are then taken for those
+        A record that cannot be read begins again, with a warning: positions of programs are then taken for those
         of another log.  What cannot be stored is not missed: the epoch after it ends it.
         """
         found = self._load(list(next_sequences))

@@ -24,11 +24,11 @@ from hermes.spi.url import parse_options
 LOG = logging.getLogger("hermes.broker")
 
 Calls = list[tuple[str, Callable[..., Any]]]
-"""Of one hook: who implements it, and how to call that one alone, in the configuration's order."""
+"""Implementations of one hook: each plugin, and how to call that one alone, in the configuration's order."""
 
 
 class Hooks:
-    """What is called when something happens to a broker.  Belongs to the loop's thread."""
+    """Calls to plugins when something happens to a broker.  Belongs to the loop's thread."""
 
     def __init__(
         self,

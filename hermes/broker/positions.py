@@ -62,7 +62,7 @@ class Positions:
         """Writes finished."""
 
     def get(self, name: str) -> dict[str, int] | None:
-        """What ``name`` has committed, stream by stream; None if nothing."""
+        """Positions that ``name`` has committed, stream by stream; None if there are none."""
         return self._stored.get(name)
 
     def farthest(self) -> dict[str, int]:
@@ -191,7 +191,7 @@ class Positions:
             self._call(partial(self._ended, covered, problem))
 
     def _write(self, changed: _Changes) -> HermesError | None:
-        """What prevented it."""
+        """Write changed positions; returns the error that prevented it."""
         try:
             self._storage.save_state(STATE, self._image.changed(changed))
         except HermesError as error:

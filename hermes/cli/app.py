@@ -69,7 +69,7 @@ class Commands(LazyGroup):
         return None
 
     def rows(self) -> list[tuple[str, str]]:
-        """Those of plugins say where they come from: their modules are not imported."""
+        """Rows of all commands.  Commands of plugins say where they come from: their modules are not imported."""
         brought = [
             (name, summary(name, found)) for name, found in sorted(plugin_commands().items())
         ]

@@ -1,4 +1,4 @@
-"""What the commands of ``hermes bench`` share: their options, and the way from these to a result
+"""Parts that the commands of ``hermes bench`` share: their options, and the way from these to a result
 that is printed, written and drawn.
 """
 
@@ -86,7 +86,7 @@ def subscribers_option(function: Function) -> Function:
 
 
 def common_options(function: Function) -> Function:
-    """Those of every command."""
+    """Add the options of every command."""
     for option in reversed(
         [
             click.option(
@@ -266,7 +266,7 @@ def keep(
 
 
 def complaints(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """What makes a run fail: contestants that did, and messages of ours that were lost."""
+    """Reasons for which a run fails: contestants that did, and messages of ours that were lost."""
     said = []
     for row in rows:
         if row.get("failed"):

@@ -116,7 +116,7 @@ def checkout_of_drivers(given: Path | None) -> Path:
 
 
 def chosen(names: tuple[str, ...], rivals: list[Contestant]) -> list[Contestant]:
-    """Those whose name begins with one of ``names``; all if there are none."""
+    """Rivals whose name begins with one of ``names``; all if there are none."""
     known = [rival.name for rival in rivals]
     for name in names:
         if not any(rival.startswith(name) for rival in known):

@@ -10,7 +10,7 @@ import click
 from hermes.cli.exits import MEANINGS, ExitCode, reported
 
 Example = tuple[str, str]
-"""What it does, and the line to type."""
+"""Pair of what the example does and the line to type."""
 
 SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 

@@ -23,7 +23,7 @@ PROGRAM = "from hermes.cli.examiner import main; main()"
 
 
 def row_of(plugin: Installed) -> dict[str, Any]:
-    """What its metadata says, for ``--json``."""
+    """A plugin's metadata, for ``--json``."""
     return {
         "kind": plugin.kind,
         "name": plugin.name,
@@ -34,7 +34,7 @@ def row_of(plugin: Installed) -> dict[str, Any]:
 
 
 def examine(plugins: list[Installed], *, deadline_ns: int = DEADLINE_NS) -> list[dict[str, Any]]:
-    """What each is found to be: ``state``, ``reason`` and, where it works, its facts."""
+    """Rows of the plugins with what each is found to be: ``state``, ``reason`` and, where it works, its facts."""
     if not plugins:
         return []
     request = {

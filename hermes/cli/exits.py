@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class ExitCode(IntEnum):
-    """What the shell is told.  Numbers are never reused."""
+    """Exit codes of commands.  Numbers are never reused."""
 
     OK = 0
     FAILED = 1
@@ -38,7 +38,7 @@ class ExitCode(IntEnum):
 
 
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""What a write is refused with when a disk, a share of it, or a file is full."""
+"""Errors with which a write is refused when a disk, a share of it, or a file is full."""
 
 MEANINGS: dict[ExitCode, str] = {
     ExitCode.OK: "done",
@@ -79,7 +79,7 @@ def exit_code(error: HermesError) -> ExitCode:
 
 
 def explain(error: HermesError) -> str:
-    """What happened and, where there is a usual cure, what to do."""
+    """Say what happened and, where there is a usual remedy, what to do."""
     from hermes import errors
 
     text = str(error)
@@ -114,7 +114,7 @@ def explain(error: HermesError) -> str:
 
 
 def explain_fault(error: OSError) -> str:
-    """What the system says, and of what: without a file's name it is nearly always the output."""
+    """Say the system's error, and of what: without a file's name it is nearly always the output."""
     if error.filename is None and error.errno == errno.EBADF:
         return "standard input or output is closed: redirect it, as in >/dev/null"
     if error.filename is None and error.errno in NO_SPACE:

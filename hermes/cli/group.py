@@ -72,5 +72,5 @@ class LazyGroup(Group):
             formatter.write_dl(self.rows())
 
     def rows(self) -> list[tuple[str, str]]:
-        """What ``--help`` lists."""
+        """Rows that ``--help`` lists."""
         return list(self._summaries.items())

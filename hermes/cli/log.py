@@ -247,7 +247,7 @@ def sound_behind(log: Verification, problem: Problem) -> int:
 
 
 def verification_object(name: str, log: Verification) -> dict[str, Any]:
-    """What was found in one stream, as docs/cli.md has it."""
+    """The findings in one stream, as docs/cli.md has them."""
     return {
         "name": name,
         "directory": str(log.directory),

@@ -1,4 +1,4 @@
-"""What commands print: JSON for scripts, tables for people, progress for the patient."""
+"""Output of commands: JSON for scripts, tables for people, progress for the patient."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def write_all(descriptor: int, data: memoryview | bytes) -> None:
     """Write every byte, however many calls it takes.
 
     Raises:
-        BrokenPipeError: whoever reads has gone.
+        BrokenPipeError: the reader has gone.
     """
     written = 0
     view = memoryview(data)

@@ -1,4 +1,4 @@
-"""What one plugin says of itself: run in a child process, because it means importing it.
+"""Facts that one plugin states of itself: run in a child process, because it means importing it.
 
 Prints one line of JSON, the last of its output, whatever the plugin prints; see
 :mod:`hermes.cli.examination` for the other end.
@@ -66,7 +66,7 @@ def command(plugins: Plugins, name: str) -> Any:
 
 
 def facts(plugins: Plugins, row: Installed, made: Any) -> dict[str, Any]:
-    """What ``hermes plugins info`` shows of one that works."""
+    """The facts that ``hermes plugins info`` shows of a plugin that works."""
     from hermes.spi.options import describe_options
 
     options: list[dict[str, Any]] = []

@@ -21,7 +21,7 @@ UNKNOWN: dict[str, Any] = {
     "options": [],
     "hooks": None,
 }
-"""Of a plugin that could not be looked into."""
+"""Facts of a plugin that could not be looked into."""
 
 
 @click.command(

@@ -102,7 +102,7 @@ def made(kind: str, name: str, module: str) -> Any:
 
 
 def describe(kind: str, name: str, plugin: Any) -> dict[str, Any]:
-    """What one says of itself."""
+    """A plugin's own description."""
     from hermes.spi.options import describe_options
 
     claims = {

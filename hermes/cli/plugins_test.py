@@ -283,7 +283,7 @@ def groups(subject: Report) -> list[list[str]]:
 
 
 def show_failure(check: Report) -> None:
-    """What should hold, and what was found."""
+    """Show what should hold, and what was found."""
     click.echo(f"\nFAILED {check['group']}: {check['check']}\n  expected: {check['says']}")
     lines = [line.strip() for line in (check["why"] or "").splitlines()]
     for line in [line for line in lines if line][:REASON_MAX]:

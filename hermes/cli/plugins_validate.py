@@ -122,8 +122,8 @@ def of_installed(name: str) -> list[Row]:
 
 
 def report_on(target: Target) -> Row:
-    """What a child found out about one plugin; looked at twice if only Python's own compiling of it
-    was slow."""
+    """Return what a child found out about one plugin; it looks twice if only Python's own compiling of
+    the plugin was slow."""
     findings = examine(target)
     if any(row["check"] == "import" and row["level"] != "ok" for row in findings):
         findings = examine(target)
@@ -183,7 +183,7 @@ def as_row(finding: Finding) -> Row:
 
 
 def show(report: Row) -> None:
-    """One report: a line per finding, the cure below it."""
+    """Print one report: a line per finding, what to do below it."""
     say(f"{report['kind']} {report['name']} ({report['module']})")
     for finding in report["findings"]:
         say(f"  {MARKS[finding['level']]:8} {finding['check']:15} {finding['text']}")

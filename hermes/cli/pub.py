@@ -37,7 +37,7 @@ CHUNK = 4 << 20
 """Bytes read at once: large enough that a system call costs nothing per line, small enough for
 the cache."""
 PIPE_BYTES = 1 << 20
-"""What stdin's pipe is asked to hold: Linux's own 64 KiB would mean sixteen times the calls."""
+"""Bytes that stdin's pipe is asked to hold: Linux's own 64 KiB would mean sixteen times the calls."""
 BATCH_BYTES = 1 << 20
 """Bytes of repeated payload per call."""
 BATCH_COUNT = 65_536
@@ -194,7 +194,7 @@ class LineSource:
         self._splitter = LineSplitter()
         self._buffer = bytearray(CHUNK)
         self._start = self._end = 0
-        """What was read and is not handed out stands in ``buffer[start:end]``."""
+        """``buffer[start:end]`` is what was read and is not in a batch yet."""
         self._done = 0
         widen_pipe(descriptor, PIPE_BYTES)
 
@@ -202,7 +202,7 @@ class LineSource:
         """Batches of lines, valid until the next is asked for.
 
         Raises:
-            MessageTooLarge: a line is too long; those before it have been handed out.
+            MessageTooLarge: a line is too long; those before it have been yielded.
         """
         more = True
         while more and self._left:
@@ -243,7 +243,7 @@ class LineSource:
             yield joined, lengths
 
     def _up_to_long_line(self, joined: memoryview, lengths: memoryview) -> Iterator[Batch]:
-        """If a line is too long, hand out those before it, then raise."""
+        """If a line is too long, yield those before it, then raise."""
         long = next((i for i, size in enumerate(lengths) if size > self._line_max), None)
         if long is not None:
             yield joined[: sum(lengths[:long])], lengths[:long]
@@ -331,7 +331,7 @@ class Run:
         self, joined: memoryview | bytes, lengths: memoryview | array[int], rate: float
     ) -> None:
         """Send what is due, at most ``rate`` a second; a short stall is made up for, a pause of
-        whoever writes to stdin is not.
+        the program that writes to stdin is not.
         """
         view = memoryview(joined)
         interval_ns = 1e9 / rate

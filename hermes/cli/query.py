@@ -1,4 +1,4 @@
-"""What ``streams``, ``topics`` and ``stats`` share: a question to the broker, and tables of its
+"""Parts that ``streams``, ``topics`` and ``stats`` share: a question to the broker, and tables of its
 answer.
 """
 

@@ -307,7 +307,7 @@ def announce(
 
 
 def describe(broker: Broker) -> dict[str, Any]:
-    """What the ready file has: process id and listeners, in the order of the flags."""
+    """Content of the ready file: process id and listeners, in the order of the flags."""
     return {
         "pid": os.getpid(),
         "listeners": [

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 COMMIT_NS = 200_000_000
 """Between two commits of a durable position: what a kill may make us see twice."""
 LOOK_NS = 500_000_000
-"""How long a quiet topic may keep us from seeing that whoever read the output has gone."""
+"""How long a quiet topic may keep us from seeing that the reader of the output has gone."""
 COUNT_MAX = 2**63 - 1
 LINES = 1024
 """Messages formatted before they are written: bounds the text held in memory."""
@@ -196,7 +196,7 @@ class Run:
 
         Raises:
             GapDetected: messages are missing; what was before them is written.
-            BrokenPipeError: whoever reads the output has gone.
+            BrokenPipeError: the reader of the output has gone.
         """
         from hermes.errors import GapDetected
 
@@ -232,10 +232,10 @@ class Run:
         complain(str(gap), kind=type(gap).__name__, code=ExitCode.GAP, as_json=self._as_json)
 
     def _next(self) -> Batch | None:
-        """The next batch; None when the time is over.
+        """The next batch; None when the time has passed.
 
         Raises:
-            BrokenPipeError: whoever reads the output has gone.
+            BrokenPipeError: the reader of the output has gone.
         """
         from hermes.errors import Timeout
 

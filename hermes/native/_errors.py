@@ -1,4 +1,4 @@
-"""What a failing call of the core becomes in Python.  Knows the codes, not who called."""
+"""Exceptions that failing calls of the core become in Python.  Knows the codes, not who called."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ API_VERSION: int = lib.HM_API_VERSION
 
 
 def api_address() -> int:
-    """Where the core's ``struct hm_api`` stands; it stays there as long as the process lives."""
+    """Address of the core's ``struct hm_api``, which stays there as long as the process lives."""
     return int(ffi.cast("uintptr_t", lib.hm_api_get()))
 
 

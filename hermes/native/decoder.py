@@ -233,10 +233,10 @@ class Decoder:
     A batch is entered: its envelope comes first, with the 24-byte prefix as payload (see
     :func:`decode_batch`), then its messages.  Iteration ends at the end, or at a frame that is not
     wholly there: :attr:`consumed` says how far it got, :attr:`needed` how many bytes from there on
-    must be present for one more frame.  Only sound frames are handed out.
+    must be present for one more frame.  Only sound frames are yielded.
 
     Raises (while iterating):
-        MalformedInput: a frame is not sound, after all frames before it were handed out.
+        MalformedInput: a frame is not sound, after all frames before it were yielded.
     """
 
     __slots__ = ("_message_max", "_topics", "buffer", "consumed", "needed")
@@ -247,7 +247,7 @@ class Decoder:
         self._message_max = message_max
         self._topics: dict[bytes, str] = {}
         self.consumed = 0
-        """Bytes of the frames handed out."""
+        """Bytes of the frames yielded so far."""
         self.needed = 0
         """Bytes that one more frame takes from there on; 0 if the buffer ended evenly."""
 

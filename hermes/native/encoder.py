@@ -62,11 +62,11 @@ class Encoder:
 
     @property
     def view(self) -> memoryview:
-        """What was encoded since :meth:`clear`, without a copy."""
+        """Bytes encoded since :meth:`clear`, without a copy."""
         return memoryview(ffi.buffer(self._buffer, self._size)).toreadonly()
 
     def clear(self) -> None:
-        """Begin anew; the memory is kept."""
+        """Begin again with nothing encoded; the memory is kept."""
         self._size = 0
 
     def encode(
@@ -226,7 +226,7 @@ class Encoder:
             )
 
     def _room(self, size: int) -> Any:
-        """Where the next ``size`` bytes go."""
+        """The place of the next ``size`` bytes."""
         if self._capacity - self._size < size:
             capacity = max(2 * self._capacity, self._size + size)
             grown = new_raw("uint8_t[]", capacity)

@@ -38,7 +38,7 @@ EIO: int = lib.HM_EIO
 EDENIED: int = lib.HM_EDENIED
 
 Buffer = bytes | bytearray | memoryview
-"""What input is read from."""
+"""Types that input is read from."""
 Address = Any
 """A ``uint8_t *`` of cffi: memory that its owner keeps alive."""
 
@@ -49,7 +49,7 @@ _PAYLOAD_LEN = struct.Struct("<I")
 
 
 class Envelope(NamedTuple):
-    """What stands at a place in the input; which fields mean something depends on ``kind``."""
+    """An envelope at a place in the input; which fields mean something depends on ``kind``."""
 
     size: int
     """Bytes of the whole frame."""

@@ -84,7 +84,7 @@ class Batch(NamedTuple):
     """The envelope of a batch: it covers the sequences (after, through]."""
 
     id: int
-    """Of the publisher or subscription."""
+    """Number of the publisher or subscription."""
     stream: int
     after: int
     through: int

@@ -43,7 +43,7 @@ OpenProgress = Callable[[int, int], None]
 
 
 class Appended(NamedTuple):
-    """Where an append went."""
+    """Place and size of an append."""
 
     first_sequence: int
     position: int
@@ -78,7 +78,7 @@ class Place(NamedTuple):
 
 
 class LogReport(NamedTuple):
-    """What opening found and did; messages and bytes are what is served now."""
+    """Findings and repairs of an open; messages and bytes are what is served now."""
 
     segments: int = 0
     messages: int = 0
@@ -123,7 +123,7 @@ class LogStatus(NamedTuple):
 
 
 class LogEvent(IntFlag):
-    """What a log's descriptor became readable for."""
+    """Reasons for which a log's descriptor became readable."""
 
     SYNC = lib.HM_LOG_EVENT_SYNC
     """A sync ended; whether it succeeded is in the status."""
@@ -277,7 +277,7 @@ class Log(Closable):
 
     @property
     def report(self) -> LogReport:
-        """What opening found."""
+        """Findings of the open."""
         return self._report
 
     def status(self) -> LogStatus:
@@ -455,7 +455,7 @@ class Log(Closable):
         return int(lib.hm_log_fileno(self.handle))
 
     def events(self) -> LogEvent:
-        """What the descriptor became readable for, since the last call; makes it unreadable."""
+        """Reasons for which the descriptor became readable, since the last call; makes it unreadable."""
         return LogEvent(lib.hm_log_events(self.handle))
 
     def fail_syncs(self, error: int) -> None:

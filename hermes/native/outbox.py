@@ -25,9 +25,9 @@ LINGER_MAX_NS: int = lib.HM_LINGER_MAX
 BATCH_HEADER: int = lib.HM_BATCH_HEADER
 NS_PER_S = 1_000_000_000
 FULL: int = -lib.HM_EFULL
-"""What putting returns when there is no room until something is acknowledged."""
+"""Result of putting when there is no room until something is acknowledged."""
 BUSY: int = -lib.HM_EBUSY
-"""What putting returns when another thread is at it."""
+"""Result of putting while another thread is putting."""
 CLOSED: int = -lib.HM_ECLOSED
 TOO_LARGE: int = -lib.HM_ELENGTH
 SYSTEM: int = -lib.HM_ESYS
@@ -49,7 +49,7 @@ class Status(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What putting many came to."""
+    """Result of putting many messages."""
 
     count: int
     """Messages taken, or -HM_E*: none."""

@@ -39,7 +39,7 @@ class SpscRing(Closable):
     Threads: the producer's methods (:meth:`push`, :meth:`push_many`, :meth:`claim`,
     :meth:`commit`) belong to one thread at a time, the consumer's (:meth:`pop`, :meth:`drain`,
     :meth:`peek`, :meth:`release`) to another.  Processes: each maps the file with :meth:`create` or
-    :meth:`open` and takes one role; whoever takes over a role opens the ring anew.
+    :meth:`open` and takes one role; a process that takes over a role opens the ring again.
 
     A view is memory of the ring: it stays safe to touch as long as it is referred to, also after
     :meth:`close`, but it is the record's only until :meth:`commit` or :meth:`release`.
@@ -328,7 +328,7 @@ class MpmcRing(Closable):
         return [bytes(view[start:end]) for start, end in pairwise(ends)]
 
     def _scratch(self) -> tuple[Any, memoryview, Any]:
-        """What one thread pops into: four of the largest records, or a page of small ones."""
+        """Memory that one thread pops into: four of the largest records, or a page of small ones."""
         out = ffi.new("uint8_t[]", max(4 * self.record_max, 4096))
         return out, memoryview(ffi.buffer(out)), ffi.new("uint32_t[]", BATCH)
 

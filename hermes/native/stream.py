@@ -44,7 +44,7 @@ _INFO = struct.Struct("=2I2Q")
 
 
 class Start(IntEnum):
-    """Where a cursor begins."""
+    """Place in a stream at which a cursor begins."""
 
     LATEST = lib.HM_START_LATEST
     EARLIEST = lib.HM_START_EARLIEST
@@ -68,7 +68,7 @@ class TopicInfo(NamedTuple):
 
     name: str
     last_sequence: int
-    """Of its newest message; 0: none is kept."""
+    """Sequence of its newest message; 0: none is kept."""
     messages: int
     """Appended since the stream was opened."""
 
@@ -215,8 +215,8 @@ class Stream(Closable):
         lib.hm_stream_hold(self.handle)
 
     def show(self, position: int, sequence: int) -> None:
-        """What stands before ``position``, of sequences under ``sequence``, is stored: cursors may
-        have it."""
+        """Let cursors have what stands before ``position``, of sequences under ``sequence``: it is
+        stored."""
         lib.hm_stream_show(self.handle, position, sequence)
 
     def learn(self, position: int, sequence: int, frames: memoryview) -> int:

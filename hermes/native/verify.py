@@ -33,7 +33,7 @@ VerifyProgress = Callable[[int, int], None]
 
 
 class ProblemKind(IntEnum):
-    """What a problem is about."""
+    """Subjects of problems."""
 
     FRAMES = lib.HM_PROBLEM_FRAMES
     """Frames that cannot be believed."""
@@ -64,7 +64,7 @@ class Problem:
     """In the file, bytes: of the frame, or the record, that is unsound."""
     kind: ProblemKind
     text: str
-    """What is wrong there, for people."""
+    """Description of the problem, for people."""
     first_missing: int
     """First sequence that cannot be served; 0 if none is missing."""
     last_missing: int
@@ -97,7 +97,7 @@ class SegmentInfo:
     messages: int
     """Sound ones (with :func:`inspect_log`: claimed ones)."""
     bytes: int
-    """Of their frames."""
+    """Bytes of their frames."""
     end: int
     """Offset in the file after the last frame."""
     file_bytes: int
@@ -116,7 +116,7 @@ class SegmentInfo:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What was found in one log."""
+    """Findings in one log."""
 
     directory: Path
     segments: list[SegmentInfo]

@@ -70,8 +70,7 @@ class Window(Log):
         self._runs = ffi.new("hm_log_run[]", RUNS_AT_ONCE)
 
     def runs(self, position: int) -> list[Stretch]:
-        """What has been appended from ``position`` on, oldest first: at most
-        :data:`RUNS_AT_ONCE`."""
+        """Runs appended from ``position`` on, oldest first: at most :data:`RUNS_AT_ONCE`."""
         count = lib.hm_log_runs(self.handle, position, self._runs, RUNS_AT_ONCE)
         data = ffi.buffer(self._runs, count * _RUN.size)
         return [
@@ -118,7 +117,7 @@ class Window(Log):
         return check(code, "bringing frames back into memory")
 
     def fill_hole(self, position: int, sequence: int, end: int, next_sequence: int) -> None:
-        """What stands there cannot be had.
+        """Mark what stands there as unreadable.
 
         Raises:
             UsageError: it has no extent.

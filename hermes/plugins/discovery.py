@@ -2,7 +2,7 @@
 names them.
 
 Knows no plugin by name and calls none on its own.  What goes wrong inside one is turned into
-:exc:`PluginFailed` with the cause and the cure, and remembered as its state; one that nobody names
+:exc:`PluginFailed` with the cause and what to do, and remembered as its state; one that nobody names
 cannot do harm, because it is not imported.
 """
 
@@ -64,9 +64,9 @@ class Installed:
     kind: str
     """``transport``, ``storage``, ``plugin`` or ``command``."""
     name: str
-    """What names it: the URL scheme, or the plugin's or command's name."""
+    """The URL scheme, or the plugin's or command's name."""
     module: str
-    """What will be imported."""
+    """The module that will be imported."""
     distribution: str
     version: str
 
@@ -81,11 +81,11 @@ class Installed:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What is known of a plugin in this process."""
+    """State of a plugin in this process."""
 
     state: State
     reason: str = ""
-    """Why it failed or is disabled, with the cure."""
+    """Why it failed or is disabled, and what to do."""
 
 
 class Registration(Closable):
@@ -102,7 +102,7 @@ class Registration(Closable):
 
 @dataclass(slots=True)
 class _Announced:
-    """What one module's hooks have announced."""
+    """Factories that one module's hooks have announced."""
 
     factories: dict[Key, Factory] = field(default_factory=dict)
 
@@ -124,7 +124,7 @@ def listing() -> list[Installed]:
 
 @cache
 def default_plugins() -> Plugins:
-    """What is installed in this environment, looked up once per process."""
+    """Plugins installed in this environment, looked up once per process."""
     points = (point for group in KINDS for point in metadata.entry_points(group=group))
     return Plugins(points, environ=os.environ)
 
@@ -200,7 +200,7 @@ class Plugins:
         return Selection.parse(self._environ.get(VARIABLE))
 
     def status(self, plugin: Installed) -> Status:
-        """What is known of one row of :meth:`listing`, without importing anything."""
+        """Status of one row of :meth:`listing`, without importing anything."""
         objection = self._objection(plugin)
         if objection is not None:
             return Status("disabled", objection)
@@ -370,7 +370,7 @@ class Plugins:
             raise
 
     def _find(self, kind: str, name: str) -> tuple[Installed, metadata.EntryPoint | None]:
-        """Who owns a name: this process, Hermes, or the one distribution that offers it."""
+        """The owner of a name: this process, Hermes, or the one distribution that offers it."""
         key = kind, name
         if key in self._registered:
             return _own(key, self._registered[key]), None
@@ -464,7 +464,7 @@ def _import(plugin: Installed, point: metadata.EntryPoint | None) -> Any:
 
 
 def _made(plugin: Installed, factory: Factory) -> Any:
-    """What the factory makes, if it speaks our version and can work here."""
+    """The plugin that the factory makes, if it speaks our version and can work here."""
     try:
         made = factory()
         version = made.api_version
@@ -508,7 +508,7 @@ def _failure(
 
 
 def _installation(plugin: Installed, module: str, point: metadata.EntryPoint | None) -> str:
-    """What to install so that ``module`` is there."""
+    """Name what to install so that ``module`` is there."""
     if module.partition(".")[0] == plugin.module.partition(".")[0]:
         return f"reinstall {plugin.distribution}: it lacks its own module {module!r}"
     extra = _extra(plugin, module, point or _point_of(plugin))

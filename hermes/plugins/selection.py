@@ -15,7 +15,7 @@ front, a name is excluded instead, built-in or not; where all names are, the res
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What the environment allows."""
+    """Plugins that the environment allows."""
 
     allowed: frozenset[str] | None
     """Names that may be used beside the built-in ones; None: all."""
@@ -32,7 +32,7 @@ class Selection:
         return cls(None if excluded and not allowed else allowed, excluded)
 
     def objection(self, name: str, *, built_in: bool) -> str | None:
-        """Why ``name`` may not be used, with the cure; None: it may."""
+        """Why ``name`` may not be used, and what to do; None: it may."""
         if name in self.excluded:
             return f"it is excluded by --no-plugin or {VARIABLE}: take it out there"
         if self.allowed is None or built_in or name in self.allowed:

@@ -1,4 +1,4 @@
-"""What of a machine's settings costs latency, and how to change it and back.
+"""Settings of a machine that cost latency, and how to change them and back.
 
 ``machine`` reads and writes settings, ``checks`` judges them, ``changes`` applies a plan and undoes
 it.  Knows nothing of brokers: the command ``hermes tune`` is its only user.

@@ -17,12 +17,12 @@ from hermes.errors import InvalidConfig
 from hermes.tuning.machine import Change, Machine
 
 STATE_FILE = Path("/run/hermes-tune.json")
-"""Where the notes are kept unless told otherwise."""
+"""File of the notes unless told otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a change."""
+    """Outcome of a change."""
 
     change: Change
     result: Literal["done", "refused", "changed since", "already so"]

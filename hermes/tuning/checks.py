@@ -1,4 +1,4 @@
-"""What is looked at, one function each: what it is, why it matters, what would be better.
+"""Checks of a machine's settings, one function each: what it is, why it matters, what would be better.
 
 A check reads and judges; it changes nothing.  What a change would be is part of its finding.
 """
@@ -19,12 +19,12 @@ this machine has no such setting."""
 DEEP_SLEEP_US = 10
 """A core that takes longer than this to wake adds more than all our code takes per message."""
 BACKLOG_MIN = 1024
-"""What our listeners ask for: a thousand clients may start at once."""
+"""Backlog that our listeners ask for: a thousand clients may start at once."""
 BACKLOG_WANTED = 4096
 SOCKET_BUFFER_MIN = 4 << 20
 """Bytes: about 4 ms of 10 Gbit/s.  What does not fit while the reader is asleep, UDP loses."""
 BUSY_POLL_US = 50
-"""What the kernel's documentation suggests to begin with."""
+"""Value that the kernel's documentation suggests to begin with."""
 MEMLOCK_MIN = 8 << 20
 """Bytes: io_uring and pinned rings count against it."""
 FILES_MIN = 10_000
@@ -37,15 +37,15 @@ TRUSTED_CLOCKS = ("tsc", "kvm-clock", "arch_sys_counter", "hyperv_clocksource_ts
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a check found."""
+    """The finding of a check."""
 
     status: Status
     current: str
     """As it is, for people."""
     cure: str = ""
-    """What would be better, and how to get it; empty if nothing is to be done."""
+    """A better value, and how to get it; empty if nothing is to be done."""
     changes: tuple[Change, ...] = ()
-    """What ``--apply`` does."""
+    """Changes that ``--apply`` makes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +54,10 @@ class Check:
 
     name: str
     why: str
-    """What it costs, in a sentence."""
+    """The cost, in a sentence."""
     look: Callable[[Machine], Finding]
     asked: bool = False
-    """It has a price elsewhere: applied only when named."""
+    """The change has a price elsewhere: applied only when named."""
 
 
 ABSENT = Finding("absent", "not on this machine")
@@ -202,7 +202,7 @@ def io_uring(machine: Machine) -> Finding:
 
 
 def wakeups(machine: Machine) -> Finding:
-    """What waking a sleeping thread costs, measured."""
+    """Measure what waking a sleeping thread costs."""
     cost = wakeup_ns()
     if cost is None:
         return Finding("absent", "one core: nothing to measure")

@@ -1,4 +1,4 @@
-"""What it costs to wake a thread that sleeps on another core: a byte to and fro through pipes."""
+"""Cost of waking a thread that sleeps on another core: a byte to and fro through pipes."""
 
 from __future__ import annotations
 

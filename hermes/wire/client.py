@@ -161,7 +161,7 @@ class ClientProtocol:
         self.output: list[bytes] = []
         """Answers to be sent; the caller clears it."""
         self.position = 0
-        """Where in the caller's buffer the next :meth:`receive` begins."""
+        """Offset in the caller's buffer at which the next :meth:`receive` begins."""
         self.needed = HEADER_SIZE
         """After a :meth:`receive` that gave nothing: bytes wanted in one piece from
         :attr:`position` on."""
@@ -260,7 +260,7 @@ class ClientProtocol:
         return frame
 
     def unsubscribe(self, subscription: int) -> bytes:
-        """End a subscription: nothing more of it is handed out; answered by an Unsubscribe event.
+        """End a subscription: nothing more of it is delivered; answered by an Unsubscribe event.
         Empty if it was not opened on this connection."""
         if self._subscriptions.pop(subscription, None) is None:
             return b""
@@ -344,7 +344,7 @@ class ClientProtocol:
         return orderly
 
     def positions(self, subscription: int) -> dict[str, int]:
-        """How far the batches handed out have covered: stream name to ``through``."""
+        """How far the delivered batches have covered: stream name to ``through``."""
         found = dict(self._resumed.get(subscription, {}))
         for key, through in self._through.items():
             if key >> 32 == subscription:
@@ -363,7 +363,7 @@ class ClientProtocol:
         return found
 
     def snapshot(self) -> Resume:
-        """What is open, each subscription starting behind the last batch handed out."""
+        """Everything that is open, each subscription starting behind the last delivered batch."""
         subscriptions = []
         for message in self._subscriptions.values():
             positions = self.positions(message.subscription)

@@ -16,7 +16,7 @@ PROTOCOL_MAX = 1
 CONTROL_MAX = envelopes.CONTROL_MAX
 """Bytes of a control frame's payload."""
 HELLO_MAX = 65536
-"""Bytes of Hello's payload: what a stranger may make a broker keep before he is known."""
+"""Bytes of Hello's payload: what an unknown peer may make a broker keep."""
 BATCH_TYPE = int(MessageType.BATCH)
 """As a plain number, because it is compared with one at every read."""
 

@@ -19,14 +19,14 @@ class ErrorCode:
 
     meaning: str
     cure: str
-    """What the side that is told should do."""
+    """Advice to the side that receives the error."""
     fatal: bool = True
     """Whether the connection ends; if not, only the publisher, subscription or query named is
     concerned."""
     ends_subscription: bool = False
     """Whether a subscription that is named is at its end, or never began: its id is free again."""
     raises: type[errors.HermesError] = errors.MalformedInput
-    """What a client that is told raises to its user."""
+    """Exception that a client raises to its user for it."""
     retry: bool = False
     """Whether the condition passes by itself: a client connects again for as long as it may."""
     final: bool = False

@@ -62,7 +62,7 @@ class Hello(msgspec.Struct, omit_defaults=True):
 
 
 class Limits(msgspec.Struct):
-    """What the broker accepts on this connection."""
+    """Limits of what the broker accepts on this connection."""
 
     message_max: Size
     """Bytes of payload."""

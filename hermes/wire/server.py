@@ -68,8 +68,7 @@ _HELLO = int(MessageType.HELLO)
 
 
 class Feed(Protocol):
-    """What one call of a sink came to; the fields of ``hm_feed`` in ``hm_ingest.h`` that matter
-    here.
+    """Result of one call of a sink; the fields of ``hm_feed`` in ``hm_ingest.h`` that matter here.
 
     It may be the same object at each call.
     """
@@ -187,14 +186,14 @@ class ServerProtocol:
     def __init__(self, sink: BatchSink, limits: m.Limits) -> None:
         self.sink = sink
         self.limits = limits
-        """What Welcome will state, and what is held against the peer."""
+        """Limits that Welcome will state, and that the peer must keep."""
         self.state = ServerState.AWAIT_HELLO
         self.event: Event | None = None
-        """What the last :meth:`receive` came upon."""
+        """Event that the last :meth:`receive` came upon."""
         self.needed = HEADER_SIZE
         """Bytes the next :meth:`receive` wants in one piece; 0 if any will do."""
         self.identity: str | None = None
-        """Who the peer has been found to be, for what it is told; None: nobody asked."""
+        """Identity that the peer was found to have, for what it is told; None: nobody asked."""
         self._feed = sink.feed
         self._encode = ControlEncoder().encode
         self._reader = EnvelopeReader(control_max=HELLO_MAX, batch_max=0)
@@ -246,7 +245,7 @@ class ServerProtocol:
 
     @property
     def hello(self) -> m.Hello | None:
-        """What the peer introduced itself with, once it has."""
+        """The peer's Hello, once it has come."""
         return self._hello
 
     # ---- output ----

@@ -95,7 +95,7 @@ class MemoryStorage:
         return asked or self._limit
 
     def load_state(self, name: str) -> bytes | None:
-        """What :meth:`save_state` was last given; None if nothing."""
+        """The bytes that :meth:`save_state` was last given; None if it was not called."""
         return self._states.get(name)
 
     def save_state(self, name: str, state: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Storage ``sqlite``: streams in one SQLite database, for whoever wants to query them."""
+"""Storage ``sqlite``: streams in one SQLite database, for programs that query them."""
 
 from __future__ import annotations
 

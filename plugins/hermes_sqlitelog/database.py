@@ -18,7 +18,7 @@ APPLICATION_ID = 0x48524D53
 """``HRMS``: what ``file`` and others recognise the database by."""
 VERSION = 1
 PAGE_SIZE = 4096
-"""Bytes: every append writes some pages anew, however little it brings."""
+"""Bytes: every append writes some pages again, however little it brings."""
 WAL_KEPT = 4 << 20
 """Bytes that the write-ahead log keeps when it has been emptied."""
 BUSY_S = 2.0

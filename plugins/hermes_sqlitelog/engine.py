@@ -46,7 +46,7 @@ SIZE_MIN = 1 << 20
 CHECKPOINT_BYTES = 8 << 20
 """The write-ahead log is moved into the database when it has grown so large, by a thread."""
 WAL_MAX = 64 << 20
-"""Bytes of write-ahead log from which the writer moves it himself: a reader that stays in one query
+"""Bytes of write-ahead log from which the writer itself moves it: a reader that stays in one query
 for ever lets it grow for ever all the same."""
 
 

@@ -323,7 +323,7 @@ class SqliteLog:
         return -1 if self._event is None else self._event.fileno()
 
     def events(self) -> LogEvent:
-        """What has ended since the last call."""
+        """Operations that have ended since the last call."""
         self._opened()
         with self._lock:
             events, self._events = self._events, LogEvent(0)
@@ -497,7 +497,7 @@ class SqliteLog:
                     yield first, position, first + messages, position + size, row[4]
 
     def _behind(self, position: int) -> Hole:
-        """What stands at ``position`` is damaged: go on at the next sound row."""
+        """The hole of a damaged row at ``position``, which ends at the next sound row."""
         for first, found, _, _, _ in self._sound_rows("position > ? ORDER BY position", position):
             if found > position:
                 return Hole(found, first, gone=False)

@@ -37,7 +37,7 @@ class Tokens:
     options = Options
 
     def probe(self) -> str | None:
-        """It works everywhere."""
+        """None: tokens work everywhere."""
         return None
 
     def activate(self, options: Options) -> Gate:
@@ -59,7 +59,7 @@ class Gate:
     def hermes_authenticate(
         self, peer: Peer, identity: str | None, credentials: Mapping[str, str]
     ) -> Grant | Denial:
-        """Believe whoever shows the token of the user it claims to be."""
+        """Believe a client that shows the token of the user it claims to be."""
         try:
             self._users.refresh()
         except InvalidConfig as error:  # its text has no token in it

@@ -29,7 +29,7 @@ from hermes.spi.hooks import Grant
 SIZE_MAX = 16 * 1024 * 1024
 """Bytes of the file: about a hundred thousand users."""
 TOKEN_MIN = 16
-"""Characters of a token: whoever may connect may guess, as fast as the broker answers."""
+"""Characters of a token: a peer that may connect may guess, as fast as the broker answers."""
 
 SETTLED_NS = 100_000_000
 """A file is read again until it has looked the same for so long: times in a file system are as coarse
@@ -44,7 +44,7 @@ class Entry(msgspec.Struct, forbid_unknown_fields=True):
     """One ``[users.NAME]`` table."""
 
     token: Token | None = None
-    """What the user has to show."""
+    """Token that the user has to show."""
     token_sha256: Digest | None = None
     """Instead of it, its SHA-256 in hex: nobody who reads the file can use it."""
     proven: bool = False
@@ -78,7 +78,7 @@ class User:
 
 
 class Users:
-    """What the file says, as of when it was last read."""
+    """Users of the file, as of when it was last read."""
 
     def __init__(self, path: Path) -> None:
         """Read it.
@@ -125,7 +125,7 @@ class Users:
 
 
 def _stamp_of(status: os.stat_result) -> tuple[int, ...]:
-    """What differs once the file has been changed or replaced; nobody can set its ctime."""
+    """Numbers that differ once the file has been changed or replaced; nobody can set its ctime."""
     return (
         status.st_dev,
         status.st_ino,

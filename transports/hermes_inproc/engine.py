@@ -39,7 +39,7 @@ class DialOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Names:
-    """Who listens under which name: any thread may ask."""
+    """Listeners by name: any thread may ask."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -148,7 +148,7 @@ class UdpAgent:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """URL at which it listens."""
         return self._url
 
     @property
@@ -257,7 +257,7 @@ class UdpAgent:
         return [self._fd, self._epoll_fd, self._timer]
 
     def _beside(self) -> int:
-        """What a listener does beside serving its sessions, before all is sent; an amount of
+        """Do what a listener does beside serving its sessions, before all is sent; returns an amount of
         work."""
         return 0
 
@@ -333,7 +333,7 @@ class UdpAgent:
         self._tell_lost(link, ConnectionLost(f"{link.peer}: an unexpected error"))
 
     def _unheard(self, link: _Link) -> ConnectionLost | None:
-        """What its owner is told of a session that ends with output on its way."""
+        """The error for the owner of a session that ends with output on its way."""
         sender = lib.hu_session_sender(lib.hu_endpoint_session(self._endpoint, link.slot))
         left = lib.hu_sender_end(sender) - lib.hu_sender_acked(sender)
         if not left:
@@ -402,7 +402,7 @@ class UdpAgent:
         link.unread = unread
 
     def _read_again(self) -> int:
-        """Those that did not want their input, and may by now."""
+        """Read sessions that did not want their input, and may by now; returns an amount of work."""
         work = 0
         for link in list(self._unread):
             try:
@@ -461,7 +461,7 @@ class UdpAgent:
     # Ending.
 
     def _finish(self, link: _Link) -> None:
-        """The last byte is handed over: it is over when the peer has it, or after a while."""
+        """End a session whose last byte is handed over: when the peer has it, or after a while."""
         lib.hu_endpoint_finish(self._endpoint, link.slot)
         link.until_ns = time.monotonic_ns() + LINGER_NS
         self._set_unread(link, False)

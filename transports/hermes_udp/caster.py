@@ -72,7 +72,7 @@ class CastPlace:
 
 
 def place_of(url: Url, group: Group, options: ListenOptions) -> CastPlace:
-    """What the URL of a multicast listener asks for.
+    """Read what the URL of a multicast listener asks for.
 
     Raises:
         InvalidUrl: it makes no sense, or others would receive what only this machine may.
@@ -117,7 +117,7 @@ class Cast:
         self.owed = True
         """The connection may have output."""
         self.failure = ""
-        """Why it is over; empty: it is not."""
+        """Why it has ended; empty: it has not."""
         self.gaps = 0
         self._taken = ffi.new("uint32_t *")
         peer = Peer("udp", f"group {place.group.host}", local=False)
@@ -225,8 +225,8 @@ class Cast:
         return taken
 
     def _take_control(self, view: memoryview, offset: int) -> int:
-        """The control frame at ``offset``; returns its size, 0: there is no room for it now, or the
-        connection is over."""
+        """Take the control frame at ``offset``; returns its size, 0: there is no room for it now, or
+        the connection has ended."""
         message, size = self._wire.control(view, offset)
         if isinstance(message, m.Stream | m.Gap):
             if isinstance(message, m.Gap):
@@ -293,7 +293,7 @@ class MulticastAgent(UdpAgent):
 
     @property
     def doors(self) -> dict[str, str]:
-        """Where its sessions are, for who wants no group."""
+        """Address of its sessions, for clients that want no group."""
         return {"unicast": self._unicast}
 
     def counters(self) -> dict[str, int]:

@@ -140,7 +140,7 @@ class UdpChannel:
 
 
 class Closing:
-    """What a channel lets go of when it is over; made before, so that closing needs nothing."""
+    """Resources that a channel releases when it closes; made before, so that closing needs nothing."""
 
     def __init__(self, sock: socket.socket, spec: Interception | None) -> None:
         """Takes over ``sock``, if it does not raise OSError: no descriptors are left."""
@@ -155,7 +155,7 @@ class Closing:
 
     @property
     def tap_fd(self) -> int:
-        """Where the engine writes to instead of the socket; -1: it writes to the socket."""
+        """Descriptor that the engine writes to instead of the socket; -1: it writes to the socket."""
         return -1 if self.tap is None else self.tap.fd
 
     def close(self) -> None:

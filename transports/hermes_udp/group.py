@@ -1,6 +1,6 @@
 """A client of a multicast group: an ordinary session with its caster, and the group beside it.
 
-Whoever dials the group joins it for a beacon, and sets up a session with the address that the beacon
+A client that dials the group joins it for a beacon, and sets up a session with the address that the beacon
 came from.  All that the client says goes there, and all answers come from there; the group brings the
 messages of those subscriptions that :mod:`hermes_udp.takeover` has found to be served by it.  It is
 joined for as long as there may be such.
@@ -32,7 +32,7 @@ from hermes_udp.sift import Inward
 from hermes_udp.takeover import TakeOver
 
 UNICAST_SHARE = 65536
-"""Bytes handed out from the session before it is the group's turn."""
+"""Bytes returned from the session before it is the group's turn."""
 ROUNDS = 8
 """Turns within one call."""
 WALK_MIN = 4096
@@ -49,11 +49,11 @@ CASTERS_MAX = 64
 """Groups of which it is known who cast to them last."""
 LOG = logging.getLogger("hermes.udp")
 _STOPS = frozenset({lib.HU_SELECT_MORE, lib.HU_SELECT_FULL})
-"""What ends a walk without anything to be done about it."""
+"""Events that end a walk without anything to be done about them."""
 
 
 class Casters:
-    """Whose beacons were believed last: a group that is cast to by another may have another log.
+    """Casters whose beacons were believed last: a group that is cast to by another may have another log.
 
     Any thread may use it.
     """
@@ -80,7 +80,7 @@ class Casters:
 
 
 _casters = Casters()
-"""This process's: a transport is made anew for each connection."""
+"""The one of this process: a new transport is made for each connection."""
 
 
 def dial(url: Url, group: Group, options: DialOptions, timeout_ns: int) -> GroupChannel:
@@ -121,7 +121,7 @@ def dial(url: Url, group: Group, options: DialOptions, timeout_ns: int) -> Group
 
 
 def _await_beacon(sock: socket.socket, deadline: int | None) -> Any:
-    """Where the first sound beacon comes from; None: none came in time."""
+    """Return the address that the first sound beacon comes from; None: none came in time."""
     header, beacon = ffi.new("hu_header *"), ffi.new("hu_beacon *")
     entries = ffi.new("hu_beacon_entry[]", lib.HU_BEACON_STREAMS)
     poller = select.poll()
@@ -271,7 +271,7 @@ class GroupChannel:
         return written
 
     def _hold(self, held: bool) -> None:
-        """Have the group not wake whoever waits, for nothing of it can be handed out now."""
+        """Have the group not wake a waiting thread, for nothing of it can be returned now."""
         if held != self._held:
             self._held = held
             lib.hu_channel_hold(self._unicast.handle, held)
@@ -282,7 +282,7 @@ class GroupChannel:
         return self._in.border and not self._rows.down
 
     def _give(self, out: memoryview) -> int:
-        """What the client is told here, and then what comes by unicast."""
+        """Write what the client is told here, and then what comes by unicast."""
         written = 0
         if self._in.border and self._rows.down:
             written = min(len(out), len(self._rows.down))
@@ -311,7 +311,7 @@ class GroupChannel:
         return size > 0
 
     def _walk(self, out: memoryview) -> int:
-        """What the group has for the client."""
+        """Write what the group has for the client."""
         written = 0
         rows, event = self._rows, self._event
         if rows.select is None or self._held:

@@ -43,7 +43,7 @@ class Group:
 
     @property
     def name(self) -> Any:
-        """What a socket is bound to that gets what is sent to it."""
+        """The address to which a socket is bound that gets what is sent to the group."""
         return (self.host, self.port, *((0, self.index) if self.index else ()))
 
 

@@ -19,7 +19,7 @@ REASONS: dict[int, str] = {
     lib.HU_SILENT: "nothing was heard from it for too long",
     lib.HU_GONE: "nobody listens there any more",
 }
-"""Why a session is over, by number."""
+"""Why a session has ended, by number."""
 
 ENDPOINT = (
     "datagrams_in",
@@ -125,7 +125,7 @@ class Counts:
         return self.last()
 
     def last(self) -> dict[str, int]:
-        """What was read last, as ``hermes stats`` names it."""
+        """Counters as they were read last, under their names in ``hermes stats``."""
         return {
             **fields(self.session, SESSION),
             **fields(self.sender, SENDER, "out_"),

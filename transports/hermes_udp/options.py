@@ -1,4 +1,4 @@
-"""What a ``udp://`` URL may say, and the addresses and sockets that follow from it.
+"""Options of a ``udp://`` URL, and the addresses and sockets that follow from it.
 
 Knows sockets, but moves no bytes.
 """
@@ -74,7 +74,7 @@ class DialOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     number as in `lo`; empty: the one that the system's routes name."""
 
     def check(self, url: Url, *, mtu_min: int = lib.HU_DATAGRAM_MIN) -> Interception | None:
-        """What cannot be said in types; the parsed ``intercept``, if it is set.
+        """Check what types cannot express; returns the parsed ``intercept``, if it is set.
 
         Raises:
             InvalidUrl: it makes no sense.

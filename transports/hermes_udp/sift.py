@@ -33,11 +33,11 @@ _MAGIC = b"HRMS"
 _HEADER = struct.Struct("<4sxB18xI")
 _PREFIX = struct.Struct("<IIQQ")
 _NO_FRAMES = 1 << 63
-"""Bytes that are passed where frames were expected: whoever gets them says what is wrong."""
+"""Bytes that are passed where frames were expected: their receiver says what is wrong."""
 
 
 class Judge(Protocol):
-    """Who looks."""
+    """The one that decides what the client gets."""
 
     def batch_passes(self, id: int) -> bool:
         """Whether the client is to have a batch of this subscription."""
@@ -56,7 +56,7 @@ def _size_of(kind: int, payload_len: int) -> int:
 class Outward:
     """The client's bytes on their way out: a thin handle over ``hu_outward.h``, which is the contract.
 
-    For the owner of a :class:`Judge`; whoever sends calls the native side.
+    For the owner of a :class:`Judge`; the sending thread calls the native side.
     """
 
     def __init__(self) -> None:
@@ -70,15 +70,15 @@ class Outward:
         return bool(lib.hu_outward_say(self.handle, frame, len(frame)))
 
     def take(self, frame: bytes) -> bool:
-        """Likewise an Unsubscribe, which the client's own will not follow; False: not now."""
+        """Have an Unsubscribe go out so, which the client's own will not follow; False: not now."""
         return bool(lib.hu_outward_take(self.handle, frame, len(frame)))
 
     def forget(self, frame: bytes) -> None:
-        """What was taken is over without that."""
+        """Forget what :meth:`take` was given: it has ended without that."""
         lib.hu_outward_forget(self.handle, frame, len(frame))
 
     def read(self) -> Iterator[bytes | None]:
-        """What the client has begun and ended, as its frames; None: some of them are not known."""
+        """Frames with which the client has begun and ended something; None: some of them are not known."""
         while size := lib.hu_outward_read(self.handle, self._place):
             yield None if size < 0 else bytes(ffi.buffer(self._place, size))
 
@@ -101,7 +101,7 @@ class Inward:
         return not (self._left and self._passes)
 
     def room(self) -> memoryview:
-        """Where to read more to; not empty after a :meth:`take` that used less than its room."""
+        """Memory to read more to; not empty after a :meth:`take` that used less than its room."""
         if self._start:
             held = self._end - self._start
             self._view[:held] = bytes(self._view[self._start : self._end])

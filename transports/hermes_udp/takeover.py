@@ -54,7 +54,7 @@ class TakeOver:
     def __init__(self) -> None:
         self.outward = Outward()
         self.down = bytearray()
-        """What the client is to be told next, at a border."""
+        """Frames for the client, which go next, at a border."""
         self.taken = 0
         """Subscriptions that the group serves."""
         self.over = False
@@ -257,7 +257,7 @@ class TakeOver:
         self._leaving[served.id] = self._leaving.get(served.id, 0) + 1
 
     def happened(self, event: Any) -> None:
-        """What stopped the walk: a control frame of the group's, or a hole.
+        """Handle what stopped the walk: a control frame of the group's, or a hole.
 
         Raises:
             ConnectionLost: the group's stream is none.

@@ -1,4 +1,4 @@
-"""Where a socket's datagrams go instead when faults are wanted: through an interceptor.
+"""A detour of a socket's datagrams for when faults are wanted: through an interceptor.
 
 The engine writes them into one end of a socket pair, each behind its address, and knows no
 difference; what the interceptor lets through goes to the real socket.  Knows nothing of what the
@@ -40,7 +40,7 @@ class Tap:
 
     @property
     def fd(self) -> int:
-        """Where the engine writes."""
+        """Descriptor that the engine writes to."""
         return self._theirs.fileno()
 
     def fileno(self) -> int:
@@ -65,7 +65,7 @@ class Tap:
                     self._sock.sendto(datagram, address)
 
     def close(self) -> None:
-        """What is under way is lost.  The real socket is its owner's to close."""
+        """Close; what is under way is lost.  The real socket is its owner's to close."""
         self._ours.close()
         self._theirs.close()
 
@@ -85,7 +85,7 @@ class TapThread:
 
     @property
     def fd(self) -> int:
-        """Where the engine writes."""
+        """Descriptor that the engine writes to."""
         return self._tap.fd
 
     def _run(self) -> None:
@@ -108,7 +108,7 @@ class TapThread:
 
 
 def address_of(packet: bytes) -> Any:
-    """What stands before a datagram, as a socket wants it; None: it is for who is connected."""
+    """The address before a datagram, as a socket wants it; None: it is for the connected peer."""
     (family,) = struct.unpack_from("=H", packet)
     (port,) = struct.unpack_from("!H", packet, 2)
     if family == socket.AF_INET:

@@ -50,7 +50,7 @@ Stop = Callable[[], bool]
 
 @dataclass(slots=True)
 class Passed:
-    """What a bridge has passed on, and what it could not."""
+    """Counts of what a bridge has passed on, and of what it could not."""
 
     messages: int = 0
     oversized: int = 0
@@ -73,7 +73,7 @@ class Watch:
         self._said = -SAY_S
 
     def look(self) -> None:
-        """Take the news."""
+        """Take the events of the monitor."""
         for event, _ in self.monitor.news():
             if event == zmq.EVENT_DISCONNECTED and self._begun:
                 now = time.monotonic()
@@ -315,6 +315,6 @@ def _drain(socket: Socket) -> None:
 
 
 def _wait(socket: Socket) -> None:
-    """Until the socket has news, or a slice has passed."""
+    """Wait until something has happened at the socket, or a slice has passed."""
     if not events(socket) & zmq.POLLIN:
         select.select([int(socket.getsockopt(zmq.FD))], [], [], SLICE_S)

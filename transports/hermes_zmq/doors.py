@@ -45,7 +45,7 @@ it."""
 RETRY_NS = 1_000_000_000
 """Pause before a batch that the storage did not take is offered again."""
 KNOCK_MIN_NS = 1_000_000_000
-"""Pause before a door that the broker turned away knocks again; each further one is twice as long."""
+"""Pause before a door that the broker refused asks again; each further one is twice as long."""
 KNOCK_MAX_NS = 60_000_000_000
 """The longest of these pauses: what was wrong may be mended (a user who has come into the file)."""
 COMMIT_NS = 1_000_000_000
@@ -90,7 +90,7 @@ WANTS = {"pub": "PUB", "push": "PUSH", "sub": "SUB", "pull": "PULL", "router": "
 
 @dataclass(frozen=True, slots=True)
 class House:
-    """What all doors of a listener share."""
+    """Things that all doors of a listener share."""
 
     kernel: Kernel
     owner: object
@@ -98,14 +98,14 @@ class House:
     options: ListenOptions
     scheme: str
     identity: str | None = None
-    """Who the doors for ZeroMQ programs are to a broker that asks."""
+    """Identity of the doors for ZeroMQ programs to a broker that asks."""
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
     faults: Faults = field(default_factory=lambda: Faults(LOG))
     """Unexpected errors in serving the doors and their peers."""
 
 
 class Door:
-    """What every door has: a socket, its monitor, timers and counters."""
+    """Base of every door: a socket, its monitor, timers and counters."""
 
     def __init__(self, house: House, place: DoorPlace, socket: Socket, address: str) -> None:
         self.house = house
@@ -116,7 +116,7 @@ class Door:
         self._inode = paths.inode(address)
         self.monitor = Monitor(socket)
         self.awake = True
-        """There may be news: poll until there is none."""
+        """Something may have happened: poll until nothing is left to do."""
         self.due_ns = 0
         """When the timer is due; 0: there is none."""
         self.stopping = False
@@ -156,7 +156,7 @@ class Door:
         """A timer is due."""
 
     def watch_peers(self) -> None:
-        """Take the monitor's news."""
+        """Take the monitor's events."""
         now_ns = time.monotonic_ns()
         strangers = 0
         for event, value in self.monitor.news():
@@ -181,7 +181,7 @@ class Door:
         self.due_ns = time.monotonic_ns() + BREAK_NS
 
     def mend(self) -> None:
-        """The pause after an unexpected error is over."""
+        """End the pause after an unexpected error."""
         self.broken = False
         self.due_ns = 0
         self.awake = True
@@ -197,7 +197,7 @@ class Door:
             LOG.warning("%s: " + what, self.name, *details)
 
     def turned_away(self, why: str) -> None:
-        """The broker does not let the door in: knock again after a while, and say why once."""
+        """The broker refuses the door: ask again after a while, and say why once."""
         self.counts["turned_away"] += 1
         if why != self._refusal:
             self._refusal = why
@@ -614,7 +614,7 @@ class ServeDoor(Door):
             self._give_up()
 
     def watch_peers(self) -> None:
-        """Take the monitor's news."""
+        """Take the monitor's events."""
         super().watch_peers()
         if not len(self.peers):
             self.awake = True  # they may have been all that wanted something

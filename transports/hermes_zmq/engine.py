@@ -38,7 +38,7 @@ KINDS: dict[str, tuple[int, type[FeedDoor | ServeDoor | RouterDoor]]] = {
     "pull": (zmq.PUSH, ServeDoor),
     "router": (zmq.ROUTER, RouterDoor),
 }
-"""What stands behind each door."""
+"""Socket type and class of each door."""
 
 
 class ZmqTransport:
@@ -107,16 +107,16 @@ class ZmqAgent:
 
     @property
     def url(self) -> str:
-        """What a Hermes client connects to."""
+        """URL that a Hermes client connects to."""
         return self._url
 
     @property
     def doors(self) -> dict[str, str]:
-        """Where each kind of ZeroMQ program connects."""
+        """Address to which each kind of ZeroMQ program connects."""
         return dict(self._addresses)
 
     def fileno(self) -> int:
-        """The selector's descriptor: readable whenever a socket has news."""
+        """The selector's descriptor: readable whenever something has happened at a socket."""
         return descriptor_of(self._selector)
 
     def watch(self, fd: int) -> None:
@@ -204,8 +204,8 @@ class ZmqAgent:
         return found
 
     def _poll(self, doors: dict[Any, None]) -> int:
-        """Poll some doors; those that have nothing left to do are left alone until there is
-        news."""
+        """Poll some doors; those that have nothing left to do are left alone until something
+        happens."""
         work = 0
         for door in tuple(doors):
             done = 0
@@ -231,7 +231,7 @@ class ZmqAgent:
             self._faults.caught(f"{door.name}: giving up its connection", again)
 
     def _stir(self, fd: int) -> None:
-        """There is news at ``fd``."""
+        """Something has happened at ``fd``."""
         door = self._by_fd.get(fd)
         if door is not None:
             door.awake = True

@@ -113,7 +113,7 @@ class Peers:
         return found
 
     def look_away(self) -> None:
-        """Nothing is held any more: a later look begins anew."""
+        """Nothing is held any more: a later look begins from nothing."""
         for peer in (*self._settled.values(), *self._young.values()):
             peer.waiting, peer.still_ns = (0, 0), 0
 

@@ -31,7 +31,7 @@ class Prefixes:
         return self.full or bool(self._wanted)
 
     def peers_gone(self) -> None:
-        """No peer is left: count anew, if there were too many to remember."""
+        """No peer is left: count again from nothing, if there were too many to remember."""
         if self.full:
             self._wanted.clear()
             self._of.clear()

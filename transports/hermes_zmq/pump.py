@@ -59,7 +59,7 @@ class Pump(Protocol):
 
     @property
     def view(self) -> memoryview:
-        """What the last ``receive`` wrote stands at its beginning, until the next."""
+        """Memory at whose beginning the result of the last ``receive`` stands, until the next."""
 
 
 class Map:
@@ -147,7 +147,7 @@ class NativePump:
 
     @property
     def view(self) -> memoryview:
-        """What was received last."""
+        """The bytes received last."""
         return self._view
 
     def receive(self, publisher: int, after: int, now_ns: int) -> Any:
@@ -210,7 +210,7 @@ class PythonPump:
 
     @property
     def view(self) -> memoryview:
-        """What was received last."""
+        """The bytes received last."""
         return self._view
 
     def receive(self, publisher: int, after: int, now_ns: int) -> _Result:

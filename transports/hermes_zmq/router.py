@@ -1,7 +1,7 @@
 """The door for Hermes clients: the wire protocol's bytes in messages between ROUTER and DEALER.
 
 A message of one part carries bytes; an empty one is its sender's last.  The first message of a
-client has two parts, an empty one and a name: so the broker knows of him before he has anything to
+client has two parts, an empty one and a name: so the broker knows of a client before it has anything to
 say.  ROUTER tells nobody that a peer is gone: the socket's monitor does, by the descriptor that the
 peer's messages came from.
 """
@@ -37,13 +37,13 @@ they do."""
 LOOKS = 3
 """Times a pass looks for input and room in turn."""
 BLOCKED_NS = 100_000_000
-"""How late a client's room may be noticed in the rare case that its news was missed."""
+"""How late a client's room may be noticed in the rare case that its event was missed."""
 END = b""
 """The last message of its sender."""
 GREETING = (b"", b"hermes")
 """The first message of a client."""
 PARTS_MAX = 16
-"""Parts of a message: our clients make two at most. Whoever makes more than this is hung up on: libzmq
+"""Parts of a message: our clients make two at most. A peer that makes more than this is hung up on: libzmq
 bounds a part, but not how many a message has."""
 
 
@@ -158,10 +158,10 @@ class RouterDoor(Door):
         self.awake = True
 
     def _look_around(self) -> None:
-        """A send takes news of input from the descriptor, asking for input takes news of room: do
+        """A send takes the event of input from the descriptor, asking for input takes that of room: do
         both until neither has any.
 
-        A send looks at the news only now and then, so the last one has hardly taken any; should it
+        A send looks at events only now and then, so the last one has hardly taken any; should it
         have, the timer makes good for it.
         """
         for _ in range(LOOKS):
@@ -283,7 +283,7 @@ class RouterDoor(Door):
             link.connection.eof_received()
 
     def _feed_held(self) -> int:
-        """What was kept for connections that want input again."""
+        """Deliver what was kept for connections that want input again; returns an amount of work."""
         work = 0
         for link in list(self._links.values()):
             connection = link.connection
@@ -346,7 +346,7 @@ class RouterDoor(Door):
             self._send(link, END)
 
     def _lose(self, link: Link, error: Exception | None) -> None:
-        """The link is over; it is forgotten once its peer is gone, so that it does not come back."""
+        """End the link; it is forgotten once its peer is gone, so that it does not come back."""
         if not link.over:
             link.over = True
             if link.connection is not None:

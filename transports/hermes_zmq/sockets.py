@@ -1,8 +1,8 @@
 """ZeroMQ sockets as the doors and the client use them: made, watched, and their errors told.
 
-What ZeroMQ's descriptor means is known here and in the pump: it becomes readable when there is
-*news* for the socket, and any call on the socket may take the news.  So whoever has called it asks
-for ``ZMQ_EVENTS`` before he waits.
+The meaning of ZeroMQ's descriptor is known here and in the pump: it becomes readable when an *event*
+has happened at the socket, and any call on the socket may take the event.  So a thread that has called
+the socket asks for ``ZMQ_EVENTS`` before it waits.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ WATCHED = (
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )
-"""What a listener's monitor tells of."""
+"""Events that a listener's monitor reports."""
 
 DESCRIPTORS = 12
-"""What a context with one watched socket and a connection needs."""
+"""Descriptors that a context with one watched socket and a connection needs."""
 
 Socket = zmq.Socket[Any]
 
@@ -154,12 +154,12 @@ def _cannot_bind(endpoint: str, url: str, error: zmq.ZMQError) -> Exception:
 
 
 def events(socket: Socket) -> int:
-    """What the socket would do now; it looks at its news first."""
+    """Operations that the socket would do now; it takes its events first."""
     return int(socket.getsockopt(zmq.EVENTS))
 
 
 class Monitor:
-    """What becomes of a socket's peers."""
+    """Events of a socket's peers."""
 
     def __init__(self, socket: Socket, watched: int = WATCHED) -> None:
         self._watched = socket
@@ -168,7 +168,7 @@ class Monitor:
         events(self._socket)  # the descriptor tells only those who have looked before
 
     def news(self) -> Iterator[tuple[int, int]]:
-        """What has happened since the last call: event, and its value."""
+        """Events since the last call: each event, and its value."""
         while True:
             try:
                 parts = self._socket.recv_multipart(zmq.DONTWAIT)
