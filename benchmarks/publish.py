@@ -37,7 +37,7 @@ TITLES = {
 
 
 def markers(name: str) -> tuple[str, str]:
-    """What stands before and behind the part of the page that is replaced."""
+    """Lines before and behind the part of the page that is replaced."""
     return f"<!-- {name}: written by benchmarks.publish, do not edit -->", f"<!-- end of {name} -->"
 
 
@@ -60,7 +60,7 @@ def measure(name: str) -> Path:
 
 
 def git(*words: str) -> str:
-    """What git says of this checkout."""
+    """Output of git for this checkout."""
     command = ["git", "-C", str(ROOT), *words]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
@@ -130,7 +130,7 @@ def plots(name: str, rows: Sequence[Row], document: Path) -> dict[str, list[str]
 
 
 def _chosen(measure: str, names: Sequence[str]) -> list[str]:
-    """Of the percentile curves under load only the one in the middle: the page has tables."""
+    """Plots of a measure; only the middle one of the percentile curves under load: the page has tables."""
     if measure != "latency":
         return list(names)
     curves = [name for name in names if name.startswith("latency-")]

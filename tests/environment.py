@@ -25,7 +25,7 @@ COMMANDS = {
     "pip": 'what=$1; shift; exec "{python}" -m pip "$what" --quiet --disable-pip-version-check'
     ' --no-index --no-build-isolation "$@"',
 }
-"""What a shell finds first, by name."""
+"""Commands that a shell finds first, by name."""
 
 
 class Environment:

@@ -1,4 +1,4 @@
-"""What ``import hermes`` offers, and what it costs."""
+"""Names that ``import hermes`` offers, and what it costs."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_importing_hermes_loads_nothing():
 
 
 def test_importing_hermes_does_not_wait_for_typing() -> None:
-    """What takes longer than the rest together is left to whoever needs it."""
+    """A module that takes longer than the rest together is left to the code that needs it."""
     code = "import sys, hermes; print('typing' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-S", "-c", code],

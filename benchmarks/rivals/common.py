@@ -1,4 +1,4 @@
-"""What several drivers need: ports, programs, and what is missing to run one."""
+"""Parts that several drivers need: ports, programs, and what is missing to run one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def program(name: str) -> str | None:
 
 
 def missing(modules: Sequence[str], programs: Sequence[str] = ()) -> str | None:
-    """What has to be installed first; None: nothing."""
+    """Name what has to be installed first; None: nothing."""
     lacking = [module for module in modules if not _there(module)]
     if lacking:
         return f"the module {lacking[0]} is not installed: make rivals installs it"

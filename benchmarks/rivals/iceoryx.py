@@ -71,7 +71,7 @@ class Publisher(User):
             self.send(payload)
 
     def flush(self) -> None:
-        """What was sent is there."""
+        """Do nothing: what was sent is there."""
 
     def close(self) -> None:
         """End it."""
@@ -96,7 +96,7 @@ class Subscriber(User):
         return ctypes.string_at(sample.payload_ptr, sample.header.number_of_elements)
 
     def drain(self, timeout_s: float) -> int:
-        """What is there, one by one."""
+        """Take what is there, one by one."""
         deadline = time.monotonic() + timeout_s
         receive = self._subscriber.receive
         while receive() is None:
@@ -115,7 +115,7 @@ class Subscriber(User):
 
 @dataclass(frozen=True, slots=True)
 class Iceoryx:
-    """What a full queue does."""
+    """iceoryx2 with one behaviour of a full queue."""
 
     name: str
     note: str

@@ -79,7 +79,7 @@ class Subscriber(User):
             return None
 
     def drain(self, timeout_s: float) -> int:
-        """What the thread has put down."""
+        """Take what the thread has put down."""
         if self.receive(timeout_s) is None:
             return 0
         count = 1

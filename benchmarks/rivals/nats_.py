@@ -104,7 +104,7 @@ class CoreSubscriber(User):
             return None
 
     def drain(self, timeout_s: float) -> int:
-        """What the callback has put down."""
+        """Take what the callback has put down."""
         if self.receive(timeout_s) is None:
             return 0
         count = 1

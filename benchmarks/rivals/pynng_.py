@@ -67,7 +67,7 @@ class Subscriber:
             return None
 
     def drain(self, timeout_s: float) -> int:
-        """What is there, one by one."""
+        """Take what is there, one by one."""
         receive, count = self._socket.recv, 0
         self._socket.recv_timeout = int(timeout_s * 1000)
         try:

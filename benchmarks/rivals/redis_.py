@@ -80,7 +80,7 @@ class ChannelSubscriber(User):
         return None
 
     def drain(self, timeout_s: float) -> int:
-        """What is there, one by one."""
+        """Take what is there, one by one."""
         if self.receive(timeout_s) is None:
             return 0
         count = 1

@@ -93,7 +93,7 @@ class Subscriber(User):
         return payload
 
     def drain(self, timeout_s: float) -> int:
-        """What the callback has put down."""
+        """Take what the callback has put down."""
         try:
             self._samples.get(timeout=timeout_s)
         except queue.Empty:

@@ -1,4 +1,4 @@
-"""What is made is noted to be ended, whatever comes meanwhile."""
+"""Objects that are made are noted to be ended, whatever comes meanwhile."""
 
 from __future__ import annotations
 

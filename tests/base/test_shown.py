@@ -83,7 +83,7 @@ def test_what_is_no_secret_stays() -> None:
 
 @given(st.text(string.printable), st.text(string.ascii_letters, min_size=8))
 def test_redacting_twice_changes_nothing(text: str, user: str) -> None:
-    """What was redacted can pass another place that redacts."""
+    """Redacted text stays the same in another place that redacts."""
     once = redacted(f"tcp://{user}:{text}@host")
 
     assert redacted(once) == once
@@ -116,7 +116,7 @@ def test_prose_loses_what_the_rules_say(parts: list[str]) -> None:
 
 @given(st.text(st.characters(exclude_categories=())))
 def test_nothing_is_left_that_a_terminal_obeys(text: str) -> None:
-    """Of any text, surrogates included, one line of UTF-8 comes that has no control character and
+    """Any text, surrogates included, becomes one line of UTF-8 that has no control character and
     none that turns the direction; text of several lines keeps its lines and tabs."""
     line, lines = printable(text), printable_lines(text)
 

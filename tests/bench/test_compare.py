@@ -43,7 +43,7 @@ class Compared:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """What was measured."""
+        """Rows that were measured."""
         return [row for row in self.result["rows"] if row["measure"] is not None]
 
 
@@ -160,7 +160,7 @@ def test_json_has_the_documented_keys(compared: Compared) -> None:
 
 
 class Elements(HTMLParser):
-    """What a page is made of, and what it would fetch."""
+    """Elements of a page, and addresses that it would fetch."""
 
     def __init__(self) -> None:
         super().__init__()

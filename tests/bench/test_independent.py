@@ -1,4 +1,4 @@
-"""What ``hermes bench`` says of a round trip and of throughput, measured another way.
+"""Figures of ``hermes bench`` for a round trip and for throughput, measured another way.
 
 A bystander: one more subscriber of the broker under test, with the public interface, a plain clock and
 no histogram.  It watches the very messages that are measured, so both clocks saw the same machine,
@@ -31,7 +31,7 @@ TRIES = 4
 """The broker goes as soon as its own subscribers have everything: a bystander that was held up by
 other programs has not seen the end then, and looks again."""
 PORTS = range(20_000, 30_000)
-"""Below those that a connection gets: who knocks at one of these before the broker is there does not
+"""Below those that a connection gets: a client that dials one of these before the broker is there does not
 get through to itself."""
 
 
@@ -47,7 +47,7 @@ class Seen(NamedTuple):
 
 @pytest.fixture
 def url() -> str:
-    """Where nobody listens yet."""
+    """A URL at which nobody listens yet."""
     for port in random.sample(PORTS, len(PORTS)):
         with socket.socket() as door:
             if door.connect_ex(("127.0.0.1", port)) != 0:
@@ -84,7 +84,7 @@ def watch(url: str, pattern: str, bench: subprocess.Popen[str]) -> Iterator[Seen
 
 
 def measured_pass(seen: list[Seen], sent: int) -> tuple[Seen, Seen]:
-    """Where the last ``sent`` messages begin and end: those before them were to warm up."""
+    """Points at which the last ``sent`` messages begin and end: those before them were to warm up."""
     before = seen[-1].messages - sent
     return next(batch for batch in seen if batch.messages > before), seen[-1]
 
@@ -117,7 +117,7 @@ def agree(
 
 @pytest.mark.timing
 def test_the_throughput_agrees(url: str) -> None:
-    """What one more subscriber sees by its own clock."""
+    """The figure is what one more subscriber sees by its own clock."""
 
     def throughput(row: dict[str, Any]) -> float:
         return float(row["msgs_per_s"])

@@ -14,7 +14,7 @@ BUSY = (sys.executable, "-c", "print(flush=True)\nwhile True: pass  # a program 
 
 
 def watched(*, ours: bool) -> tuple[float, str]:
-    """What a watch says of a process that computes, which is one of ours or not."""
+    """A watch's report of a process that computes, which is one of ours or not."""
     with subprocess.Popen(BUSY, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
@@ -26,7 +26,7 @@ def watched(*, ours: bool) -> tuple[float, str]:
 
 
 def test_a_busy_program_is_load_from_elsewhere() -> None:
-    """It is counted and, where it took most, named; counted as ours it is neither."""
+    """A busy program is counted and, where it took most, named; counted as ours it is neither."""
     for _ in range(LOOKS_MAX):  # where many compute it may get less than is worth naming
         share, culprit = watched(ours=False)
         if culprit:

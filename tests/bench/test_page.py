@@ -170,7 +170,7 @@ def test_what_others_say_is_escaped(written: Path) -> None:
 
 
 def test_no_text_of_a_run_becomes_markup() -> None:
-    """Whatever stands in a run, in texts, tooltips, attributes and pictures of their own: the page
+    """With any text in a run, in texts, tooltips, attributes and pictures of their own, the page
     has the same elements as with harmless text, and no attribute more."""
 
     class Elements(HTMLParser):
@@ -223,7 +223,7 @@ def test_contestants_keep_their_colours() -> None:
 
 
 def test_the_load_curve_shows_who_does_not_keep_up() -> None:
-    """What got less through than was offered is hollow, the rest is not."""
+    """A point of less throughput than was offered is hollow, the rest is not."""
     drawn = page.pictures("latency", rows())["load-p50-256"]
 
     assert drawn.count('class="hollow"') == 3  # each contestant at 100,000/s

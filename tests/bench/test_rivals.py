@@ -19,7 +19,7 @@ DEADLINE_S = 250
 
 @pytest.fixture
 def rivals(monkeypatch: pytest.MonkeyPatch) -> list[Contestant]:
-    """Those there are drivers for."""
+    """Rivals there are drivers for."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setenv("PYTHONPATH", "")
     return bench_rivals.load(ROOT)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SHORT = Length(0.05, messages=200, idle_s=30.0)
 """Where nothing is lost: nobody waits for so long, but a busy machine may keep still for a while."""
 IMPATIENT = replace(SHORT, idle_s=1.0)
-"""Where the last messages may not come."""
+"""For passes whose last messages may not come."""
 THROUGHPUT, LATENCY = Job("throughput", 64), Job("latency", 64, 2_000.0)
 
 
@@ -45,7 +45,7 @@ class Datagrams:
         self._crash = crash
 
     def obstacle(self) -> str | None:
-        """It always can."""
+        """None: it always can run."""
         return None
 
     def serve(self, stage: Stage, conditions: Conditions) -> dict[str, Any]:
@@ -53,11 +53,11 @@ class Datagrams:
         return {"place": str(stage.place / "door"), "keep_of": self._keep_of, "crash": self._crash}
 
     def publisher(self, where: dict[str, Any], topic: str) -> Sender:
-        """Who sends."""
+        """The side that sends."""
         return Sender(where)
 
     def subscriber(self, where: dict[str, Any], topic: str) -> Receiver:
-        """Who receives."""
+        """The side that receives."""
         return Receiver(where)
 
 
@@ -85,7 +85,7 @@ class Sender:
             self.send(payload)
 
     def flush(self) -> None:
-        """It cannot tell."""
+        """Do nothing: datagrams cannot be confirmed."""
 
     def close(self) -> None:
         """Hang up."""

@@ -40,7 +40,7 @@ class Row(NamedTuple):
 
 @dataclass
 class Bounds:
-    """What ``status()`` says."""
+    """The result of ``status()``."""
 
     first_sequence: int
     next_sequence: int
@@ -177,7 +177,7 @@ class Shelf:
         return Place(state.end_position, state.next_sequence)
 
     def status(self) -> Bounds:
-        """What is on the shelf, and what is not."""
+        """Bounds of what is on the shelf."""
         with self.lock:
             if not self.rows:
                 return Bounds(1, 1 + self.lie, 0, 0, 0)
@@ -203,7 +203,7 @@ class Shelf:
         return self.fd
 
     def events(self) -> LogEvent:
-        """What was completed."""
+        """Operations that were completed."""
         with self.lock:
             ended, self.ended = self.ended, LogEvent(0)
             if ended:
@@ -211,16 +211,16 @@ class Shelf:
             return ended
 
     def trim(self, now_ns: int | None = None) -> int:
-        """Whatever the test has dropped."""
+        """Drop what the test has dropped."""
         return 1
 
     def close(self) -> None:
-        """It can be opened again."""
+        """Close; it can be opened again."""
         self.closed = True
 
 
 class NoOptions(msgspec.Struct, forbid_unknown_fields=True):
-    """It has none."""
+    """Options, of which there are none."""
 
 
 class ShelfStorage:
@@ -238,7 +238,7 @@ class ShelfStorage:
         self.states: dict[str, bytes] = {}
 
     def probe(self) -> str | None:
-        """It works."""
+        """None: it works."""
         return None
 
     def open(self, url: Url) -> ShelfStorage:

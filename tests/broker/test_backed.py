@@ -27,7 +27,7 @@ IMPATIENT = {"stop": "100ms"}
 
 @pytest.fixture
 def storage() -> Iterator[ShelfStorage]:
-    """What ``shelf:`` opens."""
+    """The storage that ``shelf:`` opens."""
     kept = ShelfStorage()
     with hermes.plugins.discovery.register_storage("shelf", lambda: kept):
         yield kept
@@ -154,7 +154,7 @@ def test_a_full_log_refuses_and_goes_on(serve_shelf: Serve, connect: Connect, sh
 def test_a_failed_log_refuses_and_serves(
     serve_shelf: Serve, connect: Connect, shelf: Any, error: Exception
 ) -> None:
-    """Who waits for an acknowledgement is told why it will not come; nothing more is taken; what
+    """A client that waits for an acknowledgement is told why it will not come; nothing more is taken; what
     there is is served."""
     broker = serve_shelf(limits=IMPATIENT)
     publisher, reader, other = connect(broker), connect(broker), connect(broker)
@@ -347,7 +347,7 @@ def test_damage_is_a_gap(
     known: bool,
     restart: bool,
 ) -> None:
-    """What the log has lost, or gives with a wrong byte, is reported with its sequences; the rest
+    """Messages that the log has lost, or gives with a wrong byte, are reported with their sequences; the rest
     is served."""
     broker = serve_shelf(**small)
     publisher = connect(broker)
@@ -401,7 +401,7 @@ def test_what_retention_took_is_a_gap(
 def test_a_log_that_cannot_be_read(
     serve_shelf: Serve, connect: Connect, shelf: Any, small: dict[str, Any], error: Exception
 ) -> None:
-    """Who asks for old messages is told; who needs only new ones is served, and publishers too."""
+    """A client that asks for old messages is told; one that needs only new ones is served, and publishers too."""
     broker = serve_shelf(**small)
     publisher, live, old = connect(broker), connect(broker), connect(broker)
     publisher.open()
@@ -499,7 +499,7 @@ def test_a_log_that_contradicts_itself_is_refused(
 def test_any_interleaving(
     serve_shelf: Serve, connect: Connect, shelf: Any, small: dict[str, Any]
 ) -> None:
-    """Whenever appends complete, and whoever comes when: every reader gets each message of its
+    """Whenever appends complete, and whichever reader comes when: every reader gets each message of its
     filter once, in order, and nothing before it is confirmed."""
     seed = int.from_bytes(os.urandom(4), "little")
     print(f"seed {seed}")

@@ -46,7 +46,7 @@ LISTENERS = ["inproc:", "tcp://127.0.0.1:0", "tcp://[::1]:0"]
 
 @pytest.mark.parametrize("listener", LISTENERS)
 def test_published_messages_arrive_in_order(serve: Serve, connect: Connect, listener: str) -> None:
-    """What is published arrives once, in order, with the stream's sequences, and is
+    """A published message arrives once, in order, with the stream's sequence, and is
     acknowledged."""
     broker = serve(listeners=[listener])
     subscriber, publisher = connect(broker), connect(broker)
@@ -170,7 +170,7 @@ def test_unsubscribed_is_silent(serve: Serve, connect: Connect) -> None:
 
 
 def test_resent_messages_are_appended_once(serve: Serve, connect: Connect) -> None:
-    """What a publisher sends again on a new connection is there once, and the broker says what it
+    """Messages that a publisher sends again on a new connection are there once, and the broker says what it
     has."""
     broker = serve()
     identity = b"p" * 16
@@ -381,7 +381,7 @@ def test_one_client_has_a_durable_name_once(serve: Serve, connect: Connect) -> N
 
 
 def test_a_subscription_that_fails_takes_no_name(serve: Serve, connect: Connect) -> None:
-    """Whoever cannot subscribe does not end who has the name."""
+    """A subscription that fails does not end the one that has the name."""
     broker = serve()
     first, second = connect(broker), connect(broker)
     first.subscribe("a", durable="job")
@@ -558,7 +558,7 @@ def test_a_query_for_topics_is_answered_in_small_steps(serve: Serve, connect: Co
 
 
 def test_a_started_broker_that_fails_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    """What ends a broker's own thread is logged at once, can be asked for, and is raised by close()
+    """An error that ends a broker's own thread is logged at once, can be asked for, and is raised by close()
     once."""
     broker = Broker(listeners=["inproc:"], storage="memory:").start()
     assert broker.failure is None
@@ -606,7 +606,7 @@ def test_goodbye_waits_for_the_disk(serve: Serve, connect: Connect, tmp_path: Pa
 
 
 def test_closed_publisher_is_forgotten(serve: Serve, connect: Connect) -> None:
-    """What a publisher sent before its own Close is in the log; its number is free again."""
+    """Messages that a publisher sent before its own Close are in the log; its number is free again."""
     client = connect(serve())
     client.open()
     client.publish("a", b"x")
@@ -652,7 +652,7 @@ def owed(broker: Broker, connect: Connect) -> tuple[RawClient, int]:
 
 
 def test_stop_then_close_stops_in_order(serve: Serve, connect: Connect) -> None:
-    """Whoever asks a broker to stop, and asks again, and then closes it, waits for it: clients get
+    """A thread that asks a broker to stop, and asks again, and then closes it, waits for it: clients get
     what they are owed."""
     broker = serve(listeners=["tcp://127.0.0.1:0"])
     client, count = owed(broker, connect)
@@ -730,7 +730,7 @@ def test_two_brokers_in_one_process(serve: Serve, connect: Connect) -> None:
 
 
 def test_several_listeners_reach_the_same_streams(serve: Serve, connect: Connect) -> None:
-    """What comes in by one listener goes out by the others."""
+    """Messages that come in by one listener go out by the others."""
     broker = serve(listeners=["inproc:", "tcp://127.0.0.1:0", "tcp://127.0.0.1:0"])
     clients = [connect(url) for url in broker.urls]
     for client in clients:
@@ -859,7 +859,7 @@ REFUSED: list[dict[str, Any]] = [
 def test_a_refused_start_makes_no_stream(
     scheme: str, settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Whatever a start is refused for, no stream is in the storage that was not there before."""
+    """When a start is refused for any reason, no stream is in the storage that was not there before."""
     if scheme == "sqlite" and settings.get("segment") == "100001":
         pytest.skip("its rows are no segments: any size will do")
     place = f"{scheme}:{tmp_path}/data"

@@ -82,7 +82,7 @@ def test_a_step_of_years_stamps_within_a_minute_and_deletes_after_hours(step: in
 
 
 def test_a_time_that_jumps_about_is_not_believed() -> None:
-    """What changes with every look does not last."""
+    """A time that changes with every look does not last."""
     machine = Machine()
     for seconds in range(100):
         machine.ahead = seconds * 20 * HOUR

@@ -132,7 +132,7 @@ def test_keyword_arguments_are_checked_too() -> None:
 
 def test_no_configuration_outgrows_one_append() -> None:
     """However large segments and messages may be by configuration, the native core can append any
-    message that is let in."""
+    message that is accepted."""
     config = Config(segment=ByteSize(4 << 30), limits=Limits(message=ByteSize(3 << 30)))
 
     assert message_max(config) + FRAME_OVERHEAD < lib.HM_APPEND_MAX

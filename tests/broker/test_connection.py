@@ -38,7 +38,7 @@ def kernel() -> Iterator[Kernel]:
 
 
 def conversation(sizes: list[int]) -> bytes:
-    """What a client sends that publishes one message of each size."""
+    """Bytes of a client that publishes one message of each size."""
     client = ClientProtocol()
     encoder = Encoder()
     parts = [client.hello(client="test"), client.open_publisher(1, bytes(range(16)), "appended")]
@@ -53,7 +53,7 @@ def conversation(sizes: list[int]) -> bytes:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_input_may_stand_anywhere_and_be_cut_anywhere(kernel: Kernel, seed: int) -> None:
-    """What is received in the transport's own memory is taken whole, however it is cut, also when
+    """Input in the transport's own memory is taken whole, however it is cut, also when
     it takes turns with the kernel's buffer."""
     draw = random.Random(seed)
     sizes = [draw.choice([0, 1, 100, 5000, 300_000, 1_500_000]) for _ in range(30)]

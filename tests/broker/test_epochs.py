@@ -55,7 +55,7 @@ class ShelfPerStream(Shelf):
 
 
 def store(shelf: Shelf) -> EpochStore:
-    """What keeps epochs on the shelf."""
+    """A store that keeps epochs on the shelf."""
     return EpochStore(cast(Any, shelf))
 
 
@@ -101,7 +101,7 @@ def test_another_log_has_nothing_in_common() -> None:
 
 
 def test_a_later_epoch_that_is_not_known_has_nothing_in_common() -> None:
-    """Where it parted cannot be told."""
+    """No common part can be told."""
     epochs = begun(1, 11)
 
     assert epochs.common(9, epochs.current + STEP) == 0
@@ -160,7 +160,7 @@ def test_an_epoch_that_could_not_be_stored_is_ended_by_the_next(
 
 
 def test_each_bit_of_stored_epochs_is_checked(caplog: pytest.LogCaptureFixture) -> None:
-    """Whatever is flipped or cut off is warned of, and nothing of it is believed."""
+    """Any flipped bit and any cut is warned of, and nothing of it is believed."""
     sound = encode({"a": begun(1, 11).history})
     hurt = [
         sound[:byte] + bytes([sound[byte] ^ 1 << bit]) + sound[byte + 1 :]

@@ -67,7 +67,7 @@ def test_many_subscribes_hold_nobody_up(full: Broker, connect: Connect) -> None:
 
 
 def test_a_subscription_begins_where_its_answer_says(full: Broker, connect: Connect) -> None:
-    """What is appended while subscriptions are being opened is delivered once to each of those
+    """A message appended while subscriptions are being opened is delivered once to each of those
     whose answer comes before it, and to no other."""
     client, publisher = connect(full), connect(full)
     publisher.open()

@@ -27,7 +27,7 @@ def storage_url(name: str, directory: Path) -> str:
 def test_nothing_earlier_is_delivered(
     storage: str, pattern: str, listener: str, tmp_path: Path
 ) -> None:
-    """What is appended before the time is passed over, whatever else goes on; what comes then is
+    """Messages appended before the time are passed over, whatever else goes on; what comes then is
     delivered, with no gap."""
     settings = {"listeners": [listener], "storage": storage_url(storage, tmp_path)}
     try:

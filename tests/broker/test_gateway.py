@@ -24,7 +24,7 @@ BATCH = 2
 
 @pytest.fixture
 def kernel() -> Iterator[Kernel]:
-    """Of a broker whose loop nobody runs: the test is alone with it."""
+    """The kernel of a broker whose loop nobody runs: the test is alone with it."""
     broker = hermes.Broker(listeners=["inproc://gateway"], storage="memory:")
     broker.open()
     try:

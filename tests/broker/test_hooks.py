@@ -26,7 +26,7 @@ DEADLINE_S = 60.0
 
 
 class Options(msgspec.Struct, forbid_unknown_fields=True):
-    """What the plugins under test take."""
+    """Options of the plugins under test."""
 
     size: int = 1
     """A number."""
@@ -130,7 +130,7 @@ def guarded(serve: Serve, registry: Plugins) -> Callable[..., Broker]:
 
 
 def refusal(connect: Connect, broker: Broker, **hello: Any) -> m.Error:
-    """What a client that says ``hello`` is told."""
+    """The error that a client with this ``hello`` gets."""
     client = connect(broker, hello=False)
     client.send(client.protocol.hello(client="test", **hello))
     error = client.expect(m.Error)
@@ -213,7 +213,7 @@ def test_metrics_are_handed_out_at_the_interval(
 def test_a_hook_that_fails_is_reported_without_its_text(
     registry: Plugins, serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What a watching hook raises harms no client, is counted, and its text is not logged."""
+    """An exception of a watching hook harms no client, is counted, and its text is not logged."""
 
     class Failing:
         @hookimpl
@@ -236,7 +236,7 @@ def test_a_plugin_that_cannot_start_keeps_the_broker_from_starting(
     registry: Plugins, stage: str
 ) -> None:
     """An exception at the start is PluginFailed with the plugin's name; those before it are told
-    that all is over."""
+    that the broker ends."""
     recorder = Recorder()
 
     class Failing:
@@ -307,7 +307,7 @@ def test_without_a_plugin_everybody_comes_in(serve: Serve, connect: Connect) -> 
 def test_identity_and_credentials_reach_the_plugin(
     guarded: Callable[..., Broker], connect: Connect
 ) -> None:
-    """What Hello says is what the plugin is asked about; the identity granted is what counts."""
+    """The plugin is asked about what Hello says; the identity granted is what counts."""
     seen: list[Any] = []
 
     def answer(identity: Any, credentials: Any) -> Grant:
@@ -371,7 +371,7 @@ def test_plugins_are_asked_in_order_until_one_answers(
 
 
 def test_an_exception_is_not_passed_over(guarded: Callable[..., Broker], connect: Connect) -> None:
-    """Where one plugin fails, the next is not asked: it might let in whom the first would not."""
+    """Where one plugin fails, the next is not asked: it might admit whom the first would not."""
     broker = guarded(raises, lambda *_: Grant("bob"))
 
     assert refusal(connect, broker).code == "authentication_failed"
@@ -412,7 +412,7 @@ def test_publishing_outside_the_grant_is_refused_and_the_rest_goes_on(
 def test_a_grant_without_patterns_allows_nothing(
     guarded: Callable[..., Broker], connect: Connect
 ) -> None:
-    """What is not granted is refused: publishing, subscribing, counters, configuration and durable
+    """Everything that is not granted is refused: publishing, subscribing, counters, configuration and durable
     names."""
     client = greet(connect, guarded(lambda *_: Grant("nobody")))
     client.open()
@@ -503,7 +503,7 @@ def everybody(identity: str, _: Any) -> Grant:
 
 
 def durables(client: Any) -> dict[tuple[str | None, str], Any]:
-    """What the broker has stored under durable names."""
+    """Positions that the broker has stored under durable names."""
     rows = [row for page in client.query("durables") for row in page]
     return {(row["identity"], row["name"]): row["positions"] for row in rows}
 
@@ -568,7 +568,7 @@ def test_an_identity_takes_its_own_names_over(
 def test_a_durable_name_exists_once_per_identity(
     guarded: Callable[..., Broker], connect: Connect, tmp_path: Path, storage: str
 ) -> None:
-    """What one identity commits under a name moves no other's position, across a restart too."""
+    """A commit of one identity under a name moves no other's position, across a restart too."""
     storage = storage.format(tmp_path)
     broker = guarded(everybody, storage=storage)
     alice, mallory = (greet(connect, broker, identity=name) for name in ("alice", "mallory"))
@@ -710,7 +710,7 @@ def test_the_configuration_does_not_tell_plugins_options(
 def test_an_error_of_a_hook_holds_no_credentials(
     guarded: Callable[..., Broker], connect: Connect
 ) -> None:
-    """What a hook raised is cut off from the frames it went through, with all errors behind it: a
+    """An exception of a hook is cut off from the frames it went through, with all errors behind it: a
     plugin that keeps it keeps no stack of ours."""
     kept: list[BaseException] = []
 

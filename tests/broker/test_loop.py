@@ -108,7 +108,7 @@ def run_in_thread(loop: Loop, kernel: FakeKernel) -> threading.Thread:
 
 
 def test_work_of_every_agent_is_done(loop: Loop, agents: list[FakeAgent]) -> None:
-    """What arrives at any agent is worked on, whatever the strategy, and the kernel told after the
+    """Input of any agent is worked on, whatever the strategy, and the kernel told after the
     pass."""
     kernel = FakeKernel()
     thread = run_in_thread(loop, kernel)
@@ -156,7 +156,7 @@ def test_an_agent_that_raises_is_polled_again(loop: Loop, agents: list[FakeAgent
 def test_an_agent_that_always_raises_is_given_up(
     loop: Loop, agents: list[FakeAgent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is polled no more after a while, and the others are; without others the loop raises what it
+    """A broken agent is polled no more after a while, and the others are; without others the loop raises what it
     raised."""
     monkeypatch.setattr("hermes.broker.loop.FAILING_NS", 20_000_000)
     kernel = FakeKernel()

@@ -32,7 +32,7 @@ def test_any_stored_key_has_a_name(key: str) -> None:
 
 
 def test_a_name_without_owner_is_its_own_key() -> None:
-    """What brokers without authentication have stored is found under the same key."""
+    """Positions that brokers without authentication have stored are found under the same key."""
     assert durable_key(None, "billing") == "billing"
 
 

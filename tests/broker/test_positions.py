@@ -99,7 +99,7 @@ def test_what_is_stored_is_what_was_committed(
 
 
 def test_a_forgotten_name_is_not_stored(positions: Positions, shelf: Shelf, loop: Loop) -> None:
-    """What is forgotten is gone from the storage when that is told, and can be committed again."""
+    """A forgotten name is gone from the storage when that is told, and can be committed again."""
     positions.commit("job", {"a": 5}, loop.answers.append)
     positions.commit("other", {"a": 6}, loop.answers.append)
     assert positions.forget("job", loop.answers.append)
@@ -193,7 +193,7 @@ def test_whatever_a_storage_raises_is_told(
 def test_a_commit_encodes_its_share(
     positions: Positions, loop: Loop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of many names that are kept, one commit has no more than a few percent encoded, and none of
+    """One commit has no more than a few percent of many kept names encoded, and none of
     them on the loop."""
     for number in range(10_000):
         positions.commit(f"name {number}", {"a": number}, loop.answers.append)
@@ -216,7 +216,7 @@ def test_a_commit_encodes_its_share(
 def test_each_bit_of_the_stored_positions_is_checked(
     positions: Positions, shelf: Shelf, loop: Loop
 ) -> None:
-    """Any flipped bit, and any byte too few or too many, is refused with the cure."""
+    """Any flipped bit, and any byte too few or too many, is refused, with what to do."""
     positions.commit("billing", {"default": 300}, loop.answers.append)
     loop.until(1)
     sound = shelf.states[STATE]
@@ -234,7 +234,7 @@ def test_each_bit_of_the_stored_positions_is_checked(
 
 
 def test_positions_of_an_older_hermes_are_read(shelf: Shelf, loop: Loop) -> None:
-    """Without a checksum they count for who committed them, and for nothing else."""
+    """Without a checksum they count for the client that committed them, and for nothing else."""
     shelf.states[STATE] = msgspec.msgpack.encode({"job": {"a": 5}})
 
     old = Positions(cast(Storage, shelf), loop.calls.put, names_max=10)

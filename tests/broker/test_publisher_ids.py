@@ -59,7 +59,7 @@ def test_newer_open_takes_the_id_over(serve: Serve, connect: Connect) -> None:
 
 
 def test_opening_again_takes_the_id_back(serve: Serve, connect: Connect) -> None:
-    """Whoever lost an id may open it again on the same connection, and then the other has lost
+    """A connection that lost an id may open it again, and then the other has lost
     it."""
     broker = serve()
     first, second = connect(broker), connect(broker)
@@ -112,7 +112,7 @@ def test_id_is_taken_within_one_connection_too(serve: Serve, connect: Connect) -
 
 
 def test_id_is_free_after_its_publisher_or_connection(serve: Serve, connect: Connect) -> None:
-    """Who has closed a publisher, or is gone, is not told anything, and takes nothing away."""
+    """A connection that has closed a publisher, or is gone, is not told anything, and takes nothing away."""
     broker = serve()
     first, second, third = connect(broker), connect(broker), connect(broker)
     id = os.urandom(16)
@@ -145,7 +145,7 @@ def test_nobody_is_never_taken(serve: Serve, connect: Connect) -> None:
 def test_durable_acknowledgement_speaks_for_every_stream(
     serve: Serve, connect: Connect, tmp_path: Path
 ) -> None:
-    """It covers what an earlier connection of the publisher brought, whatever stream that is in: all
+    """The answer covers what an earlier connection of the publisher brought, whatever stream that is in: all
     of it is on disk."""
     broker = serve(
         storage=f"mmap:{tmp_path / 'data'}", streams=[{"name": "md", "patterns": ["md.>"]}]

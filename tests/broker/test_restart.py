@@ -1,4 +1,4 @@
-"""What a broker finds again in its storage after a restart."""
+"""State that a broker finds again in its storage after a restart."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_stream_that_is_configured_no_more_is_still_served(
 
 
 def test_durable_positions_survive(connect: Connect, tmp_path: Path) -> None:
-    """What a durable name has committed is where it begins again, on another broker over the same
+    """A durable name begins again where it has committed, on another broker over the same
     storage."""
     settings: dict[str, Any] = {"listeners": ["inproc:"], "storage": f"mmap:{tmp_path}"}
     with Broker(**settings) as broker:

@@ -132,7 +132,7 @@ def test_a_struct_of_settings_is_checked_too() -> None:
 
 
 def test_a_struct_of_settings_is_kept() -> None:
-    """What is right is the same behind the check, durations without a unit included."""
+    """A right setting is the same behind the check, durations without a unit included."""
     config = Config(
         listeners=["inproc:"],
         storage="memory",

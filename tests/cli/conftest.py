@@ -84,7 +84,7 @@ class RunningBroker:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """URL at which it listens."""
         return str(self.ready["listeners"][0]["url"])
 
     def start(self) -> None:
@@ -117,7 +117,7 @@ class RunningBroker:
         self.ready = json.loads(ready.read_text())
 
     def complaint(self) -> str:
-        """What it wrote to stderr."""
+        """Text that it wrote to stderr."""
         return (self.place / "serve.err").read_text()
 
     def end(self, number: int = signal.SIGTERM) -> int:

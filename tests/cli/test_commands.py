@@ -1,4 +1,4 @@
-"""What holds for every command: documentation, ``--json``, examples, exit codes, quick start."""
+"""Promises of every command: documentation, ``--json``, examples, exit codes, quick start."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ class Distribution(importlib.metadata.Distribution):
         return "Name: hermes-hello\nVersion: 1\n" if filename == "METADATA" else None
 
     def locate_file(self, path: object) -> Path:
-        """It has no files."""
+        """A package without files."""
         return Path(str(path))
 
 
@@ -224,7 +224,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
 
 def test_a_plugin_brings_a_command(install: Callable[[str], None]) -> None:
-    """It is listed, runs, and cannot replace a built-in."""
+    """A plugin's command is listed, runs, and cannot replace a built-in."""
     install("hermes.cli.version")
     runner = CliRunner()
 
@@ -244,7 +244,7 @@ def test_a_plugin_brings_a_command(install: Callable[[str], None]) -> None:
 def test_a_broken_command_harms_nobody_until_it_is_run(
     install: Callable[[str], None], value: str
 ) -> None:
-    """`--help` works; running it names the distribution, the cause and the cure, with code 8."""
+    """`--help` works; running it names the distribution, the cause and what to do, with code 8."""
     install(value)
     runner = CliRunner()
 

@@ -63,7 +63,7 @@ def test_serve_prints_where_it_listens_stores_and_what_it_keeps(broker: RunningB
 def test_a_storage_that_keeps_less_says_so(
     started: Started, wait_for: WaitFor, tmp_path: Path
 ) -> None:
-    """What is printed as kept is what the storage keeps, not what it was asked for."""
+    """The retention that is printed is what the storage keeps, not what it was asked for."""
     ready = tmp_path / "ready.json"
     broker = started(
         "serve",
@@ -82,7 +82,7 @@ def test_a_storage_that_keeps_less_says_so(
 
 
 def test_messages_cross_processes_with_every_field(hermes: Hermes, broker: RunningBroker) -> None:
-    """What `pub` sends, `sub --json` shows: topic, stream, sequence, timestamp and payload."""
+    """`sub --json` shows what `pub` sends: topic, stream, sequence, timestamp and payload."""
     assert hermes("pub", "md.a", "x", url=broker.url).returncode == 0
     assert hermes("pub", "md.b", "--stdin", stdin=b"one\n\xfftwo", url=broker.url).returncode == 0
 
@@ -148,7 +148,7 @@ def test_kill_and_restart_keep_messages_and_sequences(
 def test_stdin_comes_back_byte_for_byte(
     hermes: Hermes, broker: RunningBroker, lines: bytes
 ) -> None:
-    """What goes in by `pub --stdin` comes out of `sub --format raw`, each line a message."""
+    """Lines that go in by `pub --stdin` come out of `sub --format raw`, each line a message."""
     count = lines.count(b"\n") + (1 if lines and not lines.endswith(b"\n") else 0)
 
     put = hermes("pub", "log", "--stdin", "--json", stdin=lines, url=broker.url)
@@ -198,7 +198,7 @@ def test_rate_spaces_messages(hermes: Hermes, broker: RunningBroker) -> None:
 def test_a_pause_on_stdin_is_no_credit_for_a_burst(
     started: Started, hermes: Hermes, broker: RunningBroker
 ) -> None:
-    """After a pause of whoever writes, `--rate` still spaces the messages that follow."""
+    """After a pause of the writer, `--rate` still spaces the messages that follow."""
     publisher = started(
         "pub", "a", "--stdin", "--rate", "20", "--json", url=broker.url, stdin=subprocess.PIPE
     )

@@ -1,4 +1,4 @@
-"""What a newcomer gets wrong: each mistake has a sentence that says what to do, and its exit
+"""Mistakes of a newcomer: each has a sentence that says what to do, and its exit
 code.
 """
 
@@ -123,7 +123,7 @@ def test_a_command_is_told_that_inproc_is_not_for_it(hermes: Hermes) -> None:
     "arguments", [("--help",), ("pub", "--help"), ("version",), ("plugins", "list")]
 )
 def test_output_that_cannot_be_written_is_told(arguments: tuple[str, ...]) -> None:
-    """A full disk under the output: exit code 1 and the cure, also where no command runs yet."""
+    """A full disk under the output: exit code 1 and what to do, also where no command runs yet."""
     with Path("/dev/full").open("wb") as full:
         got = processes.run(
             *("-m", "hermes", *arguments), stdout=full, stderr=subprocess.PIPE, timeout=DEADLINE_S

@@ -34,7 +34,7 @@ def lossy(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 @pytest.mark.usefixtures("lossy")
 def test_the_url_gets_the_option_and_keeps_the_rest(url: str) -> None:
-    """Whatever form the URL has, only the option is added."""
+    """With any form of URL, only the option is added."""
     spec = "loss=1%,burst=4,blackout=1s+2s"
     before, after = parse_url(url), parse_url(intercepted(url, spec))
 

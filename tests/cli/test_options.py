@@ -19,13 +19,13 @@ from hermes.cli.bench_options import Listed
 from hermes.cli.exits import ExitCode
 
 BROKER = "tcp://127.0.0.1:1"
-"""Where no broker is: what is not refused before ends with another exit code."""
+"""A URL without a broker: what is not refused before ends with another exit code."""
 POOL = [
     "", " ", "x", "-1", "0", "1", "1.5", "-0.5", "nan", "inf", "-inf", "1e3", "1e400", "9" * 30,
     "9" * 5000, "0x10", "1,5", "1,,5", "ms", "1 ms", "5xs", "10 GiB", "true", "\u0661",
     "\udcff", "\u20ac", "x" * 200, "../..", "@nan", "@inf", "@1e300", "2026-13-01", "a.*b",
 ]  # fmt: skip
-"""What somebody may write behind an option."""
+"""Texts that somebody may write behind an option."""
 
 WRONG: dict[str, list[str]] = {
     "hermes --no-plugin": ["tpc", "", "x" * 200],
@@ -106,7 +106,7 @@ NEEDED: dict[str, list[str]] = {
     "plugins validate": ["tcp"],
     "plugins test": ["tcp"],
 }
-"""What a command cannot do without."""
+"""Arguments that a command cannot do without."""
 SOURCES = {"pub --size": "hi", "pub --stdin": "hi"}
 
 
@@ -220,7 +220,7 @@ def test_a_text_is_refused_by_name(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What cannot work ends with exit code 2 before a broker is asked or begun."""
+    """A command that cannot work ends with exit code 2 before a broker is asked or begun."""
     monkeypatch.chdir(tmp_path)
     assert (label in WRONG) != (label in FREE), f"{label} has no entry, or two"
     for value in WRONG.get(label, []):

@@ -34,7 +34,7 @@ def test_start_points(text: str, value: object) -> None:
 
 @pytest.mark.parametrize("text", ["", "first", "-1", "1.5", "@", "2026-13-01"])
 def test_other_start_points_are_refused(text: str) -> None:
-    """What is neither is a usage error."""
+    """Text that is neither is a usage error."""
     with pytest.raises(click.BadParameter, match="ISO 8601"):
         StartPoint().convert(text, None, None)
 
@@ -94,7 +94,7 @@ def test_other_stream_flags_are_refused(text: str) -> None:
 
 
 def test_flags_win_over_the_file(tmp_path: Path) -> None:
-    """What a flag says replaces what the file says; what neither says is the default."""
+    """A flag replaces what the file says; what neither says is the default."""
     file = tmp_path / "broker.toml"
     file.write_text(
         'idle = "block"\nretention = "1GiB,1h"\nlisteners = ["tcp://127.0.0.1:1"]\n'

@@ -95,7 +95,7 @@ def test_a_plugin_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_plugin_may_chatter_while_it_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it prints is not taken for the answer."""
+    """A plugin's output is not taken for the answer."""
     monkeypatch.setattr(examination, "PROGRAM", instead("print('hello'); main()"))
     memory = next(row for row in default_plugins().listing() if row.name == "memory")
 
@@ -175,7 +175,7 @@ def test_info_has_version_capabilities_options_and_hooks(hermes: Hermes) -> None
 
 @pytest.mark.parametrize("used", [False, True], ids=["found", "in-use"])
 def test_info_knows_the_hooks_and_options_of_a_plugin(used: bool) -> None:
-    """What a plugin will do shows before it is active, and when it is in use here already."""
+    """A plugin's abilities show before it is active, and when it is in use here already."""
     if used:
         default_plugins().plugin("tokens")
 

@@ -1,4 +1,4 @@
-"""``hermes plugins validate``: what is wrong with a plugin is found, and its cure is told."""
+"""``hermes plugins validate``: what is wrong with a plugin is found, and what to do is told."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def hermes_register_transports(register):
 
 @pytest.fixture
 def examine(tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
-    """What is found about a module with this text that is not all right."""
+    """Findings about a module with this text that are not all right."""
 
     def look(text: str, kind: str = "transport", name: str = "good") -> list[dict[str, Any]]:
         (tmp_path / "looked_at.py").write_text(text)
@@ -92,14 +92,14 @@ IMPORTED = [
     ),
     ("import hermes_tcp", "layers", "imports another plugin, hermes_tcp", "library of its own"),
 ]
-"""What a module does when it is imported, the check that finds it, what is said and the cure."""
+"""Code of a module, the check that finds it, what is said and what to do."""
 PROBED = [
     ("return 1", "returns 1", "return None"),
     ("1 / 0", "ZeroDivision", "return None"),
     ("import time; time.sleep(0.15)", "ms, and may take 100", "no network"),
     ("return 'No: y'", "here: No: y", "cure"),
 ]
-"""What a probe does, what is said and the cure."""
+"""Code of a probe, what is said and what to do."""
 WRONG = [
     *(("import msgspec", f"import msgspec\n{line}", *rest) for line, *rest in IMPORTED),
     *((("return None", body, "probe", *rest)) for body, *rest in PROBED),
@@ -126,7 +126,7 @@ WRONG = [
     ),
     ("depth: int = 1", "depth: int", "listen_options", "'depth' has no default", "suits most"),
 ]
-"""What stands in the good plugin, what instead, the check that finds it, what is said, the cure."""
+"""Text of the good plugin, what stands instead, the check that finds it, what is said, what to do."""
 
 
 @pytest.mark.parametrize(("old", "new", "check", "text", "cure"), WRONG)
@@ -197,7 +197,7 @@ def test_the_plugins_that_come_with_hermes_are_all_right(hermes: Hermes) -> None
 
 
 def test_a_new_project_is_all_right(hermes: Hermes, tmp_path: Path) -> None:
-    """What `hermes plugins new` writes is found good before it is installed."""
+    """A project of `hermes plugins new` is found good before it is installed."""
     hermes("plugins", "new", "transport", "a+b", "--directory", tmp_path / "x")
 
     done = hermes("plugins", "validate", tmp_path / "x")
@@ -209,7 +209,7 @@ def test_a_new_project_is_all_right(hermes: Hermes, tmp_path: Path) -> None:
 
 
 def test_a_problem_is_told_by_the_exit_code(hermes: Hermes, tmp_path: Path) -> None:
-    """1, with the finding and its cure on stdout."""
+    """1, with the finding and what to do on stdout."""
     (tmp_path / "pyproject.toml").write_text(
         '[project]\nname = "x"\n[project.entry-points."hermes.spi.transport"]\nx = "hermes_x"\n'
     )
@@ -221,7 +221,7 @@ def test_a_problem_is_told_by_the_exit_code(hermes: Hermes, tmp_path: Path) -> N
 
 
 def test_a_package_that_is_not_there_is_the_projects_fault(hermes: Hermes, tmp_path: Path) -> None:
-    """It is not to be installed from anywhere, but to be packed."""
+    """A missing package of the project is not to be installed from anywhere, but to be packed."""
     (tmp_path / "pyproject.toml").write_text(
         '[project]\nname = "x"\n[project.entry-points."hermes.transports"]\nx = "hermes_x"\n'
     )

@@ -111,7 +111,7 @@ def test_a_broker_outlives_the_reader_of_its_output(tmp_path: Path, wait_for: Wa
 def test_a_closed_output_is_an_error_of_commands_that_print(
     broker: RunningBroker, tmp_path: Path
 ) -> None:
-    """What a command cannot print it does not swallow: exit code 1, and a sentence."""
+    """A command does not swallow what it cannot print: exit code 1, and a sentence."""
     for line in ("streams", "topics", "version"):
         url = "" if line == "version" else f" --url {broker.url}"
         process = shell(f"{COMMAND} {line}{url} >&-", tmp_path, stderr=subprocess.PIPE)
@@ -148,7 +148,7 @@ def test_any_name_is_shown_in_any_encoding(
 
 
 def test_no_name_gives_orders_to_a_terminal(broker: RunningBroker) -> None:
-    """Whatever topics, durable names and clients are called, tables, lines and errors have no
+    """With any names of topics, durable names and clients, tables, lines and errors have no
     control character of theirs, and no row more."""
     evil = "e\x1b[31m\x07\x9b2J\u202e\x7f"
     with hermes.connect(broker.url, name=f"nice\n{evil}") as client:
@@ -182,7 +182,7 @@ def test_no_name_gives_orders_to_a_terminal(broker: RunningBroker) -> None:
 
 
 def test_a_log_line_is_one_line(tmp_path: Path) -> None:
-    """What is logged about a stranger stays on one line, without secrets and control characters."""
+    """A log record about a stranger stays on one line, without secrets and control characters."""
     program = (
         "import logging, sys\n"
         "from hermes.cli.loglines import log_to_stderr\n"
@@ -202,7 +202,7 @@ def test_a_log_line_is_one_line(tmp_path: Path) -> None:
 
 
 def test_no_error_repeats_a_password() -> None:
-    """Whatever is wrong with a URL, and wherever it stands, neither the sentence nor the JSON has
+    """When anything is wrong with a URL, wherever it stands, neither the sentence nor the JSON has
     its password."""
     secret = "s3cr3t-token"
     urls = [f"tcp{slashes}alice:{secret}@127.0.0.1:1" for slashes in (":", ":/", "//", "://", "")]
@@ -239,7 +239,7 @@ main()
 
 
 def test_a_signal_just_after_the_announcement_stops_in_order(tmp_path: Path) -> None:
-    """Where a broker is was told before its loop runs: a program may stop it at once."""
+    """A broker's place is told before its loop runs: a program may stop it at once."""
     ready = tmp_path / "ready"
     arguments = ("serve", "--storage", "memory", "--transport", "tcp://127.0.0.1:0")
 

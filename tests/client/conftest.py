@@ -32,10 +32,10 @@ class Wire:
         self.refusing = False
         """Whether new connections are hung up on at once."""
         self.tamper: Callable[[bytes], bytes] = lambda data: data
-        """What is done to the bytes that come from the broker."""
+        """Change made to the bytes that come from the broker."""
         self.connections = 0
         self.bytes_up = 0
-        """What was passed to the broker."""
+        """Bytes that were passed to the broker."""
         self._start(self._accept)
 
     def _start(self, target: Callable[..., None], *args: Any) -> None:

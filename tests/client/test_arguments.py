@@ -30,7 +30,7 @@ TIMES = {
     *("-1", "2**64", "10**400", "-10**400", "10**5000", "0.0", "0.25", "-0.25", "1e12", "inf"),
     *("-inf", "Decimal", "Fraction", "int64 -1", "float32", "float64", "0-D"),
 }
-"""Whatever is a real number is a time."""
+"""Every real number is a time."""
 TEXTS = {"''", "'a'", "'1ms'", "'x' * 129", "'x' * 5000", "NUL", "'a..b'", "'a.*'", "'a*'"} | {
     "'a.>.b'",
     "'md.#'",
@@ -385,7 +385,7 @@ def parameters(found: Any) -> list[str]:
 
 
 ALIASES = {"value": "timeout"}
-"""What an error calls a parameter otherwise than the call does."""
+"""Names of parameters in errors where they differ from those of calls."""
 MADE_ELSEWHERE = ("Publisher.__init__", "Subscription.__init__")
 """Constructors that no program calls: ``client.publisher`` and ``client.subscribe`` do."""
 CASES = [(call, parameter) for call, (_, table) in ENTRIES.items() for parameter in table]

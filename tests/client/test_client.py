@@ -1,4 +1,4 @@
-"""Who holds a client, and how long it lasts."""
+"""Holders of a client, and how long it lasts."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ last = Last()
 
 @pytest.fixture(params=TRANSPORTS)
 def url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Where a broker listens."""
+    """URL at which a broker listens."""
     with hermes.Broker(listeners=[f"{request.param}://127.0.0.1:0"], storage="memory:") as broker:
         yield broker.url
 

@@ -24,7 +24,7 @@ def trimmed(serve: Callable[..., hermes.Broker]) -> Iterator[hermes.Client]:
 
 
 def test_a_gap_is_raised_once_with_its_sequences(trimmed: hermes.Client):
-    """What retention passed by raises GapDetected; the next call goes on behind it."""
+    """A stretch that retention passed by raises GapDetected; the next call goes on behind it."""
     kept = trimmed.streams()[0]["first_sequence"]
     assert kept > 1
     subscription = trimmed.subscribe("md.a", start={"default": 0})

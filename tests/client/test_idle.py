@@ -152,7 +152,7 @@ def _has_ended(client: hermes.Client) -> bool:
 
 
 def test_an_idle_client_gives_up_by_itself(wire: Wire):
-    """When a broker has been gone for as long as the client tries, the client is over, and the next
+    """When a broker has been gone for as long as the client tries, the client ends, and the next
     call says why."""
     client = hermes.connect(wire.url, reconnect=0.2)
     wire.refusing = True

@@ -86,7 +86,7 @@ def steps(way: str) -> Iterator[int]:
 
 @pytest.fixture(params=TRANSPORTS)
 def url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Where a broker listens."""
+    """URL at which a broker listens."""
     where = "inproc://interrupts" if request.param == "inproc" else f"{request.param}://127.0.0.1:0"
     with hermes.Broker(listeners=[where, "tcp://127.0.0.1:0"], storage="memory:") as broker:
         yield broker.url
@@ -169,7 +169,7 @@ CALLS: dict[str, Callable[[hermes.Client, hermes.Publisher, hermes.Subscription]
     indirect=["url"],
 )
 def test_an_interrupted_call_leaves_the_client_usable(url: str, name: str, way: str):
-    """What was sent arrives once and in order, every other call works, and nothing stays open."""
+    """Messages that were sent arrive once and in order, every other call works, and nothing stays open."""
     with (
         hermes.connect(url, timeout=TIMEOUT_S, reconnect=False) as client,
         hermes.connect(url, timeout=TIMEOUT_S) as other,

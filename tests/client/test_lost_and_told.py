@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def open_clients(client: hermes.Client) -> list[dict[str, object]]:
-    """What the broker says of the connections that are open."""
+    """The broker's rows of the connections that are open."""
     clients: list[dict[str, object]] = client.stats()["clients"]
     return [one for one in clients if one["state"] == "open"]
 
@@ -64,7 +64,7 @@ def test_a_publisher_whose_id_is_taken_is_told(client: hermes.Client, other: her
 def test_an_id_that_is_taken_while_it_is_opened(
     client: hermes.Client, other: hermes.Client, monkeypatch: pytest.MonkeyPatch
 ):
-    """The news may come in one read with the answer to Open: publisher() raises it."""
+    """The loss may be told in one read with the answer to Open: publisher() raises it."""
     id = bytes(range(16))
     answer = Session._on_ack
 
@@ -162,7 +162,7 @@ def test_what_is_closed_during_an_outage_stays_closed(broker: hermes.Broker, wir
 
 
 def test_closing_says_what_a_connection_took_with_it(wire: Wire):
-    """Whoever closes a publisher after the connection was given up, in another thread perhaps, hears
+    """A thread that closes a publisher after the connection was given up, another one perhaps, hears
     that messages are unacknowledged: once."""
     client = hermes.connect(wire.url, reconnect=False)
     publisher = client.publisher("a")

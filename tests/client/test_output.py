@@ -82,6 +82,6 @@ def test_it_reconnects_too(broker: hermes.Broker, wire: Wire):
 
 
 def test_lingering_needs_a_native_socket(broker: hermes.Broker):
-    """There is nothing for a native thread to write to: a linger is refused with the reason and the cure."""
+    """There is nothing for a native thread to write to: a linger is refused with the reason and what to do."""
     with hermes.connect(broker.url) as client, pytest.raises(UsageError, match="leave linger out"):
         client.publisher("md.a", linger=0.001)

@@ -31,7 +31,7 @@ def test_a_position_survives_being_kept(sequence: int, epoch: int) -> None:
 
 
 def test_a_position_is_an_int() -> None:
-    """It compares, prints, hashes, counts and is encoded as its sequence."""
+    """A position compares, prints, hashes, counts and is encoded as its sequence."""
     position = Position(20, 7)
 
     assert position == 20

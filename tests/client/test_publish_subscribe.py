@@ -186,7 +186,7 @@ def test_batches_go_on_where_single_messages_stopped(client: hermes.Client):
 
 
 def test_positions_follow_the_consumer(client: hermes.Client):
-    """positions says what was handed out, message by message, and starts another subscription there."""
+    """positions says what was returned, message by message, and starts another subscription there."""
     client.publisher("md.a").send_many([b"%d" % i for i in range(10)])
     first = client.subscribe("md.a", start="earliest")
     payloads(first, 4)
@@ -227,7 +227,7 @@ def test_a_subscription_starts_where_it_is_told(
 def test_a_durable_subscription_goes_on_where_it_was_committed(
     client: hermes.Client, other: hermes.Client
 ):
-    """After commit() and close, the same name continues behind the last message that was handed out."""
+    """After commit() and close, the same name continues behind the last message that was returned."""
     client.publisher("md.a").send_many([b"%d" % i for i in range(10)])
     with client.subscribe("md.a", start="earliest", durable="app") as subscription:
         payloads(subscription, 4)
@@ -383,7 +383,7 @@ def test_the_largest_message_passes(client: hermes.Client):
 
 
 def test_wrong_arguments_are_usage_errors(client: hermes.Client):
-    """What cannot work is refused with the reason."""
+    """An argument that cannot work is refused with the reason."""
     publisher = client.publisher("md.a")
     with pytest.raises(UsageError, match="needs the lengths"):
         publisher.send_many(b"abc")
@@ -404,7 +404,7 @@ def test_wrong_arguments_are_usage_errors(client: hermes.Client):
 
 
 def test_durable_acknowledgements_need_a_storage_that_can(client: hermes.Client):
-    """With the memory storage, ack='durable' is refused with the cure."""
+    """With the memory storage, ack='durable' is refused, with what to do."""
     with pytest.raises(Refused, match="mmap"):
         client.publisher("md.a", ack="durable")
 
@@ -608,7 +608,7 @@ def test_a_sibling_that_is_not_consumed_delays_nothing(broker: hermes.Broker):
 
 @pytest.mark.parametrize("count", [1, 40_000])
 def test_an_answer_comes_through_a_full_queue(serve: Callable[..., hermes.Broker], count: int):
-    """What the broker answers is read behind any backlog, be it one message larger than the
+    """An answer of the broker is read behind any backlog, be it one message larger than the
     queue or many; the queue stays bounded, and nothing is missing or doubled."""
     broker = serve()
     size = 40_000_000 // count if count > 1 else 16 << 20

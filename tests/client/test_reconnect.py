@@ -60,7 +60,7 @@ def test_unacknowledged_messages_are_sent_again_once(
 
 
 def test_a_break_and_its_end_are_logged(wire: Wire, caplog: pytest.LogCaptureFixture):
-    """Whoever waits meanwhile is told what for: that the connection broke, and that it is back."""
+    """A user who waits meanwhile is told what for: that the connection broke, and that it is back."""
     with hermes.connect(wire.url, timeout=20) as client:
         wire.cut()
         client.ping()
@@ -133,7 +133,7 @@ def test_what_the_broker_has_in_memory_only_is_not_durable_after_a_reconnect(
 def test_a_durable_publisher_hears_of_what_was_on_disk_before_it_came_back(
     serve: Callable[..., hermes.Broker], tmp_path: Path
 ):
-    """What is sent again and on disk already is acknowledged at once: no sync would tell."""
+    """A message that is sent again and on disk already is acknowledged at once: no sync would tell."""
     broker = serve(storage=f"mmap:{tmp_path}")
     wire = Wire(broker.url)
     with hermes.connect(wire.url, timeout=20) as client:

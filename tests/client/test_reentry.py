@@ -24,7 +24,7 @@ TIMEOUT_S = 60.0
 
 @pytest.fixture(params=TRANSPORTS)
 def url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Where a broker listens."""
+    """URL at which a broker listens."""
     where = "inproc://reentry" if request.param == "inproc" else f"{request.param}://127.0.0.1:0"
     with hermes.Broker(listeners=[where], storage="memory:") as broker:
         yield broker.url
@@ -76,7 +76,7 @@ def test_a_signal_handler_may_use_the_client_that_waits(url: str, what: str):
 
 @pytest.mark.parametrize("what", ["close", "flush", "ask", "receive"])
 def test_a_function_for_gaps_may_use_the_client(serve: Callable[..., hermes.Broker], what: str):
-    """It is called without the lock: it may end its subscription, flush, ask, and receive."""
+    """The function is called without the lock: it may end its subscription, flush, ask, and receive."""
     broker = serve(storage="memory:", segment="64KiB", retention="128KiB")
     with hermes.connect(broker.url, timeout=TIMEOUT_S) as client:
         publisher, alerts = client.publisher("md.a"), client.publisher("alerts")
@@ -109,7 +109,7 @@ def test_a_function_for_gaps_may_use_the_client(serve: Callable[..., hermes.Brok
 
 
 def test_a_logging_handler_may_use_the_client(wire: Wire):
-    """What is logged about a client is logged without its lock."""
+    """Records about a client are logged without its lock."""
     said: list[str] = []
 
     class Asking(logging.Handler):
@@ -205,7 +205,7 @@ def test_whoever_waits_when_a_client_is_closed_gets_closed(url: str):
 
 
 def test_more_threads_than_queries_may_ask_at_once(client: hermes.Client):
-    """Those over the broker's bound wait for an answer to another one."""
+    """Threads over the broker's bound wait for an answer to another one."""
     failed: list[HermesError] = []
 
     def ask() -> None:

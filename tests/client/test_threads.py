@@ -1,4 +1,4 @@
-"""What threads share: one subscription, one publisher, one client, with the interleavings that hurt."""
+"""Things that threads share: one subscription, one publisher, one client, with the interleavings that hurt."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def held_by_another_thread(client: hermes.Client) -> Iterator[None]:
 
 
 def test_what_one_thread_has_read_wakes_another(client: hermes.Client, other: hermes.Client):
-    """Of two threads that wait on one subscription one reads; a batch it reads is for both."""
+    """One of two threads that wait on one subscription reads; a batch it reads is for both."""
     subscription = client.subscribe("md.a")
     found: list[bytes] = []
 
@@ -85,7 +85,7 @@ def test_a_batch_takes_what_other_threads_have_left(client: hermes.Client, other
 
 
 def test_nothing_is_settled_beside_the_lock(client: hermes.Client, monkeypatch: pytest.MonkeyPatch):
-    """An outbox is told of acknowledgements by one thread at a time: by whoever has the lock."""
+    """An outbox is told of acknowledgements by one thread at a time: the one that has the lock."""
     publisher = client.publisher("md.a", ack="none")
     beside: list[int] = []
     ack = Outbox.ack
@@ -112,7 +112,7 @@ def test_nothing_is_settled_beside_the_lock(client: hermes.Client, monkeypatch: 
 def test_an_abandoned_publisher_is_settled_under_the_lock(
     wire: Wire, monkeypatch: pytest.MonkeyPatch
 ):
-    """What is told about a connection that is given up is found out with the lock held too."""
+    """The message about a connection that is given up is found out with the lock held too."""
     client = hermes.connect(wire.url, reconnect=False)
     publisher, left = client.publisher("md.a", ack="none"), client.publisher("md.b", ack="none")
     wire.cut()

@@ -104,7 +104,7 @@ def test_nan_is_no_time(client: hermes.Client, broker: hermes.Broker, nan: Any) 
 
 
 def test_a_wrong_time_is_refused_though_messages_are_there(client: hermes.Client) -> None:
-    """What would have been returned is returned by the next call."""
+    """A message that would have been returned is returned by the next call."""
     with client.subscribe("md.a") as subscription, client.publisher("md.a") as publisher:
         publisher.send_many([b"one", b"two"])
         assert subscription.receive(timeout=WAIT_S).payload == b"one"

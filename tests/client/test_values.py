@@ -90,7 +90,7 @@ def test_a_value_can_be_matched_by_position() -> None:
 
 @pytest.mark.parametrize("how", COPIES.values(), ids=COPIES.keys())
 def test_a_copied_batch_has_its_messages(client: hermes.Client, how: Callable[[Any], Any]) -> None:
-    """It is equal, has memory of its own, and everything that a batch has."""
+    """A copy is equal, has memory of its own, and everything that a batch has."""
     found = batch(client)
     other = how(found)
 
@@ -152,7 +152,7 @@ def test_a_copied_error_has_its_attributes(
 
 
 def test_a_worker_process_raises_every_error() -> None:
-    """What a task raises reaches its caller with its attributes, and the pool goes on."""
+    """An exception of a task reaches its caller with its attributes, and the pool goes on."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         for error in every_error():
             program = f"import pickle; raise pickle.loads({pickle.dumps(error)!r})"

@@ -53,7 +53,7 @@ def test_every_hook_explains_itself(name: str) -> None:
 
 
 def test_no_hook_is_documented_that_does_not_exist() -> None:
-    """What stands there can be implemented."""
+    """Every hook on the page can be implemented."""
     documented = set(re.findall(r"^### `(hermes_\w+)`", PAGE, re.M))
 
     assert documented == set(HOOKS)

@@ -22,7 +22,7 @@ OURS = [
 
 
 def test_the_page_is_current() -> None:
-    """It is what `hermes plugins reference` writes for the plugins that come with Hermes."""
+    """The page is what `hermes plugins reference` writes for the plugins that come with Hermes."""
     done = CliRunner().invoke(command, ["--distribution", "hermes-broker"])
 
     assert done.exit_code == 0, done.output

@@ -1,4 +1,4 @@
-"""What the README shows, runs."""
+"""Code that the README shows, runs."""
 
 from __future__ import annotations
 

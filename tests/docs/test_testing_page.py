@@ -1,4 +1,4 @@
-"""What docs/testing.md shows, passes."""
+"""Tests that docs/testing.md shows, pass."""
 
 from __future__ import annotations
 

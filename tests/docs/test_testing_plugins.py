@@ -1,6 +1,6 @@
 """docs/testing-plugins.md says what the code does.
 
-Run as a program it writes the list of checks anew.
+Run as a program it writes the list of checks again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def section(title: str) -> str:
 
 
 def checks(kit: ModuleType) -> str:
-    """What a kit checks, by group, from its docstrings."""
+    """Checks of a kit, by group, from their docstrings."""
     return "".join(group(kit, name) for name in kit.GROUPS)
 
 

@@ -26,7 +26,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "writing-plugins.md").read_text()
 
 
 PORTS = ("7601", "7602")
-"""What the page takes for free ports; the tests take others."""
+"""Ports that the page takes for free; the tests take others."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Reader:
         self.environment = environment
         self.folder = folder
         self.output = ""
-        """What the last shell has printed."""
+        """Output of the last shell."""
         self._ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
         self._servers: list[subprocess.Popen[bytes]] = []
         folder.mkdir()
@@ -120,7 +120,7 @@ def reader(environment: Environment, tmp_path: Path) -> Iterator[Reader]:
 
 
 def test_the_transport_in_fifteen_minutes(reader: Reader) -> None:
-    """Whoever copies the files and types the commands has a transport that works and keeps the
+    """A reader who copies the files and types the commands has a transport that works and keeps the
     contract."""
     reader.environment.chosen = "registration or options or exchange or broker"  # what is quick
     said = []
@@ -158,7 +158,7 @@ def test_the_gateway(reader: Reader) -> None:
 
 
 def test_c_of_its_own(reader: Reader) -> None:
-    """It compiles against the installed headers, and reaches the core through the table."""
+    """A plugin's C compiles against the installed headers, and reaches the core through the table."""
     for block in chapter("C of its own"):
         reader.do(block)
 

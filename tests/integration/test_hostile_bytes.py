@@ -1,4 +1,4 @@
-"""Whatever arrives on a real port: the broker answers or closes, serves the others, and does not
+"""With any input on a real port, the broker answers or closes, serves the others, and does not
 grow."""
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def broker(spawn: Spawn) -> Any:
 
 @pytest.fixture
 def bystander(broker: Any, connect: Connect) -> Iterator[RawClient]:
-    """A well-behaved client, which must still be served when the test is over."""
+    """A well-behaved client, which must still be served when the test ends."""
     client = connect(broker)
     client.open()
     client.subscribe(">", start="earliest")

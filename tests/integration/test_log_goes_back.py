@@ -32,7 +32,7 @@ def publish(client: hermes.Client, word: str, first: int, last: int) -> None:
 
 
 def text_of(message: hermes.Message) -> str:
-    """What it says."""
+    """Text of the message."""
     return bytes(message.payload).decode()
 
 
@@ -111,7 +111,7 @@ def test_a_position_of_ones_own_skips_no_new_message(
 def test_a_position_within_what_is_there_is_taken_silently(
     place: tuple[str, Path], tmp_path: Path
 ) -> None:
-    """It was had in a later life of the log, but names a message that is still the same."""
+    """The position was had in a later life of the log, but names a message that is still the same."""
     url, directory = place
     epoch = fill_and_lose(url, directory, tmp_path)["default"].epoch
 

@@ -1,4 +1,4 @@
-"""What was taken under a larger limit is delivered under a smaller one."""
+"""Messages taken under a larger limit are delivered under a smaller one."""
 
 from __future__ import annotations
 

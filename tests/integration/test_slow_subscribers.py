@@ -29,7 +29,7 @@ def flood(publisher: RawClient, batches: int, topic: str = "md.a") -> int:
 
 
 def coverage(client: RawClient) -> list[tuple[int, int]]:
-    """What batches and gaps cover, in order of arrival."""
+    """Stretches that batches and gaps cover, in order of arrival."""
     spans = [(after, through) for _, _, after, through in client.batches]
     spans += [(e.first - 1, e.last) for e in client.events if isinstance(e, m.Gap)]
     return sorted(spans)
@@ -61,7 +61,7 @@ def test_fast_one_gets_everything_while_the_slow_one_reads_nothing(
 
 
 def test_slow_one_gets_every_message_or_an_exact_gap(spawn: Spawn, connect: Connect) -> None:
-    """What the stalled subscriber missed is named: batches and gaps cover every sequence once."""
+    """Messages that the stalled subscriber missed are named: batches and gaps cover every sequence once."""
     broker = spawn(storage="memory:", retention="16MiB", segment="4MiB")
     slow, publisher = connect(broker), connect(broker)
     slow.subscribe(">")

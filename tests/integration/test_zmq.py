@@ -199,7 +199,7 @@ def test_asyncio_and_workers(estate: Estate) -> None:
 
 
 def _headers() -> Path | None:
-    """Where zmq.h is; installed if that needs no more than to ask for it."""
+    """Directory of zmq.h; installed if that needs no more than to ask for it."""
     for place in map(Path, ("/usr/include", "/usr/local/include")):
         if (place / "zmq.h").exists():
             return place
@@ -289,7 +289,7 @@ def test_kill_and_restart_under_load(estate: Estate) -> None:
 
 
 def _numbers(estate: Estate) -> list[int]:
-    """What the log has, from its beginning."""
+    """Numbers that the log has, from its beginning."""
     with hermes.connect(estate.tcp) as client:
         streams = client.streams()
         last = int(streams[0]["last_sequence"])

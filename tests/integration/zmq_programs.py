@@ -27,7 +27,7 @@ SIZES = (0, 1, 7, 8, 40, 256, 256, 256, 300, 1500)
 
 
 def payload(number: int) -> bytes:
-    """It can be checked with nothing else at hand."""
+    """A payload that can be checked with nothing else at hand."""
     return b"%d:" % number + b"x" * SIZES[number % len(SIZES)]
 
 

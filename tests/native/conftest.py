@@ -146,7 +146,7 @@ def _version(compiler: str) -> str:
 
 
 def _sources(program: Path) -> list[Path]:
-    """What a program is made of: itself, the core, and the plugins whose headers it includes."""
+    """Sources of a program: itself, the core, and the plugins whose headers it includes."""
     text = program.read_text()
     places = [SOURCES, *(at for prefix, at in PLUGINS.items() if f'#include "{prefix}' in text)]
     return [program, *(file for place in places for file in sorted(place.rglob("*.c")))]

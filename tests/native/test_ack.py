@@ -44,7 +44,7 @@ def test_what_python_makes_native_code_reads(publisher: int, sequence: int):
 
 @given(st.binary(max_size=48))
 def test_any_bytes_are_an_ack_or_left_alone(payload: bytes):
-    """What native code takes, the codec takes too, and finds the same in it."""
+    """The codec takes what native code takes, and finds the same in it."""
     found = parse(payload)
 
     if found is not None:

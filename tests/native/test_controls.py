@@ -45,7 +45,7 @@ def run(place: Path, sanitizer: str, *defines: str) -> subprocess.CompletedProce
 
 @pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
 def test_the_controls_lose_nothing(tmp_path: Path, sanitizer: str) -> None:
-    """What is put into the ring and the relay comes out, without a race; the echo answers."""
+    """Messages put into the ring and the relay come out, without a race; the echo answers."""
     done = run(tmp_path, sanitizer)
 
     assert done.returncode == 0, done.stdout + done.stderr

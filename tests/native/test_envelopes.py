@@ -1,4 +1,4 @@
-"""What stands next in a connection's bytes."""
+"""The envelope that stands next in a connection's bytes."""
 
 from __future__ import annotations
 

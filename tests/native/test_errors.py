@@ -29,7 +29,7 @@ def test_every_code_is_an_exception_of_its_own_kind(name: str) -> None:
 
 
 def test_malformed_input_carries_code_and_offset() -> None:
-    """What is wrong with foreign bytes has a name and a place."""
+    """A fault of foreign bytes has a name and a place."""
     with pytest.raises(errors.MalformedInput, match="at byte 96") as caught:
         _errors.fail(lib.HM_ECRC, "decoding frames", offset=96)
 

@@ -203,7 +203,7 @@ def offered(count: int) -> Outbox:
 
 
 def test_acknowledgements_before_a_batch_are_taken_with_it():
-    """What they acknowledge is freed, and the batch's place is told behind them."""
+    """Memory that they acknowledge is freed, and the batch's place is told behind them."""
     outbox = offered(3)
     acks, batch = acked_batch(m.Ack(3, 1), m.Ack(3, 2))
     coverage = {7 << 32: 4}
@@ -258,7 +258,7 @@ def test_an_acknowledgement_is_not_taken_without_its_batch():
 
 
 def test_acknowledgements_are_settled_up_to_what_is_none():
-    """Those in front are taken, of several publishers; what else stands behind them is left."""
+    """Acknowledgements in front are taken, of several publishers; what else stands behind them is left."""
     first, second = offered(300), offered(3)
     senders = {3: first.sender(None), 4: second.sender(None)}
     acks = b"".join(
@@ -277,7 +277,7 @@ def test_acknowledgements_are_settled_up_to_what_is_none():
 
 @pytest.mark.parametrize("cut", [1, 8, 31, 40])
 def test_half_an_acknowledgement_waits(cut: int):
-    """What has not wholly arrived is left."""
+    """An acknowledgement that has not wholly arrived is left."""
     outbox = offered(3)
     one = encode_control(m.Ack(3, 1))
     data = one + encode_control(m.Ack(3, 2))[:-cut]
@@ -292,7 +292,7 @@ def test_half_an_acknowledgement_waits(cut: int):
     ids=["another's", "opened", "durable", "never sent"],
 )
 def test_an_acknowledgement_for_the_protocol_to_judge_is_left(ack: m.Ack):
-    """It stays where it stands, and so does what is behind it; what is before it is settled, unless
+    """The acknowledgement stays where it stands, and so does what is behind it; what is before it is settled, unless
     it is an older one of the same that was never sent."""
     outbox = offered(3)
     good, bad = encode_control(m.Ack(3, 1)), encode_control(ack)
@@ -414,7 +414,7 @@ def test_a_source_is_one_thing():
 
 @pytest.mark.parametrize("spin_ns", [0, WAIT_NS])
 def test_others_run_while_a_source_waits(spin_ns: int):
-    """Whoever waits for input, asleep or spinning, has let the GIL go: what it waits for may come
+    """A thread that waits for input, asleep or spinning, has let the GIL go: what it waits for may come
     from a thread of the same process."""
     ours, theirs = socket.socketpair()
     with ours, theirs:

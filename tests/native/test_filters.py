@@ -163,7 +163,7 @@ TestFiltersMachine.settings = settings(max_examples=80, stateful_step_count=40, 
 
 @pytest.mark.parametrize("text", ["", "a..b", ".a", "a.", "a.>.b", "\0", "a" * 256])
 def test_an_illegal_pattern_is_refused(filters: Filters, text: str) -> None:
-    """What is no pattern is no filter, and leaves nothing behind."""
+    """Text that is no pattern is no filter, and leaves nothing behind."""
     assert filters.add(Filter(lib.HM_FILTER_PATTERN, text)) == -lib.HM_ETOPIC
     assert lib.hm_filters_count(filters.handle) == 0
 

@@ -111,7 +111,7 @@ class TestRoundTrip:
     def test_any_message_at_any_address(
         self, topic: str, payload: bytes, properties: bytes, number: int, slip: int
     ) -> None:
-        """What was encoded is decoded, wherever the buffer begins."""
+        """Encoded frames are decoded, wherever the buffer begins."""
         encoder = Encoder()
         size = encoder.encode(
             payload, topic=topic, properties=properties, sequence=number, timestamp_ns=number
@@ -253,7 +253,7 @@ class TestDecode:
         assert payload == b"payload"
 
     def test_an_unfinished_frame_ends_the_index(self) -> None:
-        """What is wholly there is decoded; ``consumed`` says where the rest begins."""
+        """Frames that are wholly there are decoded; ``consumed`` says where the rest begins."""
         data = golden() + golden()[:20]
 
         assert (len(decode(data)), decode(data).consumed) == (1, 48)
@@ -293,7 +293,7 @@ class TestDecode:
         assert (decoder.consumed, decoder.needed) == (len(decoder.buffer), 0)
 
     def test_more_frames_than_a_decoder_looks_ahead(self) -> None:
-        """Where the decoder fetches its next lot is not to be seen."""
+        """The place at which the decoder fetches its next lot is not to be seen."""
         encoder = Encoder()
         encoder.encode_many("a", [b"%d" % n for n in range(3000)])
         size = len(encoder)
@@ -434,7 +434,7 @@ class TestRefusals:
 
     @given(st.binary(max_size=200))
     def test_any_bytes_are_answered(self, data: bytes) -> None:
-        """Whatever stands there: a sound frame, MalformedInput, or a call for more bytes."""
+        """Any bytes are answered by a sound frame, MalformedInput, or a call for more bytes."""
         decoder = Decoder(b"HRMS\x01\x01" + data)
         malformed = None
 
@@ -450,7 +450,7 @@ class TestRefusals:
 
 
 class TestUsage:
-    """What a caller gets wrong is told before the core is entered."""
+    """Mistakes of a caller are told before the core is entered."""
 
     def test_an_illegal_topic(self) -> None:
         """A message needs a legal topic."""
@@ -476,7 +476,7 @@ class TestUsage:
             Encoder().encode(b"", topic="a", properties=bytes(65537))
 
     def test_a_payload_that_is_no_buffer(self) -> None:
-        """Text is refused, with the cure."""
+        """Text is refused, with what to do."""
         with pytest.raises(UsageError, match="not str: encode it"):
             Encoder().encode("text", topic="a")  # type: ignore[arg-type]
 
@@ -491,7 +491,7 @@ class TestUsage:
             Encoder().encode_joined("a", b"12345", array("Q", [5]))
 
     def test_rows_that_do_not_lie_in_one_piece(self) -> None:
-        """A row with holes in it is refused, with the cure."""
+        """A row with holes in it is refused, with what to do."""
         with pytest.raises(UsageError, match="ascontiguousarray"):
             Encoder().encode_rows("a", np.zeros((4, 4), "u1")[:, ::2])
 

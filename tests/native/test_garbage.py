@@ -1,4 +1,4 @@
-"""What refers to a memoryview may become garbage in a circle, as whatever an exception holds does.
+"""Objects that refer to a memoryview may become garbage in a circle, as all that an exception holds does.
 
 CPython up to 3.12 crashes when its collector meets a memoryview that an address of cffi's exports: so
 each of these runs in a process of its own.

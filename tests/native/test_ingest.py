@@ -126,7 +126,7 @@ class Outcome(NamedTuple):
 
 
 class Total:
-    """What feeding all of some bytes came to, however they were cut."""
+    """Result of feeding all of some bytes, however they were cut."""
 
     def __init__(self) -> None:
         self.messages = self.duplicates = self.batches = self.bytes = self.streams = 0
@@ -250,7 +250,7 @@ def test_needed_says_how_much_the_next_frame_takes(broker: Broker) -> None:
 
 
 def test_thousands_of_one_message_batches_are_few_appends(broker: Broker) -> None:
-    """What stands in one read is put together: one append takes many one-message batches."""
+    """Messages of one read are put together: one append takes many one-message batches."""
     ingest = broker.ingest(p1=ALICE)
     stream = b"".join(batch(i, ("a", b"%d" % i)) for i in range(1, 2001))
 
@@ -332,7 +332,7 @@ def test_nobody_in_particular_has_no_duplicates(broker: Broker) -> None:
 
 
 def test_progress_counts_duplicates_and_their_streams() -> None:
-    """What is there already is acknowledged like what is new, with the streams that a sync must
+    """A message that is there already is acknowledged like a new one, with the streams that a sync must
     cover."""
     broker = Broker("b")
     whole = batch(1, ("a", b"1"), ("b", b"2"))
@@ -473,12 +473,12 @@ def test_a_frame_that_is_not_sound(
 
 
 def test_random_bytes_are_refused_at_once(broker: Broker) -> None:
-    """What does not even begin like a frame is refused with its first bytes."""
+    """Input that does not even begin like a frame is refused with its first bytes."""
     assert refusal(broker.ingest(), b"GET / HTTP/1.1\r\n") == lib.HM_EMAGIC
 
 
 def test_after_an_error_the_good_before_it_is_kept(broker: Broker) -> None:
-    """What came before the malformed frame is appended and acknowledged."""
+    """Input before the malformed frame is appended and acknowledged."""
     ingest = broker.ingest(p1=ALICE)
 
     refusal(ingest, batch(1, ("a", b"1")) + batch(2, ("a", b"2")) + b"x" * 100)
@@ -771,7 +771,7 @@ def test_what_is_remembered_never_lets_another_topic_through(numbers: list[int])
 
 @pytest.mark.parametrize("pattern", ["", "a..b", "a.>.b"])
 def test_an_illegal_pattern_cannot_be_granted(broker: Broker, pattern: str) -> None:
-    """It is an error of the caller, and what was granted before it stays."""
+    """An illegal pattern is an error of the caller, and what was granted before it stays."""
     ingest = broker.ingest(p1=ALICE)
 
     with pytest.raises(InvalidTopic):

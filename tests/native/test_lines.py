@@ -91,7 +91,7 @@ def test_a_payload_larger_than_the_buffer_makes_it_grow() -> None:
 
 
 def test_a_property_block_is_no_payload() -> None:
-    """What stands between topic and payload is left out."""
+    """A block between topic and payload is left out."""
     encoder = Encoder()
     encoder.encode(b"payload", topic="t", sequence=1, properties=b"abc")
 

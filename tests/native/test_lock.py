@@ -53,7 +53,7 @@ def test_what_ends_a_wait_has_touched_nothing(spare: bool):
 
 
 def test_a_thread_does_not_wait_for_itself():
-    """It is refused at once, or let in again if it wants to."""
+    """A thread that has the lock is refused at once, or enters again if it wants to."""
     lock = Lock()
 
     with lock.hold(-1) or refuse():

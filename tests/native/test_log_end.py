@@ -105,7 +105,7 @@ LOSSES = [
 def test_a_lost_end_is_named_and_its_sequences_are_not_used_again(
     lose: Callable[[Path], None], tmp_path: Path
 ) -> None:
-    """What was closed in order and is gone is counted by verify, told by opening, and a hole."""
+    """A part that was closed in order and is gone is counted by verify, told by opening, and a hole."""
     directory = make(tmp_path / "log", COUNT, closed=True)
     lose(directory)
 

@@ -39,7 +39,7 @@ def append(log: Log, numbers: range) -> None:
 
 
 def served(log: Log) -> tuple[list[int], list[tuple[int, int]]]:
-    """What a reader gets, and the first and last missing sequence of each gap."""
+    """Sequences that a reader gets, and the first and last missing sequence of each gap."""
     status = log.status()
     position, expected = status.start_position, status.first_sequence
     found, gaps = list[int](), list[tuple[int, int]]()
@@ -55,7 +55,7 @@ def served(log: Log) -> tuple[list[int], list[tuple[int, int]]]:
 
 
 def cut(path: Path, size: int) -> None:
-    """What ``truncate`` does to a file that others have mapped."""
+    """Cut a file that others have mapped, as ``truncate`` does."""
     with path.open("r+b") as file:
         file.truncate(size)
 
@@ -68,7 +68,7 @@ def segment(directory: Path, which: int) -> Path:
 @pytest.mark.parametrize("size", [0, 4096, 5000, 40960])
 @pytest.mark.parametrize("reopened", [False, True])
 def test_a_sealed_segment_that_is_cut_is_a_gap(tmp_path: Path, size: int, reopened: bool) -> None:
-    """What stood in the part that is gone is reported, exactly; the rest is served, appends and syncs
+    """A part that is gone is reported, exactly; the rest is served, appends and syncs
     go on."""
     log = Log.open(tmp_path, **OPTIONS)
     append(log, range(1, 101))
@@ -98,7 +98,7 @@ def test_a_sealed_segment_that_is_cut_is_a_gap(tmp_path: Path, size: int, reopen
 
 
 def test_an_index_that_is_cut_costs_no_message(tmp_path: Path) -> None:
-    """Where a message stands is found without it."""
+    """A message is found without it."""
     with Log.open(tmp_path, **OPTIONS) as log:
         append(log, range(1, 101))
         log.sync()
@@ -113,7 +113,7 @@ def test_an_index_that_is_cut_costs_no_message(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".log", ".index"])
 def test_a_log_whose_newest_files_are_cut_refuses_appends(tmp_path: Path, suffix: str) -> None:
-    """What is written there would be in no file: nothing is acknowledged, as durable least of all;
+    """Messages written there would be in no file: nothing is acknowledged, as durable least of all;
     what stands elsewhere is read on, and another log of the process does not notice."""
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()

@@ -38,7 +38,7 @@ def frames(count: int, size: int = 1000, first: int = 1) -> bytes:
 
 
 def numbers(log: Log) -> list[int]:
-    """What the payloads say, oldest first; sequences are checked."""
+    """Numbers in the payloads, oldest first; sequences are checked."""
     found: list[int] = []
     position = log.status().start_position
     while run := log.read(position, 10_000):
@@ -362,7 +362,7 @@ def test_a_failed_sync_is_reported_to_who_waits_for_the_descriptor(tmp_path: Pat
 
 
 def test_several_requests_are_one_sync(tmp_path: Path) -> None:
-    """What was asked while a sync runs is done by the next one, however often it was asked."""
+    """Requests made while a sync runs are met by the next one, however many they are."""
     with Log.open(tmp_path, segment_bytes=1 << 20) as log:
         for number in range(1, 501):
             log.append(frames(1, first=number), 1)
@@ -474,7 +474,7 @@ def test_retention_by_age_takes_quiet_streams_as_well(tmp_path: Path) -> None:
 
 
 def test_misuse_is_answered(tmp_path: Path) -> None:
-    """What cannot work is refused by name, and leaves the log as it was."""
+    """A call that cannot work is refused by name, and leaves the log as it was."""
     with pytest.raises(UsageError, match="multiple of 4096"):
         Log.open(tmp_path, segment_bytes=5000)
     with pytest.raises(UsageError, match="bound"):

@@ -1,4 +1,4 @@
-"""What a log has lost: its publishers can send it again, and nothing is in the log twice.
+"""Messages that a log has lost: their publishers can send them again, and nothing is in the log twice.
 
 A power loss keeps any pages of what was not synced; a disk may change what was.
 """
@@ -40,7 +40,7 @@ def append(log: Log, numbers: range, publisher: bytes = ALICE) -> None:
 
 
 def numbers(log: Log) -> list[int | None]:
-    """What the log gives to a reader; None: a gap."""
+    """Numbers that the log gives to a reader; None: a gap."""
     position, found = log.status().start_position, list[int | None]()
     while (run := log.read(position, 2000)) is not None:
         if isinstance(run, Hole):
@@ -230,7 +230,7 @@ def test_frames_without_a_record_never_were_behind_a_roll_as_well(
 
 
 def test_frames_without_a_record_before_other_segments_are_a_gap(tmp_path: Path) -> None:
-    """What nobody is known to have sent may be sent again; messages behind it stay."""
+    """Messages that nobody is known to have sent may be sent again; messages behind it stay."""
     (tmp_path / "log").mkdir()
     log = Log.open(tmp_path / "log", **FILLED)
     append(log, range(1, 16))
@@ -267,7 +267,7 @@ def test_an_extended_record_of_which_the_disk_has_the_shorter_state(tmp_path: Pa
 
 
 def batch(first: int, count: int) -> bytes:
-    """What the publisher with id 1 sends."""
+    """A batch of the publisher with id 1."""
     frames = b"".join(frame(first + i, first + i) for i in range(count))
     head = encode_batch(id=1, after=first - 1, through=first + count - 1, frames_size=len(frames))
     return head + frames

@@ -33,7 +33,7 @@ PUBLISHERS = [bytes([letter]) * 16 for letter in b"abc"]
 
 @dataclass
 class Message:
-    """What the log must give back."""
+    """A message that the log must give back."""
 
     sequence: int
     position: int
@@ -73,7 +73,7 @@ class LogMachine(RuleBasedStateMachine):
 
     @property
     def directory(self) -> Path:
-        """Of the current life."""
+        """Directory of the current life."""
         return self.root / str(self.lives)
 
     def _make(self) -> Log:
@@ -209,7 +209,7 @@ class LogMachine(RuleBasedStateMachine):
         self.check_same(before)
 
     def check_same(self, before: Any) -> None:
-        """What a reopened log must have in common with what it was."""
+        """Check what a reopened log must have in common with what it was."""
         after = self.log.status()
         assert after.first_sequence == before.first_sequence
         assert after.next_sequence == before.next_sequence
@@ -260,7 +260,7 @@ class MemoryMachine(LogMachine):
 
     @initialize()
     def nothing_to_reopen(self) -> None:
-        """What was in memory is gone with the log."""
+        """Messages in memory are gone with the log."""
 
     @precondition(lambda self: False)
     @rule()

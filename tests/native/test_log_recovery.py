@@ -1,4 +1,4 @@
-"""What opening makes of files that a crash, a disk or an operator left: each case has one
+"""Opening of files that a crash, a disk or an operator left: each case has one
 answer."""
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PUBLISHER = b"p" * 16
 
 
 class Served(NamedTuple):
-    """What a log gives to a reader who starts at the beginning."""
+    """Messages that a log gives to a reader who starts at the beginning."""
 
     sequences: list[int]
     holes: list[tuple[int, int]]
@@ -33,7 +33,7 @@ class Served(NamedTuple):
 
 
 def payload(sequence: int) -> bytes:
-    """What message ``sequence`` says."""
+    """Payload of message ``sequence``."""
     return random.Random(sequence).randbytes(random.Random(-sequence).randrange(0, 500))
 
 
@@ -206,7 +206,7 @@ def test_damage_to_the_very_last_frame_of_a_closed_log_is_damage(
 
 
 def killed_after(directory: Path, *, synced: int, count: int) -> tuple[Path, list[int]]:
-    """What a ``kill -9`` leaves of messages 1..count in one segment, of which some are synced; and
+    """Files that a ``kill -9`` leaves of messages 1..count in one segment, of which some are synced; and
     where each begins, with the end of the last.  Two syncs at least."""
     directory.mkdir()
     log = Log.open(directory, segment_bytes=65536, spares=0)
@@ -386,7 +386,7 @@ def test_a_deleted_first_segment_is_like_retention(closed: Path, tmp_path: Path)
 def test_a_segment_damaged_from_end_to_end_is_kept_as_evidence(
     closed: Path, tmp_path: Path
 ) -> None:
-    """Nothing sound in a middle file: its messages are a hole, and the file stays for whoever can
+    """Nothing sound in a middle file: its messages are a hole, and the file stays for a program that can
     read more."""
     directory = copy_of(closed, tmp_path)
     path = segments(directory)[1]
@@ -413,7 +413,7 @@ def test_leftovers_are_removed(closed: Path, tmp_path: Path) -> None:
 
 
 def test_a_foreign_file_by_a_segments_name_is_set_aside(closed: Path, tmp_path: Path) -> None:
-    """It is neither served nor overwritten."""
+    """A foreign file is neither served nor overwritten."""
     directory = copy_of(closed, tmp_path)
     (directory / f"{41:020}.log").write_bytes(b"somebody's novel" * 1000)
 

@@ -30,7 +30,7 @@ PUBLISHER = b"p" * 16
 
 
 def payload(sequence: int) -> bytes:
-    """What message ``sequence`` says; lengths are mixed, some need padding and some do not."""
+    """Payload of message ``sequence``; lengths are mixed, some need padding and some do not."""
     return random.Random(sequence).randbytes(random.Random(-sequence).randrange(0, 400))
 
 
@@ -191,7 +191,7 @@ def test_a_deleted_segment_is_a_hole(tmp_path: Path) -> None:
 
 
 def test_dump_gives_every_sound_message_and_every_problem(tmp_path: Path) -> None:
-    """What is sound comes in order with its payload; what is not stands in its place as a problem."""
+    """Sound messages come in order with their payload; what is not sound stands in its place as a problem."""
     directory = make(tmp_path / "log")
     name, starts = next(iter(frame_starts(directory).items()))
     data = bytearray((directory / name).read_bytes())
@@ -221,7 +221,7 @@ def test_dump_begins_where_it_is_told(tmp_path: Path) -> None:
 
 
 def test_verify_works_beside_a_writer(tmp_path: Path) -> None:
-    """What was appended when the look began is sound, although the segment is open and written to."""
+    """Everything appended when the look began is sound, although the segment is open and written to."""
     with Log.open(tmp_path, segment_bytes=SEGMENT_BYTES, retention_bytes=4 * SEGMENT_BYTES) as log:
         fill(log, 200)
 

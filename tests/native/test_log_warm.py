@@ -38,7 +38,7 @@ def write(log: Log, *, mib_per_s: int) -> None:
 
 
 def test_who_writes_slowly_is_not_disturbed(tmp_path: Path) -> None:
-    """A segment is made ready at once for who writes fast, and bit by bit for who does not."""
+    """A segment is made ready at once for a fast writer, and bit by bit for a slow one."""
     slow, fast = tmp_path / "slow", tmp_path / "fast"
     slow.mkdir()
     fast.mkdir()

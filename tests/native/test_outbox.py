@@ -197,7 +197,7 @@ def test_memory_follows_what_is_unacknowledged():
 
 
 def test_a_message_over_the_limit_or_the_capacity_is_refused():
-    """What can never be taken is told apart from what has no room now."""
+    """A message that can never be taken is told apart from one that has no room now."""
     outbox = Outbox(capacity=native.CAPACITY_MIN, id=1)
 
     assert outbox.put(b"md.a", b"x" * native.CAPACITY_MIN) == native.TOO_LARGE
@@ -327,7 +327,7 @@ def test_the_status_is_of_its_own_call(monkeypatch: pytest.MonkeyPatch):
             assert outbox.status() == (0, 0, 0)
 
     class Late:
-        """What stood there before the message."""
+        """Bytes that stood there before the message."""
 
         def hm_outbox_status(self, _handle: object, put: list[int], *others: list[int]) -> None:
             put[0] = others[0][0] = others[1][0] = 0

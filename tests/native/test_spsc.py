@@ -35,7 +35,7 @@ PADDING = 1 << 32  # in a record's header word
 
 @pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
 def test_two_threads_lose_nothing(run_c: RunC, sanitizer: Sanitizer) -> None:
-    """What one thread pushes, by any call, the other pops, by any call: whole, in order, once.
+    """Records that one thread pushes, by any call, the other pops, by any call: whole, in order, once.
 
     Proven able to fail by test_a_weakened_release_is_noticed.
     """
@@ -172,7 +172,7 @@ def test_full_is_an_answer_and_writes_nothing() -> None:
 
 
 def test_push_many_takes_what_fits() -> None:
-    """Of a batch that does not fit wholly, the first records are taken; their number is told."""
+    """The first records of a batch that does not fit wholly are taken; their number is told."""
     with SpscRing(64) as ring:
         assert ring.push_many([b"12345678"] * 9) == 4
         assert ring.drain(3) == [b"12345678"] * 3
@@ -180,7 +180,7 @@ def test_push_many_takes_what_fits() -> None:
 
 @pytest.mark.parametrize("data", [bytearray(b"abc"), memoryview(b"abc")])
 def test_any_buffer_can_be_pushed(data: bytearray | memoryview) -> None:
-    """What has a buffer is copied from it."""
+    """An object with a buffer is copied from it."""
     with SpscRing(64) as ring:
         ring.push(data)
 
@@ -302,7 +302,7 @@ with SpscRing.open(sys.argv[1]) as ring:
 
 
 def test_another_process_opens_it_by_path(tmp_path: Path) -> None:
-    """What a child process pushes into the file arrives here in order."""
+    """Records that a child process pushes into the file arrive here in order."""
     path, count = tmp_path / "ring", 20_000
     received: list[bytes] = []
     with SpscRing.create(path, 4096) as ring:
@@ -316,7 +316,7 @@ def test_another_process_opens_it_by_path(tmp_path: Path) -> None:
 
 
 def test_roles_are_taken_over_where_they_were_left(tmp_path: Path) -> None:
-    """Who opens the ring anew goes on behind what was pushed and popped before."""
+    """A process that opens the ring again goes on behind what was pushed and popped before."""
     path = tmp_path / "ring"
     with SpscRing.create(path, 64) as first:
         first.push_many([b"one", b"two"])
@@ -471,7 +471,7 @@ def test_sound_records_come_before_a_bad_one(tmp_path: Path) -> None:
 
 @given(noise=st.binary(min_size=64, max_size=64), tail=st.integers(0, 8).map(lambda n: n * 8))
 def test_noise_in_the_data_area_never_reaches_outside(noise: bytes, tail: int) -> None:
-    """Whatever stands in the data area, the consumer gets records within it, or an error."""
+    """With any bytes in the data area, the consumer gets records within it, or an error."""
     fd = os.memfd_create("ring")
     with closing(SpscRing.create_fd(fd, 64)), mmap.mmap(fd, 0) as memory:
         memory[DATA:] = noise

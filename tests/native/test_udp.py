@@ -31,7 +31,7 @@ def test_a_way_that_takes_no_trains_is_one_sessions_matter(run_c: RunC, what: st
 
 
 def test_a_full_socket_is_shared(run_c: RunC) -> None:
-    """Who filled the socket is the last to be tried when it has room again."""
+    """The session that filled the socket is the last to be tried when it has room again."""
     assert run_c("udp_routes.c", "full") == "all were served\n"
 
 

@@ -14,7 +14,7 @@ ROUNDS = 1500
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_messages_come_out_frame_for_frame(run_c: RunC, seed: int) -> None:
-    """Whatever parts a message has, and wherever a send is refused, what comes out is what went in;
+    """With any parts of a message, and wherever a send is refused, what comes out is what went in;
     no property block leads beyond its frame."""
     said = run_c("zmq_pump.c", str(ROUNDS), str(seed), sanitizer="address,undefined")
 

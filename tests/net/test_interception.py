@@ -52,7 +52,7 @@ def test_a_datagram_is_copied() -> None:
 @pytest.mark.parametrize("percent", [0.1, 1, 5, 25])
 @pytest.mark.parametrize("burst", [1, 4, 20])
 def test_the_share_of_losses_is_as_asked(percent: float, burst: int) -> None:
-    """Whatever the length of the runs, the stated share is lost."""
+    """With runs of any length, the stated share is lost."""
     count = 400_000 if percent < 1 else 100_000
     spec = Interception.parse(f"loss={percent}%,burst={burst},seed=3")
     interceptor = Interceptor(spec, seed_salt=0)
@@ -173,7 +173,7 @@ def test_the_same_seed_meets_the_same_faults() -> None:
 
 
 def test_the_queue_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What waits is bounded in number and bytes; what is over the bound is dropped and counted."""
+    """The queue is bounded in number and bytes; what is over the bound is dropped and counted."""
     monkeypatch.setattr(interception, "QUEUE_MAX", 10)
     monkeypatch.setattr(interception, "QUEUE_BYTES_MAX", 50)
     interceptor = Interceptor(Interception.parse("delay=1s"), seed_salt=0)
@@ -189,7 +189,7 @@ def test_the_queue_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @given(st.integers(0, 2**32), st.data())
 def test_every_datagram_is_accounted_for(seed: int, data: st.DataObject) -> None:
-    """Whatever the faults and times: admitted plus duplicated is handed on, dropped or waiting."""
+    """With any faults and times, admitted plus duplicated is handed on, dropped or waiting."""
     shares = {name: data.draw(st.integers(0, 100)) for name in ("loss", "duplicate", "reorder")}
     times = data.draw(st.sampled_from(["", "delay=1ms", "jitter=3ms", "blackout=1ms+1ms"]))
     text = ",".join([f"{name}={share}%" for name, share in shares.items()] + [times])

@@ -1,4 +1,4 @@
-"""What is packed has all that is needed to build and to run."""
+"""The source distribution has all that is needed to build and to run."""
 
 from __future__ import annotations
 

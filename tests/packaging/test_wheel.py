@@ -21,7 +21,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.long
 def test_one_wheel_serves_every_cpython(wheel: Path) -> None:
-    """It is abi3 and manylinux, has every extension and no source of one, and is small."""
+    """The wheel is abi3 and manylinux, has every extension and no source of one, and is small."""
     with zipfile.ZipFile(wheel) as packed:
         names = packed.namelist()
 

@@ -136,7 +136,7 @@ class Amnesiac(Backend):
     """Remembers publishers through a trim and through a restart, but not through both."""
 
     def open(self, url: Url) -> SqliteStorage:
-        """Who has no message left is forgotten."""
+        """Open and forget publishers that have no message left."""
         storage = super().open(url)
         original = storage.open_stream
 
@@ -204,7 +204,7 @@ class Restless(SqliteLog):
     """Its descriptor, once readable, stays so."""
 
     def events(self) -> LogEvent:
-        """What has ended, and no more."""
+        """Operations that have ended, and no more."""
         with self._lock:
             events, self._events = self._events, LogEvent(0)
         return events
@@ -305,7 +305,7 @@ CAUGHT_BY = {
 
 
 class Faulty(StorageContract):
-    """What they share; its children are collected."""
+    """Base of the faulty storages; its children are collected."""
 
     __test__ = False
     url = "sqlite:{tmp}/data"

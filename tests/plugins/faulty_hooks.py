@@ -69,10 +69,10 @@ class BelievesPrefixes(Sound):
 
 
 class BelievesNames(Sound):
-    """Whoever has a token may be anybody."""
+    """A peer with a token may be anybody."""
 
     def decide(self, identity: str | None, token: str) -> Answer:
-        """Whose token it is does not matter."""
+        """Grant any name to a peer with any token."""
         return Grant(identity or "?") if token in SECRETS.values() else Denial()
 
 
@@ -170,7 +170,7 @@ CAUGHT_BY = {
 
 
 class Faulty(PluginContract):
-    """What the classes below share."""
+    """Base of the classes below."""
 
     __test__ = False
     name = "faulty"
@@ -212,7 +212,7 @@ class Shared:
     hooks = Sound()
 
     def probe(self) -> str | None:
-        """It works everywhere."""
+        """None: it works everywhere."""
         return None
 
     def activate(self, options: Options) -> object:

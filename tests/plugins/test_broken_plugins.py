@@ -142,7 +142,7 @@ def run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedPro
 
 @pytest.fixture(scope="module")
 def listed(environment: dict[str, str]) -> dict[tuple[str, str], dict[str, Any]]:
-    """What `hermes plugins list` says, by name and distribution; of the one that hangs, what it says
+    """Rows of `hermes plugins list`, by name and distribution; of the one that hangs, what it says
     when asked to be quick."""
     hangs = "hangs-in-probe"
     found: dict[tuple[str, str], dict[str, Any]] = {}
@@ -161,7 +161,7 @@ def listed(environment: dict[str, str]) -> dict[tuple[str, str], dict[str, Any]]
 def test_each_is_shown_with_its_reason(
     listed: dict[tuple[str, str], dict[str, Any]], name: str
 ) -> None:
-    """A broken plugin is listed as failed, with what is wrong and, where there is one, the cure."""
+    """A broken plugin is listed as failed, with what is wrong and, where it is known, what to do."""
     row = listed[name, f"broken-{name}"]
 
     assert row["state"] == "failed"
@@ -180,7 +180,7 @@ def test_two_distributions_of_one_name_both_fail(
 def test_a_built_in_name_stays_the_built_ins(
     listed: dict[tuple[str, str], dict[str, Any]],
 ) -> None:
-    """Whoever offers it too is shown as failed, whatever else it has works, and tcp is ours."""
+    """Another package that offers it is shown as failed, whatever else it has works, and tcp is ours."""
     assert listed["tcp", "hermes-broker"]["state"] == "loaded"
     assert listed["tcp", "broken-hijack"]["state"] == "failed"
     assert "the name belongs to hermes-broker" in listed["tcp", "broken-hijack"]["reason"]

@@ -102,7 +102,7 @@ def test_import_error_names_the_missing_module(make: Make) -> None:
 
 @pytest.mark.parametrize("text", ["raise SystemExit(3)", "raise RuntimeError('x')", "def ("])
 def test_failing_import_is_isolated(make: Make, text: str) -> None:
-    """Whatever an import raises, even SystemExit, becomes PluginFailed with cause and cure."""
+    """Any exception of an import, even SystemExit, becomes PluginFailed with its cause and what to do."""
     plugins = make(bad=text)
 
     with pytest.raises(PluginFailed, match=r"could not be imported: .* To go on: "):
@@ -121,7 +121,7 @@ def test_other_api_version_is_refused(make: Make, version: int, who: str) -> Non
 
 
 def test_obstacle_is_reported(make: Make) -> None:
-    """What a plugin's probe says is what the user reads."""
+    """The user reads what a plugin's probe says."""
     plugins = make(kernel=good("kernel", obstacle="it needs Linux 6.1"))
 
     with pytest.raises(PluginFailed, match=r"needs Linux 6.1"):
@@ -230,7 +230,7 @@ def test_the_environment_says_what_may_be_used(
 
 
 def test_an_excluded_plugin_is_not_imported(make: Make) -> None:
-    """Who is excluded does nothing, not even on import."""
+    """An excluded plugin does nothing, not even on import."""
     plugins = make(bomb="raise RuntimeError('boom')")
     plugins._environ = {"HERMES_PLUGINS": "-bomb"}
 
@@ -255,12 +255,12 @@ class Transport:
     api_version = 1
 
     def probe(self) -> str | None:
-        """It works."""
+        """None: it works."""
         return None
 
 
 def test_a_transport_of_this_process_is_used_and_taken_back() -> None:
-    """What is registered is found by its scheme, listed, and gone when its block ends."""
+    """A registered transport is found by its scheme, listed, and gone when its block ends."""
     plugins = Plugins([])
 
     with plugins.register("transport", "mine", Transport):

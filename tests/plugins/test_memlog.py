@@ -79,7 +79,7 @@ def test_more_than_the_limit_is_refused() -> None:
 
 
 def test_state_lives_as_long_as_the_storage() -> None:
-    """What is saved can be loaded; a new storage knows nothing of it."""
+    """A saved state can be loaded; a new storage knows nothing of it."""
     storage = MemoryBackend().open(parse_url("memory"))
     storage.save_state("positions", b"1")
 

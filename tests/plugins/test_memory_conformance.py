@@ -4,6 +4,6 @@ from hermes.testing.storage import StorageContract
 
 
 class TestMemory(StorageContract):
-    """Of the usual size."""
+    """Streams of the usual size."""
 
     url = "memory:"

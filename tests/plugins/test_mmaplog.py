@@ -91,7 +91,7 @@ def test_the_lock_of_a_killed_owner_is_free(tmp_path: Path) -> None:
 
 
 def test_directories_are_private(tmp_path: Path) -> None:
-    """What the broker stores is nobody else's to read."""
+    """Files of the broker are nobody else's to read."""
     place = tmp_path / "a" / "data"
     with closing(opened(place)) as storage, storage.open_stream("md", SETTINGS, None):
         modes = [stat.S_IMODE(p.stat().st_mode) for p in [place, place / "streams" / "md"]]
@@ -140,7 +140,7 @@ def test_options_that_make_no_sense(tmp_path: Path, query: str) -> None:
 
 
 def test_a_misspelt_option_is_answered_with_the_right_one(tmp_path: Path) -> None:
-    """Whoever writes ``snyc`` is told about ``sync``."""
+    """A user who writes ``snyc`` is told about ``sync``."""
     with pytest.raises(InvalidUrl, match="did you mean 'sync'"):
         opened(tmp_path, "?snyc=none")
 
@@ -216,7 +216,7 @@ def test_the_disk_option_is_the_streams_quota(tmp_path: Path) -> None:
 
 
 def test_progress_is_reported(tmp_path: Path) -> None:
-    """Whoever opens a stream can show how far verification has come."""
+    """A caller that opens a stream can show how far verification has come."""
     with closing(opened(tmp_path)) as storage:
         with storage.open_stream("md", SETTINGS, None) as log:
             log.append(frame(bytes(10_000)), 1)

@@ -1,4 +1,4 @@
-"""What ``sqlite:`` adds to the contract of storages: others have the file open too."""
+"""Behaviour that ``sqlite:`` adds to the contract of storages: others have the file open too."""
 
 from __future__ import annotations
 

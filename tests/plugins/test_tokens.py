@@ -78,7 +78,7 @@ def connect(stack: ExitStack, broker: Broker, user: str, token: str) -> Any:
 
 
 def test_users_do_what_they_may(serve: Broker) -> None:
-    """Who shows the token is welcome, by URL or by argument, and bound to the patterns granted."""
+    """A client that shows the token is welcome, by URL or by argument, and bound to the patterns granted."""
     with ExitStack() as stack:
         alice = connect(stack, serve, "alice", ALICE)
         bob = stack.enter_context(
@@ -137,7 +137,7 @@ def test_a_broker_with_tokens_may_listen_anywhere(users: Path) -> None:
 def test_zeromq_programs_are_a_user_that_the_listener_names(
     users: Path, tmp_path: Path, at: str
 ) -> None:
-    """What they publish is bound to that user's patterns; nobody is shown the token."""
+    """Their messages are bound to that user's patterns; nobody is shown the token."""
     with Broker(
         listeners=[at.format(f"alice:{ALICE}@", tmp_path), "inproc://named-user"],
         storage="memory:",
@@ -172,7 +172,7 @@ def until(condition: Any) -> None:
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What the doors have said."""
+    """Warnings of the doors."""
     return [found.getMessage() for found in caplog.records if found.name == "hermes.zmq"]
 
 
@@ -187,8 +187,8 @@ def test_a_door_with_a_wrong_token_backs_off(
     kind: int,
     subscribes: bool,
 ) -> None:
-    """It says once why it was turned away, waits twice as long each time, and is let in, to begin
-    anew, when the users' file has been mended."""
+    """A door says once why it was refused, waits twice as long each time, and is accepted, to begin
+    again, when the users' file has been mended."""
     monkeypatch.setattr("hermes_zmq.doors.KNOCK_MAX_NS", 8 * doors.KNOCK_MIN_NS // 100)
     monkeypatch.setattr("hermes_zmq.doors.KNOCK_MIN_NS", doors.KNOCK_MIN_NS // 100)
     write(users, FILE.replace(ALICE, "another-token-of-hers"))
@@ -248,7 +248,7 @@ def test_doors_for_zeromq_programs_need_a_user(users: Path, at: str) -> None:
 
 
 def test_a_door_for_hermes_clients_only_needs_no_user(users: Path) -> None:
-    """Those say themselves who they are."""
+    """Hermes clients say themselves who they are."""
     with (
         Broker(
             listeners=["zmq+tcp://127.0.0.1:0?doors=router"],
@@ -325,7 +325,7 @@ def test_users_come_and_go_without_a_restart(users: Path, caplog: pytest.LogCapt
 
 
 def test_a_rewrite_of_the_same_size_and_time_is_noticed(users: Path) -> None:
-    """Whoever keeps a file's size and sets its time back has changed it all the same."""
+    """A program that keeps a file's size and sets its time back has changed it all the same."""
     before = users.stat()
     while abs(time.time_ns() - before.st_ctime_ns) <= SETTLED_NS:  # the change is news for so long
         time.sleep(0.01)
@@ -403,7 +403,7 @@ def test_a_missing_file_is_refused_at_the_start(tmp_path: Path) -> None:
 
 
 def test_the_built_in_plugin_is_installed() -> None:
-    """It is found by its entry point, and works here."""
+    """The plugin is found by its entry point, and works here."""
     assert default_plugins().plugin("tokens").probe() is None
 
 

@@ -59,7 +59,7 @@ def test_a_year_ahead(storage: Storage) -> None:
 
 
 def test_an_hour_back(storage: Storage) -> None:
-    """What an earlier time stamped hides nothing that was appended before or after."""
+    """A message with an earlier time hides nothing that was appended before or after."""
     begun = time.time_ns() - 3 * HOUR
     with closing(storage.open_stream("a", SETTINGS, None)) as log:
         append(log, 5, begun)
@@ -98,7 +98,7 @@ def test_a_restart_after_a_year_ahead(scheme: str, tmp_path: Path) -> None:
 
 
 def test_a_small_step_back_is_held(storage: Storage) -> None:
-    """Half a second back is no reason to begin anything anew."""
+    """Half a second back is no reason to begin anything again."""
     begun = time.time_ns() - 2 * HOUR
     with closing(storage.open_stream("a", SETTINGS, None)) as log:
         append(log, 1, begun)

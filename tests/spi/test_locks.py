@@ -30,7 +30,7 @@ else:
 
 
 def elsewhere(place: Path, lock_file: Path) -> str:
-    """What another process that wants the lock says."""
+    """Error of another process that wants the lock."""
     program = [sys.executable, "-c", TRY, str(place), str(lock_file)]
     return subprocess.run(program, capture_output=True, text=True, timeout=60, check=True).stdout
 
@@ -47,7 +47,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def test_another_process_is_refused_with_the_owners(place: Path, tmp_path: Path) -> None:
-    """The refusal names place, process and cure; afterwards the lock is free."""
+    """The refusal names place, process and what to do; afterwards the lock is free."""
     lock_file = tmp_path / "lock"
     with PlaceLock(place, lock_file, cure="go elsewhere"):
         said = elsewhere(place, lock_file)

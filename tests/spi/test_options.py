@@ -1,4 +1,4 @@
-"""What is told of an option struct."""
+"""Descriptions of an option struct."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ def test_fields_are_described_in_order_with_those_of_the_base_first() -> None:
     ],
 )
 def test_values_and_defaults_are_written_as_in_a_url(name: str, values: str, default: str) -> None:
-    """What may be given, and what holds if nothing is, are told as one would write them."""
+    """Values and defaults are told as one would write them."""
     (option,) = (option for option in describe_options(Options) if option.name == name)
 
     assert (option.values, option.default) == (values, default)
 
 
 def test_an_option_without_a_default_has_none() -> None:
-    """It must be given, and is told apart from an empty default."""
+    """Such an option must be given, and is told apart from an empty default."""
 
     class Strict(msgspec.Struct):
         key: str

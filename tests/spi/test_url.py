@@ -52,7 +52,7 @@ def test_parts(text: str, expected: Url) -> None:
     ],
 )
 def test_refusals(text: str) -> None:
-    """What is not a URL is refused."""
+    """Text that is no URL is refused."""
     with pytest.raises(InvalidUrl):
         parse_url(text)
 
@@ -109,7 +109,7 @@ def test_a_choice_says_what_there_is() -> None:
 
 @pytest.mark.parametrize("scheme", ["tcp", "udp", "uring+tcp", "inproc"])
 def test_a_listener_with_a_user_is_refused(scheme: str) -> None:
-    """It would look as if the password kept others out; and it is not shown."""
+    """The URL would look as if the password kept others out; and it is not shown."""
     host = "name" if scheme == "inproc" else "127.0.0.1:0"
 
     with pytest.raises(InvalidUrl, match="--plugin 'tokens") as caught:
@@ -130,13 +130,13 @@ def test_a_listener_with_a_user_is_refused(scheme: str) -> None:
     ],
 )
 def test_an_option_of_listeners_in_a_clients_url(url: str, name: str) -> None:
-    """It is told whose the option is and where to give it, before anybody is dialled."""
+    """The error says whose the option is and where to give it, before anybody is dialled."""
     with pytest.raises(InvalidUrl, match=rf"{name!r} is an option of listeners.*hermes serve"):
         hermes.connect(url, timeout=1)
 
 
 def test_an_option_of_clients_in_a_listeners_url() -> None:
-    """Likewise the other way round, before anything listens."""
+    """The error says so the other way round as well, before anything listens."""
     with pytest.raises(InvalidUrl, match=r"'server' is an option of clients.*hermes sub --url"):
         Broker(listeners=["zmq+tcp://127.0.0.1:0?server=KEY"], storage="memory:").open()
 
@@ -172,7 +172,7 @@ def test_sizes(text: str | int, value: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "x", "10 parsecs", "-1", -1, True, "1e9"])
 def test_sizes_refused(text: str | int) -> None:
-    """What is not a size is refused."""
+    """A value that is no size is refused."""
     with pytest.raises(ValueError, match="is not a size"):
         byte_size(text)
 

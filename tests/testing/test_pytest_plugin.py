@@ -49,7 +49,7 @@ def test_a_broker_and_its_client(hermes_broker: Broker, hermes_client: hermes.Cl
 
 
 def test_every_test_has_its_own(hermes_client: hermes.Client) -> None:
-    """What another test has published is not there."""
+    """Messages of another test are not there."""
     (stream,) = hermes_client.streams()
 
     assert stream["messages"] == 0

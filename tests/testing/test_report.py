@@ -94,7 +94,7 @@ def test_each_check_has_its_outcome(written: dict[str, Any]) -> None:
 
 
 def test_the_subject_is_described(written: dict[str, Any]) -> None:
-    """Who was tested, with what result, and what was measured."""
+    """The report says who was tested, with what result, and what was measured."""
     (subject,) = written["subjects"]
 
     assert subject["class"] == "test_mine.py::TestMine"

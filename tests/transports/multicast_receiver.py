@@ -21,7 +21,7 @@ DEADLINE_S = 60.0
 
 
 def channel_of(client: hermes.Client) -> Any:
-    """What the client reads from; private, because nobody but a test needs it."""
+    """The channel that the client reads from; private, because nobody but a test needs it."""
     link = client._connection.link
     assert link is not None
     return link.channel

@@ -24,7 +24,7 @@ from hermes_tcp.engine import TcpTransport
 
 
 class Acceptor:
-    """Hands out sockets of another class."""
+    """Returns sockets of another class."""
 
     def __init__(self, listener: Any, kind: type[socket.socket]) -> None:
         self._listener = listener
@@ -129,7 +129,7 @@ class NeverPaused:
 
 
 class DeafKernel:
-    """Hands out connections that are never paused."""
+    """Returns connections that are never paused."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
@@ -207,7 +207,7 @@ class Unguarded(SocketAgent):
 
 
 class LetsDefectsOut(TcpTransport):
-    """What the kernel raises for one peer comes out of the poll that serves them all."""
+    """An exception of the kernel for one peer comes out of the poll that serves them all."""
 
     def listen(self, url: Url, kernel: Kernel) -> Agent:
         agent: Any = super().listen(url, kernel)
@@ -255,7 +255,7 @@ class WaitsForNothing(OtherChannel):
 
 
 class LetsErrorsOut(OtherChannel):
-    """What the system raises comes out of a channel as it is."""
+    """An exception of the system comes out of a channel as it is."""
 
     channel = Untranslated
 
@@ -287,7 +287,7 @@ class TakesItsOwnUser(UnixSocket):
 
 
 class Mutated:
-    """What the suites below share: a fault is to be noticed soon."""
+    """Base of the suites below: a fault is to be noticed soon."""
 
     url = "tcp://127.0.0.1:0"
     deadline_s = loss_deadline_s = 1.0

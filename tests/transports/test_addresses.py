@@ -1,4 +1,4 @@
-"""What transports over IP say of addresses."""
+"""Addresses of transports over IP."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_name_that_cannot_be_is_refused_by_name(host: str, passive: bool) -> N
 
 
 def test_addresses_have_defaults_and_brackets() -> None:
-    """What a URL leaves out is filled in, and an IPv6 address is printed in brackets."""
+    """Parts that a URL leaves out are filled in, and an IPv6 address is printed in brackets."""
     (_, first), *_ = addresses(parse_url("tcp://:5"), passive=True)
     (family, second), *_ = addresses(parse_url("tcp://[::1]"), passive=True, default_port=9)
 
@@ -107,7 +107,7 @@ def test_addresses_have_defaults_and_brackets() -> None:
     ],
 )
 def test_why_nobody_listens(number: int, kind: type[HermesError], said: str) -> None:
-    """Each way that binding fails is told with its cure."""
+    """Each way that binding fails is told with what to do."""
     error = OSError(number, os.strerror(number))
 
     with pytest.raises(kind, match=f"^the-url: .*{said}"):

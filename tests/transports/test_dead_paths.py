@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 120
 BOUND = "1s"
-"""Of the URLs: `keepalive`, of which twice as much may pass unanswered."""
+"""Option `keepalive` of the URLs, of which twice as much may pass unanswered."""
 HERE = Path(__file__).parent / "dead_path.py"
 
 TRANSPORTS = ["tcp", pytest.param("uring+tcp", marks=needs_uring), "udp"]

@@ -1,4 +1,4 @@
-"""What ``inproc://`` adds to the shared stream-socket code: names within one process."""
+"""Behaviour that ``inproc://`` adds to the shared stream-socket code: names within one process."""
 
 from __future__ import annotations
 

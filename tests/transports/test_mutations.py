@@ -35,7 +35,7 @@ SOUND = {"TakesItsOwnUser": "UnixSocket"}
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], dict[str, Any]]:
-    """What the kit says of each mutant in one check, and of the unchanged transport in all of
+    """Outcomes of each mutant in one check, and of the unchanged transport in all of
     them, by class and check."""
     place = tmp_path_factory.mktemp("mutations") / "report.json"
     nodes = [f"{MUTANTS}::Test{name}::{check}" for name, check in CATCHERS.items()]

@@ -1,4 +1,4 @@
-"""What the agent that all stream-socket transports share does beyond the contract; and the one over
+"""Behaviour beyond the contract of the agent that all stream-socket transports share; and of the one over
 io_uring, of which the same must hold."""
 
 from __future__ import annotations
@@ -227,7 +227,7 @@ class Failing:
     ids=lambda value: errno.errorcode[value] if value > 1 else "",
 )
 def test_a_failing_accept_ends_nothing(problem: int, pauses: int, kernel: Any) -> None:
-    """What concerns one peer is passed over at once; without room for any, accepting pauses."""
+    """An error of one peer is passed over at once; without room for any, accepting pauses."""
     acceptor = Failing(problem)
     with closing(
         SocketAgent(
@@ -278,7 +278,7 @@ class Between:
 
 
 def test_what_was_sent_first_is_read_first(kernel: Any, drive: Drive) -> None:
-    """What a client sent over its last connection is taken before what it sends over a new one, also
+    """Input that a client sent over its last connection is taken before what it sends over a new one, also
     if it arrives while the new one is accepted."""
     url = parse_url("tcp://127.0.0.1:0")
     order: list[Any] = []

@@ -1,4 +1,4 @@
-"""What ``tcp://`` adds to the shared stream-socket code: names, addresses and options."""
+"""Behaviour that ``tcp://`` adds to the shared stream-socket code: names, addresses and options."""
 
 from __future__ import annotations
 

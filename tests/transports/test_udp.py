@@ -1,4 +1,4 @@
-"""What udp adds to the contract: a real broker under loss, hostile datagrams, peers that vanish."""
+"""Behaviour that udp adds to the contract: a real broker under loss, hostile datagrams, peers that vanish."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_publisher_may_linger(broker: hermes.Broker) -> None:
 
 
 def test_durable_positions_and_wildcards(broker: hermes.Broker) -> None:
-    """What a subscription has committed is where it goes on, as over any transport."""
+    """A subscription goes on where it has committed, as over any transport."""
     url = broker.listeners[0].url
     with hermes.connect(url) as client, client.publisher() as publisher:
         with client.subscribe("md.*.x", start="earliest", durable="d") as subscription:
@@ -129,7 +129,7 @@ def await_descriptors(count: int) -> None:
 
 
 def test_closed_channels_leave_nothing(broker: hermes.Broker) -> None:
-    """What a closed session held is given back without another being closed or set up."""
+    """Memory of a closed session is given back without another being closed or set up."""
     url = broker.listeners[0].url
     with hermes.connect(url):
         pass
@@ -155,7 +155,7 @@ def silent_socket() -> socket.socket:
 
 
 def test_a_broker_that_vanishes_is_named() -> None:
-    """Who dials where nobody answers, or is answered no more, is told which address it was."""
+    """A client that dials where nobody answers, or is answered no more, is told which address it was."""
     with silent_socket() as silent:
         port = silent.getsockname()[1]
 
@@ -254,7 +254,7 @@ def _datagram(kind: int, session: int, body: bytes = b"", **fields: int) -> byte
 
 
 def _answers(sock: socket.socket) -> list[bytes]:
-    """What is answered to everything that was sent so far: what comes before the answer to one
+    """Answers to everything that was sent so far: what comes before the answer to one
     request more."""
     sock.send(_datagram(lib.HU_REQUEST, MARKER, bytes(lib.HU_SETUP)))
     found = []
@@ -265,7 +265,7 @@ def _answers(sock: socket.socket) -> list[bytes]:
 
 
 def _waiting(sock: socket.socket) -> list[bytes]:
-    """What an agent that the test polls has sent there: over loopback it is there by then."""
+    """Datagrams that an agent which the test polls has sent there: over loopback it is there by then."""
     found = []
     sock.setblocking(False)
     with contextlib.suppress(BlockingIOError):
@@ -449,7 +449,7 @@ def test_closing_a_listener_tells_what_was_under_way(
 def test_who_acknowledges_what_it_has_not_got_harms_itself(
     kernel: EchoKernel, received: int
 ) -> None:
-    """It is not sent that again if it could have got it, is not believed if it could not; others
+    """The peer is not sent that again if it could have got it, is not believed if it could not; others
     get what is theirs, and later output of its own goes out either way."""
     agent = UdpTransport().listen(parse_url("udp://127.0.0.1:0"), kernel)
     with (

@@ -35,7 +35,7 @@ TRAIN = 52
 
 
 def beacon(sent: Sent) -> tuple[dict[str, object], list[tuple[int, int, bytes]]]:
-    """What a receiver reads in a beacon."""
+    """Fields that a receiver reads in a beacon."""
     datagram = sealed(
         lib.HU_BEACON, sent.data, position=sent.position, received=sent.received, stream=1
     )
@@ -91,7 +91,7 @@ def test_a_batch_leaves_at_once() -> None:
 
 
 def test_a_large_batch_leaves_in_trains() -> None:
-    """What is there leaves in datagrams of the largest size, in trains of what one call takes."""
+    """Data leaves in datagrams of the largest size, in trains of what one call takes."""
     cast = Cast()
     size = TRAIN * PAYLOAD + 1000
 
@@ -159,7 +159,7 @@ def test_no_more_is_taken_than_may_be_ahead() -> None:
 
 
 def test_a_control_frame_waits_for_room_too() -> None:
-    """It is taken whole or not at all."""
+    """A control frame is taken whole or not at all."""
     cast = Cast()
     stream = control(m.Stream(0, "default"))
     cast.feed(batch(1, HISTORY // 8))
@@ -269,7 +269,7 @@ def test_who_is_near_or_may_not_slow_nobody(rate_min: int, lag: int) -> None:
 
 
 def test_what_is_gone_slows_nobody() -> None:
-    """Who calls for what is not kept any more cannot be helped by going slower."""
+    """A receiver that calls for what is not kept any more cannot be helped by going slower."""
     cast = Cast(rate=100_000_000, rate_min=20_000_000)
     carried(cast, 20 * MS)
 
@@ -280,7 +280,7 @@ def test_what_is_gone_slows_nobody() -> None:
 
 @pytest.mark.parametrize(("rtt_ns", "slowed"), [(0, 1), (10 * MS, 0)])
 def test_who_is_far_away_is_not_late_for_it(rtt_ns: int, slowed: int) -> None:
-    """What is lost is missed a round trip later: what left in two of them is not far back."""
+    """A loss is noticed a round trip later: what left in two of them is not far back."""
     cast = Cast(rate=1_000_000_000, rate_min=1_000_000, history=1 << 28)
     carried(cast, 30 * MS)
 
@@ -293,7 +293,7 @@ def test_who_is_far_away_is_not_late_for_it(rtt_ns: int, slowed: int) -> None:
 
 
 def test_a_call_is_answered_with_exactly_the_range() -> None:
-    """What one receiver calls for goes to all, marked as sent before, at once."""
+    """A range that one receiver calls for goes to all, marked as sent before, at once."""
     cast = full()
 
     cast.call((10 * PAYLOAD, PAYLOAD), (20 * PAYLOAD, 3 * PAYLOAD), (50, 7))
@@ -310,7 +310,7 @@ def test_a_call_is_answered_with_exactly_the_range() -> None:
 
 
 def test_a_thousand_calls_for_one_loss_cost_one_repeat() -> None:
-    """Whoever calls for what waits, or has just been repeated, has been answered."""
+    """A receiver that calls for what waits, or has just been repeated, has been answered."""
     cast = full()
 
     for caller in range(500):
@@ -353,7 +353,7 @@ def test_a_repeat_is_made_again_after_the_hold_off(rtt_ns: int, hold_ns: int) ->
 
 
 def test_only_what_was_not_just_repeated_is_repeated() -> None:
-    """Of a range that overlaps others, the parts that are neither waiting nor held off are sent."""
+    """The parts of a range that overlaps others are sent that are neither waiting nor held off."""
     cast = full()
     cast.call((2 * PAYLOAD, PAYLOAD), (5 * PAYLOAD, PAYLOAD))
     cast.flush()
@@ -457,7 +457,7 @@ def test_a_call_for_which_there_is_no_room_ends_the_look_at_its_status() -> None
 
 
 def test_one_status_is_so_much_work_at_most() -> None:
-    """Whoever calls for everything again and again, where much waits, is not looked at to the end."""
+    """A receiver that calls for everything again and again, where much waits, is not looked at to the end."""
     cast = full()
     parts = lib.HU_CAST_REPAIRS // 2
     for i in range(0, parts, 64):
@@ -532,7 +532,7 @@ def test_callers_share_what_is_repeated(unicast: int) -> None:
 
 
 def test_what_another_has_called_for_is_not_waited_for() -> None:
-    """Who lacks one datagram in the middle of what a greedy one calls for has it in his own turn,
+    """A receiver that lacks one datagram amid what a greedy one calls for has it in its own turn,
     once, and the greedy one has all the rest."""
     cast = Cast()
     for through in (1, 2):
@@ -553,7 +553,7 @@ def test_what_another_has_called_for_is_not_waited_for() -> None:
 
 
 def test_whoever_has_most_gives_way() -> None:
-    """Where one has filled the list, others find room on it, and only his ranges are spared."""
+    """Where one has filled the list, others find room on it, and only its ranges are spared."""
     cast = full()
     most = lib.HU_CAST_REPAIRS
     for i in range(0, most, 64):
@@ -571,7 +571,7 @@ def test_whoever_has_most_gives_way() -> None:
 
 
 def test_more_callers_than_are_told_apart() -> None:
-    """Those beyond share a place: everybody has what he called for all the same."""
+    """Callers beyond share a place: each has what it called for all the same."""
     cast = full()
     many = 3 * lib.HU_CAST_CALLERS
 
@@ -586,7 +586,7 @@ def test_more_callers_than_are_told_apart() -> None:
 
 
 def test_repairs_to_who_called() -> None:
-    """With `unicast`, everybody gets what he called for himself."""
+    """With `unicast`, each receiver gets what it called for itself."""
     cast = Cast(unicast=1)
     cast.cast(batch(1, 50 * PAYLOAD))
     cast.sent.clear()
@@ -602,7 +602,7 @@ def test_repairs_to_who_called() -> None:
 
 
 def test_who_calls_for_much_does_not_hold_up_the_others() -> None:
-    """Of several callers each gets a train in turn."""
+    """Each of several callers gets a train in turn."""
     cast = Cast(unicast=1)
     cast.cast(batch(1, 400_000))
     cast.run(5 * MS)
@@ -825,7 +825,7 @@ def test_what_was_not_taken_does_not_count_against_the_rate() -> None:
 
 
 def test_a_repair_that_was_not_taken_is_not_forgotten() -> None:
-    """It goes out when the socket takes it, though nobody calls again."""
+    """A repair goes out when the socket takes it, though nobody calls again."""
     cast = full()
     cast.takes = lambda sent: sent.position < 3 * PAYLOAD
     cast.call((PAYLOAD, 5 * PAYLOAD))
@@ -865,7 +865,7 @@ steps = st.lists(
 @settings(deadline=None)
 @given(steps=steps, unicast=st.integers(0, 1))
 def test_any_order_of_things(steps: list[tuple[object, ...]], unicast: int) -> None:
-    """Whatever happens: what is sent is the stream, beacons are sound, and the rate is kept."""
+    """In any order of events, what is sent is the stream, beacons are sound, and the rate is kept."""
     cast = Cast(history=lib.HU_HISTORY_MIN, unicast=unicast, rate=RATE // 10, rate_min=RATE // 99)
     through, left = 0, b""
     for kind, *values in steps:

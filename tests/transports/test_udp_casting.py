@@ -59,14 +59,14 @@ def multicast() -> None:
 
 
 class Listener:
-    """What comes to a group, put together."""
+    """Datagrams that come to a group, put together."""
 
     def __init__(self, url: str) -> None:
         self.sock = joined(url)
         self.cast = 0
         self.begun = 0
         self.stream = bytearray()
-        """What was cast from position ``begun`` on."""
+        """Bytes cast from position ``begun`` on."""
         self.sources: set[tuple[str, int]] = set()
         self.beacons: list[object] = []
 
@@ -183,7 +183,7 @@ def test_a_slow_rate_holds_up_nobody_else() -> None:
 
 @pytest.mark.parametrize("repair", ["multicast", "unicast"])
 def test_what_is_lost_is_repeated(repair: str) -> None:
-    """A subscriber gets all of it, whoever hears the repeats."""
+    """A subscriber gets all of it, whichever receivers hear the repeats."""
     count = 20_000
     with (
         casting(f"&repair={repair}&drop=0.05&seed=3") as (broker, _, listener),
@@ -237,7 +237,7 @@ def end_cast(broker: hermes.Broker) -> None:
 
 
 def test_an_orderly_end_casts_what_is_left() -> None:
-    """What was published before the broker stops is cast before it is gone."""
+    """Messages published before the broker stops are cast before it is gone."""
     with casting(limits={"stop": "1s"}) as (broker, client, listener):
         publish(client, "a", b"last words")
         broker.close()
@@ -299,7 +299,7 @@ def test_options_of_a_group_on_an_ordinary_address(option: str) -> None:
     ],
 )
 def test_nonsense_is_refused(option: str, words: str) -> None:
-    """What makes no sense for a group is said with what would."""
+    """An option that makes no sense for a group is refused with what would."""
     with pytest.raises(InvalidUrl, match=words):
         UdpTransport().listen(parse_url(f"udp://{GROUP}:0?{LOOPBACK}&{option}"), EchoKernel())
 

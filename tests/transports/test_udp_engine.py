@@ -216,7 +216,7 @@ def test_what_is_late_is_not_called_for_twice() -> None:
 
 
 def test_duplicates_change_nothing() -> None:
-    """What arrives twice is delivered once, and counted."""
+    """A datagram that arrives twice is delivered once, and counted."""
     net = warm()
     carry = net._carry
 
@@ -258,7 +258,7 @@ def test_probes_back_off() -> None:
 
 
 def test_a_silent_peer_is_given_up() -> None:
-    """Who is not heard for the liveness time is lost, for the reason that it was silent."""
+    """A peer that is not heard for the liveness time is lost, for the reason that it was silent."""
     net = warm()
     net.loses = lambda datagram: True
     net.run(lambda: net.a.events & LOST, limit_ns=20_000 * MS)
@@ -278,7 +278,7 @@ def test_a_quiet_session_lives() -> None:
 
 
 def test_a_full_window_stops_the_sender() -> None:
-    """Who does not read gets a window's worth and no more; when it reads, the rest comes."""
+    """A peer that does not read gets a window's worth and no more; when it reads, the rest comes."""
     net = Net(b={"window": 1 << 16}, a={"peer_window": 1 << 16})
     net.warm_up()
     net.b.reading = False
@@ -329,7 +329,7 @@ def called_for(net: Net, *ranges: tuple[int, int]) -> bytes:
 
 
 def test_a_flood_of_calls_is_not_looked_at() -> None:
-    """Of the ranges that a peer calls for, no more than a bound are looked at in a span of time;
+    """No more than a bound of the ranges that a peer calls for are looked at in a span of time;
     the others are counted, and what an honest call asks for afterwards is repeated."""
     net = warm()
     flood = called_for(net, *((FIRST + i, 1) for i in range(1000)))
@@ -379,7 +379,7 @@ def test_an_echo_of_a_time_that_cannot_be_is_ignored(ago_us: int) -> None:
 
 
 def test_no_more_echoes_are_believed_than_stamps_were_sent() -> None:
-    """Who makes up echoes is believed once for each time that it was told something."""
+    """A peer that makes up echoes is believed once for each time that it was told something."""
     net = Net()
     net.a.push(pattern(3 * PAYLOAD))
     net.emit(net.a)

@@ -30,7 +30,7 @@ def joined(*, receivers: int = 1, seed: int = 1, history: int = HISTORY) -> tupl
 
 
 def test_it_begins_at_the_newest_border() -> None:
-    """What was cast before the first beacon is not wanted; what stands behind its border is called
+    """Data cast before the first beacon is not wanted; what stands behind its border is called
     for."""
     caster, group = Caster(), Group()
     before = caster.cast(3)
@@ -105,7 +105,7 @@ def test_a_beacon_tells_of_a_lost_tail() -> None:
 
 
 def test_a_repeat_for_somebody_else_spares_the_call() -> None:
-    """Whoever waits to call does not if the repeat comes first."""
+    """A receiver that waits to call does not if the repeat comes first."""
     caster, group = joined(receivers=100)
     group.take(caster.cast(2)[1])
 
@@ -143,7 +143,7 @@ def test_the_back_off_is_exponential_and_cut_off() -> None:
 
 
 def test_what_is_not_repeated_any_more_cuts_it_off() -> None:
-    """It calls no more, hands out what stands in order, and goes on at the newest border."""
+    """The receiver calls no more, delivers what stands in order, and goes on at the newest border."""
     caster, group = joined()
     first, _, third = caster.cast(3)
     group.take(first)
@@ -164,7 +164,7 @@ def test_what_is_not_repeated_any_more_cuts_it_off() -> None:
 
 
 def test_a_hole_as_large_as_a_share_of_the_history_cuts_it_off() -> None:
-    """Who lacks a quarter of the history does not have it repeated for all."""
+    """A receiver that lacks a quarter of the history does not have it repeated for all."""
     caster, group = joined()
     share = caster.history // lib.HU_CUT_SHARE
     lost = caster.cast(share // PAYLOAD + 1)
@@ -218,7 +218,7 @@ def test_another_cast_in_its_place_loses_it() -> None:
 
 @pytest.mark.parametrize("position", [2**62, 2**63, 2**64 - 1 - PAYLOAD, 1 << 17])
 def test_data_far_off_is_harmless(position: int) -> None:
-    """Whatever position data claims, the stream goes on."""
+    """With data at any position, the stream goes on."""
     caster, group = joined()
 
     group.take(caster.data(position, bytes(PAYLOAD)))
@@ -250,7 +250,7 @@ def test_a_beacon_far_behind_is_another_stream() -> None:
 
 
 def test_unsound_beacons_and_other_types_are_counted() -> None:
-    """What is no beacon of ours changes nothing."""
+    """A datagram that is no beacon of ours changes nothing."""
     caster, group = joined()
     bad = caster.beacon()
     broken = (bad[0], bad[1][:-1])

@@ -27,7 +27,7 @@ LARGE = ref.batch(1, 0, 0, 1, ref.message("a", bytes(600_000), 1))
 
 
 class Session:
-    """What stands in for a :class:`UdpChannel`: gives pieces, and takes as much as it has room."""
+    """A stand-in for a :class:`UdpChannel`: gives pieces, and takes as much as it has room."""
 
     def __init__(self, *pieces: bytes) -> None:
         self.pieces = deque(pieces)
@@ -115,7 +115,7 @@ def test_what_must_wait_for_a_border_wakes_nobody() -> None:
 
 
 def test_a_reader_waits_as_long_as_it_was_told() -> None:
-    """What native code would do with a medium is done here: it waits, reads, and hears of the end."""
+    """The channel does here what native code would do with a medium: it waits, reads, and hears of the end."""
     session = Session()
     channel = over(session)
     place = ffi.new("uint8_t[]", 1 << 20)
@@ -145,7 +145,7 @@ def test_who_reads_holds_up_nobody_who_writes() -> None:
 
 
 def test_a_broken_one_keeps_no_buffers() -> None:
-    """Whoever was told that it is lost has the memory back, traceback and all."""
+    """A reader that was told that it is lost has the memory back, traceback and all."""
     session = Session()
     session.error = "it broke"
     channel = over(session)

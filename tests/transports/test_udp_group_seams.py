@@ -48,7 +48,7 @@ class Reader:
         self._out = bytearray()
 
     def entries(self) -> list[tuple[int, int]]:
-        """What the group's beacon says of the streams; none before the first."""
+        """Entries of the group's beacon for the streams; none before the first."""
         found = lib.hu_group_beacon(self.group.handle)
         if found == ffi.NULL:
             return []
@@ -178,7 +178,7 @@ class World:
         self.reader.group.take((ffi.new("hu_header *", fields), sent.data))
 
     def round(self, span_ns: int) -> None:
-        """Some time passes; whoever has something to do then does it."""
+        """Some time passes; each party with something to do then does it."""
         group = self.reader.group
         self.cast.now_ns += span_ns
         group.now_ns = self.cast.now_ns

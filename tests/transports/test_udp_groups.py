@@ -90,7 +90,7 @@ def test_a_name_is_what_it_resolves_to(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_group_that_nothing_leads_to(
     monkeypatch: pytest.MonkeyPatch, group: Group, words: str
 ) -> None:
-    """It is said what would: an interface, or the route that Linux does not give its loopback."""
+    """The error says what would work: an interface, or the route that Linux does not give its loopback."""
 
     class Unreachable(socket.socket):
         def connect(self, address: Any) -> None:

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.slow
 HOST = f"239.255.{os.getpid() >> 8 & 0xFF}.{os.getpid() & 0xFF}"
 """A group of this process's own: tests that run beside this one are not to be heard."""
 HOST6 = f"ff11::4845:{os.getpid():x}"
-"""Likewise, and nothing that is sent to it leaves the machine."""
+"""Another address of this process; nothing that is sent to it leaves the machine."""
 OPTIONS = "interface=127.0.0.1"
 ROOT = Path(__file__).parents[2]
 RECEIVERS = 8
@@ -149,8 +149,8 @@ def test_many_receivers_under_loss_get_all_of_it(repair: str) -> None:
 
 
 def test_another_caster_in_the_group_is_named(caplog: pytest.LogCaptureFixture) -> None:
-    """Whoever comes back to a group and finds another broker there is told of both; the same one is
-    no news."""
+    """A client that comes back to a group and finds another broker there is told of both; the same one is
+    not reported."""
     with casting() as (first, url):
         for _ in range(2):
             hermes.connect(url, timeout=DEADLINE_S).close()
@@ -189,7 +189,7 @@ def interface_of_ipv6() -> str:
 
 @pytest.mark.parametrize("by", ["name", "number", "zone"])
 def test_a_group_of_ipv6(by: str) -> None:
-    """It is cast, joined and repaired as one of IPv4; its scope is this machine, whatever the
+    """A group of IPv6 is cast, joined and repaired as one of IPv4; its scope is this machine, whatever the
     interface."""
     name = interface_of_ipv6()
     index = socket.if_nametoindex(name)
@@ -248,7 +248,7 @@ def test_a_client_of_a_group_waits_awake_if_it_was_told_to() -> None:
 
 
 def test_a_late_joiner_has_history_and_then_the_group() -> None:
-    """Who comes in the middle and wants all from the beginning gets every message once, in order,
+    """A subscriber that comes in the middle and wants all from the beginning gets every message once, in order,
     and is served by the group in the end."""
     past = 2 * COUNT - 1  # several windows of unicast
     with (
@@ -300,7 +300,7 @@ def trickle(publisher: hermes.Publisher, first: int, stop: threading.Event) -> i
 
 
 def test_a_slow_receiver_gets_a_gap_and_holds_up_nobody() -> None:
-    """Who does not read for longer than the history lasts is told exactly what it missed, also if
+    """A receiver that does not read for longer than the history lasts is told exactly what it missed, also if
     nothing follows; another has all of it meanwhile."""
     count = 3 * HISTORY // 1024
     piece = bytes(900)
@@ -339,7 +339,7 @@ def test_a_slow_receiver_gets_a_gap_and_holds_up_nobody() -> None:
 
 
 def test_the_broker_comes_back_and_all_goes_on(tmp_path: Path) -> None:
-    """A broker that is started again casts anew: its clients find it, and miss nothing."""
+    """A broker that is started again casts again: its clients find it, and miss nothing."""
     storage = f"mmap:{tmp_path}"
     with ThreadPoolExecutor(1) as pool, contextlib.ExitStack() as undo:
         with casting(storage=storage) as (_, url):
@@ -444,7 +444,7 @@ def test_nobody_but_the_caster_is_believed() -> None:
 
 
 def overheard(group: Any) -> Any:
-    """The header of a beacon, as whoever joins the group gets it."""
+    """The header of a beacon, as a client that joins the group gets it."""
     header = ffi.new("hu_header *")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.settimeout(DEADLINE_S)
@@ -468,6 +468,6 @@ def overheard(group: Any) -> Any:
     ],
 )
 def test_a_group_that_cannot_be_dialled(url: str, error: type[Exception], text: str) -> None:
-    """It says what is wrong, and what to look at."""
+    """The error says what is wrong, and what to look at."""
     with pytest.raises(error, match=text):
         hermes.connect(url.replace("HOST", HOST), timeout=0.3)

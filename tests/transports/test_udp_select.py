@@ -46,7 +46,7 @@ def batch(after: int, through: int, found: bytes = b"", stream: int = INDEX) -> 
 
 @dataclass
 class Got:
-    """What one subscription was given."""
+    """Messages that one subscription was given."""
 
     batches: list[tuple[int, int]] = field(default_factory=list)
     messages: list[tuple[int, str]] = field(default_factory=list)
@@ -111,7 +111,7 @@ class Selector:
             assert stuck < 1000, "the walk does not come forward"
 
     def got(self) -> dict[int, Got]:
-        """What was written, by subscription, its coverage proved to be seamless."""
+        """Output by subscription, its coverage proved to be seamless."""
         found: dict[int, Got] = {}
         position = dict(self.begun)
         for envelope, body in envelopes(bytes(self.out)):
@@ -135,7 +135,7 @@ class Selector:
 
 
 def envelopes(data: bytes) -> Iterator[tuple[Any, list[tuple[int, str]]]]:
-    """What a client is given: gaps, and batches as (id, after, through) with their messages."""
+    """Output for a client: gaps, and batches as (id, after, through) with their messages."""
     reader = EnvelopeReader(control_max=4096, batch_max=1 << 20)
     at = 0
     while at < len(data):
@@ -367,7 +367,7 @@ GOOD = batch(0, 2, message("a", 1) + message("a", 2))
     ],
 )
 def test_what_cannot_be_a_stream_is_malformed(data: bytes) -> None:
-    """Whatever the walk relies on is checked: it stops, and stays stopped."""
+    """Everything the walk relies on is checked: it stops, and stays stopped."""
     selector = Selector()
     selector.add(1, ">")
 

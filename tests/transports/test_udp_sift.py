@@ -1,4 +1,4 @@
-"""What passes between a client and the broker is looked at frame by frame, and not changed."""
+"""Frames that pass between a client and the broker are looked at one by one, and not changed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Recorder:
 
 
 def received_through(recorder: Recorder, data: bytes, draw: random.Random) -> bytes:
-    """What the client gets."""
+    """Bytes that the client gets."""
     out, at = bytearray(), 0
     inward = recorder.inward
     while at < len(data):
@@ -72,7 +72,7 @@ FRAMES = {
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.sampled_from(sorted(FRAMES)), max_size=12), st.integers(0, 1 << 32))
 def test_what_passes_is_unchanged(names: list[str], seed: int) -> None:
-    """In whatever pieces: all but what the judge drops comes out as it came, and he sees his
+    """In whatever pieces: all but what the judge drops comes out as it came, and it sees its
     frames."""
     recorder = Recorder()
     data = b"".join(FRAMES[name] for name in names)
@@ -102,7 +102,7 @@ def test_what_begins_and_ends_subscriptions_is_noted(names: list[str], seed: int
 
 
 def test_nothing_is_put_into_a_batch() -> None:
-    """What is to be said while a batch passes goes out behind it."""
+    """A frame to be said while a batch passes goes out behind it."""
     outward = Outward()
     batch = FRAMES["one"]
     out = sent(outward.handle, batch[:-1])
@@ -116,7 +116,7 @@ def test_nothing_is_put_into_a_batch() -> None:
 
 
 def test_the_end_of_what_was_taken_goes_nowhere() -> None:
-    """Once: the broker has heard of it, and the same id may be used anew."""
+    """Once: the broker has heard of it, and the same id may be used again."""
     outward = Outward()
     end = FRAMES["unsubscribe"]
     assert outward.take(end)
@@ -142,7 +142,7 @@ def test_what_was_just_ended_is_not_taken() -> None:
 
 
 def test_notes_that_nobody_reads_are_bounded() -> None:
-    """Where there is no room for one it is said so; the end of what was taken waits instead."""
+    """The answer says that there is no room for one; the end of what was taken waits instead."""
     outward = Outward()
     end = FRAMES["unsubscribe"]
     assert outward.take(end)
@@ -160,7 +160,7 @@ def test_notes_that_nobody_reads_are_bounded() -> None:
 
 
 def test_what_is_said_is_bounded() -> None:
-    """Whoever says more than goes out is told so, and what the client says still has room."""
+    """A caller that says more than goes out is told so, and what the client says still has room."""
     outward = Outward()
     ping = FRAMES["ping"]
     count = 0
@@ -172,7 +172,7 @@ def test_what_is_said_is_bounded() -> None:
 
 
 def test_a_batch_larger_than_the_buffer_passes_in_parts() -> None:
-    """It is never held until it is whole."""
+    """A batch is never held until it is whole."""
     recorder = Recorder()
     large = ref.batch(1, 0, 0, 1, bytes(3 * INWARD_SIZE))
 

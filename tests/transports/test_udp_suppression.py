@@ -31,7 +31,7 @@ Loses = Callable[[int, Sent], bool]
 
 @dataclass
 class Outcome:
-    """What it cost."""
+    """Cost of a loss."""
 
     lost: int
     """Datagrams of the first transmission that somebody lost."""
@@ -146,7 +146,7 @@ def all_lose(position: int) -> Loses:
 
 @pytest.mark.parametrize(("count", "most"), [(1, 1), (10, 1.5), (100, 3), (1000, 5)])
 def test_a_datagram_that_all_have_lost(count: int, most: float) -> None:
-    """It is repeated once; calls grow as a logarithm while receivers grow a thousandfold."""
+    """The datagram is repeated once; calls grow as a logarithm while receivers grow a thousandfold."""
     runs = 20 if count < 1000 else 10
 
     outcomes = [simulate(count, seed, 3, all_lose(PAYLOAD)) for seed in range(runs)]

@@ -46,13 +46,13 @@ class Client:
         self.hear(m.Stream(OURS, "default"))
 
     def says(self, message: Any) -> list[Any]:
-        """What goes out for it."""
+        """Output for a message."""
         self.sends(message)
         self.rows.hear()
         return self.out()
 
     def sends(self, message: Any) -> None:
-        """What nobody has heard yet."""
+        """Send a message that nobody has heard yet."""
         self.wire += sent(self.rows.outward.handle, encode_control(message))
 
     def out(self) -> list[Any]:
@@ -82,7 +82,7 @@ class Client:
         self.rows.begin(beacon, entries)
 
     def walk(self, data: bytes) -> list[Any]:
-        """What the client gets out of the group's ``data``."""
+        """Messages that the client gets out of the group's ``data``."""
         found = bytearray()
         event, consumed = ffi.new("hu_select_event *"), ffi.new("uint64_t *")
         place = ffi.new("uint8_t[]", 65536)
@@ -260,7 +260,7 @@ def test_one_that_is_refused_something_later_is_served_no_more(client: Client) -
 
 
 def test_a_hole_becomes_a_gap(client: Client) -> None:
-    """What the group leaves out is told, with the group's own reason if it has one."""
+    """A part that the group leaves out is told, with the group's own reason if it has one."""
     client.subscribe(at=10)
     client.join(10)
     client.rows.advance()

@@ -30,7 +30,7 @@ GOLDEN = (
 
 
 def beacon(body: bytes, *, position: int = 6000, received: int = 2000) -> Any:
-    """What a receiver makes of it."""
+    """Result of a receiver for a beacon."""
     datagram = sealed(lib.HU_BEACON, body, position=position, received=received, stream=1)
     return beacon_of(*opened(datagram))
 
@@ -56,7 +56,7 @@ entries = st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1
 def test_any_beacon_is_read_as_it_was_written(
     positions: list[int], base: int, table: Any, receivers: int
 ) -> None:
-    """Whatever is written comes back."""
+    """Every field that is written comes back."""
     received, oldest, join, position = (base + at for at in positions)
     fields = {**FIELDS, "join": join, "oldest": oldest, "receivers": receivers}
 

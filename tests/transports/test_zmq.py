@@ -475,7 +475,7 @@ def test_what_has_arrived_when_a_broker_stops_is_acknowledged(
 def test_what_a_stopping_broker_does_not_take_is_told(
     programs: Programs, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    """What a feed door still holds when the broker stops is logged, with its number."""
+    """Messages that a feed door still holds when the broker stops are logged, with their number."""
     refusing = Refusing(monkeypatch, times=1_000_000)
 
     with serving(programs):
@@ -610,7 +610,7 @@ def make_keys(*names: Path) -> list[dict[str, bytes]]:
 
 @pytest.mark.parametrize("name", ["", ".", "..", "keys/", "keys/."])
 def test_a_pair_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """What names no file makes no hidden files of keys."""
+    """A text that names no file makes no hidden files of keys."""
     (tmp_path / "keys").mkdir()
     monkeypatch.chdir(tmp_path)
 
@@ -696,7 +696,7 @@ def test_a_list_of_users_is_read_with_care(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize("cut", [b"%", b"&", b"#", b"?"])
 def test_a_key_that_was_not_encoded_is_refused(cut: bytes) -> None:
-    """What is left of a public key whose special characters stand in a URL as they are is refused,
+    """The rest of a public key whose special characters stand in a URL as they are is refused,
     with what to do, and without the key."""
     key = b"a" * 21 + cut + b"b" * 18
     with pytest.raises(InvalidUrl, match="%25") as refusal:

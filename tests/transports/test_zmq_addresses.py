@@ -44,7 +44,7 @@ def test_a_path_is_free_after_close(tmp_path: Path) -> None:
 
 
 def test_a_file_is_not_replaced(tmp_path: Path) -> None:
-    """What stands at a path and is no socket stays what it is."""
+    """A file at a path that is no socket stays what it is."""
     path = tmp_path / "feed"
     (tmp_path / "feed.router").write_text("precious")
 

@@ -46,7 +46,7 @@ class Bridges:
         return made
 
     def stop(self, process: subprocess.Popen[str]) -> tuple[dict[str, Any], str]:
-        """What it reports in the end, and what it has said meanwhile."""
+        """The bridge's report in the end, and its words meanwhile."""
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=DEADLINE_S)
         assert process.returncode == 0, err

@@ -1,4 +1,4 @@
-"""Who a zmq peer is: what its key proves, and never what it says of itself."""
+"""Identity of a zmq peer: what its key proves, and never what it says of itself."""
 
 from __future__ import annotations
 

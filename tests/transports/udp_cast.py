@@ -21,7 +21,7 @@ RATE = 125_000_000
 ALL: int = lib.HU_CAST_ALL
 CAST = 0xCA57
 FRAMES_AT = 56
-"""Where the frames of a batch begin."""
+"""Offset at which the frames of a batch begin."""
 
 
 def batch(through: int, size: int, *, after: int | None = None, stream: int = 0) -> bytes:
@@ -166,7 +166,7 @@ class Cast:
         return max(self.now_ns, int(lib.hu_caster_deadline(self.native)))
 
     def run(self, span_ns: int) -> list[Sent]:
-        """What is sent in so much time, at the times it asks for."""
+        """Datagrams sent in so much time, at the times it asks for."""
         begun, end = len(self.sent), self.now_ns + span_ns
         self.flush()
         while (due := self.deadline_ns) <= end:

@@ -22,7 +22,7 @@ Datagram = tuple[Any, bytes]
 
 
 class Caster:
-    """What is sent to the group, as decoded datagrams."""
+    """A sender to the group, of decoded datagrams."""
 
     def __init__(self, *, receivers: int = 1, cast: int = CAST, history: int = HISTORY) -> None:
         self.receivers = receivers
@@ -54,7 +54,7 @@ class Caster:
         return self.data(position, data, flags=lib.HU_REPEAT)
 
     def beacon(self, pattern: bytes = b">") -> Datagram:
-        """Where the stream stands now."""
+        """A beacon of where the stream stands now."""
         body = struct.pack(
             "<QQIIHHB3x",
             self.join,
@@ -85,7 +85,7 @@ class Group:
         return int(lib.hu_group_input(self.handle, header, body, len(body), self.now_ns))
 
     def calls_at(self, when_ns: int) -> list[tuple[tuple[int, int], ...]]:
-        """What it calls for then: the ranges of each datagram."""
+        """Ranges that it calls for then, of each datagram."""
         self.now_ns = max(self.now_ns, when_ns)
         found = []
         while size := lib.hu_group_emit(

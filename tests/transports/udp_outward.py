@@ -1,4 +1,4 @@
-"""What comes out of a group client's filter: what its channel does natively, in steps."""
+"""Output of a group client's filter: what its channel does natively, in steps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hermes_udp.native import ffi, lib
 
 
 def sent(outward: Any, data: bytes, draw: random.Random | None = None) -> bytearray:
-    """What goes out for ``data``, in pieces of any size if they are drawn."""
+    """Output for ``data``, in pieces of any size if they are drawn."""
     out, at = bytearray(), 0
     place = ffi.new("const uint8_t **")
     while True:

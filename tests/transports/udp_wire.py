@@ -31,7 +31,7 @@ Entries = list[tuple[int, int, bytes]]
 
 
 def beacon_body(*, pattern: bytes, entries: Entries, capacity: int = 65000, **fields: int) -> bytes:
-    """What stands behind a beacon's header."""
+    """Bytes behind a beacon's header."""
     native = ffi.new(
         "hu_beacon *", {"pattern_size": len(pattern), "streams": len(entries), **fields}
     )

@@ -45,7 +45,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def look(name: str, machine: Machine) -> Finding:
-    """What the check of this name finds."""
+    """Finding of the check of this name."""
     return next(check for check in CHECKS if check.name == name).look(machine)
 
 
@@ -132,7 +132,7 @@ def test_a_setting_is_judged(
     status: str,
     changes: dict[str, tuple[str, str]],
 ) -> None:
-    """What is good is left alone, what is slow is named with the change that mends it."""
+    """A good setting is left alone, a slow one is named with the change that mends it."""
     finding = look(name, make(settings))
 
     assert finding.status == status
@@ -202,7 +202,7 @@ def test_what_somebody_else_changed_stays(make: Make, store: Store) -> None:
 
 
 def test_a_refused_change_does_not_stop_the_others(make: Make, store: Store) -> None:
-    """What cannot be set is reported and not noted; the rest is set."""
+    """A setting that cannot be changed is reported and not noted; the rest is set."""
     machine = make({SOMAXCONN: "128"})
     missing = Change("/proc/sys/net/core/no_such", "1", "2")
 

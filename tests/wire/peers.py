@@ -278,7 +278,7 @@ class ModelClient(Client):
         self.output += self.protocol.open_publisher(1, self.publisher)
 
     def reconnected(self) -> ModelClient:
-        """The same client, connected anew: subscriptions resumed, what is not acked due again."""
+        """The same client, connected again: subscriptions resumed, what is not acked due again."""
         fresh = ModelClient(self.random, self.publisher)
         for name in ("sent", "acked", "seen", "gaps", "first", "pongs"):
             setattr(fresh, name, getattr(self, name))

@@ -141,7 +141,7 @@ def test_batches_continue_one_another(subscribed: Client) -> None:
 
 
 def test_an_incomplete_batch_waits(subscribed: Client) -> None:
-    """A batch is handed out only when whole, and the bytes wanted are stated."""
+    """A batch is returned only when whole, and the bytes wanted are stated."""
     data = ref.batch(1, 0, 5, 8, FRAMES)
     protocol = subscribed.protocol
 
@@ -213,7 +213,7 @@ def test_a_gap_moves_the_position(subscribed: Client) -> None:
 
 
 def test_answers_are_events(subscribed: Client) -> None:
-    """Everything a broker may say that concerns something open is handed out as it was sent."""
+    """Everything a broker may say that concerns something open is returned as it was sent."""
     subscribed.protocol.query(3, "stats")
     subscribed.protocol.unsubscribe(1)
     subscribed.protocol.subscribe(4, ">")
@@ -248,7 +248,7 @@ def test_info_comes_in_parts(subscribed: Client) -> None:
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
 def test_an_answer_outlives_the_buffer(client: Client, kind: Any) -> None:
-    """What Info holds is the caller's to keep when the buffer is filled anew."""
+    """The content of Info is the caller's to keep when the buffer is filled again."""
     client.deliver(WELCOME)
     client.protocol.query(3, "stats")
     memory = bytearray(encode_control(m.Info(3, msgspec.Raw(msgspec.msgpack.encode("kept")))))
@@ -322,7 +322,7 @@ def test_the_end_of_input_without_close_is_out_of_order(subscribed: Client) -> N
 
 
 def test_a_fatal_error_ends_the_connection(client: Client) -> None:
-    """What the broker says last is an event, and the state CLOSED."""
+    """The broker's last frame is an event, and the state CLOSED."""
     error = m.Error("authentication_failed", "no")
 
     client.deliver(encode_control(error))
@@ -358,7 +358,7 @@ def test_any_segmentation_gives_the_same_events(random: Random, most: int) -> No
 
 
 def test_a_snapshot_starts_behind_the_last_batch(subscribed: Client) -> None:
-    """Subscriptions resume where they were handed out, by stream name; publishers under their
+    """Subscriptions resume behind what was delivered, by stream name; publishers under their
     ids."""
     subscribed.deliver(ref.batch(1, 0, 5, 8, FRAMES))
     subscribed.protocol.subscribe(2, "x", start=m.Start(at="last"), durable="d")
@@ -489,13 +489,13 @@ OPEN: list[tuple[str, bytes]] = [
 
 @pytest.mark.parametrize(("code", "data"), GREETING)
 def test_each_wrong_greeting_is_named(client: Client, code: str, data: bytes) -> None:
-    """What cannot follow Hello raises with its code, and the broker is told."""
+    """A frame that cannot follow Hello raises with its code, and the broker is told."""
     check_violation(client, code, data)
 
 
 @pytest.mark.parametrize(("code", "data"), OPEN)
 def test_each_violation_is_named(subscribed: Client, code: str, data: bytes) -> None:
-    """What a broker may not send raises with its code, and the broker is told."""
+    """A frame that a broker may not send raises with its code, and the broker is told."""
     check_violation(subscribed, code, data)
 
 
@@ -541,7 +541,7 @@ def test_nothing_is_said_after_close_about_what_comes(subscribed: Client) -> Non
 
 @given(st.binary(max_size=200))
 def test_random_bytes_are_events_or_malformed(data: bytes) -> None:
-    """Whatever a broker sends, the answer is an event, a wait or one of two exceptions."""
+    """With any bytes of a broker, the answer is an event, a wait or one of two exceptions."""
     for prefix in (b"", WELCOME, WELCOME + STREAM + b"HRMS\x01\x02\0\0"):
         client = Client()
         client.protocol.hello()

@@ -228,7 +228,7 @@ def test_what_is_encoded_decodes_to_the_same(message: Any) -> None:
 
 @given(st.sampled_from(list(CLASSES)), st.binary(max_size=200))
 def test_random_payloads_are_messages_or_malformed(kind: MessageType, data: bytes) -> None:
-    """Whatever bytes claim to be a payload, the answer is a message or MalformedInput."""
+    """With any bytes as a payload, the answer is a message or MalformedInput."""
     try:
         message = decode_control(kind, data)
     except MalformedInput as error:

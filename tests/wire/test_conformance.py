@@ -43,7 +43,7 @@ class Session:
                 sink.deliver(piece)
 
     def lose_connection(self) -> None:
-        """What was under way is gone; both begin anew, the broker with what it has stored."""
+        """Drop what was under way; both sides begin again, the broker with what it has stored."""
         oldest = self.broker.oldest
         self.broker = ModelBroker(self.store, self.random, self.new_ingest(self.store))
         self.broker.oldest = oldest
@@ -138,7 +138,7 @@ def check_stored(session: Session) -> None:
 
 
 def check_deliveries(session: Session) -> None:
-    """What each live subscription got, and its gaps, are all there is from its start on."""
+    """Check that each live subscription's messages and gaps are all there is from its start on."""
     client, store = session.client, session.store
     for reader in session.broker.readers.values():
         for index, name in enumerate(store.names):
@@ -158,7 +158,7 @@ def check_deliveries(session: Session) -> None:
 
 @pytest.mark.parametrize("broker_first", [False, True])
 def test_closing_is_a_handshake(broker_first: bool) -> None:
-    """Whoever begins, both end CLOSED, and what was published before Close is stored."""
+    """With either side first, both end CLOSED, and what was published before Close is stored."""
     session = Session(1)
     for number in range(20):
         session.client.publish("x", b"%d" % number)

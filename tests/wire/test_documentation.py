@@ -24,7 +24,7 @@ MAPS = {"Limits": m.Limits, "Start": m.Start}
 
 
 def section(heading: str) -> str:
-    """What stands between the heading that begins so and the next of its level or above."""
+    """Text between the heading that begins so and the next of its level or above."""
     level = heading.split()[0]
     found = re.search(
         rf"^{re.escape(heading)}.*?$(.*?)(?=^#{{1,{len(level)}}} |\Z)", DOCUMENT, re.M | re.S
@@ -119,7 +119,7 @@ def test_the_field_types_are_explained() -> None:
 
 
 def test_each_error_code_has_its_row() -> None:
-    """The error table is the code's: codes, fatality, what ends, meaning and cure."""
+    """The error table is the code's: codes, fatality, what ends, meaning and what to do."""
     found = fields_in(section("## Errors"))
 
     assert list(found) == list(ERROR_CODES)

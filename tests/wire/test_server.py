@@ -69,7 +69,7 @@ def changed(data: bytes, offset: int, value: int) -> bytes:
 
 
 def test_hello_is_an_event_and_welcome_its_answer(broker: Broker) -> None:
-    """Hello is handed out; Welcome states the version, the broker and the limits."""
+    """Hello is returned; Welcome states the version, the broker and the limits."""
     broker.deliver(HELLO)
 
     assert broker.events == [m.Hello(1, 1, "test")]
@@ -101,7 +101,7 @@ def test_nothing_is_read_before_the_broker_has_decided() -> None:
 
 
 def test_messages_are_events(opened: Broker) -> None:
-    """Every request a client may make is handed out as it was sent."""
+    """Every request a client may make is returned as it was sent."""
     requests = [
         m.Subscribe(1, "md.>", start=m.Start(at="earliest"), durable="books"),
         m.Commit(1, {"md": 5}),
@@ -196,7 +196,7 @@ def test_a_stream_is_announced_once(opened: Broker) -> None:
 
 
 def test_intentions_become_frames(opened: Broker) -> None:
-    """What the broker wants to say is queued in order."""
+    """Frames of the broker are queued in order."""
     protocol = opened.protocol
     protocol.ack(1, 10, "durable")
     protocol.gap(2, 0, first=3, last=4, reason="damaged")
@@ -304,7 +304,7 @@ def test_closing_before_welcome_just_ends(broker: Broker) -> None:
 
 
 def test_the_end_of_input_without_close_is_out_of_order(opened: Broker) -> None:
-    """Whoever hangs up without Close has not said goodbye."""
+    """A peer that hangs up without Close has ended out of order."""
     assert not opened.protocol.eof()
     assert opened.protocol.state is ServerState.CLOSED
 
@@ -490,7 +490,7 @@ def test_nothing_is_said_before_welcome(broker: Broker, say: Callable[[Any], Non
 
 @given(st.binary(max_size=300))
 def test_random_bytes_never_raise(data: bytes) -> None:
-    """Whatever comes, at any point, the protocol asks for more or answers with an Error."""
+    """With any bytes, at any point, the protocol asks for more or answers with an Error."""
     for prefix in (b"", HELLO, HELLO + OPEN, HELLO + OPEN + b"HRMS\x01\x02\0\0"):
         broker = Broker()
         broker.deliver(prefix + data)
@@ -516,7 +516,7 @@ def scrambled(frames: list[bytes], random: Random) -> bytes:
 
 @pytest.mark.parametrize("seed", range(300))
 def test_scrambled_sessions_have_one_answer(seed: int) -> None:
-    """Whatever comes in whatever order: all is well, or one fatal Error is the last frame."""
+    """With any frames in any order, all is well, or one fatal Error is the last frame."""
     random = Random(seed)
     frames = [HELLO, OPEN, published(1, "a", "md.b"), encode_control(m.Ping(1))]
     frames += [encode_control(m.Subscribe(1, ">")), published(3, "c"), published(4, "d", "e")]
