@@ -52,7 +52,7 @@ PLUGINS = {"hu_": ROOT / "transports" / "hermes_udp" / "native"}
 HEADERS = (INCLUDE, SOURCES, *PLUGINS.values())
 
 WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror")
-COMMON = ("-std=c11", "-D_GNU_SOURCE", "-O1", "-g", "-fno-omit-frame-pointer", "-pthread")
+COMMON = ("-std=c11", "-D_GNU_SOURCE", "-O1", "-g1", "-fno-omit-frame-pointer", "-pthread")
 RUN_TIMEOUT_S = 540.0
 UNUSED_S = 7 * 24 * 3600
 """After which an object that no session has used is removed."""

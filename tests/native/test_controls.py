@@ -27,7 +27,7 @@ def run(place: Path, sanitizer: str, *defines: str) -> subprocess.CompletedProce
     if compiler is None:
         pytest.skip("no C compiler")
     program = place / "controls"
-    flags = ["-std=c11", "-D_GNU_SOURCE", "-O1", "-g", "-pthread", f"-fsanitize={sanitizer}"]
+    flags = ["-std=c11", "-D_GNU_SOURCE", "-O1", "-g1", "-pthread", f"-fsanitize={sanitizer}"]
     flags += ["-fno-sanitize-recover=undefined", f"-I{ROOT / 'hermes/native/include'}"]
     source = HERE / "controls_threads.c"
     built = [compiler, *flags, *WARNINGS, *(f"-D{name}" for name in defines)]
