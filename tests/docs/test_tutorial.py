@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import subprocess
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from tests import processes
 from tests.serving import serving
 
 pytestmark = pytest.mark.slow
@@ -30,18 +29,17 @@ def steps() -> list[tuple[str, str, str]]:
 def run(command: str, place: Path, url: str) -> str:
     """The output of a command that the page shows."""
     program, *arguments = shlex.split(command)
-    words = [sys.executable, *(["-m", "hermes"] if program == "hermes" else []), *arguments]
-    done = subprocess.run(
-        words,
+    words = [*(["-m", "hermes"] if program == "hermes" else []), *arguments]
+    done = processes.run(
+        *words,
         cwd=place,
         env=os.environ | {"HERMES_URL": url},
         capture_output=True,
         text=True,
         timeout=DEADLINE_S,
-        check=False,
     )
     assert done.returncode == 0, command + done.stderr
-    return done.stdout
+    return str(done.stdout)
 
 
 def test_the_tutorial_can_be_followed(tmp_path: Path) -> None:
