@@ -3,8 +3,8 @@
 #
 #   make demo    a broker, an injector and a subscriber, with a table at the end
 #   make check   the checkers and the quick tests
-#   make test    all tests but those of test-long, on all cores
-#   make test-long  the tests that take long, and those that compare times and want the machine for themselves
+#   make test    all tests but those marked long or timing, on all cores
+#   make test-long  the tests that compare times, one by one; those that need long; those that do more when there is time
 #   make lint    every checker, changing nothing
 #   make format  the formatters, changing what they find
 #   make bench   the benchmarks: single operations, then the whole broker beside its controls
@@ -45,10 +45,16 @@ test: $(STAMP)
 	@echo "left out: long tests and those that compare times (make test-long)"
 	$(BIN)/pytest $(PARALLEL) -m "not long and not timing"
 
+# Files that may have something to run are named: importing all others would take longer than the first line.  The
+# last line gives each program an interpreter of its own, where its start, its streams and its end are what is tested.
 test-long: $(STAMP)
-	$(BIN)/pytest -m timing
-	$(BIN)/pytest $(PARALLEL) -m "long and not timing"
-	HERMES_TESTS_FRESH=1 $(BIN)/pytest $(PARALLEL) -m "not long and not timing" tests/cli tests/client tests/docs tests/integration
+	$(BIN)/pytest -m timing $(call naming,mark\.timing)
+	HERMES_TESTS_THOROUGH=1 $(BIN)/pytest $(PARALLEL) -m "(long or thorough or hypothesis) and not timing" \
+		$(call naming,mark\.long|import effort|^from hypothesis)
+	HERMES_TESTS_FRESH=1 $(BIN)/pytest $(PARALLEL) -m "not long and not timing" \
+		tests/cli/test_contract.py tests/cli/test_errors.py tests/cli/test_surroundings.py tests/client/test_exit.py
+
+naming = $(shell grep -lrE --include='test_*.py' '$(1)' tests)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.system

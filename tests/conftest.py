@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.effort import effort
 from tests.environment import Environment
 
 HERE = Path(__file__).parent
@@ -16,8 +17,11 @@ SLOW_FIXTURES = frozenset({"compile_c", "run_c", "environment"})
 """Fixtures that compile C or make an environment, for which a test counts as slow wherever it is."""
 
 # A busy machine is no failure: how long an example may take is pytest-timeout's business.
-settings.register_profile("hermes", deadline=None, print_blob=True)
+settings.register_profile("hermes", deadline=None, print_blob=True, max_examples=effort(40, 100))
 settings.load_profile("hermes")
+
+LEAKS = "test_connecting_and_closing_leaves_nothing_behind"
+"""A check of the transport kit that does more in `make test-long`; its class says how much, in ``cycles``."""
 
 
 @pytest.fixture
@@ -31,6 +35,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     folder = item.path.relative_to(HERE).parts[0] if item.path.is_relative_to(HERE) else ""
     if folder in SLOW_FOLDERS or SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
         item.add_marker(pytest.mark.slow)
+    if item.name == LEAKS:
+        item.add_marker(pytest.mark.thorough)
 
 
 @pytest.hookimpl(trylast=True)

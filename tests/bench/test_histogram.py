@@ -20,13 +20,14 @@ from hermes.bench.histogram import (
     summary,
     write_hgrm,
 )
+from tests.effort import effort
 
 LATENCIES = st.lists(st.integers(1, 10**12), min_size=1, max_size=60)
 EXACT = 0.002
 """Three significant digits."""
 
 
-@settings(max_examples=30)
+@settings(max_examples=effort(12, 30))
 @given(LATENCIES)
 def test_percentiles_are_those_of_the_values(values: list[int]) -> None:
     """Each is the value of its rank, to three digits."""
@@ -40,7 +41,7 @@ def test_percentiles_are_those_of_the_values(values: list[int]) -> None:
     assert found["max_us"] * 1e3 == pytest.approx(ordered[-1], rel=EXACT)
 
 
-@settings(max_examples=30)
+@settings(max_examples=effort(12, 30))
 @given(LATENCIES, LATENCIES)
 def test_merging_adds(some: list[int], others: list[int]) -> None:
     """Two encoded histograms together are that of all values."""
@@ -102,7 +103,7 @@ def test_hdrhistogram_reads_and_writes_the_same_text(values: list[int]) -> None:
     assert list(written.counts()) == list(histogram_of(values).counts())
 
 
-@settings(max_examples=30)
+@settings(max_examples=effort(12, 30))
 @given(LATENCIES)
 def test_a_curve_climbs_to_the_maximum(values: list[int]) -> None:
     """From the median on, both coordinates never fall; the last point is the maximum."""

@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
+from tests.effort import effort
+
 ROOT = Path(__file__).parents[2]
+QUESTIONS = effort(["roundtrip"], ["tiny", "roundtrip"])
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -25,11 +28,11 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A quick run of two questions: its result, and a document that it wrote its tables into."""
+    """A quick run of some questions: its result, and a document that it wrote its tables into."""
     place = tmp_path_factory.mktemp("benchmarks")
     document = place / "page.md"
     document.write_text((ROOT / "docs" / "benchmarks.md").read_text())
-    chosen = ("--quick", "--only", "tiny", "--only", "roundtrip")
+    chosen = ("--quick", *(word for name in QUESTIONS for word in ("--only", name)))
     files = ("--directory", place, "--output", place / "result.json", "--document", document)
 
     done = run("benchmarks.system", *chosen, *files)
@@ -39,11 +42,12 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_every_contestant_is_measured(result: tuple[Path, Path]) -> None:
     """Each row has figures that can be, and no error, each target a verdict."""
     written: dict[str, Any] = json.loads(result[0].read_text())
 
-    assert [question["name"] for question in written["questions"]] == ["tiny", "roundtrip"]
+    assert [question["name"] for question in written["questions"]] == QUESTIONS
     for question in written["questions"]:
         for row in question["rows"]:
             assert row["error"] is None, row
@@ -57,6 +61,7 @@ def test_every_contestant_is_measured(result: tuple[Path, Path]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_the_page_holds_the_tables(result: tuple[Path, Path]) -> None:
     """Tables stand between the markers, the prose around them is as before."""
     path, document = result

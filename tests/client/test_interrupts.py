@@ -22,12 +22,15 @@ from hermes.client.keeper import Keeper
 from hermes.errors import Closed, ConnectFailed, ConnectionLost, Timeout, WouldBlock
 from hermes.spi.transport import Channel, Transport
 from hermes.spi.url import Url
+from tests.effort import effort
 
 CLIENT = str(Path(hermes.client.__file__).parent)
 TRANSPORTS = ["tcp", "uring+tcp", "udp", "zmq+tcp", "inproc"]
 TIMEOUT_S = 60.0
 STEPS_MAX = 5000
 """More than any call here takes."""
+STRIDE = {"line": effort(2, 1), "opcode": effort(21, 7)}
+"""Steps from one interrupt to the next: a call has hundreds of lines, and thousands of opcodes."""
 
 
 class Interrupted(BaseException):
@@ -80,8 +83,8 @@ def interrupt(call: Callable[[], object], step: int, way: str) -> bool:
 
 
 def steps(way: str) -> Iterator[int]:
-    """One after the other; of the many opcodes of a call every seventh."""
-    return iter(range(1, STEPS_MAX, 1 if way == "line" else 7))
+    """Steps at which a call is interrupted, one after the other."""
+    return iter(range(1, STEPS_MAX, STRIDE[way]))
 
 
 @pytest.fixture(params=TRANSPORTS)
@@ -99,6 +102,7 @@ pytestmark = [
 ways = pytest.mark.parametrize("way", ["line", "opcode"])
 
 
+@pytest.mark.thorough
 @ways
 @pytest.mark.parametrize("taking", ["receive", "batches"])
 def test_an_interrupted_consumer_loses_nothing(url: str, taking: str, way: str):
@@ -162,6 +166,7 @@ CALLS: dict[str, Callable[[hermes.Client, hermes.Publisher, hermes.Subscription]
 }
 
 
+@pytest.mark.thorough
 @ways
 @pytest.mark.parametrize(
     ("url", "name"),
@@ -195,13 +200,14 @@ def test_an_interrupted_call_leaves_the_client_usable(url: str, name: str, way: 
         assert stats["publishers"] <= 1
 
 
+@pytest.mark.thorough
 @ways
 @pytest.mark.parametrize("url", ["tcp", "udp"], indirect=True)
 def test_an_interrupted_close_can_be_repeated(url: str, way: str):
     """close() that was interrupted is finished by the next one, and nothing taken is lost."""
     with hermes.connect(url, timeout=TIMEOUT_S) as other:
         read = other.subscribe("md.a")
-        for step in range(1, STEPS_MAX, 5):
+        for step in range(1, STEPS_MAX, effort(15, 5)):
             client = hermes.connect(url, timeout=TIMEOUT_S)
             publisher = client.publisher("md.a")
             publisher.send(b"%d" % step)

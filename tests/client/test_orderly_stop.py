@@ -10,13 +10,14 @@ import pytest
 
 import hermes
 from hermes.wire.messages import AckLevel
+from tests.effort import effort
 from tests.transports.uring import needs_uring
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
-PAIRS = 5
+PAIRS = effort(3, 5)
 """Publishers, and subscribers, each on a client of its own."""
-BEFORE_A_STOP = 100
+BEFORE_A_STOP = effort(30, 100)
 """Messages each subscriber has before the next stop."""
 PACE_S = 0.001
 """Between two messages of a publisher."""

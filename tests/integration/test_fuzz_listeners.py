@@ -1,4 +1,4 @@
-"""Whatever bytes come to any listener or ZeroMQ door, the broker lives, and serves others beside.
+"""With any bytes to any listener or ZeroMQ door, the broker lives, and serves others beside.
 
 Inputs are greetings of several protocols, whole, cut anywhere, changed, slow, and many at once.
 ``HERMES_FUZZ_INPUTS`` sets how many come to each listener, ``HERMES_FUZZ_SEED`` which.
@@ -24,11 +24,11 @@ from hermes.errors import HermesError
 from hermes.plugins.discovery import default_plugins
 from hermes.wire.client import ClientProtocol
 from hermes_inproc.engine import NAMES
+from tests.effort import effort
 from tests.transports import zmtp
 
-INPUTS = int(os.environ.get("HERMES_FUZZ_INPUTS", "200"))
-MANY_INPUTS = 5000
-"""What each listener gets in `make test-long`."""
+INPUTS = int(os.environ.get("HERMES_FUZZ_INPUTS", effort(200, 5000)))
+"""Inputs to each listener."""
 SEED = int(os.environ.get("HERMES_FUZZ_SEED", str(random.SystemRandom().randrange(1 << 32))))
 DEADLINE_S = 60.0
 """For anything a test waits for: generous, because the machine may be busy."""
@@ -41,7 +41,7 @@ LISTENERS += [f"{scheme} {door}" for scheme in ("zmq+tcp", "zmq+ipc") for door i
 
 
 def corpus() -> list[bytes]:
-    """What peers of several protocols say first."""
+    """First bytes of peers of several protocols."""
     hello = ClientProtocol().hello(client="fuzz", identity=None, credentials={})
     joined = [
         zmtp.GREETING + zmtp.ready(kind) + zmtp.frame(b"\x01a") + zmtp.frame(b"\x00b") * 2
@@ -187,7 +187,7 @@ class Beside:
 
 
 def first_datagram() -> bytes:
-    """What a client's first datagram is."""
+    """Return a client's first datagram."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as trap:
         trap.bind(("127.0.0.1", 0))
         with pytest.raises(HermesError):
@@ -196,7 +196,7 @@ def first_datagram() -> bytes:
 
 
 def connector(scheme: str, broker: hermes.Broker, door: str) -> Callable[[], socket.socket]:
-    """What makes a plain connection to the listener."""
+    """Return a function that makes a plain connection to the listener."""
     listener = broker.listeners[0]
     if scheme == "inproc":
         return lambda: NAMES.knock(listener.url.partition("://")[2])
@@ -225,8 +225,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str, str
     return scheme, f"{scheme}://{at}", door
 
 
-@pytest.mark.parametrize("inputs", [INPUTS, pytest.param(MANY_INPUTS, marks=pytest.mark.long)])
-def test_no_bytes_end_or_disturb_a_broker(place: tuple[str, str, str], inputs: int) -> None:
+@pytest.mark.thorough
+def test_no_bytes_end_or_disturb_a_broker(place: tuple[str, str, str]) -> None:
     """Peers of any behaviour end alone: no error of ours is counted, a client beside is served all
     the while, and nothing of them is left."""
     scheme, url, door = place
@@ -243,7 +243,7 @@ def test_no_bytes_end_or_disturb_a_broker(place: tuple[str, str, str], inputs: i
         before = descriptors()
         connections = broker.stats()["connections"]["open"] + bool(door)  # the door has its own
         strangers = Strangers(connector(scheme, broker, door), rng)
-        for number in range(inputs):
+        for number in range(INPUTS):
             data = variant(rng, known)
             if scheme == "udp":
                 data = data[:1400]

@@ -12,6 +12,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from tests.effort import effort
+
 CAPACITY = 40
 
 tokens = st.sampled_from(["a", "b", "ab", "*a"])
@@ -158,7 +160,9 @@ class FiltersMachine(RuleBasedStateMachine):
 
 
 TestFiltersMachine = FiltersMachine.TestCase
-TestFiltersMachine.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestFiltersMachine.settings = settings(
+    max_examples=effort(30, 80), stateful_step_count=40, deadline=None
+)
 
 
 @pytest.mark.parametrize("text", ["", "a..b", ".a", "a.", "a.>.b", "\0", "a" * 256])

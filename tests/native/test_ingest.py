@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hermes.errors import InvalidTopic, MalformedInput, Refused, UsageError
 from hermes.native import Decoder, Encoder, Log, MessageType, Run, encode_batch
 from hermes.native.stream import PUBLISHERS_MAX, STREAMS_MAX, Feed, Ingest, Router, Start, Stream
+from tests.effort import effort
 from tests.native.deliveries import deliver
 
 KIB = 1024
@@ -182,7 +183,7 @@ parts = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=effort(30, 80))
 @given(st.lists(parts, max_size=12), st.data())
 def test_any_segmentation_gives_the_same(
     plan: list[tuple[int, list[tuple[str, bytes]]] | None], data: st.DataObject

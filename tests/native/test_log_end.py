@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from hermes.native import Log
 from hermes.native.verify import END_FILE, ProblemKind, dump_log, verify_log
+from tests.effort import effort
 from tests.native.test_log_recovery import append, make, reopen, served
 
 pytestmark = pytest.mark.slow
@@ -227,7 +228,7 @@ def closed_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make(tmp_path_factory.mktemp("end") / "log", 10, closed=True)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=effort(25, 60), deadline=None)
 @given(data=st.binary(max_size=700))
 def test_whatever_stands_in_the_mark_no_message_is_lost(
     closed_log: Path, tmp_path_factory: pytest.TempPathFactory, data: bytes

@@ -23,6 +23,7 @@ from hypothesis.stateful import (
 
 from hermes.native import Encoder, Hole, Log, Run, decode
 from hermes.native.log import INDEX_TICK_NS
+from tests.effort import effort
 
 pytestmark = pytest.mark.slow
 
@@ -279,7 +280,7 @@ class MemoryMachine(LogMachine):
 
 
 LIMITS = settings(
-    max_examples=40,
+    max_examples=effort(15, 40),
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.effort import effort
+
 if TYPE_CHECKING:
     from tests.native.conftest import RunC, Sanitizer
 
@@ -20,6 +22,7 @@ DURABLE = re.compile(
 )
 """Calls that change what a disk is bound to have, whether the core makes them or not."""
 SOURCES = Path(__file__).parents[2] / "hermes" / "native" / "src"
+LIVES = str(effort(60, 150))
 FILES = [*(SOURCES / "log").glob("*.c"), SOURCES / "base" / "hm_platform.c"]
 
 
@@ -31,6 +34,7 @@ def test_the_program_knows_every_durable_call() -> None:
     assert made <= set(CALLS)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seed", [1, 2, 3, 6, None])
 def test_durable_messages_survive_and_nothing_stale_comes_back(
     seed: int | None, run_c: RunC, tmp_path: Path
@@ -47,9 +51,9 @@ def test_durable_messages_survive_and_nothing_stale_comes_back(
     print(f"seed {seed}")
     sanitizer: Sanitizer = "address,undefined"
 
-    said = run_c("log_power.c", tmp_path, str(seed), "150", sanitizer=sanitizer, defines=RENAMED)
+    said = run_c("log_power.c", tmp_path, str(seed), LIVES, sanitizer=sanitizer, defines=RENAMED)
 
-    assert said.startswith("150 lives checked")
+    assert said.startswith(f"{LIVES} lives checked")
 
 
 @pytest.mark.parametrize(

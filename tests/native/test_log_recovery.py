@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from hermes.native import Encoder, Hole, Log, Run, decode
 from hermes.native.verify import ProblemKind, verify_log
+from tests.effort import effort
 
 pytestmark = pytest.mark.slow
 
@@ -159,7 +160,7 @@ def test_frames_without_a_record_never_were(killed: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("last", [True, False])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=effort(25, 60), deadline=None)
 @given(data=st.data())
 def test_bit_flips_cost_what_they_hit(
     data: st.DataObject, last: bool, tmp_path_factory: pytest.TempPathFactory, closed: Path

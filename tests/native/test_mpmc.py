@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from hermes.errors import Closed, MessageTooLarge, UsageError
 from hermes.native.rings import MpmcRing
+from tests.effort import effort
 
 if TYPE_CHECKING:
     from tests.native.conftest import RunC, Sanitizer
@@ -87,7 +88,7 @@ class Model(RuleBasedStateMachine):
 
 
 TestModel = Model.TestCase
-TestModel.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+TestModel.settings = settings(max_examples=effort(25, 60), stateful_step_count=60, deadline=None)
 
 
 def test_a_record_over_its_slot_is_an_error() -> None:

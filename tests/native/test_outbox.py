@@ -21,6 +21,7 @@ from hermes.errors import InvalidConfig, UsageError
 from hermes.native import outbox as native
 from hermes.native.api import REFUSED, Message, Reader, envelope
 from hermes.native.outbox import Flusher, Outbox, lengths_of
+from tests.effort import effort
 
 if TYPE_CHECKING:
     from tests.native.conftest import RunC, Sanitizer
@@ -152,7 +153,7 @@ class OutboxAgainstList(RuleBasedStateMachine):
 
 
 TestOutboxAgainstList = OutboxAgainstList.TestCase
-TestOutboxAgainstList.settings = settings(max_examples=60, deadline=None)
+TestOutboxAgainstList.settings = settings(max_examples=effort(25, 60), deadline=None)
 
 
 def test_an_ack_of_what_was_never_sent_is_refused():

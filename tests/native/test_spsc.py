@@ -23,6 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from hermes.errors import Closed, MalformedInput, MessageTooLarge, SystemFault, UsageError
 from hermes.native.rings import SpscRing
+from tests.effort import effort
 
 if TYPE_CHECKING:
     from tests.native.conftest import RunC, Sanitizer
@@ -147,7 +148,7 @@ class Model(RuleBasedStateMachine):
 
 
 TestModel = Model.TestCase
-TestModel.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+TestModel.settings = settings(max_examples=effort(25, 60), stateful_step_count=60, deadline=None)
 
 
 @given(sizes=st.lists(st.integers(0, 504), min_size=1, max_size=40))

@@ -18,6 +18,7 @@ from hermes.errors import Closed
 from hermes.native import Decoder, Encoder, Log, decode_batch, encode_batch, match
 from hermes.native.frames import crc32c, stamp
 from hermes.native.stream import Cursor, Feed, Ingest, Router, Start, Stream
+from tests.effort import effort
 from tests.native.deliveries import ROOM, Deliver, deliver
 
 if TYPE_CHECKING:
@@ -731,7 +732,9 @@ class StreamMachine(RuleBasedStateMachine):
 
 
 TestStreamMachine = StreamMachine.TestCase
-TestStreamMachine.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestStreamMachine.settings = settings(
+    max_examples=effort(30, 80), stateful_step_count=40, deadline=None
+)
 
 
 @pytest.mark.parametrize("seed", [1, 2])

@@ -10,6 +10,8 @@ from hermes.native._core import ffi, lib
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.effort import effort
+
 MILLION = 1_000_000
 BYTES_PER_TOPIC_MAX = 200
 
@@ -29,7 +31,7 @@ def name_of(table: Any, index: int) -> bytes:
     return bytes(ffi.buffer(found, length[0]))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=effort(20, 50))
 @given(st.lists(names, max_size=300))
 def test_a_table_knows_what_was_added_and_nothing_else(added: list[bytes]) -> None:
     """Indexes count up from 0 in the order of the first addition; adding again gives the same."""

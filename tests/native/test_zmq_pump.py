@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.effort import effort
+
 if TYPE_CHECKING:
     from tests.native.conftest import RunC
 
-ROUNDS = 1500
+ROUNDS = effort(500, 1500)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seed", [1, 2])
 def test_messages_come_out_frame_for_frame(run_c: RunC, seed: int) -> None:
     """With any parts of a message, and wherever a send is refused, what comes out is what went in;

@@ -3,6 +3,7 @@
 import pytest
 
 from hermes.testing.transport import TransportContract
+from tests.effort import effort
 
 pytestmark = pytest.mark.slow
 
@@ -11,3 +12,4 @@ class TestInproc(TransportContract):
     """Under names of its own choice."""
 
     url = "inproc:"
+    cycles = effort(250, 1000)

@@ -3,6 +3,7 @@
 import pytest
 
 from hermes.testing.transport import TransportContract
+from tests.effort import effort
 
 pytestmark = pytest.mark.slow
 
@@ -11,3 +12,4 @@ class TestUdp(TransportContract):
     """Over IPv4."""
 
     url = "udp://127.0.0.1:0"
+    cycles = effort(250, 1000)

@@ -19,6 +19,7 @@ from hermes.native.patterns import match
 from hermes.wire import messages as m
 from hermes.wire.codec import decode_control, encode_control
 from hermes_udp.native import ffi, lib
+from tests.effort import effort
 from tests.wire import reference as ref
 
 INDEX = 3
@@ -174,7 +175,7 @@ def streams(draw: Callable[[Any], Any]) -> tuple[bytes, list[tuple[int, str]], l
     return data, messages, holes
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=effort(100, 300), deadline=None)
 @given(streams(), st.integers(0, 1 << 32), st.integers(0, 8))
 def test_selection_equals_filtering(
     stream: tuple[bytes, list[tuple[int, str]], list[range]], seed: int, begun: int

@@ -11,6 +11,7 @@ from hermes.wire import messages as m
 from hermes.wire.codec import decode_control, encode_control
 from hermes_udp.native import lib
 from hermes_udp.sift import INWARD_SIZE, Inward, Outward
+from tests.effort import effort
 from tests.transports.udp_outward import sent
 from tests.wire import reference as ref
 
@@ -69,7 +70,7 @@ FRAMES = {
 }
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=effort(40, 100), deadline=None)
 @given(st.lists(st.sampled_from(sorted(FRAMES)), max_size=12), st.integers(0, 1 << 32))
 def test_what_passes_is_unchanged(names: list[str], seed: int) -> None:
     """In whatever pieces: all but what the judge drops comes out as it came, and it sees its
@@ -87,7 +88,7 @@ def test_what_passes_is_unchanged(names: list[str], seed: int) -> None:
     assert recorder.covered == [(1, 0, through[name]) for name in names if name in through]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=effort(40, 100), deadline=None)
 @given(st.lists(st.sampled_from(sorted(FRAMES)), max_size=12), st.integers(0, 1 << 32))
 def test_what_begins_and_ends_subscriptions_is_noted(names: list[str], seed: int) -> None:
     """In whatever pieces: all the client says goes out as it is, and some of it is noted."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.effort import effort
 from tests.transports.uring import needs_uring
 
 pytestmark = pytest.mark.slow
@@ -40,6 +41,8 @@ class Fewer:
 sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "--capture=sys", *sys.argv[2:]], [Fewer()]))
 """
 """One cycle is like another to a sanitizer; that nothing adds up is counted without."""
+FILES = effort(("test_uring.py",), ("test_uring.py", "test_uring_conformance.py"))
+"""Tests that the sanitized ring goes through; the kit's start many programs."""
 TIMEOUT_S = 280
 BUFFERS = 32768
 LIST_BYTES = 16 * BUFFERS
@@ -88,10 +91,11 @@ def _sanitized(place: Path) -> tuple[Path, str]:
 
 
 @needs_uring
+@pytest.mark.thorough
 def test_the_ring_under_sanitizers(tmp_path: Path) -> None:
-    """Every test of the transport passes with a ring that notices what it may not read or write."""
+    """The tests of the transport pass with a ring that notices what it may not read or write."""
     ring, runtime = _sanitized(tmp_path)
-    tests = [str(ROOT / "tests" / "transports" / f"test_uring{n}.py") for n in ("", "_conformance")]
+    tests = [str(ROOT / "tests" / "transports" / name) for name in FILES]
     environment = os.environ | {
         "LD_PRELOAD": runtime,
         "ASAN_OPTIONS": "detect_leaks=0",  # the interpreter's own are not ours

@@ -16,8 +16,9 @@ import pytest
 import hermes
 from hermes import errors
 from hermes.plugins.discovery import default_plugins
+from tests.effort import effort
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
 VALUES = [
     "", "x", "-1", "0", "1", "9" * 30, "9" * 5000, "inf", "nan", "1e400", "1s", "0s", "1ns", "true",
@@ -37,9 +38,18 @@ DEADLINE_S = 60.0
 OURS = tuple(name for name in default_plugins().names("transport") if name in LISTENERS)
 
 
-def options(plugin: object, role: str) -> list[str]:
-    """The names of its options in one role."""
-    return [field.encode_name for field in msgspec.structs.fields(getattr(plugin, role))]
+SHARE = effort(3, 1)
+"""Every so many-th value is tried with an option: among them, options have all values."""
+
+
+def queries(plugin: object, role: str) -> list[str]:
+    """Options of a plugin in one role, with values, as a URL has them."""
+    names = [field.encode_name for field in msgspec.structs.fields(getattr(plugin, role))]
+    return [
+        f"{name}={quote(value, errors='surrogateescape')}"
+        for at, name in enumerate(names)
+        for value in VALUES[at % SHARE :: SHARE]
+    ]
 
 
 def usable(scheme: str) -> bool:
@@ -57,15 +67,13 @@ def test_an_option_of_a_listener_works_or_is_refused(scheme: str, tmp_path: Path
     if not usable(scheme):
         pytest.skip(f"{scheme} does not work here")
     base = LISTENERS[scheme].replace("PATH", str(tmp_path / "door"))
-    for name in options(default_plugins().transport(scheme), "listen_options"):
-        for value in VALUES:
-            url = f"{base}?{name}={quote(value, errors='surrogateescape')}"
-            with contextlib.suppress(errors.HermesError):
-                broker = hermes.Broker(listeners=[url], storage="memory")
-                try:
-                    broker.open()
-                finally:
-                    broker.close()
+    for query in queries(default_plugins().transport(scheme), "listen_options"):
+        with contextlib.suppress(errors.HermesError):
+            broker = hermes.Broker(listeners=[f"{base}?{query}"], storage="memory")
+            try:
+                broker.open()
+            finally:
+                broker.close()
 
 
 @pytest.mark.parametrize("scheme", [name for name in OURS if not name.startswith("zmq")])
@@ -74,14 +82,12 @@ def test_an_option_of_a_client_works_or_is_refused(scheme: str) -> None:
     if not usable(scheme):
         pytest.skip(f"{scheme} does not work here")
     with hermes.Broker(listeners=[LISTENERS[scheme]], storage="memory") as broker:
-        for name in options(default_plugins().transport(scheme), "dial_options"):
-            for value in VALUES:
-                url = f"{broker.url}?{name}={quote(value, errors='surrogateescape')}"
-                with (
-                    contextlib.suppress(errors.HermesError),
-                    hermes.connect(url, timeout=DEADLINE_S) as client,
-                ):
-                    client.ping()
+        for query in queries(default_plugins().transport(scheme), "dial_options"):
+            with (
+                contextlib.suppress(errors.HermesError),
+                hermes.connect(f"{broker.url}?{query}", timeout=DEADLINE_S) as client,
+            ):
+                client.ping()
         with hermes.connect(broker.url, timeout=DEADLINE_S) as client:
             client.ping()
 
@@ -90,12 +96,10 @@ def test_an_option_of_a_client_works_or_is_refused(scheme: str) -> None:
 def test_an_option_of_a_storage_works_or_is_refused(scheme: str, tmp_path: Path) -> None:
     """Nothing but a HermesError ever comes of one."""
     place = "" if scheme == "memory" else str(tmp_path / "data")
-    for name in options(default_plugins().storage(scheme), "options"):
-        for value in VALUES:
-            url = f"{scheme}:{place}?{name}={quote(value, errors='surrogateescape')}"
-            with contextlib.suppress(errors.HermesError):
-                broker = hermes.Broker(listeners=["inproc:"], storage=url)
-                try:
-                    broker.open()
-                finally:
-                    broker.close()
+    for query in queries(default_plugins().storage(scheme), "options"):
+        with contextlib.suppress(errors.HermesError):
+            broker = hermes.Broker(listeners=["inproc:"], storage=f"{scheme}:{place}?{query}")
+            try:
+                broker.open()
+            finally:
+                broker.close()

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.effort import effort
+
 if TYPE_CHECKING:
     from tests.native.conftest import RunC
 
@@ -15,37 +17,33 @@ TARGETS = sorted(path.stem.removeprefix("fuzz_") for path in HERE.glob("fuzz_*.c
 ROUNDS = 50_000
 FEWER_ROUNDS = {"udp": 2_000, "endpoint": 2_000, "dial": 2_000, "group": 1_000, "caster": 1_000}
 """Mutations where one of them is a whole session's life."""
-LONGER = 20
-"""How many times as many there are in `make test-long`, and as many seconds of libFuzzer."""
-LIBFUZZER_S = 1
-EFFORTS = [1, pytest.param(LONGER, marks=pytest.mark.long)]
+EFFORT = effort(1, 20)
+"""How many times as many there are, and seconds of libFuzzer."""
 
 
 def corpus(target: str) -> list[Path]:
     return sorted(path for path in (HERE / "corpus" / target).iterdir() if path.is_file())
 
 
-@pytest.mark.parametrize("effort", EFFORTS)
+@pytest.mark.thorough
 @pytest.mark.parametrize("target", TARGETS)
-def test_corpus_and_mutations_of_it(run_c: RunC, target: str, effort: int) -> None:
+def test_corpus_and_mutations_of_it(run_c: RunC, target: str) -> None:
     """No input of the corpus, and none of many mutations of it, breaks a promise of the target."""
     files = corpus(target)
-    rounds = FEWER_ROUNDS.get(target, ROUNDS) * effort
+    rounds = FEWER_ROUNDS.get(target, ROUNDS) * EFFORT
 
     said = run_c(
-        f"fuzz_{target}.c", str(rounds), str(effort), *files, sanitizer="address,undefined"
+        f"fuzz_{target}.c", str(rounds), str(EFFORT), *files, sanitizer="address,undefined"
     )
 
     assert f"{len(files)} files replayed, {rounds} mutations" in said
 
 
-@pytest.mark.parametrize("effort", EFFORTS)
+@pytest.mark.thorough
 @pytest.mark.parametrize("target", TARGETS)
-def test_libfuzzer_finds_nothing_in_a_short_run(
-    run_c: RunC, target: str, effort: int, tmp_path: Path
-) -> None:
+def test_libfuzzer_finds_nothing_in_a_short_run(run_c: RunC, target: str, tmp_path: Path) -> None:
     """Where clang is present, a short run that is guided by coverage finds nothing either."""
-    limits = (f"-max_total_time={LIBFUZZER_S * effort}", "-seed=1", f"-artifact_prefix={tmp_path}/")
+    limits = (f"-max_total_time={EFFORT}", "-seed=1", f"-artifact_prefix={tmp_path}/")
     found = tmp_path / "found"
     found.mkdir()
 
