@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
-import socket
 import subprocess
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,6 +20,7 @@ from hermes.bench.histogram import merged
 from hermes.bench.load import DISTURBED
 from hermes.errors import ConnectFailed, ConnectionLost
 from tests.bench.conftest import DEADLINE_S, command
+from tests.ports import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,9 +29,6 @@ AGREE = 0.20
 TRIES = 4
 """The broker goes as soon as its own subscribers have everything: a bystander that was held up by
 other programs has not seen the end then, and looks again."""
-PORTS = range(20_000, 30_000)
-"""Below those that a connection gets: a client that dials one of these before the broker is there does not
-get through to itself."""
 
 
 class Seen(NamedTuple):
@@ -48,11 +44,8 @@ class Seen(NamedTuple):
 @pytest.fixture
 def url() -> str:
     """A URL at which nobody listens yet."""
-    for port in random.sample(PORTS, len(PORTS)):
-        with socket.socket() as door:
-            if door.connect_ex(("127.0.0.1", port)) != 0:
-                return f"tcp://127.0.0.1:{port}"
-    raise AssertionError("all ports are taken")
+    (port,) = free_ports(1)
+    return f"tcp://127.0.0.1:{port}"
 
 
 def measured(measure: str, url: str, *arguments: str) -> tuple[dict[str, Any], list[Seen]]:

@@ -7,11 +7,9 @@ into a shell, `sh serve` into another one which goes on, `sh fails` fails with w
 from __future__ import annotations
 
 import re
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +17,7 @@ import pytest
 
 from hermes.testing.template import Names, project
 from tests.environment import DEADLINE_S, Environment
+from tests.ports import free_ports
 
 pytestmark = pytest.mark.slow
 
@@ -50,15 +49,6 @@ def chapter(heading: str) -> list[Block]:
     return [Block(*parts) for parts in blocks]
 
 
-def free_ports(count: int) -> list[str]:
-    """Ports that nobody listens on."""
-    with ExitStack() as undo:
-        sockets = [undo.enter_context(socket.socket()) for _ in range(count)]
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return [str(sock.getsockname()[1]) for sock in sockets]
-
-
 class Reader:
     """Somebody who does what the page says, in a folder of their own."""
 
@@ -67,7 +57,7 @@ class Reader:
         self.folder = folder
         self.output = ""
         """Output of the last shell."""
-        self._ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+        self._ports = dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
         self._servers: list[subprocess.Popen[bytes]] = []
         folder.mkdir()
 

@@ -16,10 +16,12 @@ import pytest
 import hermes
 from hermes.wire import messages as m
 from tests.broker.rawclient import RawClient
+from tests.effort import effort
+from tests.ports import free_ports
 
 Spawn = Callable[..., Any]
 
-ROUNDS = {"mmap": 25, "sqlite": 8}
+ROUNDS = {"mmap": effort(10, 25), "sqlite": effort(4, 8)}
 """Kills of a broker: one whose log is slow takes long over what was published meanwhile."""
 PUBLISHERS = 3
 MESSAGES_MAX = 400_000
@@ -81,6 +83,7 @@ def settings(tmp_path: Path, storage: str = "mmap", **more: Any) -> dict[str, An
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("storage", ROUNDS)
 def test_acknowledged_messages_survive_kills(spawn: Spawn, tmp_path: Path, storage: str) -> None:
     """Through many kills under load every message is in the log at the end: whole, in order,
@@ -88,8 +91,8 @@ def test_acknowledged_messages_survive_kills(spawn: Spawn, tmp_path: Path, stora
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     chance = random.Random(seed)
-    broker = spawn(**settings(tmp_path, storage))
-    url = broker.url
+    url = f"tcp://127.0.0.1:{free_ports(1)[0]}"
+    broker = spawn(**settings(tmp_path, storage, listeners=[url]))
     loads = [
         Load(url, i, level, chance.randrange(2**32))
         for i, level in enumerate(["appended", "durable", "appended"][:PUBLISHERS])
