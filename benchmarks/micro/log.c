@@ -5,7 +5,7 @@
  * memory that is in place.  One thread and the log's helper; 256 B payloads in batches of 64 KiB;
  * files in $TMPDIR, or /tmp, which should be a disk file system.  `warm`: segments are recycled, as
  * retention does in steady state.  `cold`: every segment is new, so that the host has to supply its
- * memory.
+ * memory.  `hot`: every segment is new, and is written in a slot.
  *
  *     log [--json]
  */
@@ -25,6 +25,7 @@
 #define BATCH         208      /* messages: about 64 KiB, a read of a socket */
 #define SEGMENT       33554432 /* bytes */
 #define WARM_SEGMENTS 6
+#define HOT_SLOTS     8
 #define ROUND_BATCHES 512 /* 32 MiB a round */
 
 static uint8_t batch[BATCH * (PAYLOAD + 64)];
@@ -52,11 +53,12 @@ static void empty_directory(void) {
     closedir(stream);
 }
 
-static hm_log *open_log(uint64_t retention) {
+static hm_log *open_log(uint64_t retention, uint64_t hot) {
     hm_log_options options = {.segment_bytes = SEGMENT,
                               .retention_bytes = retention,
                               .message_max = HM_MESSAGE_MAX,
-                              .spares = 1};
+                              .spares = 1,
+                              .hot_bytes = hot};
     hm_log_report report;
     hm_log *log;
     int error = hm_log_open(directory, &options, NULL, &report, &log);
@@ -163,7 +165,7 @@ static uint64_t round_recover(hm_log *log) {
     hm_log_status status;
 
     (void)log;
-    hm_log *opened = open_log(0);
+    hm_log *opened = open_log(0, 0);
     hm_log_status_get(opened, &status);
     hm_log_close(opened);
     return status.next_sequence - status.first_sequence;
@@ -174,25 +176,29 @@ typedef struct {
     const char *note;
     uint64_t (*run)(hm_log *log);
     uint64_t retention;
+    uint64_t hot; /* bytes of slots */
     int needs_log;
     int fills;    /* rounds of appends before the first measured one */
     uint64_t per; /* bytes of one operation; 0: no rate */
 } question;
 
 static const question questions[] = {
-    {"check 256 B", "control: validate, no append", round_check, 0, 0, 0, 312},
-    {"copy 256 B", "control: memcpy to memory in place", round_copy, 0, 0, 0, 312},
+    {"check 256 B", "control: validate, no append", round_check, 0, 0, 0, 0, 312},
+    {"copy 256 B", "control: memcpy to memory in place", round_copy, 0, 0, 0, 0, 312},
     {"append 256 B, warm", "check, stamp, copy; segments recycled", round_append,
-     (uint64_t)WARM_SEGMENTS * SEGMENT, 1, 12, 312},
+     (uint64_t)WARM_SEGMENTS * SEGMENT, 0, 1, 12, 312},
     {"append 256 B, unchecked", "stamp and copy alone; segments recycled", round_unchecked,
-     (uint64_t)WARM_SEGMENTS * SEGMENT, 1, 12, 312},
-    {"append 256 B, cold", "the same; every segment is new", round_append, 0, 1, 0, 312},
+     (uint64_t)WARM_SEGMENTS * SEGMENT, 0, 1, 12, 312},
+    {"append 256 B, cold", "the same; every segment is new", round_append, 0, 0, 1, 0, 312},
+    {"append 256 B, hot", "the same; every segment is new, in a slot", round_append, 0,
+     (uint64_t)HOT_SLOTS * SEGMENT, 1, 24, 312},
     {"append 256 B alone, warm", "one message a call, unchecked", round_single,
-     (uint64_t)WARM_SEGMENTS * SEGMENT, 1, 12, 0},
-    {"locate by sequence", "at random", round_locate, (uint64_t)WARM_SEGMENTS * SEGMENT, 1, 12, 0},
+     (uint64_t)WARM_SEGMENTS * SEGMENT, 0, 1, 12, 0},
+    {"locate by sequence", "at random", round_locate, (uint64_t)WARM_SEGMENTS * SEGMENT, 0, 1, 12,
+     0},
     {"read 256 KiB", "a run of whole frames, in order", round_read,
-     (uint64_t)WARM_SEGMENTS * SEGMENT, 1, 12, 0},
-    {"recover 256 B", "open: CRC and continuity of each message", round_recover, 0, 0, 8, 312},
+     (uint64_t)WARM_SEGMENTS * SEGMENT, 0, 1, 12, 0},
+    {"recover 256 B", "open: CRC and continuity of each message", round_recover, 0, 0, 0, 8, 312},
 };
 
 static int compare(const void *a, const void *b) {
@@ -202,7 +208,7 @@ static int compare(const void *a, const void *b) {
 
 static void measure(const question *asked, double *ns) {
     empty_directory();
-    hm_log *log = asked->needs_log || asked->fills ? open_log(asked->retention) : NULL;
+    hm_log *log = asked->needs_log || asked->fills ? open_log(asked->retention, asked->hot) : NULL;
     for (int i = 0; i < asked->fills; i++)
         round_append(log);
     if (!asked->needs_log) {

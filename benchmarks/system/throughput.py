@@ -47,7 +47,7 @@ def question(scale: Scale) -> Question:
             Contestant(
                 UNRECYCLED,
                 partial(run, messages=scale.pick(20_000_000, 400_000), retention=KEEP_ALL),
-                "every page of the log is touched for the first time",
+                "a fresh log: its segments are written in hot slots",
             ),
             Contestant(MANY, partial(objects, publish="many")),
             Contestant(ONE, partial(objects, publish="each", linger=LINGER_S)),
@@ -61,6 +61,9 @@ def question(scale: Scale) -> Question:
             Target("batch API, beside the proxy", BATCHES, "messages_per_s", 5, of=(COPY, NO_COPY)),
             Target(
                 "batch API, beside the C relay", BATCHES, "messages_per_s", 0.5, of=(POLL, BLOCK)
+            ),
+            Target(
+                "a new log, beside a warm one", UNRECYCLED, "messages_per_s", 0.95, of=(BATCHES,)
             ),
             Target("send_many and objects", MANY, "messages_per_s", 1.5e6),
             Target("send and objects", ONE, "messages_per_s", 1e6),
