@@ -38,8 +38,9 @@ from hermes.errors import (
     SystemFault,
     WouldBlock,
 )
-from hermes.net.listener import EXHAUSTED, OUTPUT_MAX, Link, ServingAgent
-from hermes.spi.transport import Connection, Flushed, Kernel, Peer
+from hermes.net.listener import EXHAUSTED
+from hermes.net.sending import IOV_MAX, SendingAgent, SendingLink
+from hermes.spi.transport import Connection, Kernel, Peer
 
 ACCEPTS_PER_PASS = 64
 """Peers accepted in one poll, so that a storm of connects does not hold up those who are
@@ -47,14 +48,10 @@ connected."""
 READS_PER_PASS = 4
 """Buffers filled from one connection in one poll, so that one sender does not hold up the
 others."""
-WRITES_PER_PASS = 8
-"""Sends to one connection in one poll, for the same reason."""
 EVENTS_PER_PASS = 512
 """Ready descriptors looked at in one poll; the others come first next time."""
 BULK = 65536
 """Bytes read at once from which a peer counts as sending in bulk."""
-IOV_MAX = 1024
-"""Views one sendmsg takes (Linux)."""
 DISCARD_SIZE = 65536
 """Bytes dropped per read."""
 NS_PER_MS = 1_000_000
@@ -76,22 +73,19 @@ class Acceptor(Protocol):
         """Stop listening."""
 
 
-class _Link(Link):
-    """A connection, with the socket's bound methods and what is owed."""
+class _Link(SendingLink):
+    """A connection, with the socket's bound method and what it is watched for."""
 
-    __slots__ = ("attached", "events", "owed", "receive", "small", "stalled")
+    __slots__ = ("events", "receive", "small")
 
     def __init__(self, sock: socket.socket, connection: Connection) -> None:
         super().__init__(sock, connection)
         self.receive = sock.recv_into
-        self.attached = False  # native code writes to the socket
         self.small = True  # it does not send in bulk
         self.events = _READ
-        self.stalled = False  # the medium was full: output waits for room
-        self.owed = False  # it has had its share of this pass
 
 
-class SocketAgent(ServingAgent[_Link]):
+class SocketAgent(SendingAgent[_Link]):
     """Serves every peer of one acceptor; see :class:`hermes.spi.transport.Agent` for the contract.
 
     ``describe`` says who a peer is, ``prepare`` sets the options of an accepted socket; the last two
@@ -175,22 +169,7 @@ class SocketAgent(ServingAgent[_Link]):
                     self._fault(link, error)
             elif fd == self._listening:
                 work += self._accept()
-        if self._owed:
-            owed, self._owed = self._owed, []
-            for link in owed:
-                link.owed = False
-                try:
-                    self._write(link)
-                except Exception as error:
-                    self._fault(link, error)
-            work += len(owed)
-        for connection in self._ready(self):
-            link = connection.attachment
-            try:
-                self._write(link)
-            except Exception as error:
-                self._fault(link, error)
-            work += 1
+        work += self._hand_over()
         if self._retry_ns or self._lingering:
             self._serve_timers()
         return work
@@ -293,52 +272,15 @@ class SocketAgent(ServingAgent[_Link]):
 
     # Writing.
 
-    def _write(self, link: _Link) -> None:
-        """Hand over what the connection has, until it has no more, the medium is full or its share
-        is used up."""
-        if link.stalled or link.owed or link.until_ns or link.gone:
-            return
-        try:
-            flushed = link.connection.flush() if link.attached else self._move(link)
-        except OSError as error:
-            self._lose(link, error)
-            return
-        if flushed is Flushed.ALL:
-            self._settle(link)
-        elif flushed is Flushed.FULL:
-            link.stalled = True
-            self._note_stall(link)
-            self._watch(link)
-        else:
-            link.owed = True
-            self._owed.append(link)
-
-    def _move(self, link: _Link) -> Flushed:
-        """Send what a connection has that cannot write to the socket itself."""
-        connection = link.connection
-        for _ in range(WRITES_PER_PASS):
-            views = connection.output(link.limit)[:IOV_MAX]
-            if not views:
-                return Flushed.ALL
-            size = sum(map(len, views))
-            try:
-                sent = link.sock.sendmsg(views)
-            except (BlockingIOError, InterruptedError):
-                return Flushed.FULL
-            connection.advance(sent)
-            connection.release(sent)
-            if sent < size:
-                return Flushed.FULL
-            if size >= link.limit and link.limit < OUTPUT_MAX:
-                link.limit *= 2
-        return Flushed.SOME
-
     def _settle(self, link: _Link) -> None:
         """Everything is handed over: adjust what the socket is watched for, or end it."""
         if link.connection.closing:
             self._finish(link)
         elif link.events != _READ or link.connection.paused or link.ended:
             self._watch(link)
+
+    def _await_room(self, link: _Link) -> None:
+        self._watch(link)
 
     def _watch(self, link: _Link) -> None:
         wanted = 0 if link.ended or link.connection.paused else _READ

@@ -20,7 +20,8 @@ import pytest
 
 from hermes.errors import ConnectionLost, WouldBlock
 from hermes.net import listener
-from hermes.net.sockets import WRITES_PER_PASS, SocketAgent, SocketChannel
+from hermes.net.sending import WRITES_PER_PASS
+from hermes.net.sockets import SocketAgent, SocketChannel
 from hermes.plugins.discovery import default_plugins
 from hermes.spi.transport import Peer
 from hermes.spi.url import parse_url
