@@ -229,9 +229,9 @@ class Connection:
             return -1 if served.size == READ_SIZE else 1
         return served.rounds
 
-    def attach(self, fd: int) -> bool:
+    def attach(self, fd: int, sends: int = 0) -> bool:
         """Have output go to the socket ``fd`` when the transport asks who is ready."""
-        self._conn.attach(fd)
+        self._conn.attach(fd, sends)
         return True
 
     def flush(self) -> Flushed:

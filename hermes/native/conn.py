@@ -271,9 +271,10 @@ class Conn(Closable):
 
     # For stream sockets.
 
-    def attach(self, fd: int) -> None:
-        """Send to the non-blocking stream socket ``fd`` from now on."""
-        lib.hm_conn_attach(self.handle, fd)
+    def attach(self, fd: int, sends: int = 0) -> None:
+        """Send to the non-blocking stream socket ``fd`` from now on; what is small, and flushed with
+        that of others, by the ``hm_sends`` at the address ``sends``, unless that is 0."""
+        lib.hm_conn_attach(self.handle, fd, ffi.cast("hm_sends *", sends))
 
     def flush(self) -> int:
         """Pull and send; returns and raises as :meth:`pull`, or returns :data:`FULL` or

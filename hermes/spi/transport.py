@@ -139,10 +139,13 @@ class Connection(Protocol):
         as always.
         """
 
-    def attach(self, fd: int) -> bool:
+    def attach(self, fd: int, sends: int = 0) -> bool:
         """An offer to transports whose medium is a non-blocking stream socket: output goes to the
         socket ``fd`` natively, inside :meth:`Kernel.ready` for all connections in one call, and in
         :meth:`flush`.  Returns whether it is taken; it holds until :meth:`connection_lost`.
+
+        ``sends``: address of a ``struct hm_sends`` (``hm_sends.h``), by which :meth:`Kernel.ready`
+        has the small outputs of many connections sent at once; 0: each socket is written to.
 
         If it is, :meth:`flush` takes the place of :meth:`output`, :meth:`advance` and
         :meth:`release`, and after :attr:`Flushed.FULL` nothing goes out until the next one.

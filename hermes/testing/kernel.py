@@ -152,7 +152,7 @@ class EchoConnection:
         self._called("serve")
         return 0
 
-    def attach(self, fd: int) -> bool:
+    def attach(self, fd: int, sends: int = 0) -> bool:
         """The offer is declined."""
         self._called("attach")
         return False

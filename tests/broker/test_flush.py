@@ -1,10 +1,11 @@
-"""Output that native code sends to many connections at once is what the long way would have
-sent."""
+"""Output that native code sends to many connections at once is what the long way would have sent,
+by a call for each of them or by one for all."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,9 +13,16 @@ import pytest
 from hermes.broker import Broker
 from hermes.native.conn import Conns
 from hermes.wire import messages as m
+from tests.transports.uring import needs_uring
 
 Serve = Callable[..., Broker]
 Connect = Callable[..., Any]
+
+
+@pytest.fixture(params=["inproc:", pytest.param("uring+tcp://127.0.0.1:0", marks=needs_uring)])
+def serve(serve: Serve, request: pytest.FixtureRequest) -> Serve:
+    """Start a broker, over sockets that are written to one by one, or through a ring."""
+    return partial(serve, listeners=[request.param])
 
 
 @pytest.fixture

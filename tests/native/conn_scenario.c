@@ -3,8 +3,9 @@
  *
  *     conn_scenario STEPS SEED
  *
- * Half of the connections have a socket, which native code writes to; of the others the output is
- * taken and released in random parts, and looked at only when it is released.
+ * Half of the connections have a socket, which native code writes to, some of them together with
+ * others, by sends that are cut short, refused or fail; of the rest the output is taken and released
+ * in random parts, and looked at only when it is released.
  */
 #include "scenario.h"
 #include "hm_conn.h"
@@ -29,13 +30,14 @@ typedef struct {
     hm_ingest *ingest;
     int ours; /* -1: its output is taken as views */
     int theirs;
+    int broken; /* a send has failed */
     reader readers[READERS];
     uint8_t *input;
     uint64_t size;
 } end;
 
 static end ends[CONNS];
-static uint64_t got, gaps, fulls, copies;
+static uint64_t got, gaps, fulls, copies, together, breaks;
 
 /* Takes the whole batches at the beginning of what has arrived. */
 static void parse(end *e) {
@@ -84,6 +86,29 @@ static void read_socket(end *e, uint64_t most) {
         most -= (uint64_t)count;
     }
 }
+
+/* Does many sends at once, as a socket might take them. */
+static void send_many(void *context, hm_send *sends, uint32_t count) {
+    must(context == ends && count > 0 && count <= HM_CONN_TOGETHER_MAX, "a sane number of sends");
+    together += count;
+    for (uint32_t i = 0; i < count; i++) {
+        hm_send *one = &sends[i];
+        must(one->size > 0 && one->size <= HM_CONN_TOGETHER_SIZE, "small sends");
+        if (below(16) == 0) {
+            one->result = below(2) == 0 ? -EAGAIN : -EINTR;
+        } else if (below(100) == 0) {
+            one->result = -ECONNRESET;
+            for (uint32_t k = 0; k < CONNS; k++)
+                ends[k].broken |= ends[k].ours == one->fd;
+        } else {
+            uint64_t part = below(4) == 0 ? below((uint32_t)one->size + 1) : one->size;
+            ssize_t sent = send(one->fd, one->data, part, MSG_DONTWAIT | MSG_NOSIGNAL);
+            one->result = sent < 0 ? -errno : sent;
+        }
+    }
+}
+
+static const hm_sends sends = {ends, send_many};
 
 /* A gap is told in its place: what was pulled before it has to arrive first. */
 static void tell_gap(end *e) {
@@ -175,20 +200,24 @@ static void open_end(end *e, hm_conns *conns, hm_router *router, uint32_t number
     e->input = malloc(INPUT);
     must(e->ingest != NULL && e->conn != NULL && e->input != NULL, "memory");
     e->ours = e->theirs = -1;
+    e->size = 0;
+    e->broken = 0;
     if (number % 2 == 0) {
         int pair[2], room = 4096;
         must(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0, "sockets");
         must(setsockopt(pair[0], SOL_SOCKET, SO_SNDBUF, &room, sizeof room) == 0, "their room");
         e->ours = pair[0];
         e->theirs = pair[1];
-        hm_conn_attach(e->conn, e->ours);
+        hm_conn_attach(e->conn, e->ours, number % 4 == 0 ? &sends : NULL);
     }
 }
 
 static void close_end(end *e) {
-    for (uint32_t i = 0; i < READERS; i++)
+    for (uint32_t i = 0; i < READERS; i++) {
         if (e->readers[i].cursor != NULL)
             hm_cursor_close(e->readers[i].cursor);
+        e->readers[i].cursor = NULL;
+    }
     hm_conn_free(e->conn);
     hm_ingest_free(e->ingest);
     if (e->ours >= 0) {
@@ -198,16 +227,36 @@ static void close_end(end *e) {
     free(e->input);
 }
 
-/* All that were woken: those with sockets natively, the others by their numbers. */
-static void serve_woken(hm_stream *stream, hm_conns *conns) {
+/* All that were woken: those with sockets natively, the others by their numbers.  One whose socket
+ * broke makes room for the next. */
+static void serve_woken(hm_stream *stream, hm_conns *conns, hm_router *router, hm_ingest *ingest) {
     uint64_t numbers[4];
     uint32_t count;
+    for (uint32_t i = 0; i < CONNS; i += 4) { /* those that send together keep up, as a rule */
+        while (below(32) != 0 && hm_conn_busy(ends[i].conn)) {
+            read_socket(&ends[i], UINT64_MAX);
+            serve(&ends[i], 0);
+        }
+    }
+    if (below(2) == 0)
+        publish(ingest);
     hm_stream_wake(stream);
     do {
         count = hm_conns_flush(conns, numbers, 4);
-        for (uint32_t i = 0; i < count; i++)
-            serve(&ends[numbers[i]], 1 + below(64 * KIB));
+        for (uint32_t i = 0; i < count; i++) {
+            end *e = &ends[numbers[i]];
+            if (!e->broken) {
+                serve(e, 1 + below(64 * KIB));
+                continue;
+            }
+            must(hm_conn_error(e->conn) == ECONNRESET, "the error of the send");
+            breaks++;
+            close_end(e);
+            open_end(e, conns, router, (uint32_t)numbers[i]);
+        }
     } while (count == 4);
+    for (uint32_t i = 0; i < CONNS; i++)
+        must(!ends[i].broken, "a broken socket is told");
 }
 
 static void finish(hm_stream *stream, end *e) {
@@ -275,7 +324,7 @@ int main(int argc, char **argv) {
             serve(e, 1 + below(64 * KIB));
             break;
         default:
-            serve_woken(stream, conns);
+            serve_woken(stream, conns, router, ingest);
         }
     }
     for (uint32_t i = 0; i < CONNS; i++) {
@@ -290,10 +339,13 @@ int main(int argc, char **argv) {
     hm_router_free(router);
     hm_stream_close(stream);
     hm_log_close(log);
-    printf("%llu messages, %llu delivered, %llu gaps, %llu full sockets, %llu copied\n",
+    printf("%llu messages, %llu delivered, %llu gaps, %llu full sockets, %llu copied, %llu sent "
+           "together, %llu broken\n",
            (unsigned long long)last, (unsigned long long)got, (unsigned long long)gaps,
-           (unsigned long long)fulls, (unsigned long long)copies);
-    must(gaps > 0 && got > last && fulls > 0 && copies > 0,
+           (unsigned long long)fulls, (unsigned long long)copies, (unsigned long long)together,
+           (unsigned long long)breaks);
+    fflush(stdout);
+    must(gaps > 0 && got > last && fulls > 0 && copies > 0 && together > 0 && breaks > 0,
          "the scenario reaches what it is about");
     return 0;
 }

@@ -459,8 +459,9 @@ def test_without_cursors_there_is_nothing(crowd: Crowd) -> None:
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("small", [False, True])
 def test_the_scenario_under_sanitizers(run_c: RunC, seed: int, small: bool) -> None:
-    """Random appends and readers, fast and slow, with a socket and without: every byte is held against
-    the list of messages, in C, where memory that was given back may not be touched."""
+    """Random appends and readers, fast and slow, with a socket, alone and together with others, and
+    without: every byte is held against the list of messages, in C, where memory that was given back may
+    not be touched."""
     defines = ("HM_SMALL_BOUNDS=1",) if small else ()
 
     said = run_c("conn_scenario.c", "20000", str(seed), defines=defines)

@@ -312,25 +312,6 @@ def test_a_client_killed_during_a_large_send_harms_nobody(
 
 
 @needs_uring
-def test_a_full_submission_queue_is_submitted_early(kernel: Any, drive: Drive) -> None:
-    """With two entries, forty connections that have output in one pass all get it."""
-    with (
-        closing(listen(f"{URL}?queue=2", kernel)) as agent,
-        ExitStack() as stack,
-    ):
-        clients = [stack.enter_context(closing(connect(agent))) for _ in range(40)]
-        drive(agent, lambda: len(kernel.connections) == 40)
-        for number, connection in enumerate(kernel.connections):
-            connection.send(b"%06d" % number * 1000)
-        drive(agent, lambda: not any(connection.pending for connection in kernel.connections))
-
-        got = [receive_exactly(client, 6000) for client in clients]
-
-        assert sorted(got) == [b"%06d" % number * 1000 for number in range(40)]
-        assert agent.counters()["queue_overruns"] > 10
-
-
-@needs_uring
 def test_input_beyond_all_buffers_arrives_whole(kernel: Any, drive: Drive) -> None:
     """Eight peers that send more than the ring has buffers for lose nothing and mix nothing up."""
     data = [os.urandom(1 << 20) for _ in range(8)]
@@ -473,6 +454,76 @@ def test_a_round_trip_alone_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rounds > 1000
 
 
+def counter(broker: hermes.Broker, name: str) -> int:
+    """A counter of the broker's only listener."""
+    return int(broker.stats()["listeners"][0][name])
+
+
+def subscribed(stack: ExitStack, url: str, count: int) -> list[RawClient]:
+    """Clients that get everything."""
+    clients = [stack.enter_context(closing(RawClient(url))) for _ in range(count)]
+    for client in clients:
+        client.subscribe(">")
+    return clients
+
+
+@needs_uring
+@pytest.mark.parametrize("queue", [16, 1024])
+def test_what_many_get_leaves_together(queue: int) -> None:
+    """Eighty subscribers get every message, each by a send that left with others, also where the
+    submission queue has room for sixteen."""
+    url = f"{URL}?queue={queue}"
+    with hermes.Broker(listeners=[url], storage="memory:", idle="block") as broker:
+        with ExitStack() as stack:
+            publisher = stack.enter_context(closing(RawClient(broker.url)))
+            publisher.open()
+            subscribers = subscribed(stack, broker.url, 80)
+            calls, together = counter(broker, "submissions"), counter(broker, "sent_together")
+
+            for number in range(50):
+                publisher.acked(publisher.publish("a", b"%d" % number))
+                for client in subscribers:
+                    client.received(number + 1)
+
+            payloads = [b"%d" % number for number in range(50)]
+            assert all([x.payload for x in client.messages] == payloads for client in subscribers)
+            together = counter(broker, "sent_together") - together
+            calls = counter(broker, "submissions") - calls
+        assert together > 0.9 * 80 * 50
+        assert calls < together / (3 if queue == 16 else 10)
+
+
+@needs_uring
+@pytest.mark.parametrize("size", [1000, 100_000])
+def test_peers_that_do_not_read_or_are_gone_harm_nobody(size: int) -> None:
+    """Subscribers that do not read get everything later, and those that read get it now, while others
+    vanish."""
+    with (
+        hermes.Broker(listeners=[URL], storage="memory:", idle="block") as broker,
+        ExitStack() as stack,
+    ):
+        publisher = stack.enter_context(closing(RawClient(broker.url)))
+        publisher.open()
+        reading, idle, gone = (subscribed(stack, broker.url, 4) for _ in range(3))
+        for client in idle:
+            client.channel._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 262144)
+        rounds = 6_000_000 // size
+        for number in range(rounds):
+            publisher.acked(publisher.publish("a", b"%d" % number + bytes(size)))
+            if number % 10 == 0:
+                for client in reading:
+                    client.received(number + 1)
+                if gone:
+                    gone.pop().close()
+
+        for client in reading + idle:
+            client.received(rounds)
+            assert [x.sequence for x in client.messages] == list(range(1, rounds + 1))
+            assert client.messages[-1].payload == b"%d" % (rounds - 1) + bytes(size)
+        assert counter(broker, "stalls") > 0
+        assert counter(broker, "faults") == 0
+
+
 @needs_uring
 def test_a_peer_is_named_by_its_scheme(agent: RingAgent, kernel: Any, drive: Drive) -> None:
     """The broker is told the scheme and the address of who connects."""
@@ -487,7 +538,7 @@ def test_a_peer_is_named_by_its_scheme(agent: RingAgent, kernel: Any, drive: Dri
 
 @needs_uring
 def test_output_cut_short_by_the_broker_is_pulled_again() -> None:
-    """Answers come one page a pull, batches at most some hundred views a pull: all of them come,
+    """Answers come one page a flush, batches at most some hundred pieces a flush: all of them come,
     although the agent asks again only when the kernel says so."""
     with hermes.Broker(listeners=[URL], storage="memory:", idle="block") as broker:
         client = RawClient(broker.listeners[0].url)

@@ -4,19 +4,15 @@ One thread uses a ring: the one that prepares or enters first.  What is prepared
 :meth:`Ring.enter`, in order; if the submission queue is full meanwhile, it is submitted early.
 """
 
-from collections.abc import Sequence
 from typing import Any, final
 
 ACCEPT: int
 RECEIVE: int
 READABLE: int
 WRITABLE: int
-SEND: int
 
 Completion = tuple[Any, int, int, memoryview | None, bool]
 """Target, kind, result (``-errno`` if it failed), input of a RECEIVE, whether more will come."""
-Found = tuple[list[Any], list[Completion]]
-"""The targets of the sends that were taken whole, and every other completion."""
 
 @final
 class Ring:
@@ -28,6 +24,11 @@ class Ring:
     """System calls that submitted or waited."""
     overruns: int
     """Times the submission queue was full and was submitted early."""
+    sends: int
+    """Address of a ``struct hm_sends`` (``hm_sends.h``), which sends by this ring: until :meth:`close`,
+    in the ring's thread."""
+    together: int
+    """Sends that left with others, by way of it."""
 
     def __new__(cls, library: str, entries: int, buffers: int, buffer_size: int) -> Ring:
         """``library``: path of a loaded shared object that exports liburing.  ``entries``: of the
@@ -66,15 +67,7 @@ class Ring:
     def cancel(self, handle: int, /) -> None:
         """End an operation; its last completion is ``-ECANCELED``, unless it was just ending."""
 
-    def send(self, fd: int, target: object, views: Sequence[memoryview], /) -> int:
-        """Send as much of ``views`` as the socket takes at once; returns their bytes in all.
-
-        The views are kept until the completion, whose result is the bytes taken (``-EAGAIN``:
-        none).  Only the first 1024 are sent; the bytes of these are returned negated if there are
-        more.
-        """
-
-    def enter(self, timeout_ns: int, /) -> Found:
+    def enter(self, timeout_ns: int, /) -> list[Completion]:
         """Submit what was prepared, wait at most ``timeout_ns`` (0: not at all, -1: until something
         happens), and return what has completed: all of it, or the first thousand or so.
 

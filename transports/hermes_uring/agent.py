@@ -1,13 +1,15 @@
-"""An agent over io_uring: one system call a pass for everything that all connections send, receive
-and accept.
+"""An agent over io_uring: one system call a pass for everything that all connections receive and
+accept, and one for what many of them send.
 
 Input is received into buffers of the ring's, and stays armed: a busy connection costs no call of
-its own.  Sends are prepared one after the other and submitted together; a socket takes what it has
-room for at once, so the memory of a connection that does not read is never held by the kernel.
-Knows nothing of what the bytes mean.
+its own.  Small outputs of many connections are taken from them and submitted together, all of it in
+native code (``sends.c``); bulk is written to its socket.  A socket takes what it has room for at once,
+so the memory of a connection that does not read is never held by the kernel.  Knows nothing of what
+the bytes mean.
 
-A connection whose messages come one at a time is served directly, as a plain socket would be: the
-ring tells only that it is readable, and :meth:`hermes.spi.transport.Connection.serve` does the rest.
+A connection whose messages come one at a time is served directly, as a plain socket would be: an epoll
+descriptor tells that it is readable, and :meth:`hermes.spi.transport.Connection.serve` does the rest.
+While there is one, that descriptor is waited on, and the ring's is among those that it watches.
 """
 
 from __future__ import annotations
@@ -20,21 +22,21 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from hermes.base.forks import end_socket
-from hermes.net.listener import OUTPUT_MAX, Link, ServingAgent
+from hermes.net.sending import SendingAgent, SendingLink
 from hermes.net.sockets import BULK
 from hermes.net.tcp import unanswered
 from hermes.spi.transport import Connection, Kernel, Peer
-from hermes_uring._ring import ACCEPT, READABLE, RECEIVE, SEND, Ring
+from hermes_uring._ring import ACCEPT, READABLE, RECEIVE, Ring
 
 if TYPE_CHECKING:
-    from hermes_uring._ring import Completion, Found
+    from hermes_uring._ring import Completion
 
 LONELY = 16
 """Inputs that come alone, one pass after the other, before a connection is served directly."""
 PATIENCE = 1024
 """Inputs before that is tried again with a connection that could not be."""
-AGAIN = frozenset({-errno.EAGAIN, -errno.EINTR})
-"""What a send completes with when the socket had no room."""
+DIRECT = -1
+"""In place of a receive's handle: the connection is served directly."""
 ENDED = frozenset({-errno.ECANCELED, -errno.EINTR})
 """What an operation that stays armed ends with when nothing is wrong."""
 OVER = ENDED | {-errno.ENOBUFS}
@@ -44,21 +46,18 @@ _READ = select.POLLIN
 _WRITE = select.POLLOUT
 
 
-class _Link(Link):
-    """A connection, with what is under way and what is owed."""
+class _Link(SendingLink):
+    """A connection, with what is under way."""
 
-    __slots__ = ("busy", "direct", "fed", "input", "lonely", "more", "sending", "take", "waiting")
+    __slots__ = ("direct", "fed", "input", "lonely", "take", "waiting")
 
     def __init__(self, sock: socket.socket, connection: Connection) -> None:
         super().__init__(sock, connection)
         self.take = connection.data_received
-        self.input = 0  # handle of the receive, or of the poll for input, that is under way
-        self.direct = False  # it is a poll: the ring only tells that there is input
+        self.input = 0  # handle of the receive that is under way, or DIRECT
+        self.direct = False  # to be served directly
         self.lonely = 0  # inputs that came alone
         self.fed = 0  # number of the last turn that brought input
-        self.busy = False  # it is no use to pull: sending, the socket is full, or it is over
-        self.more = False  # pull again when it is not
-        self.sending = 0  # bytes under way
         self.waiting = 0  # handle of the poll for room
 
 
@@ -72,7 +71,7 @@ class _Watched:
         self.armed = False
 
 
-class RingAgent(ServingAgent[_Link]):
+class RingAgent(SendingAgent[_Link]):
     """Serves every peer of one listening socket; see :class:`hermes.spi.transport.Agent` for the
     contract.
 
@@ -105,9 +104,7 @@ class RingAgent(ServingAgent[_Link]):
         self._family = listener.family
         self._ring = ring
         self._enter = ring.enter
-        self._send = ring.send
-        self._sent: list[_Link] = []  # found while submitting
-        self._others: list[Completion] = []  # likewise
+        self._found: list[Completion] = []  # while submitting
         self._turn = 0  # counts the lists of completions worked off
         self._sated: list[_Link] = []  # had input when the buffers ran out: others come first
         self._prepared = False  # something waits to be submitted
@@ -115,52 +112,36 @@ class RingAgent(ServingAgent[_Link]):
         self._accepting = 0  # handle
         self._watched: list[_Watched] = []
         self._shared = False  # the loop waits on our descriptor, not in us
-        self._elsewhere = select.epoll()  # looked at while one connection is served
-        self._elsewhere.register(ring.fileno(), _READ)
-        self._elsewhere_fd = self._elsewhere.fileno()
+        self._directs = 0  # connections that are served directly
+        self._around = select.epoll()  # those, the ring, and what is watched
+        self._around.register(ring.fileno(), _READ)
+        self._around_fd = self._around.fileno()
         self._accept_again()
 
     def fileno(self) -> int:
-        """The descriptor the ring tells of completions by; for the thread that polls."""
+        """Readable when something has completed, or one that is served directly has input; for the thread
+        that polls."""
         if not self._shared:
             self._shared = True
             self._ring.signal(True)
             self._submit()
-        return self._ring.fileno()
+        return self._around_fd
 
     def watch(self, fd: int) -> None:
         """Let a waiting :meth:`poll` return when ``fd`` is readable."""
         self._watched.append(_Watched(fd))
-        self._elsewhere.register(fd, _READ)
+        self._around.register(fd, _READ)
 
     def poll(self, timeout_ns: int) -> int:
         """Serve what has completed, then submit what that led to; see
         :meth:`hermes.spi.transport.Agent.poll`."""
-        sent, others = self._sent, self._others
-        if sent or others:
-            self._sent, self._others = [], []
+        found = self._found
+        if found:
+            self._found = []
         else:
-            sent, others = self._look(timeout_ns)
-        work = len(sent)
-        if sent:
-            self._confirm(sent)
-        if others:
-            work += self._serve(others, alone=not sent and len(others) == 1)
-        if self._owed:
-            owed, self._owed = self._owed, []
-            for link in owed:
-                try:
-                    self._write(link)
-                except Exception as error:
-                    self._fault(link, error)
-            work += len(owed)
-        for connection in self._ready(self):
-            link = connection.attachment
-            try:
-                self._write(link)
-            except Exception as error:
-                self._fault(link, error)
-            work += 1
+            found = self._look(timeout_ns)
+        work = self._serve(found) if found else 0
+        work += self._hand_over()
         if self._retry_ns or self._lingering:
             self._serve_timers()
         if self._prepared:
@@ -168,20 +149,24 @@ class RingAgent(ServingAgent[_Link]):
         return work
 
     def counters(self) -> dict[str, int]:
-        """As of tcp; then system calls that submitted, and how often the queue was full."""
+        """As of tcp; then system calls that submitted, how often the queue was full, and sends that
+        left with others."""
         return {
             **super().counters(),
             "submissions": self._ring.enters,
             "queue_overruns": self._ring.overruns,
+            "sent_together": self._ring.together,
         }
 
     def _unfinished(self) -> bool:
-        return bool(self._owed or self._sent or self._others or self._prepared)
+        return bool(self._owed or self._found or self._prepared)
 
     # The ring.
 
-    def _look(self, timeout_ns: int) -> Found:
+    def _look(self, timeout_ns: int) -> list[Completion]:
         """What has completed, after waiting for it at most ``timeout_ns``."""
+        if self._directs:
+            return self._look_around(timeout_ns)
         if timeout_ns:
             for watched in self._watched:
                 if not watched.armed:
@@ -192,12 +177,24 @@ class RingAgent(ServingAgent[_Link]):
             self._ring.signal(True)
         return self._enter(0)
 
+    def _look_around(self, timeout_ns: int) -> list[Completion]:
+        """The same, and who has input of those that are served directly."""
+        if timeout_ns:
+            timeout_ns = self._wait_ns(timeout_ns)
+        found: list[Completion] = []
+        for fd, _ in self._around.poll(timeout_ns / 1e9 if timeout_ns >= 0 else -1):
+            link = self._links.get(fd)
+            if link is not None:
+                found.append((link, READABLE, 0, None, False))
+            elif fd == self._ring.fileno():
+                self._ring.signal(True)
+                found += self._enter(0)
+        return found
+
     def _submit(self) -> None:
         """Have everything done that was prepared."""
         self._prepared = False
-        sent, others = self._enter(0)
-        self._sent += sent
-        self._others += others
+        self._found += self._enter(0)
         if self._closing:
             self._close_sockets()
 
@@ -210,9 +207,10 @@ class RingAgent(ServingAgent[_Link]):
             end_socket(sock)
         self._closing.clear()
 
-    def _serve(self, completions: list[Completion], *, alone: bool) -> int:
-        """Work off completions other than whole sends; returns how many were of peers."""
+    def _serve(self, completions: list[Completion]) -> int:
+        """Work off completions; returns how many were of peers."""
         work = len(completions)
+        alone = work == 1
         turn = self._turn = self._turn + 1
         lonely = None
         inputs = 0
@@ -238,8 +236,6 @@ class RingAgent(ServingAgent[_Link]):
                         self._readable(link, alone=alone)
                 elif kind == ACCEPT:
                     self._accepted(result, more)
-                elif kind == SEND:
-                    self._cut_short(link, result)
                 else:
                     self._writable(link)
             except Exception as error:
@@ -275,6 +271,7 @@ class RingAgent(ServingAgent[_Link]):
             self._accept_again()
 
     def _begin(self, link: _Link) -> None:
+        link.attached = link.connection.attach(link.fd, self._ring.sends)
         self._receive(link)
 
     def _close_listener(self) -> None:
@@ -291,14 +288,24 @@ class RingAgent(ServingAgent[_Link]):
         if link.connection.paused and not link.until_ns:
             return
         if link.direct:
-            link.input = self._ring.poll(link.fd, link, _READ)
+            link.input = DIRECT
+            self._around.register(link.fd, _READ)
+            self._directs += 1
+            if self._directs == 1:
+                self._ring.signal(True)
         else:
             link.input = self._ring.receive(link.fd, link)
         self._prepared = True
 
     def _stop_receiving(self, link: _Link) -> None:
         """What has been received already still comes."""
-        if link.input:
+        if link.input == DIRECT:
+            link.input = 0
+            self._around.unregister(link.fd)
+            self._directs -= 1
+            if not self._directs and not self._shared:
+                self._ring.signal(False)
+        elif link.input:
             self._ring.cancel(link.input)
             self._prepared = True
 
@@ -340,85 +347,26 @@ class RingAgent(ServingAgent[_Link]):
 
     def _readable(self, link: _Link, *, alone: bool) -> None:
         """Have everything done in one call if nothing else is to be done, else receive as usual."""
-        link.input = 0
-        if link.gone:
-            return
-        if alone and not link.busy:
-            self._ring.signal(True)
-            done = link.serve(link.medium, self._elsewhere_fd)
-            if not self._shared:
-                self._ring.signal(False)
-            link.direct = done > 0
-            link.lonely = 0 if done > 0 else -PATIENCE
-        else:
-            link.direct = False
-            link.lonely = 0
+        if link.input != DIRECT:
+            return  # it was lost, or is received from again, since it was seen to be readable
+        link.direct = False
+        link.lonely = 0
+        if alone and not (link.stalled or link.owed or link.until_ns or link.ended):
+            if link.serve(link.medium, self._around_fd) > 0:
+                link.direct = True
+                if not link.connection.paused:
+                    return
+            else:
+                link.lonely = -PATIENCE
+        self._stop_receiving(link)
         self._receive(link)
 
     # Writing.
 
-    def _write(self, link: _Link) -> None:
-        """Prepare to hand over what the connection has."""
-        if link.busy:
-            link.more = True
-            return
-        views = link.connection.output(link.limit)
-        if not views:
-            self._settle(link)
-            return
-        try:
-            size = self._send(link.fd, link, views)
-        except OSError:
-            self._owed.append(link)
-            return
-        if size < 0:
-            size = -size
-            link.more = True
-        link.sending = size
-        link.busy = self._prepared = True
-
-    def _confirm(self, sent: list[_Link]) -> None:
-        """All that was prepared for these has been taken."""
-        for link in sent:
-            if link.gone:
-                continue
-            link.busy = False
-            size = link.sending
-            connection = link.connection
-            try:
-                connection.advance(size)
-                connection.release(size)
-                if size >= link.limit:
-                    link.limit = min(OUTPUT_MAX, 2 * link.limit)
-                elif not link.more:
-                    if connection.closing or not link.input:
-                        self._settle(link)
-                    continue
-                link.more = False
-                self._write(link)
-            except Exception as error:
-                self._fault(link, error)
-
-    def _cut_short(self, link: _Link, result: int) -> None:
-        """The socket took a part, or nothing: go on when it has room."""
-        if link.gone:
-            return
-        if result < 0 and result not in AGAIN:
-            self._lose(link, _error(result))
-            return
-        if result > 0:
-            link.connection.advance(result)
-            link.connection.release(result)
-        link.more = True
-        self._note_stall(link)
-        link.waiting = self._ring.poll(link.fd, link, _WRITE)
-        self._prepared = True
-
     def _writable(self, link: _Link) -> None:
         link.waiting = 0
-        if not link.gone:
-            link.busy = False
-            self._write(link)
+        link.stalled = False
+        self._write(link)
 
     def _settle(self, link: _Link) -> None:
         """Everything is handed over: end the connection, or go on receiving."""
@@ -427,29 +375,30 @@ class RingAgent(ServingAgent[_Link]):
         elif not link.input:
             self._receive(link)
 
+    def _await_room(self, link: _Link) -> None:
+        link.waiting = self._ring.poll(link.fd, link, _WRITE)
+        self._prepared = True
+
     # Ending.
 
     def _await_end(self, link: _Link) -> None:
-        link.busy = True
         self._receive(link)
 
     def _forget(self, link: _Link) -> None:
         """End what is under way first, or its number may name another socket."""
-        link.busy = True
-        for handle in (link.input, link.waiting):
-            if handle:
-                self._ring.cancel(handle)
+        self._stop_receiving(link)
+        if link.waiting:
+            self._ring.cancel(link.waiting)
         super()._forget(link)
 
     def _own_descriptors(self) -> list[int]:
-        return [self._listener.fileno(), self._ring.fileno(), self._elsewhere_fd]
+        return [self._listener.fileno(), self._ring.fileno(), self._around_fd]
 
     def _close_medium(self) -> None:
-        self._sent.clear()
-        self._others.clear()
+        self._found.clear()
         self._ring.close()
         self._close_sockets()
-        self._elsewhere.close()
+        self._around.close()
 
 
 def _error(result: int) -> OSError:

@@ -22,12 +22,14 @@
 
 #include "hm_ingest.h"
 #include "hm_medium.h"
+#include "hm_sends.h"
 
 /* cdef-begin -- opaque handles, and what a call came to. */
 typedef struct hm_conn hm_conn;
 typedef struct hm_conns hm_conns; /* the connections of one listener */
 typedef struct hm_chunk hm_chunk;
 typedef struct hm_medium hm_medium; /* hm_medium.h */
+typedef struct hm_sends hm_sends;   /* hm_sends.h */
 
 /* bytes read per round: more at once is bulk, which others do better */
 #define HM_CONN_READ          65536
@@ -40,6 +42,10 @@ typedef struct hm_medium hm_medium; /* hm_medium.h */
 #define HM_CONN_PULL_MIN      65536   /* bytes flushed at once to a peer that has just stalled */
 #define HM_CONN_PULL_MAX      1048576 /* and to one that takes all it is given */
 #define HM_CONN_WRITES_MAX    8       /* sends to one connection before others have their turn */
+/* bytes of a send that leaves with others: beside copying more, a system call of its own is nothing */
+#define HM_CONN_TOGETHER_SIZE 16384
+/* sends that leave together: the first waits until the last is prepared, some 20 us */
+#define HM_CONN_TOGETHER_MAX 64
 
 /* Results of a pull or a flush; negative: -HM_E*.
  * DONE: no cursor has more.  LIMIT: some may.  AGAIN: a cursor has looked at its share of the log:
@@ -167,8 +173,9 @@ uint64_t hm_conn_unpin(hm_conn *conn);
 
 /* ---- for stream sockets ---- */
 
-/* Output goes to the non-blocking stream socket `fd` from now on. */
-void hm_conn_attach(hm_conn *conn, int fd);
+/* Output goes to the non-blocking stream socket `fd` from now on; what is small, and flushed with
+ * that of others, by way of `sends`, unless that is NULL. */
+void hm_conn_attach(hm_conn *conn, int fd, const hm_sends *sends);
 /* Pulls and sends, until there is no more, the socket is full, or it has had its share (LIMIT). */
 int hm_conn_flush(hm_conn *conn);
 int hm_conn_error(const hm_conn *conn);

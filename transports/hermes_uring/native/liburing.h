@@ -93,7 +93,6 @@ enum { /* of the kernel's interface */
     F(void, prep_recv_multishot, (hu_sqe * sqe, int fd, void *buffer, size_t size, int flags))     \
     F(void, prep_poll_add, (hu_sqe * sqe, int fd, unsigned events))                                \
     F(void, prep_send, (hu_sqe * sqe, int fd, const void *data, size_t size, int flags))           \
-    F(void, prep_sendmsg, (hu_sqe * sqe, int fd, const struct msghdr *message, unsigned flags))    \
     F(void, prep_cancel64, (hu_sqe * sqe, uint64_t user_data, int flags))                          \
     F(void, sqe_set_data64, (hu_sqe * sqe, uint64_t user_data))                                    \
     F(void, sqe_set_flags, (hu_sqe * sqe, unsigned flags))                                         \

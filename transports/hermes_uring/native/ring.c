@@ -20,13 +20,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "liburing.h"
+#include "queue.h"
 
-#define VIEWS_MAX 1024 /* memory ranges of one send: what the kernel takes at once */
-#define COPY_MAX  4096 /* bytes of a send that are joined: cheaper than describing ranges */
-#define REAP_MAX                                                                                   \
-    1024               /* completions turned into tuples by one call; the rest stays in the queue  \
-                        */
+#define REAP_MAX 1024  /* completions turned into tuples by one call; the rest stays in the queue */
 #define REAP_STRIDE 64 /* completions looked at together */
 #define GROUP       0  /* the ring's only group of buffers */
 #define CQ_FACTOR   4  /* completions the queue holds per submission: accepts and input have many */
@@ -36,7 +32,7 @@
 #define ENTRIES_MAX 32768 /* the kernel's bound */
 #define BUFFERS_MAX 32768 /* likewise */
 
-enum { ACCEPT, RECEIVE, READABLE, WRITABLE, SEND };
+enum { ACCEPT, RECEIVE, READABLE, WRITABLE };
 
 typedef struct links { /* to the neighbours in a list whose head is one of these, too */
     struct links *next, *previous;
@@ -46,35 +42,26 @@ typedef struct {
     links links; /* to others under way; first */
     PyObject *target;
     int kind;
-    unsigned view_count;
-    Py_ssize_t size; /* SEND: bytes in all */
-    struct msghdr message;
-    Py_buffer views[]; /* then as many iovec; or the joined bytes */
 } operation;
 
 typedef struct {
-    PyObject_HEAD hu_liburing library;
-    links under_way; /* head of the list of operations prepared or submitted */
-    uint8_t *memory; /* the buffers for input, side by side */
+    PyObject_HEAD links under_way; /* head of the list of operations prepared or submitted */
+    uint8_t *memory;               /* the buffers for input, side by side */
     hu_buffers *buffers;
     uint32_t *used;  /* bytes of each buffer that input stands in */
     uint16_t *spent; /* buffers whose input was handed out by the last `enter` */
     unsigned spent_count;
     unsigned buffer_count;
     unsigned buffer_size;
-    int event_fd; /* written to by the kernel while signals are on */
     int open;
     pid_t process; /* that made it: a forked child shares its memory with the kernel */
-    int signals;   /* are on */
-    int enabled;   /* by the first call that needs the kernel: its thread is the ring's */
     unsigned long long operations; /* under way */
-    unsigned long long enters;     /* system calls that submitted or waited */
-    unsigned long long overruns;   /* times the submission queue was full */
-    _Alignas(16) unsigned char uring[HU_URING_SIZE];
+    unsigned long long sends;      /* address of the queue's `hm_sends` */
+    hu_queue queue;
 } ring;
 
 static hu_uring *uring_of(ring *self) {
-    return (hu_uring *)(void *)self->uring;
+    return hu_queue_uring(&self->queue);
 }
 
 static PyObject *fail(int code) {
@@ -91,15 +78,13 @@ static int is_open(ring *self) {
 
 /* ---- operations ---- */
 
-static operation *operation_new(ring *self, int kind, PyObject *target, size_t tail) {
-    operation *made = malloc(sizeof *made + tail);
+static operation *operation_new(ring *self, int kind, PyObject *target) {
+    operation *made = malloc(sizeof *made);
     if (made == NULL) {
         PyErr_NoMemory();
         return NULL;
     }
     made->kind = kind;
-    made->view_count = 0;
-    made->size = 0;
     made->target = Py_NewRef(target);
     made->links = (links){&self->under_way, self->under_way.previous};
     made->links.previous->next = self->under_way.previous = &made->links;
@@ -108,8 +93,6 @@ static operation *operation_new(ring *self, int kind, PyObject *target, size_t t
 }
 
 static void operation_free(ring *self, operation *done) {
-    for (unsigned i = 0; i < done->view_count; i++)
-        PyBuffer_Release(&done->views[i]);
     done->links.previous->next = done->links.next;
     done->links.next->previous = done->links.previous;
     self->operations--;
@@ -118,32 +101,20 @@ static void operation_free(ring *self, operation *done) {
     Py_DECREF(target);
 }
 
-static int enable(ring *self) {
-    if (self->enabled)
-        return 0;
-    int code = self->library.enable_rings(uring_of(self));
-    if (code < 0)
-        return code;
-    self->enabled = 1;
-    self->enters += 2;
-    self->library.register_ring_fd(uring_of(self)); /* only saves time: may fail */
-    return 0;
-}
-
 /* Room for one more submission; a full queue is submitted first.  NULL: with an exception. */
 static hu_sqe *next_sqe(ring *self) {
-    hu_sqe *sqe = self->library.get_sqe(uring_of(self));
+    hu_sqe *sqe = self->queue.library.get_sqe(uring_of(self));
     if (sqe != NULL)
         return sqe;
-    int code = enable(self);
+    int code = hu_queue_enable(&self->queue);
     if (code >= 0) {
-        self->overruns++;
-        self->enters++;
+        self->queue.overruns++;
+        self->queue.enters++;
         Py_BEGIN_ALLOW_THREADS;
-        code = self->library.submit(uring_of(self));
+        code = self->queue.library.submit(uring_of(self));
         Py_END_ALLOW_THREADS;
     }
-    sqe = code < 0 ? NULL : self->library.get_sqe(uring_of(self));
+    sqe = code < 0 ? NULL : self->queue.library.get_sqe(uring_of(self));
     if (sqe == NULL)
         fail(code < 0 ? code : EAGAIN);
     return sqe;
@@ -151,7 +122,7 @@ static hu_sqe *next_sqe(ring *self) {
 
 /* A new operation and the place to describe it to the kernel; NULL: with an exception. */
 static hu_sqe *begin(ring *self, int kind, PyObject *target, operation **made) {
-    *made = operation_new(self, kind, target, 0);
+    *made = operation_new(self, kind, target);
     hu_sqe *sqe = *made == NULL ? NULL : next_sqe(self);
     if (*made != NULL && sqe == NULL)
         operation_free(self, *made);
@@ -160,7 +131,7 @@ static hu_sqe *begin(ring *self, int kind, PyObject *target, operation **made) {
 
 /* The description is complete; the handle is a number to cancel it by. */
 static PyObject *finish(ring *self, hu_sqe *sqe, const operation *made) {
-    self->library.sqe_set_data64(sqe, (uint64_t)(uintptr_t)made);
+    self->queue.library.sqe_set_data64(sqe, (uint64_t)(uintptr_t)made);
     return PyLong_FromVoidPtr((void *)(uintptr_t)made);
 }
 
@@ -192,7 +163,7 @@ static PyObject *ring_accept(PyObject *object, PyObject *const *arguments, Py_ss
     hu_sqe *sqe = fd < 0 ? NULL : begin(self, ACCEPT, arguments[1], &made);
     if (sqe == NULL)
         return NULL;
-    self->library.prep_multishot_accept(sqe, fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    self->queue.library.prep_multishot_accept(sqe, fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
     return finish(self, sqe, made);
 }
 
@@ -205,9 +176,9 @@ static PyObject *ring_receive(PyObject *object, PyObject *const *arguments, Py_s
     hu_sqe *sqe = fd < 0 ? NULL : begin(self, RECEIVE, arguments[1], &made);
     if (sqe == NULL)
         return NULL;
-    self->library.prep_recv_multishot(sqe, fd, NULL, 0, 0);
-    self->library.sqe_set_flags(sqe, HU_SQE_BUFFER_SELECT);
-    self->library.sqe_set_buf_group(sqe, GROUP);
+    self->queue.library.prep_recv_multishot(sqe, fd, NULL, 0, 0);
+    self->queue.library.sqe_set_flags(sqe, HU_SQE_BUFFER_SELECT);
+    self->queue.library.sqe_set_buf_group(sqe, GROUP);
     return finish(self, sqe, made);
 }
 
@@ -223,7 +194,7 @@ static PyObject *ring_poll(PyObject *object, PyObject *const *arguments, Py_ssiz
     hu_sqe *sqe = begin(self, events & POLLOUT ? WRITABLE : READABLE, arguments[1], &made);
     if (sqe == NULL)
         return NULL;
-    self->library.prep_poll_add(sqe, fd, (unsigned)events);
+    self->queue.library.prep_poll_add(sqe, fd, (unsigned)events);
     return finish(self, sqe, made);
 }
 
@@ -237,98 +208,19 @@ static PyObject *ring_cancel(PyObject *object, PyObject *handle) {
     hu_sqe *sqe = next_sqe(self);
     if (sqe == NULL)
         return NULL;
-    self->library.prep_cancel64(sqe, (uint64_t)(uintptr_t)address, 0);
-    self->library.sqe_set_flags(sqe, HU_SQE_CQE_SKIP_SUCCESS);
-    self->library.sqe_set_data64(sqe, 0);
+    self->queue.library.prep_cancel64(sqe, (uint64_t)(uintptr_t)address, 0);
+    self->queue.library.sqe_set_flags(sqe, HU_SQE_CQE_SKIP_SUCCESS);
+    self->queue.library.sqe_set_data64(sqe, 0);
     Py_RETURN_NONE;
-}
-
-/* ---- sending ---- */
-
-/* Takes hold of the views of `list`; returns their bytes in all, or -1 with an exception. */
-static Py_ssize_t hold_views(operation *made, PyObject *list, Py_ssize_t count) {
-    Py_ssize_t size = 0;
-    for (Py_ssize_t i = 0; i < count; i++) {
-        PyObject *view = PySequence_GetItem(list, i);
-        int code = view == NULL ? -1 : PyObject_GetBuffer(view, &made->views[i], PyBUF_SIMPLE);
-        Py_XDECREF(view); /* the buffer holds on to what is behind it */
-        if (code < 0)
-            return -1;
-        made->view_count++;
-        size += made->views[i].len;
-    }
-    return size;
-}
-
-/* The bytes of all views, one after the other, behind them; the views are given back. */
-static const uint8_t *join_views(operation *made, Py_ssize_t room) {
-    uint8_t *joined = (uint8_t *)&made->views[room], *end = joined;
-    for (unsigned i = 0; i < made->view_count; i++) {
-        memcpy(end, made->views[i].buf, (size_t)made->views[i].len);
-        end += made->views[i].len;
-        PyBuffer_Release(&made->views[i]);
-    }
-    made->view_count = 0;
-    return joined;
-}
-
-static void describe_views(operation *made, Py_ssize_t room) {
-    struct iovec *ranges = (struct iovec *)(void *)&made->views[room];
-    for (unsigned i = 0; i < made->view_count; i++)
-        ranges[i] = (struct iovec){made->views[i].buf, (size_t)made->views[i].len};
-    memset(&made->message, 0, sizeof made->message);
-    made->message.msg_iov = ranges;
-    made->message.msg_iovlen = made->view_count;
-}
-
-PyDoc_STRVAR(send_doc,
-             "send(fd, target, views, /)\n--\n\n"
-             "Send what a socket takes at once of ``views``; returns their bytes in all,\n"
-             "negative if there were too many to look at all of them.");
-
-static PyObject *ring_send(PyObject *object, PyObject *const *arguments, Py_ssize_t count) {
-    ring *self = (ring *)object;
-    int fd = parse_fd(self, arguments, count, 3);
-    if (fd < 0)
-        return NULL;
-    PyObject *list = arguments[2];
-    Py_ssize_t views = PySequence_Size(list);
-    if (views < 0)
-        return NULL;
-    int left_out = views > VIEWS_MAX;
-    views = left_out ? VIEWS_MAX : views;
-    size_t described = (size_t)views * (sizeof(Py_buffer) + sizeof(struct iovec));
-    size_t joined = (size_t)views * sizeof(Py_buffer) + COPY_MAX;
-    operation *made =
-        operation_new(self, SEND, arguments[1], described > joined ? described : joined);
-    Py_ssize_t size = made == NULL ? -1 : hold_views(made, list, views);
-    hu_sqe *sqe = size < 0 ? NULL : next_sqe(self);
-    if (sqe == NULL) {
-        if (made != NULL)
-            operation_free(self, made);
-        return NULL;
-    }
-    const int flags = MSG_DONTWAIT | MSG_NOSIGNAL;
-    if (size <= COPY_MAX) {
-        self->library.prep_send(sqe, fd, join_views(made, views), (size_t)size, flags);
-    } else if (views == 1) {
-        self->library.prep_send(sqe, fd, made->views[0].buf, (size_t)size, flags);
-    } else {
-        describe_views(made, views);
-        self->library.prep_sendmsg(sqe, fd, &made->message, (unsigned)flags);
-    }
-    self->library.sqe_set_data64(sqe, (uint64_t)(uintptr_t)made);
-    made->size = size;
-    return PyLong_FromSsize_t(left_out ? -size : size);
 }
 
 /* ---- completions ---- */
 
 static void offer_buffer(ring *self, unsigned number, int place) {
     self->used[number] = 0;
-    self->library.buf_ring_add(self->buffers, self->memory + (size_t)number * self->buffer_size,
-                               self->buffer_size, (unsigned short)number,
-                               (int)self->buffer_count - 1, place);
+    self->queue.library.buf_ring_add(
+        self->buffers, self->memory + (size_t)number * self->buffer_size, self->buffer_size,
+        (unsigned short)number, (int)self->buffer_count - 1, place);
 }
 
 static void reuse_buffers(ring *self) {
@@ -336,7 +228,7 @@ static void reuse_buffers(ring *self) {
         return;
     for (unsigned i = 0; i < self->spent_count; i++)
         offer_buffer(self, self->spent[i], (int)i);
-    self->library.buf_ring_advance(self->buffers, (int)self->spent_count);
+    self->queue.library.buf_ring_advance(self->buffers, (int)self->spent_count);
     self->spent_count = 0;
 }
 
@@ -370,36 +262,34 @@ static PyObject *tuple_of(ring *self, const operation *made, const hu_cqe *cqe) 
     return tuple;
 }
 
-/* Notes one completion: a send that was taken whole as its target alone, the rest as tuples. */
-static int note(ring *self, const operation *made, const hu_cqe *cqe, PyObject *sent,
-                PyObject *others) {
-    if (made->kind == SEND && cqe->res == made->size)
-        return PyList_Append(sent, made->target);
+/* Adds the tuple of one completion to `list`; -1: with an exception. */
+static int note(ring *self, const operation *made, const hu_cqe *cqe, PyObject *list) {
     PyObject *tuple = tuple_of(self, made, cqe);
-    int code = tuple == NULL ? -1 : PyList_Append(others, tuple);
+    int code = tuple == NULL ? -1 : PyList_Append(list, tuple);
     Py_XDECREF(tuple);
     return code;
 }
 
-/* Takes what the queue holds, up to REAP_MAX; without lists nobody is told.  0, or -1 with an
+/* Takes what the queue holds, up to REAP_MAX; without a list nobody is told.  0, or -1 with an
  * exception. */
-static int reap(ring *self, PyObject *sent, PyObject *others) {
+static int reap(ring *self, PyObject *list) {
+    const hu_liburing *library = &self->queue.library;
     for (unsigned reaped = 0; reaped < REAP_MAX;) {
         hu_cqe *cqes[REAP_STRIDE];
-        if (self->library.cq_ready(uring_of(self)) == 0)
+        if (library->cq_ready(uring_of(self)) == 0)
             return 0;
-        unsigned count = self->library.peek_batch_cqe(uring_of(self), cqes, REAP_STRIDE);
+        unsigned count = library->peek_batch_cqe(uring_of(self), cqes, REAP_STRIDE);
         int failed = 0;
         for (unsigned i = 0; i < count; i++) {
             operation *made = (operation *)(uintptr_t)cqes[i]->user_data;
-            if (made == NULL)
-                continue; /* of a cancellation that came too late: nobody waits for it */
-            if (sent != NULL && note(self, made, cqes[i], sent, others) < 0)
+            if (made == NULL || hu_is_send(cqes[i]))
+                continue; /* a cancellation that came too late, or a send: nobody waits for it */
+            if (list != NULL && note(self, made, cqes[i], list) < 0)
                 failed = 1;
             if ((cqes[i]->flags & HU_CQE_MORE) == 0)
                 operation_free(self, made);
         }
-        self->library.cq_advance(uring_of(self), count);
+        library->cq_advance(uring_of(self), count);
         reaped += count;
         if (failed)
             return -1;
@@ -409,9 +299,9 @@ static int reap(ring *self, PyObject *sent, PyObject *others) {
 
 static int submit_and_look(ring *self) {
     int code;
-    self->enters++;
+    self->queue.enters++;
     Py_BEGIN_ALLOW_THREADS;
-    code = self->library.submit_and_get_events(uring_of(self));
+    code = self->queue.library.submit_and_get_events(uring_of(self));
     Py_END_ALLOW_THREADS;
     return code;
 }
@@ -420,10 +310,10 @@ static int submit_and_wait(ring *self, long long timeout_ns) {
     hu_timespec timeout = {timeout_ns / NS_PER_S, timeout_ns % NS_PER_S};
     hu_cqe *first;
     int code;
-    self->enters++;
+    self->queue.enters++;
     Py_BEGIN_ALLOW_THREADS;
-    code = self->library.submit_and_wait_timeout(uring_of(self), &first, 1,
-                                                 timeout_ns < 0 ? NULL : &timeout, NULL);
+    code = self->queue.library.submit_and_wait_timeout(uring_of(self), &first, 1,
+                                                       timeout_ns < 0 ? NULL : &timeout, NULL);
     Py_END_ALLOW_THREADS;
     return code;
 }
@@ -431,16 +321,16 @@ static int submit_and_wait(ring *self, long long timeout_ns) {
 /* Whether something has completed; enters the kernel if it asks for that. */
 static int has_completions(ring *self) {
     hu_cqe *first;
-    return self->library.peek_batch_cqe(uring_of(self), &first, 1) != 0;
+    return self->queue.library.peek_batch_cqe(uring_of(self), &first, 1) != 0;
 }
 
 /* The system call, if there is a reason for one: 0, or an error that is not passing. */
 static int go(ring *self, long long timeout_ns) {
     int code = 0;
-    if (self->library.sq_ready(uring_of(self)) == 0) {
+    if (self->queue.library.sq_ready(uring_of(self)) == 0) {
         if (!has_completions(self) && timeout_ns != 0)
             code = submit_and_wait(self, timeout_ns);
-    } else if (timeout_ns == 0 || self->library.cq_ready(uring_of(self)) != 0) {
+    } else if (timeout_ns == 0 || self->queue.library.cq_ready(uring_of(self)) != 0) {
         code = submit_and_look(self);
     } else {
         code = submit_and_wait(self, timeout_ns);
@@ -458,7 +348,7 @@ static PyObject *ring_enter(PyObject *object, PyObject *argument) {
     long long timeout_ns = PyLong_AsLongLong(argument);
     if (PyErr_Occurred() || !is_open(self))
         return NULL;
-    int code = enable(self);
+    int code = hu_queue_enable(&self->queue);
     if (code < 0)
         return fail(code);
     reuse_buffers(self);
@@ -467,14 +357,10 @@ static PyObject *ring_enter(PyObject *object, PyObject *argument) {
         return fail(code);
     if (timeout_ns != 0 && PyErr_CheckSignals() < 0)
         return NULL;
-    PyObject *sent = PyList_New(0);
-    PyObject *others = sent == NULL ? NULL : PyList_New(0);
-    PyObject *both = NULL;
-    if (others != NULL && reap(self, sent, others) == 0)
-        both = PyTuple_Pack(2, sent, others);
-    Py_XDECREF(sent);
-    Py_XDECREF(others);
-    return both;
+    PyObject *list = PyList_New(0);
+    if (list != NULL && reap(self, list) < 0)
+        Py_CLEAR(list);
+    return list;
 }
 
 /* ---- making and ending ---- */
@@ -486,12 +372,12 @@ static void drain(ring *self) {
         PyErr_Clear();
         return;
     }
-    self->library.prep_cancel64(sqe, 0, HU_CANCEL_ALL | HU_CANCEL_ANY);
-    self->library.sqe_set_data64(sqe, 0);
+    self->queue.library.prep_cancel64(sqe, 0, HU_CANCEL_ALL | HU_CANCEL_ANY);
+    self->queue.library.sqe_set_data64(sqe, 0);
     for (int turn = 0; turn < DRAIN_TURNS && self->operations != 0; turn++) {
         if (go(self, DRAIN_NS) < 0)
             break; /* another thread than the ring's: the kernel cancels when the ring closes */
-        reap(self, NULL, NULL);
+        reap(self, NULL);
     }
 }
 
@@ -502,14 +388,15 @@ static void end(ring *self) {
         self->open = 0; /* the ring and what is under way are the parent's */
         return;
     }
-    if (self->enabled)
+    if (self->queue.enabled)
         drain(self);
     self->open = 0;
-    self->library.queue_exit(uring_of(self)); /* the kernel forgets the list of buffers, too */
+    self->queue.library.queue_exit(
+        uring_of(self)); /* the kernel forgets the list of buffers, too */
     if (self->buffers != NULL)
         munmap(self->buffers, (size_t)self->buffer_count * HU_BUFFER_ENTRY);
     self->buffers = NULL;
-    close(self->event_fd);
+    close(self->queue.event_fd);
     while (self->under_way.next != &self->under_way)
         operation_free(self, (operation *)(void *)self->under_way.next);
 }
@@ -527,7 +414,7 @@ PyDoc_STRVAR(fileno_doc, "fileno()\n--\n\nReadable when something completes; see
 static PyObject *ring_fileno(PyObject *object, PyObject *nothing) {
     (void)nothing;
     ring *self = (ring *)object;
-    return is_open(self) ? PyLong_FromLong(self->event_fd) : NULL;
+    return is_open(self) ? PyLong_FromLong(self->queue.event_fd) : NULL;
 }
 
 PyDoc_STRVAR(signal_doc, "signal(on, /)\n--\n\nHave the descriptor tell of completions, or not.");
@@ -538,11 +425,11 @@ static PyObject *ring_signal(PyObject *object, PyObject *on) {
     if (wanted < 0 || !is_open(self))
         return NULL;
     uint64_t told;
-    if (wanted && read(self->event_fd, &told, sizeof told) < 0)
+    if (wanted && read(self->queue.event_fd, &told, sizeof told) < 0)
         assert(errno == EAGAIN || errno == EINTR);
-    if (wanted != self->signals)
-        self->library.cq_eventfd_toggle(uring_of(self), wanted);
-    self->signals = wanted;
+    if (wanted != self->queue.signals)
+        self->queue.library.cq_eventfd_toggle(uring_of(self), wanted);
+    self->queue.signals = wanted;
     Py_RETURN_NONE;
 }
 
@@ -565,12 +452,12 @@ static int make_buffers(ring *self) {
                               .entries = self->buffer_count,
                               .group = GROUP,
                               .flags = HU_BUFFERS_INCREMENTAL};
-    int code = self->library.register_buf_ring(uring_of(self), &place, 0);
+    int code = self->queue.library.register_buf_ring(uring_of(self), &place, 0);
     if (code < 0)
         return code;
     for (unsigned i = 0; i < self->buffer_count; i++)
         offer_buffer(self, i, (int)i);
-    self->library.buf_ring_advance(self->buffers, (int)self->buffer_count);
+    self->queue.library.buf_ring_advance(self->buffers, (int)self->buffer_count);
     return 0;
 }
 
@@ -581,17 +468,20 @@ static int make(ring *self, unsigned entries) {
                  HU_SETUP_TASKRUN_FLAG | HU_SETUP_SINGLE_ISSUER | HU_SETUP_DEFER_TASKRUN |
                  HU_SETUP_NO_SQARRAY,
     };
-    int code = self->library.queue_init_params(entries, uring_of(self), &params);
+    int code = self->queue.library.queue_init_params(entries, uring_of(self), &params);
     if (code < 0)
         return code;
-    self->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    self->queue.event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     self->open = 1;
     self->process = getpid();
-    if (self->event_fd < 0)
+    self->queue.room = params.cq_entries < HU_LOOK_MAX ? params.cq_entries : HU_LOOK_MAX;
+    self->queue.sends = (hm_sends){&self->queue, hu_queue_send};
+    self->sends = (uintptr_t)&self->queue.sends;
+    if (self->queue.event_fd < 0)
         return -errno;
-    code = self->library.register_eventfd(uring_of(self), self->event_fd);
+    code = self->queue.library.register_eventfd(uring_of(self), self->queue.event_fd);
     if (code >= 0)
-        code = self->library.cq_eventfd_toggle(uring_of(self), 0);
+        code = self->queue.library.cq_eventfd_toggle(uring_of(self), 0);
     return code < 0 ? code : make_buffers(self);
 }
 
@@ -614,11 +504,11 @@ static PyObject *ring_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
     ring *self = (ring *)allocate(type, 0);
     if (self == NULL)
         return NULL;
-    self->event_fd = -1;
+    self->queue.event_fd = -1;
     self->under_way.next = self->under_way.previous = &self->under_way;
     self->buffer_count = buffers;
     self->buffer_size = buffer_size;
-    const char *missing = hu_liburing_find(&self->library, path);
+    const char *missing = hu_liburing_find(&self->queue.library, path);
     if (missing != NULL) {
         Py_DECREF(self);
         return PyErr_Format(PyExc_ImportError, "%s has no %s", path, missing);
@@ -648,7 +538,6 @@ static PyMethodDef methods[] = {
     {"accept", (PyCFunction)(void (*)(void))ring_accept, METH_FASTCALL, accept_doc},
     {"receive", (PyCFunction)(void (*)(void))ring_receive, METH_FASTCALL, receive_doc},
     {"poll", (PyCFunction)(void (*)(void))ring_poll, METH_FASTCALL, poll_doc},
-    {"send", (PyCFunction)(void (*)(void))ring_send, METH_FASTCALL, send_doc},
     {"cancel", ring_cancel, METH_O, cancel_doc},
     {"enter", ring_enter, METH_O, enter_doc},
     {"signal", ring_signal, METH_O, signal_doc},
@@ -659,10 +548,13 @@ static PyMethodDef methods[] = {
 
 static PyMemberDef members[] = {
     {"operations", T_ULONGLONG, offsetof(ring, operations), READONLY, "Operations under way."},
-    {"enters", T_ULONGLONG, offsetof(ring, enters), READONLY,
+    {"enters", T_ULONGLONG, offsetof(ring, queue.enters), READONLY,
      "System calls that submitted or waited."},
-    {"overruns", T_ULONGLONG, offsetof(ring, overruns), READONLY,
+    {"overruns", T_ULONGLONG, offsetof(ring, queue.overruns), READONLY,
      "Times the submission queue was full and was submitted early."},
+    {"sends", T_ULONGLONG, offsetof(ring, sends), READONLY, "Address of a struct hm_sends."},
+    {"together", T_ULONGLONG, offsetof(ring, queue.together), READONLY,
+     "Sends that left with others."},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -696,8 +588,7 @@ PyMODINIT_FUNC PyInit__ring(void) {
         PyModule_AddIntConstant(module, "ACCEPT", ACCEPT) < 0 ||
         PyModule_AddIntConstant(module, "RECEIVE", RECEIVE) < 0 ||
         PyModule_AddIntConstant(module, "READABLE", READABLE) < 0 ||
-        PyModule_AddIntConstant(module, "WRITABLE", WRITABLE) < 0 ||
-        PyModule_AddIntConstant(module, "SEND", SEND) < 0)
+        PyModule_AddIntConstant(module, "WRITABLE", WRITABLE) < 0)
         Py_CLEAR(module);
     Py_XDECREF(type);
     return module;

@@ -27,12 +27,13 @@ struct hm_conn {
     hm_conns *conns;
     hm_ingest *ingest;
     uint64_t number;
-    int fd;       /* the stream socket that output goes to; -1: Python moves it */
-    int error;    /* errno of a send that failed */
-    bool held;    /* Python has something to say first */
-    bool full;    /* the socket had no room */
-    bool stopped; /* nothing is delivered any more */
-    hm_gap gap;   /* to be told; `first` 0: none */
+    int fd;                /* the stream socket that output goes to; -1: Python moves it */
+    const hm_sends *sends; /* by which small output leaves with that of others; NULL: it does not */
+    int error;             /* errno of a send that failed */
+    bool held;             /* Python has something to say first */
+    bool full;             /* the socket had no room */
+    bool stopped;          /* nothing is delivered any more */
+    hm_gap gap;            /* to be told; `first` 0: none */
     uint32_t cold_stream;
     uint64_t cold_position;
     uint64_t limit; /* bytes to flush at once */
@@ -362,7 +363,21 @@ typedef struct {
     int watch_fd;
 } port;
 
-/* Sends what waits: 1: all of it; 0: there was no room for the rest; -1: the medium is broken. */
+/* The medium was given `size` bytes and `sent` says what came of it: 1: it took all; 0: it has no
+ * room for the rest; -1: it is broken. */
+static int note_sent(hm_conn *conn, int64_t sent, uint64_t size) {
+    if (sent < 0 && sent != -EAGAIN && sent != -EWOULDBLOCK && sent != -EINTR) {
+        conn->error = (int)-sent;
+        return -1;
+    }
+    if (sent <= 0)
+        return 0;
+    hm_conn_advance(conn, (uint64_t)sent);
+    hm_conn_release(conn, (uint64_t)sent);
+    return (uint64_t)sent == size;
+}
+
+/* Sends what waits; returns as note_sent. */
 static int send_waiting(hm_conn *conn, const port *to) {
     while (conn->out.waiting > 0) {
         struct iovec pieces[GATHER_MAX];
@@ -377,54 +392,98 @@ static int send_waiting(hm_conn *conn, const port *to) {
             if (sent < 0)
                 sent = -errno;
         }
-        if (sent < 0 && sent != -EAGAIN && sent != -EWOULDBLOCK && sent != -EINTR) {
-            conn->error = (int)-sent;
-            return -1;
-        }
-        if (sent <= 0)
-            return 0;
-        hm_conn_advance(conn, (uint64_t)sent);
-        hm_conn_release(conn, (uint64_t)sent);
-        if ((uint64_t)sent < size)
-            return 0;
+        int noted = note_sent(conn, sent, size);
+        if (noted != 1)
+            return noted;
     }
     return 1;
 }
 
-void hm_conn_attach(hm_conn *conn, int fd) {
+void hm_conn_attach(hm_conn *conn, int fd, const hm_sends *sends) {
     conn->fd = fd;
+    conn->sends = sends;
 }
 
 int hm_conn_error(const hm_conn *conn) {
     return conn->error;
 }
 
-static int flush(hm_conn *conn, uint64_t now_ns) {
+/* `sent` as of note_sent: `result`, or what is the matter with the socket. */
+static int settle(hm_conn *conn, int sent, int result) {
+    if (sent < 0)
+        return HM_PULL_LOST;
+    if (sent > 0)
+        return result;
+    conn->full = true;
+    conn->limit = conn->limit / 2 < HM_CONN_PULL_MIN ? HM_CONN_PULL_MIN : conn->limit / 2;
+    return HM_PULL_FULL;
+}
+
+/* Sends that leave together, of connections that have nothing else. */
+typedef struct {
+    const hm_sends *by; /* of all of them */
+    uint32_t count;
+    hm_send sends[HM_CONN_TOGETHER_MAX];
+    hm_conn *conns[HM_CONN_TOGETHER_MAX];
+} together;
+
+/* Whether what `conn` has waiting joins the others, as one small piece of memory that stays as it is
+ * until they are sent. */
+static bool join(together *all, hm_conn *conn) {
+    struct iovec one;
+    uint64_t size;
+    if (conn->sends == NULL || conn->out.waiting == 0 ||
+        conn->out.waiting > HM_CONN_TOGETHER_SIZE || (all->count > 0 && all->by != conn->sends))
+        return false;
+    output_gather(&conn->out, &one, 1, &size);
+    if (size != conn->out.waiting)
+        return false;
+    all->by = conn->sends;
+    all->sends[all->count] = (hm_send){.data = one.iov_base, .size = size, .fd = conn->fd};
+    all->conns[all->count++] = conn;
+    return true;
+}
+
+/* Sends them; writes the numbers of those that need Python, and returns how many. */
+static uint32_t send_together(together *all, uint64_t *numbers) {
+    uint32_t count = 0;
+    if (all->count > 0)
+        all->by->send(all->by->context, all->sends, all->count);
+    assert(all->count <= HM_CONN_TOGETHER_MAX);
+    for (uint32_t i = 0; i < all->count; i++) {
+        hm_conn *conn = all->conns[i];
+        int sent = note_sent(conn, all->sends[i].result, all->sends[i].size);
+        if (settle(conn, sent, HM_PULL_DONE) != HM_PULL_DONE)
+            numbers[count++] = conn->number;
+    }
+    all->count = 0;
+    return count;
+}
+
+/* DONE: also if the last of it has joined `all`, which may be NULL. */
+static int flush(hm_conn *conn, uint64_t now_ns, together *all) {
     assert(conn->fd >= 0);
     port to = {NULL, conn->fd, -1};
-    int saved = errno, result = HM_PULL_LIMIT;
+    int result = HM_PULL_LIMIT;
     conn->full = conn->held = false;
     for (int writes = 0; writes < HM_CONN_WRITES_MAX && result == HM_PULL_LIMIT; writes++) {
         if (conn->out.waiting < conn->limit) /* what Python has put in leaves with the rest */
             result = pull(conn, conn->limit, now_ns);
+        if (all != NULL && result == HM_PULL_DONE && join(all, conn))
+            break;
         uint64_t size = conn->out.waiting;
         int sent = send_waiting(conn, &to);
-        if (sent < 0) {
-            result = HM_PULL_LOST;
-        } else if (sent == 0) {
-            conn->full = true;
-            conn->limit = conn->limit / 2 < HM_CONN_PULL_MIN ? HM_CONN_PULL_MIN : conn->limit / 2;
-            result = HM_PULL_FULL;
-        } else if (size >= conn->limit && conn->limit < HM_CONN_PULL_MAX) {
+        result = settle(conn, sent, result);
+        if (sent > 0 && size >= conn->limit && conn->limit < HM_CONN_PULL_MAX)
             conn->limit *= 2;
-        }
     }
-    errno = saved;
     return result;
 }
 
 int hm_conn_flush(hm_conn *conn) {
-    return flush(conn, hm_ingest_now(conn->ingest));
+    int saved = errno, result = flush(conn, hm_ingest_now(conn->ingest), NULL);
+    errno = saved;
+    return result;
 }
 
 uint32_t hm_conns_flush(hm_conns *conns, uint64_t *numbers, uint32_t capacity) {
@@ -432,14 +491,21 @@ uint32_t hm_conns_flush(hm_conns *conns, uint64_t *numbers, uint32_t capacity) {
         return 0;
     uint64_t now_ns = hm_ingest_now(conn_of(conns->awake.first)->ingest);
     uint32_t count = 0;
+    int saved = errno;
+    together all;
+    all.count = 0;
     while (conns->awake.first != NULL && count < capacity) {
         hm_conn *conn = conn_of(conns->awake.first);
         hm_readers_unlist(&conn->readers);
         if (conn->full)
             continue; /* its listener knows, and flushes it when there is room */
-        if (conn->fd < 0 || conn->held || flush(conn, now_ns) != HM_PULL_DONE)
+        if (conn->fd < 0 || conn->held || flush(conn, now_ns, &all) != HM_PULL_DONE)
             numbers[count++] = conn->number;
+        if (all.count == HM_CONN_TOGETHER_MAX || count + all.count == capacity)
+            count += send_together(&all, numbers + count);
     }
+    count += send_together(&all, numbers + count);
+    errno = saved;
     return count;
 }
 
