@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.long
 def test_every_contestant_has_a_row():
     """Both levels, the control and another checkout (here the same one) are measured."""
     options = ["--rate", "2000", "--duration", "0.2", "--rounds", "1", "--before", str(ROOT)]

@@ -10,10 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.effort import effort
-
 ROOT = Path(__file__).parents[2]
-QUESTIONS = effort(["roundtrip"], ["tiny", "roundtrip"])
+QUESTIONS = ["tiny", "roundtrip"]
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -41,8 +39,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return place / "result.json", document
 
 
-@pytest.mark.slow
-@pytest.mark.thorough
+@pytest.mark.long
 def test_every_contestant_is_measured(result: tuple[Path, Path]) -> None:
     """Each row has figures that can be, and no error, each target a verdict."""
     written: dict[str, Any] = json.loads(result[0].read_text())
@@ -60,8 +57,7 @@ def test_every_contestant_is_measured(result: tuple[Path, Path]) -> None:
     )
 
 
-@pytest.mark.slow
-@pytest.mark.thorough
+@pytest.mark.long
 def test_the_page_holds_the_tables(result: tuple[Path, Path]) -> None:
     """Tables stand between the markers, the prose around them is as before."""
     path, document = result
