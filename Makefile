@@ -52,7 +52,7 @@ test-long: $(STAMP)
 	HERMES_TESTS_THOROUGH=1 $(BIN)/pytest $(PARALLEL) -m "(long or thorough or hypothesis) and not timing" \
 		$(call naming,mark\.long|import effort|^from hypothesis)
 	HERMES_TESTS_FRESH=1 $(BIN)/pytest $(PARALLEL) -m "not long and not timing" \
-		tests/cli/test_contract.py tests/cli/test_errors.py tests/cli/test_surroundings.py tests/client/test_exit.py
+		tests/cli/test_contract.py tests/cli/test_surroundings.py tests/client/test_exit.py
 
 naming = $(shell grep -lrE --include='test_*.py' '$(1)' tests)
 

@@ -29,7 +29,7 @@ TRANSPORTS = ["tcp", "uring+tcp", "udp", "zmq+tcp", "inproc"]
 TIMEOUT_S = 60.0
 STEPS_MAX = 5000
 """More than any call here takes."""
-STRIDE = {"line": effort(2, 1), "opcode": effort(21, 7)}
+STRIDE = {"line": effort(3, 1), "opcode": effort(35, 7)}
 """Steps from one interrupt to the next: a call has hundreds of lines, and thousands of opcodes."""
 
 

@@ -17,7 +17,7 @@ TARGETS = sorted(path.stem.removeprefix("fuzz_") for path in HERE.glob("fuzz_*.c
 ROUNDS = 50_000
 FEWER_ROUNDS = {"udp": 2_000, "endpoint": 2_000, "dial": 2_000, "group": 1_000, "caster": 1_000}
 """Mutations where one of them is a whole session's life."""
-EFFORT = effort(1, 20)
+EFFORT = effort(1, 10)
 """How many times as many there are, and seconds of libFuzzer."""
 
 
