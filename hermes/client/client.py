@@ -17,16 +17,18 @@ from typing import Any, NoReturn, Self
 
 from hermes.base import checks
 from hermes.client import requests
-from hermes.client.connection import Connection
+from hermes.client.connection import Connection, Settings
 from hermes.client.publisher import Publisher
+from hermes.client.receiving import OnGap, checked_on_gap
 from hermes.client.session import Feed, Line
 from hermes.client.starts import StartPoint, start_of
-from hermes.client.subscription import OnGap, Subscription, checked_on_gap
+from hermes.client.steps import Steps
+from hermes.client.subscription import Subscription
 from hermes.errors import HermesError, Timeout, UsageError, WrongType
 from hermes.native.outbox import CAPACITY, CAPACITY_MIN, LINGER_MAX_NS
 from hermes.native.patterns import check_given_pattern, check_given_topic
 from hermes.spi.url import Url, parse_url
-from hermes.wire.messages import NAME_MAX, PUBLISHER_ID_SIZE, AckLevel
+from hermes.wire.messages import NAME_MAX, PUBLISHER_ID_SIZE, AckLevel, Start
 
 DEFAULT_URL = "tcp://127.0.0.1:7601"
 TIMEOUT_S = 5.0
@@ -77,21 +79,44 @@ def connect(
         AuthenticationFailed, VersionRefused, Refused: the broker does not want us.
         Timeout: somebody answered, but not in time.
     """
+    settings = settings_of(
+        url,
+        timeout=timeout,
+        name=name,
+        reconnect=reconnect,
+        spin=spin,
+        queue_bytes=queue_bytes,
+        identity=identity,
+        credentials=credentials,
+    )
+    return Client(Connection.open(settings))
+
+
+def settings_of(
+    url: str | Url | None,
+    *,
+    timeout: float | None,
+    name: str | None,
+    reconnect: bool | float | None,
+    spin: float | None,
+    queue_bytes: int,
+    identity: str | None,
+    credentials: Mapping[str, str] | None,
+) -> Settings:
+    """The arguments of :func:`connect`, checked."""
     if checks.is_bool(reconnect):
         reconnect = RECONNECT_S if reconnect else 0.0
-    return Client(
-        Connection(
-            _url(url),
-            timeout=checks.duration(timeout, "timeout"),
-            name=None if name is None else checks.text(name, "name", most=NAME_MAX),
-            reconnect_ns=checks.nanoseconds(reconnect, "reconnect"),
-            spin_ns=checks.nanoseconds(spin, "spin"),
-            queue_bytes=checks.integer(queue_bytes, "queue_bytes", least=1),
-            identity=None
-            if identity is None
-            else checks.text(identity, "identity", least=1, most=NAME_MAX),
-            credentials=None if credentials is None else _checked_credentials(credentials),
-        )
+    return Settings(
+        _url(url),
+        timeout=checks.duration(timeout, "timeout"),
+        name=None if name is None else checks.text(name, "name", most=NAME_MAX),
+        reconnect_ns=checks.nanoseconds(reconnect, "reconnect"),
+        spin_ns=checks.nanoseconds(spin, "spin"),
+        queue_bytes=checks.integer(queue_bytes, "queue_bytes", least=1),
+        identity=None
+        if identity is None
+        else checks.text(identity, "identity", least=1, most=NAME_MAX),
+        credentials=None if credentials is None else _checked_credentials(credentials),
     )
 
 
@@ -103,17 +128,101 @@ def _url(url: str | Url | None) -> Url:
     return parse_url(url or os.environ.get("HERMES_URL") or DEFAULT_URL)
 
 
-class Client:
-    """A connection to a broker, shared by its publishers and subscriptions; see :func:`connect`.
-
-    Any thread may use it, and everything made from it.  A forked child may not: it gets
-    :exc:`Forked`.
-    """
+class AnyClient:
+    """A client without its waiting."""
 
     def __init__(self, connection: Connection) -> None:
         if not isinstance(connection, Connection):
             checks.wrong_type("connection", "what hermes.connect() makes", connection)
         self._connection = connection
+
+    @property
+    def url(self) -> Url:
+        """Address of the broker."""
+        return self._connection.url
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds that calls wait for the broker, unless told otherwise; None: for ever."""
+        return self._connection.timeout
+
+    @timeout.setter
+    def timeout(self, seconds: float | None) -> None:
+        self._connection.timeout = checks.duration(seconds, "timeout")
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """Limits of the broker: ``message_max`` and others, by name."""
+        limits = self._connection.session.limits
+        return {name: getattr(limits, name) for name in limits.__struct_fields__}
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called, or the connection is given up."""
+        return self._connection.over or self._connection.ending
+
+    def __reduce__(self) -> NoReturn:
+        raise WrongType(
+            "a Client cannot be pickled or copied: it is a connection of this process; pass its URL, and "
+            "connect there"
+        )
+
+    def __repr__(self) -> str:
+        state = (
+            "closed" if self.closed else "connected" if self._connection.alive else "reconnecting"
+        )
+        return f"<Client of {self.url}, {state}>"
+
+    # ---- inside: what calls begin with ----
+
+    def _line(
+        self,
+        topic: str | None,
+        ack: AckLevel,
+        linger: float | None,
+        window: int,
+        publisher_id: bytes | None,
+    ) -> tuple[Line, int, int]:
+        """A publisher to open, its linger in ns and its window; see :meth:`Client.publisher`."""
+        self._connection.check()
+        name = None if topic is None else _encoded_topic(topic)
+        ack = checks.choice(ack, "ack", ACK_LEVELS)
+        linger_ns = 0 if linger is None else checks.nanoseconds(linger, "linger")
+        linger_ns = min(linger_ns, LINGER_MAX_NS)
+        window = checks.integer(window, "window", least=CAPACITY_MIN, most=WINDOW_MAX)
+        if publisher_id is not None:
+            publisher_id = _checked_id(publisher_id)
+        line = Line(publisher_id, ack)
+        line.topic = name
+        return line, linger_ns, window
+
+    def _feed(
+        self, pattern: str, start: StartPoint, durable: str | None, on_gap: OnGap
+    ) -> tuple[Feed, Start]:
+        """A subscription to open, and where it begins; see :meth:`Client.subscribe`."""
+        self._connection.check()
+        pattern = _checked_pattern(pattern)
+        if durable is not None:
+            durable = checks.text(durable, "durable", least=1, most=NAME_MAX)
+        point = start_of(start, durable)
+        checked_on_gap(on_gap)
+        return Feed(0, pattern, durable), point
+
+    def _query(self, what: str, arguments: dict[str, str]) -> Steps[Any]:
+        """See :meth:`Client.query`."""
+        self._connection.check()
+        what = checks.text(what, "what", least=1, most=NAME_MAX)
+        for name, value in arguments.items():
+            arguments[name] = checks.text(value, name, most=ARGUMENT_MAX)
+        return requests.query(self._connection, what, arguments)
+
+
+class Client(AnyClient):
+    """A connection to a broker, shared by its publishers and subscriptions; see :func:`connect`.
+
+    Any thread may use it, and everything made from it.  A forked child may not: it gets
+    :exc:`Forked`.
+    """
 
     def publisher(
         self,
@@ -140,21 +249,11 @@ class Client:
             Refused: the broker cannot give this acknowledgement, or not one publisher more.
         """
         connection = self._connection
-        connection.check()
-        name = None if topic is None else _encoded_topic(topic)
-        ack = checks.choice(ack, "ack", ACK_LEVELS)
-        linger_ns = 0 if linger is None else checks.nanoseconds(linger, "linger")
-        linger_ns = min(linger_ns, LINGER_MAX_NS)
-        window = checks.integer(window, "window", least=CAPACITY_MIN, most=WINDOW_MAX)
-        if publisher_id is not None:
-            publisher_id = _checked_id(publisher_id)
+        line, linger_ns, window = self._line(topic, ack, linger, window, publisher_id)
         deadline = connection.deadline(timeout)
-        line = Line(publisher_id, ack)
-        line.topic = name
         try:
-            with connection.locked(deadline):
-                requests.open_line(connection, line, linger_ns, window, deadline)
-            return Publisher(connection, line, name, ack)
+            connection.run(requests.open_line(connection, line, linger_ns, window), deadline)
+            return Publisher(connection, line, line.topic, line.level)
         except BaseException:
             connection.let_go(line)  # an interrupt may come behind its opening
             raise
@@ -183,18 +282,11 @@ class Client:
             Refused: the broker says no; the message says why.
         """
         connection = self._connection
-        connection.check()
-        pattern = _checked_pattern(pattern)
-        if durable is not None:
-            durable = checks.text(durable, "durable", least=1, most=NAME_MAX)
-        point = start_of(start, durable)
-        checked_on_gap(on_gap)
+        feed, point = self._feed(pattern, start, durable, on_gap)
         deadline = connection.deadline(timeout)
-        feed = Feed(0, pattern, durable)
         subscription = Subscription(connection, feed, on_gap)
         try:
-            with connection.locked(deadline):
-                requests.open_feed(connection, feed, point, deadline)
+            connection.run(requests.open_feed(connection, feed, point), deadline)
         except BaseException:
             subscription.close()  # an interrupt may come behind its opening
             raise
@@ -207,14 +299,8 @@ class Client:
         Raises:
             Refused: it does not answer that.
         """
-        connection = self._connection
-        connection.check()
-        what = checks.text(what, "what", least=1, most=NAME_MAX)
-        for name, value in arguments.items():
-            arguments[name] = checks.text(value, name, most=ARGUMENT_MAX)
-        deadline = connection.deadline(timeout)
-        with connection.locked(deadline):
-            return requests.query(connection, what, arguments, deadline)
+        steps = self._query(what, arguments)
+        return self._connection.run(steps, self._connection.deadline(timeout))
 
     def streams(self, *, timeout: float | None = None) -> list[dict[str, Any]]:
         """The broker's streams."""
@@ -229,19 +315,14 @@ class Client:
         timeout: float | None = None,
     ) -> list[dict[str, Any]]:
         """The topics the broker knows, of one pattern and stream or all."""
-        if pattern is not None:
-            pattern = _checked_pattern(pattern)
-        if stream is not None:
-            stream = checks.text(stream, "stream", least=1, most=NAME_MAX)
-        arguments = {"pattern": pattern, "stream": stream}
-        given = {name: value for name, value in arguments.items() if value is not None}
-        found: list[dict[str, Any]] = self.query("topics", timeout=timeout, **given)
+        arguments = topics_arguments(pattern, stream)
+        found: list[dict[str, Any]] = self.query("topics", timeout=timeout, **arguments)
         return found
 
     def durables(self, *, timeout: float | None = None) -> list[dict[str, Any]]:
         """The durable names under which the broker keeps positions, by name."""
         found: list[dict[str, Any]] = self.query("durables", timeout=timeout)
-        return sorted(found, key=lambda row: (row["name"], row.get("identity") or ""))
+        return durables_by_name(found)
 
     def forget_durable(
         self, name: str, *, identity: str | None = None, timeout: float | None = None
@@ -255,11 +336,8 @@ class Client:
                 it (``durable_ambiguous``), or the broker does not let this identity
                 (``not_allowed``).
         """
-        checks.text(name, "name", least=1, most=NAME_MAX)
-        if identity is not None:
-            checks.text(identity, "identity", most=NAME_MAX)
-        arguments = {} if identity is None else {"identity": identity}
-        found: bool = self.query("forget", timeout=timeout, durable=name, **arguments)
+        arguments = forget_arguments(name, identity)
+        found: bool = self.query("forget", timeout=timeout, **arguments)
         return found
 
     def stats(self, *, timeout: float | None = None) -> dict[str, Any]:
@@ -273,29 +351,8 @@ class Client:
         connection.check()
         deadline = connection.deadline(timeout)
         begun = time.perf_counter()
-        with connection.locked(deadline):
-            requests.round_trip(connection, lambda: False, deadline, "a ping")
+        connection.run(requests.round_trip(connection, lambda: False, "a ping"), deadline)
         return time.perf_counter() - begun
-
-    @property
-    def url(self) -> Url:
-        """Address of the broker."""
-        return self._connection.url
-
-    @property
-    def timeout(self) -> float | None:
-        """Seconds that calls wait for the broker, unless told otherwise; None: for ever."""
-        return self._connection.timeout
-
-    @timeout.setter
-    def timeout(self, seconds: float | None) -> None:
-        self._connection.timeout = checks.duration(seconds, "timeout")
-
-    @property
-    def limits(self) -> dict[str, int]:
-        """Limits of the broker: ``message_max`` and others, by name."""
-        limits = self._connection.session.limits
-        return {name: getattr(limits, name) for name in limits.__struct_fields__}
 
     @property
     def connected(self) -> bool:
@@ -305,11 +362,6 @@ class Client:
         not connected any more.
         """
         return self._connection.alive
-
-    @property
-    def closed(self) -> bool:
-        """Whether :meth:`close` was called, or the connection is given up."""
-        return self._connection.over or self._connection.ending
 
     def close(self, timeout: float | None = None) -> None:
         """End in order: what was published is sent and acknowledged first.  Idempotent.
@@ -334,16 +386,6 @@ class Client:
             return
         with contextlib.suppress(HermesError):  # the error under way says more
             self.close(timeout=0 if issubclass(kind, Timeout) else None)
-
-    def __reduce__(self) -> NoReturn:
-        raise WrongType(
-            "a Client cannot be pickled or copied: it is a connection of this process; pass its URL, and "
-            "connect there"
-        )
-
-    def __repr__(self) -> str:
-        state = "closed" if self.closed else "connected" if self.connected else "reconnecting"
-        return f"<Client of {self.url}, {state}>"
 
 
 def _checked_credentials(credentials: Mapping[str, str]) -> dict[str, str]:
@@ -379,3 +421,26 @@ def _checked_id(publisher_id: Any) -> bytes:
     if len(found) != PUBLISHER_ID_SIZE:
         raise UsageError(f"publisher_id has {PUBLISHER_ID_SIZE} bytes, not {len(found)}")
     return found
+
+
+def topics_arguments(pattern: str | None, stream: str | None) -> dict[str, str]:
+    """The arguments of a query for topics, checked; those that are None are not among them."""
+    found = {}
+    if pattern is not None:
+        found["pattern"] = _checked_pattern(pattern)
+    if stream is not None:
+        found["stream"] = checks.text(stream, "stream", least=1, most=NAME_MAX)
+    return found
+
+
+def forget_arguments(name: str, identity: str | None) -> dict[str, str]:
+    """The arguments of a request to delete a durable name, checked."""
+    found = {"durable": checks.text(name, "name", least=1, most=NAME_MAX)}
+    if identity is not None:
+        found["identity"] = checks.text(identity, "identity", most=NAME_MAX)
+    return found
+
+
+def durables_by_name(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The durable names that a broker keeps, in order."""
+    return sorted(rows, key=lambda row: (row["name"], row.get("identity") or ""))

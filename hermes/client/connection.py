@@ -15,6 +15,7 @@ import threading
 import time
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from hermes.base.checks import FOR_EVER_NS
 from hermes.base.closing import AtExit, at_exit
@@ -23,6 +24,7 @@ from hermes.client.link import Link, Output
 from hermes.client.output import ChannelOutput
 from hermes.client.pump import ATTEMPT_S, NS_PER_S, SLICE_NS, Pump, Slip, deadline_of, open_pumps
 from hermes.client.session import Feed, Line, Segment, Session
+from hermes.client.steps import Steps
 from hermes.errors import (
     ConnectFailed,
     ConnectionLost,
@@ -62,48 +64,61 @@ EXIT_S = 5.0
 """Seconds at the end of the program for what clients that are still open have not sent yet."""
 
 
-class Connection(Pump):
-    """Connects when it is made, and again when that is lost."""
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a client connects, checked; see :func:`hermes.connect`."""
 
-    def __init__(
-        self,
-        url: Url,
-        *,
-        timeout: float | None,
-        name: str | None,
-        reconnect_ns: int,
-        spin_ns: int,
-        queue_bytes: int,
-        identity: str | None = None,
-        credentials: Mapping[str, str] | None = None,
-    ) -> None:
+    url: Url
+    timeout: float | None
+    name: str | None = None
+    reconnect_ns: int = 0
+    spin_ns: int = 0
+    queue_bytes: int = 1
+    identity: str | None = None
+    credentials: Mapping[str, str] | None = None
+
+
+class Connection(Pump):
+    """Connects when it is told to, and again when that is lost."""
+
+    def __init__(self, settings: Settings, transport: Transport, channel: Channel) -> None:
+        """``channel`` is one of those that the client will have, and tells what its ways out are."""
         self.closed = True  # there is nothing to close yet
-        self._transport = transport_for(url)
-        channel = dial(self._transport, url, deadline_of(timeout))
+        url = settings.url
         native = channel.stream_fd is not None or medium_of(channel) is not None
         output: Output = Flusher() if native else ChannelOutput()
         super().__init__(
             url,
-            Session(output, queue_bytes),
+            Session(output, settings.queue_bytes),
             output,
-            timeout=timeout,
-            spin_ns=spin_ns,
-            queue_bytes=queue_bytes,
+            timeout=settings.timeout,
+            spin_ns=settings.spin_ns,
         )
-        self._identity = url.username if identity is None else identity
+        self._transport = transport
+        self._identity = url.username if settings.identity is None else settings.identity
         password = {} if url.password is None else {"password": url.password}
-        self._credentials = {**password, **(credentials or {})}
-        self._name = name
-        self._reconnect_ns = reconnect_ns
+        self._credentials = {**password, **(settings.credentials or {})}
+        self._name = settings.name
+        self._reconnect_ns = settings.reconnect_ns
         self._lost_ns = self._next_ns = self._since_ns = 0
         self._attempts = 0
         self._slip: tuple[type, str] | None = None
         self._slip_ns = self._slips = 0
         self._ours = False
         """Whether the last connection was given up because a call was interrupted."""
+
+    @classmethod
+    def open(cls, settings: Settings) -> Connection:
+        """Connect, and have the keeper look after it.
+
+        Raises: as :func:`hermes.connect`.
+        """
+        transport = transport_for(settings.url)
+        channel = dial(transport, settings.url, deadline_of(settings.timeout))
+        self = cls(settings, transport, channel)
         try:
             with self.locked(None):
-                self._establish(channel, self.deadline(timeout))
+                self._establish(channel, self.deadline(None))
         except Slip as slip:
             self._drop()
             raise slip.error from None
@@ -111,14 +126,31 @@ class Connection(Pump):
             self._drop()
             raise
         KEEPER.add(self)
+        return self
 
     # ---- connecting ----
 
     def _establish(self, channel: Channel, deadline: int | None) -> None:
         """Greet the broker on a new channel and take the session over to it.  The lock is held."""
-        session = self.session
+        link = self._greet(channel)
         try:
-            frames = session.begin(
+            while not self._resumed():
+                self.go_on()
+                left = SLICE_NS if deadline is None else deadline - time.monotonic_ns()
+                if left <= 0:
+                    raise self._unanswered()
+                self._step(link, self._resumed, min(left, SLICE_NS), True)
+                if self.link is not link:
+                    raise ConnectionLost("another call has ended the connection")
+            self._take_over(link)
+        except BaseException as error:
+            self._leave(link, error)
+            raise
+
+    def _greet(self, channel: Channel) -> Link:
+        """Begin on a new channel, which is closed if that fails."""
+        try:
+            frames = self.session.begin(
                 client=_introduction(self._name),
                 identity=self._identity,
                 credentials=self._credentials,
@@ -129,31 +161,34 @@ class Connection(Pump):
         link = self.link = Link(channel, self.output)
         try:
             link.write(b"".join(frames))
-            while not self._resumed():
-                self.go_on()
-                left = SLICE_NS if deadline is None else deadline - time.monotonic_ns()
-                if left <= 0:
-                    raise Timeout(
-                        f"{self.url} accepted the connection but did not answer in time: "
-                        "is that a Hermes broker?"
-                    )
-                self._step(link, self._resumed, min(left, SLICE_NS), True)
-                if self.link is not link:
-                    raise ConnectionLost("another call has ended the connection")
-            self._resume_lines(link)
-            self._since_ns = time.monotonic_ns()
         except BaseException as error:
-            unknown = isinstance(error, ConnectionLost) and self.session.protocol.welcome is None
-            words = _last_words(channel) if unknown else b""
-            if self.link is link:  # else another thread found out first
-                self._retire()
-            if words:
-                text = f"{what_answers(words)} [not_hermes]"
-                raise MalformedInput(text, code="not_hermes") from error
-            if unknown:
-                raise ConnectionLost(f"{error}; {HUNG_UP}") from error
+            self._leave(link, error)
             raise
+        return link
+
+    def _take_over(self, link: Link) -> None:
+        """The broker has answered the greeting: go on with all that is open."""
+        self._resume_lines(link)
+        self._since_ns = time.monotonic_ns()
         self.wake()
+
+    def _leave(self, link: Link, error: BaseException) -> None:
+        """The greeting on ``link`` came to ``error``: raise what that says of the broker, if it says
+        anything."""
+        unknown = isinstance(error, ConnectionLost) and self.session.protocol.welcome is None
+        words = _last_words(link.channel) if unknown else b""
+        if self.link is link:  # else another thread found out first
+            self._retire()
+        if words:
+            text = f"{what_answers(words)} [not_hermes]"
+            raise MalformedInput(text, code="not_hermes") from error
+        if unknown:
+            raise ConnectionLost(f"{error}; {HUNG_UP}") from error
+
+    def _unanswered(self) -> Timeout:
+        return Timeout(
+            f"{self.url} accepted the connection but did not answer in time: is that a Hermes broker?"
+        )
 
     def _resumed(self) -> bool:
         session = self.session
@@ -267,19 +302,30 @@ class Connection(Pump):
         self._attempts += 1
         try:
             self._establish(dial(self._transport, self.url, limit), limit)
-        except (ConnectFailed, ConnectionLost, InvalidUrl, Timeout) as error:
-            # An invalid URL too: it was good before, its name is not known for a while.
-            if isinstance(error, Slip) and self._slipped_too_often(error):
-                self.give_up(error.error)
-                raise error.error from None
-            self._failed_attempt(error)
         except HermesError as error:
-            self.give_up(error)
-            raise
+            self._not_again(error)
         else:
-            gone = (time.monotonic_ns() - self._lost_ns) / NS_PER_S
-            if not self._ours:
-                self._note("%s: connected again after %.1f s", self.url, gone)
+            self._is_back()
+
+    def _not_again(self, error: HermesError) -> None:
+        """An attempt came to ``error``: note when to make the next one.
+
+        Raises:
+            HermesError: there will be none.
+        """
+        # An invalid URL too: it was good before, its name is not known for a while.
+        if not isinstance(error, ConnectFailed | ConnectionLost | InvalidUrl | Timeout):
+            self.give_up(error)
+            raise error
+        if isinstance(error, Slip) and self._slipped_too_often(error):
+            self.give_up(error.error)
+            raise error.error from None
+        self._failed_attempt(error)
+
+    def _is_back(self) -> None:
+        gone = (time.monotonic_ns() - self._lost_ns) / NS_PER_S
+        if not self._ours:
+            self._note("%s: connected again after %.1f s", self.url, gone)
 
     def _failed_attempt(self, error: HermesError) -> None:
         now = time.monotonic_ns()
@@ -350,15 +396,14 @@ class Connection(Pump):
         deadline = self.deadline(timeout)
         problem: HermesError | None = None
         try:
-            with self.locked(deadline):
-                self._settle(deadline)
+            self.run(self._settling(), deadline)
         except HermesError as error:
             problem = self._unacknowledged(error)
         if problem is None:
             problem = self._told()
         try:
-            with contextlib.suppress(HermesError), self.locked(deadline):
-                self._shake_hands(deadline)
+            with contextlib.suppress(HermesError):
+                self.run(self._parting(), deadline)
         finally:
             with self.locked(None):
                 self._drop()
@@ -370,12 +415,12 @@ class Connection(Pump):
         deadline = self.deadline(timeout)
         try:
             with contextlib.suppress(HermesError):
-                self._settle(deadline)
-                self._shake_hands(deadline)
+                self.run_held(self._settling(), deadline)
+                self.run_held(self._parting(), deadline)
         finally:
             self._drop()
 
-    def _settle(self, deadline: int | None) -> None:
+    def _settling(self) -> Steps[None]:
         """Take nothing new, and have all that was taken acknowledged."""
         self.ending = True
         for line in self.session.lines.values():
@@ -383,7 +428,7 @@ class Connection(Pump):
                 line.outbox.close()
         self.wake()
         if self.failure is None and not self.closed:
-            self.until(self._all_settled, deadline, "closing", writing=True)
+            yield self.until(self._all_settled, "closing")
 
     def _unacknowledged(self, error: HermesError) -> HermesError | None:
         left = sum(line.unacknowledged for line in self.session.lines.values())
@@ -408,7 +453,7 @@ class Connection(Pump):
                 return False
         return True
 
-    def _shake_hands(self, deadline: int | None) -> None:
+    def _parting(self) -> Steps[None]:
         """Close, then read on until the broker's Close; other calls end now."""
         link, session = self.link, self.session
         if link is None or self.failure is not None or self._closer:
@@ -422,7 +467,7 @@ class Connection(Pump):
         self._closer = threading.get_ident()
         self.wake()
         link.write(session.protocol.close())
-        self.wait(lambda: session.closed or self.link is not link, deadline, writing=True)
+        yield self.until(lambda: session.closed or self.link is not link, "parting")
 
     def end_at_exit(self, deadline: int) -> None:
         """End in order within what is left of the program's time, and say what could not be sent."""

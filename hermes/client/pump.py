@@ -20,13 +20,14 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from hermes.base.checks import FOR_EVER_NS, nanoseconds
 from hermes.client.inbox import Inbox
 from hermes.client.keeper import KEEPER
 from hermes.client.link import Link, Output
 from hermes.client.session import Feed, Line, Session
+from hermes.client.steps import Steps, Until, follow
 from hermes.errors import (
     Closed,
     ConnectionLost,
@@ -59,6 +60,8 @@ EXIT_NAP_S = 1.0
 """Seconds a daemon thread waits for the end of the program before it is told that its client is closed."""
 NS_PER_S = 1_000_000_000
 
+T = TypeVar("T")
+
 _pumps: weakref.WeakSet[Pump] = weakref.WeakSet()
 _BUSY: contextlib.nullcontext[None] = contextlib.nullcontext()
 """In place of a lock that another call has."""
@@ -86,7 +89,6 @@ class Pump(ABC):
         *,
         timeout: float | None,
         spin_ns: int,
-        queue_bytes: int,
     ) -> None:
         self.url = url
         self.timeout = timeout
@@ -94,7 +96,6 @@ class Pump(ABC):
         self.session = session
         self.output = output
         self._spin_ns = spin_ns
-        self._queue_bytes = queue_bytes
         self.forked = False
         self._pending: deque[Feed | Line | float | None] = deque()
         """Subscriptions and publishers to be ended by the next call that takes the lock, and a time
@@ -256,6 +257,24 @@ class Pump(ABC):
             for line in self.session.lines.values():
                 line.settle()
 
+    def until(self, ready: Callable[[], bool], what: str) -> Until:
+        """A wait of a sequence: :exc:`Timeout` says that ``what`` took too long, and why."""
+        return Until(ready, lambda: Timeout(f"{what} took too long: {self.obstacle()}"))
+
+    def run(self, steps: Steps[T], deadline: int | None) -> T:
+        """Run a sequence that wants the lock; what it returns."""
+        with self.locked(deadline):
+            return self.run_held(steps, deadline)
+
+    def run_free(self, steps: Steps[T], deadline: int | None) -> T:
+        """Run a sequence that wants the lock for its waits only; what it returns."""
+
+        def wait(until: Until) -> None:
+            with self.locked(deadline, until.what):
+                self._await(until, deadline)
+
+        return follow(steps, wait)
+
     @property
     def alive(self) -> bool:
         """Whether there is a connection, as far as what has arrived tells."""
@@ -319,21 +338,12 @@ class Pump(ABC):
         if self.failure is not None:
             raise self.failure.with_traceback(None)
 
-    def until(
-        self,
-        ready: Callable[[], bool],
-        deadline: int | None,
-        what: str,
-        *,
-        writing: bool = False,
-    ) -> None:
-        """As :meth:`wait`, but :exc:`Timeout` says that ``what`` took too long, and why."""
-        if not self.wait(ready, deadline, writing=writing):
-            raise Timeout(f"{what} took too long: {self.obstacle()}")
+    def run_held(self, steps: Steps[T], deadline: int | None) -> T:
+        return follow(steps, lambda until: self._await(until, deadline))
 
-    def answer_to(self, ready: Callable[[], bool], deadline: int | None, what: str) -> None:
-        """Wait for an answer."""
-        self.until(ready, deadline, what, writing=True)
+    def _await(self, until: Until, deadline: int | None) -> None:
+        if not self.wait(until.ready, deadline, writing=True):
+            raise until.late()
 
     def say(self, frame: bytes) -> None:
         """Send a frame that a new connection would make up for, should this one be broken."""

@@ -315,6 +315,10 @@ class Line:
         if self.level == "none" and self.outbox is not None:
             self.outbox.ack(self.outbox.status().sent)
 
+    def answered(self) -> bool:
+        """Whether the broker has opened it on this connection, or refused it."""
+        return self.opened is not None or self.failure is not None
+
     def lost(self) -> HermesError:
         """What to tell the user of a publisher that was refused."""
         assert self.failure is not None

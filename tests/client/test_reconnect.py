@@ -15,6 +15,7 @@ import pytest
 import hermes
 from hermes.client.connection import SLIPS_MAX, dial
 from hermes.client.pump import GLANCE_S
+from hermes.client.steps import Until
 from hermes.errors import (
     ConnectFailed,
     ConnectionLost,
@@ -571,18 +572,20 @@ def test_a_broker_that_comes_and_goes_is_asked_until_it_answers(
     breaks = sys.getrecursionlimit()
     with hermes.connect(wire.url, timeout=None) as client:
         connection = client._connection
-        session, answer_to = connection.session, connection.answer_to
-        questions: list[str] = []
+        session, wait = connection.session, connection._await
+        questions: list[Until] = []
 
-        def broken(ready: Callable[[], bool], deadline: int | None, what: str) -> None:
-            questions.append(what)
+        def broken(until: Until, deadline: int | None) -> None:
+            if until.ready():  # there is a connection to ask over
+                return
+            questions.append(until)
             if len(questions) < breaks:
                 session.protocol = copy(session.protocol)  # as a new connection has one of its own
-                assert ready()
+                assert until.ready()
             else:
-                answer_to(ready, deadline, what)
+                wait(until, deadline)
 
-        monkeypatch.setattr(connection, "answer_to", broken)
+        monkeypatch.setattr(connection, "_await", broken)
 
         assert client.ping() > 0
 

@@ -167,7 +167,7 @@ def test_room_that_came_before_anybody_waited_for_it_is_found(
     with hermes.connect(wire.url) as client:
         publisher = client.publisher("md.a", window=1 << 16)
         client.ping()
-        wait, calls = publisher._wait_for_room, []
+        wait, calls = publisher._room, []
 
         def emptied_just_before(*arguments: Any, **named: Any) -> Any:
             calls.append(publisher.sent)
@@ -176,7 +176,7 @@ def test_room_that_came_before_anybody_waited_for_it_is_found(
                 until(lambda: publisher.acked == publisher.sent)
             return wait(*arguments, **named)
 
-        monkeypatch.setattr(publisher, "_wait_for_room", emptied_just_before)
+        monkeypatch.setattr(publisher, "_room", emptied_just_before)
         wire.hold("down")
 
         if many:

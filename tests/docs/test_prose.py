@@ -169,7 +169,8 @@ def public() -> Iterator[Text]:
         thing = getattr(hermes, name)
         yield Text(f"hermes.{name}", 0, inspect.getdoc(thing) or "")
         if inspect.isclass(thing):
-            for member in vars(thing):
+            ours = [kind for kind in thing.__mro__ if kind.__module__.startswith("hermes")]
+            for member in sorted({member for kind in ours for member in vars(kind)}):
                 if not member.startswith("_"):
                     text = inspect.getdoc(getattr(thing, member)) or ""
                     yield Text(f"hermes.{name}.{member}", 0, text)
