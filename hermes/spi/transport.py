@@ -309,6 +309,24 @@ class NativeChannel(Protocol):
 
 
 @runtime_checkable
+class WatchedChannel(Protocol):
+    """Optional for a channel without a ``stream_fd``: an event loop can sleep until there is something
+    to do.  A channel that has neither is looked at every millisecond by clients in event loops."""
+
+    @property
+    def watch_fd(self) -> int:
+        """A descriptor, always the same, that an event loop watches for being readable.
+
+        After :meth:`Channel.wait` returned False with a timeout of 0, it becomes readable as soon as
+        what was asked for holds, whatever is called meanwhile; it may be readable for nothing, but not
+        for long.  Valid until :meth:`Channel.close`.  -1: the system has no such thing.
+
+        Raises:
+            ConnectionLost: the process has no descriptor left, or the medium is gone.
+        """
+
+
+@runtime_checkable
 class PathWatcher(Protocol):
     """An :class:`Agent` that can tell a dead path from a peer that does not read.  A broker asks about
     once a second; an agent without this has the system find out."""
@@ -336,6 +354,12 @@ class ReadingChannel(NativeChannel, Protocol):
 def medium_of(channel: Channel) -> int | None:
     """The channel's ``medium``, if it has one."""
     return channel.medium if isinstance(channel, NativeChannel) else None
+
+
+def watch_fd_of(channel: Channel) -> int | None:
+    """The channel's ``watch_fd``, if it has one."""
+    fd = channel.watch_fd if isinstance(channel, WatchedChannel) else -1
+    return fd if fd >= 0 else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,6 +94,14 @@ class UdpChannel:
         ``timeout_ns`` passed first."""
         return bool(lib.hu_channel_wait(self._live(), readable, writable, spin_ns, timeout_ns))
 
+    @property
+    def watch_fd(self) -> int:
+        """See :class:`hermes.spi.transport.WatchedChannel`."""
+        found = int(lib.hu_channel_watch(self._live()))
+        if found < 0:
+            raise ConnectionLost(f"no descriptors to watch the session with {self._peer}")
+        return found
+
     def send_through(self, outward: Any) -> None:
         """Have all that is sent pass a ``hu_outward`` of the caller's until :meth:`close`."""
         self._outward = outward

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import select
+import selectors
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 import zmq
 
 from hermes.base.platform import EventDescriptor
+from hermes.base.selector import descriptor_of
 from hermes.errors import AuthenticationFailed, ConnectFailed, ConnectionLost, WouldBlock
 from hermes.spi.url import Url
 from hermes_zmq import curve
@@ -44,11 +46,30 @@ WATCHED = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLO
 
 
 class Sleeper(NamedTuple):
-    """A thread in :meth:`DealerChannel.wait`: what it waits for, and what wakes it."""
+    """A thread in :meth:`DealerChannel.wait`, or an event loop that watches: what it waits for, and what
+    wakes it."""
 
     readable: bool
     writable: bool
     event: EventDescriptor
+
+
+class DealerWatch:
+    """Descriptors that an event loop watches: the socket, its monitor, and an event for what calls have found."""
+
+    def __init__(self, *descriptors: int) -> None:
+        self.event = EventDescriptor()
+        self.sleeper: Sleeper | None = None
+        """The loop's place among the sleepers, while it waits."""
+        self._selector = selectors.DefaultSelector()
+        for descriptor in (self.event.fileno(), *descriptors):
+            self._selector.register(descriptor, selectors.EVENT_READ)
+        self.fd = descriptor_of(self._selector)
+
+    def close(self) -> None:
+        """Nobody watches any more."""
+        self._selector.close()
+        self.event.close()
 
 
 class DealerChannel:
@@ -67,6 +88,7 @@ class DealerChannel:
         self._lock = threading.RLock()
         self._sleepers: list[Sleeper] = []
         self._spare: list[EventDescriptor] = []
+        self._watch: DealerWatch | None = None
         self._rest = memoryview(b"")
         self._ended = False
         self._lost = False
@@ -126,6 +148,8 @@ class DealerChannel:
 
     def wait(self, *, readable: bool, writable: bool, timeout_ns: int) -> bool:
         """Wait until one of what was asked for holds; False if ``timeout_ns`` passed first."""
+        if timeout_ns == 0:
+            return self._ask(readable, writable)
         deadline = None if timeout_ns < 0 else time.monotonic_ns() + timeout_ns
         with self._asleep(readable, writable) as sleeper:
             poller = select.poll()
@@ -138,12 +162,45 @@ class DealerChannel:
                         self._look()
                     if len(self._sleepers) > 1:
                         self._wake()
-                    if self._serves(sleeper):
+                    if self._serves(readable, writable):
                         return True
                 left = None if deadline is None else deadline - time.monotonic_ns()
                 if left is not None and left <= 0:
                     return False
                 poller.poll(None if left is None else -(-left // NS_PER_MS))
+
+    @property
+    def watch_fd(self) -> int:
+        """See :class:`hermes.spi.transport.WatchedChannel`."""
+        with self._lock:
+            if self._closed:
+                raise ConnectionLost("the connection was closed here")
+            if self._watch is None:
+                try:
+                    self._watch = DealerWatch(self._fd, self._monitor.fd)
+                except OSError as error:
+                    text = f"an event loop cannot wait for the broker: {error}"
+                    raise ConnectionLost(text) from error
+            return self._watch.fd
+
+    def _ask(self, readable: bool, writable: bool) -> bool:
+        """Whether one of what is asked for holds; else an event loop that watches is told when it does."""
+        with self._lock:
+            watch = self._watch
+            if watch is not None and watch.sleeper is not None:
+                self._sleepers.remove(watch.sleeper)
+                watch.sleeper = None
+                watch.event.clear()
+            if not self._closed:
+                self._look()
+            if self._sleepers:
+                self._wake()
+            if self._serves(readable, writable):
+                return True
+            if watch is not None:
+                watch.sleeper = Sleeper(readable, writable, watch.event)
+                self._sleepers.append(watch.sleeper)
+            return False
 
     def close(self) -> None:
         """Say that this was our last, and close."""
@@ -152,6 +209,10 @@ class DealerChannel:
                 return
             self._closed = True
             self._wake()
+            if self._watch is not None:
+                if self._watch.sleeper is not None:
+                    self._sleepers.remove(self._watch.sleeper)
+                self._watch.close()
             try:
                 if not self._lost:
                     self._socket.send(END, zmq.DONTWAIT)
@@ -198,19 +259,17 @@ class DealerChannel:
 
     def _wake(self) -> None:
         for sleeper in tuple(self._sleepers):  # a signal handler may wait too
-            if self._serves(sleeper):
+            if self._serves(sleeper.readable, sleeper.writable):
                 sleeper.event.set()
 
-    def _serves(self, sleeper: Sleeper) -> bool:
-        """Whether there is something for it; asks the socket, which clears its descriptor."""
+    def _serves(self, readable: bool, writable: bool) -> bool:
+        """Whether one of what is asked for holds; asks the socket, which clears its descriptor."""
         if self._lost or self._closed:
             return True
-        if sleeper.readable and (self._rest or self._ended):
+        if readable and (self._rest or self._ended):
             return True
         now = events(self._socket)
-        return bool(
-            (sleeper.readable and now & zmq.POLLIN) or (sleeper.writable and now & zmq.POLLOUT)
-        )
+        return bool((readable and now & zmq.POLLIN) or (writable and now & zmq.POLLOUT))
 
     def _fill(self, buffer: memoryview) -> int:
         count = min(len(buffer), len(self._rest))

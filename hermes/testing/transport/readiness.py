@@ -1,4 +1,4 @@
-"""Readiness: an agent that sleeps is woken by work, and by nothing else."""
+"""Readiness: an agent or a channel that is slept on is woken by work, and by nothing else."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from collections.abc import Iterator
 import pytest
 
 from hermes.base.platform import EventDescriptor
+from hermes.spi.transport import watch_fd_of
 from hermes.testing.resources import Stopwatch
 from hermes.testing.transport.contract import Contract
-from hermes.testing.transport.stage import NS_PER_S, Call, Stage
+from hermes.testing.transport.stage import NS_PER_S, Call, Client, Stage
 
 QUIET_S = 0.3
 """How long an idle agent is watched."""
@@ -160,6 +161,43 @@ class ReadinessContract(Contract):
 
         check_quiet(stage, "idle clients")
 
+    def test_a_watched_channel_tells_of_input(self, stage: Stage) -> None:
+        """A loop that sleeps on a channel's ``watch_fd``, if it has one, is woken by input, also if the
+        channel was sent through meanwhile; while there is none it sleeps."""
+        client, connection = stage.connect()
+        poller = self._watching(client)
+        stage.settle()
+        wakes, end = 0, time.monotonic() + QUIET_S
+        while (left := end - time.monotonic()) > 0:
+            self._rest(client, writable=False)
+            wakes += len(poller.poll(left * 1000))
+        assert wakes <= WAKES_MAX, (
+            f"watch_fd woke the loop {wakes} times in {QUIET_S} s with nothing to do"
+        )
+        for sends in (False, True):
+            self._rest(client, writable=False)
+            connection.send(b"hello")
+            if sends:
+                client.channel.send([b"meanwhile"])
+            self._woken(stage, poller, client, writable=False)
+            expected = client.received + (14 if sends else 5)
+            stage.until(lambda expected=expected: client.received == expected, "the input")  # type: ignore[misc]
+
+    def test_a_watched_channel_tells_of_room(self, stage: Stage) -> None:
+        """A loop that sleeps on ``watch_fd``, if there is one, until a full channel has room is woken when
+        the broker reads on."""
+        stage.kernel.echo = False
+        client, _ = stage.connect()
+        poller = self._watching(client)
+        client.keeping = False
+        full = 0
+        while full < 10:
+            full = 0 if client.channel.send([bytes(1 << 16)]) else full + 1
+            client.channel.wait(readable=False, writable=True, timeout_ns=1_000_000)
+        self._rest(client, writable=True)
+
+        self._woken(stage, poller, client, writable=True)
+
     def test_counters_are_numbers_by_name(self, stage: Stage) -> None:
         """Names are lower case with underscores, values whole numbers; asking changes nothing."""
         stage.exchange(stage.connect()[0], bytes(100_000))
@@ -171,6 +209,33 @@ class ReadinessContract(Contract):
             assert name.replace("_", "").isalnum(), f"Agent.counters: {name!r} is no name"
             assert name == name.lower(), f"Agent.counters: {name!r} is not in lower case"
             assert type(value) is int, f"Agent.counters: {name} is {value!r}, not a number"
+
+    @staticmethod
+    def _watching(client: Client) -> select.poll:
+        fd = watch_fd_of(client.channel)
+        if fd is None:
+            pytest.skip("channels have no watch_fd")
+        poller = select.poll()
+        poller.register(fd, select.POLLIN)
+        return poller
+
+    @staticmethod
+    def _rest(client: Client, *, writable: bool) -> None:
+        """Take what is there, until there is nothing to do but to sleep."""
+        while client.channel.wait(readable=True, writable=writable, timeout_ns=0):
+            client.turn()
+
+    def _woken(self, stage: Stage, poller: select.poll, client: Client, *, writable: bool) -> None:
+        """The descriptor is readable, as often as asked, until what is waited for holds."""
+        deadline = time.monotonic() + self.deadline_s
+        while True:
+            stage.agent.poll(0)
+            woken = poller.poll(10)
+            if woken and client.channel.wait(readable=True, writable=writable, timeout_ns=0):
+                return
+            assert time.monotonic() < deadline, (
+                "watch_fd: not readable, though wait(timeout_ns=0) was False and something has come"
+            )
 
     @staticmethod
     def _readable(stage: Stage, poller: select.poll) -> bool:

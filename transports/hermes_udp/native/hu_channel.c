@@ -9,8 +9,10 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
+#include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -26,6 +28,7 @@
 #define MUCH           16384     /* bytes of a group's that are not the last, most likely */
 
 enum { IDLE = 0, CALLER = 1, GUARD = 2 };
+enum { READABLE = 1, WRITABLE = 2 };
 
 struct hu_channel {
     pthread_mutex_t mutex; /* around everything below */
@@ -50,6 +53,11 @@ struct hu_channel {
     int group_fd;
     int group_held;        /* nobody selects from it now */
     uint64_t group_walked; /* what of it had been received when it was last walked through */
+    int watch_fd; /* for event loops: the socket and the next two; -1: none was asked for */
+    int news_fd;  /* an event: what was `asked` for holds */
+    int timer_fd; /* the endpoint's next timer */
+    int asked;    /* READABLE, WRITABLE */
+    int told;     /* news_fd is readable */
     hu_event events[HU_EVENTS_MAX];
 };
 
@@ -76,7 +84,21 @@ static void enter(hu_channel *channel) {
         wake(channel); /* from now on the datagrams are ours */
 }
 
+static int has(hu_channel *channel, int readable, int writable);
+
+/* Wakes the event loop that watches, if what it asked for holds. */
+static void tell(hu_channel *channel) {
+    if (channel->asked == 0 || !has(channel, channel->asked & READABLE, channel->asked & WRITABLE))
+        return;
+    uint64_t one = 1;
+    ssize_t ignored = write(channel->news_fd, &one, sizeof one);
+    (void)ignored; /* a full counter is readable already */
+    channel->asked = 0;
+    channel->told = 1;
+}
+
 static void leave(hu_channel *channel) {
+    tell(channel);
     channel->inside--;
     channel->left_ns = hu_now();
     pthread_mutex_unlock(&channel->mutex);
@@ -140,6 +162,8 @@ static void sleep_and_work(hu_channel *channel, int who, uint64_t until_ns, int 
             channel->sleeper = IDLE;
     }
     work(channel);
+    if (who == GUARD)
+        tell(channel);
     pthread_cond_broadcast(&channel->moved);
 }
 
@@ -306,6 +330,59 @@ static int has(hu_channel *channel, int readable, int writable) {
     return (readable && has_input(channel)) || (writable && has_room(channel));
 }
 
+static void close_all(int watch_fd, int news_fd, int timer_fd) {
+    if (watch_fd >= 0)
+        close(watch_fd);
+    if (news_fd >= 0)
+        close(news_fd);
+    if (timer_fd >= 0)
+        close(timer_fd);
+}
+
+/* Sets the timer to the endpoint's next one. */
+static void set_timer(const hu_channel *channel) {
+    uint64_t due = hu_endpoint_deadline(channel->endpoint);
+    struct itimerspec at = {.it_value = {0, 0}}; /* never */
+    if (due != NEVER)
+        at.it_value = span_of(due > 0 ? due : 1);
+    timerfd_settime(channel->timer_fd, TFD_TIMER_ABSTIME, &at, NULL);
+}
+
+/* An event loop is about to sleep, or is not, because what it asks for holds already. */
+static void ask(hu_channel *channel, int readable, int writable, int found) {
+    if (channel->told) {
+        uint64_t count;
+        ssize_t ignored = read(channel->news_fd, &count, sizeof count);
+        (void)ignored;
+        channel->told = 0;
+    }
+    channel->asked = found ? 0 : (readable ? READABLE : 0) | (writable ? WRITABLE : 0);
+    set_timer(channel);
+}
+
+int hu_channel_watch(hu_channel *channel) {
+    enter(channel);
+    if (channel->watch_fd < 0 && !channel->closing) {
+        int watch = epoll_create1(EPOLL_CLOEXEC);
+        int news = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        int timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+        struct epoll_event event = {.events = EPOLLIN};
+        if (watch >= 0 && news >= 0 && timer >= 0 &&
+            epoll_ctl(watch, EPOLL_CTL_ADD, channel->fd, &event) == 0 &&
+            epoll_ctl(watch, EPOLL_CTL_ADD, news, &event) == 0 &&
+            epoll_ctl(watch, EPOLL_CTL_ADD, timer, &event) == 0) {
+            channel->watch_fd = watch;
+            channel->news_fd = news;
+            channel->timer_fd = timer;
+        } else {
+            close_all(watch, news, timer);
+        }
+    }
+    int found = channel->watch_fd < 0 ? -HM_ESYS : channel->watch_fd;
+    leave(channel);
+    return found;
+}
+
 int hu_channel_wait(hu_channel *channel, int readable, int writable, uint64_t spin_ns,
                     int64_t timeout_ns) {
     uint64_t begun = hu_now();
@@ -324,6 +401,8 @@ int hu_channel_wait(hu_channel *channel, int readable, int writable, uint64_t sp
         sleep_and_work(channel, CALLER, until, -1);
         found = has(channel, readable, writable);
     }
+    if (timeout_ns == 0 && channel->watch_fd >= 0)
+        ask(channel, readable, writable, found);
     leave(channel);
     return found;
 }
@@ -433,6 +512,7 @@ static void destroy(hu_channel *channel) {
     pthread_cond_destroy(&channel->moved);
     if (channel->wake_fd >= 0)
         close(channel->wake_fd);
+    close_all(channel->watch_fd, channel->news_fd, channel->timer_fd);
     free(channel);
 }
 
@@ -443,6 +523,7 @@ int hu_channel_open(hu_dial *dial, hu_channel **result) {
         return HU_DIAL_MEMORY;
     init_locks(channel);
     channel->group_fd = -1;
+    channel->watch_fd = channel->news_fd = channel->timer_fd = -1;
     channel->pid = getpid();
     channel->medium = (hm_medium){channel, write_pieces, receive, wait_for_room};
     channel->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -475,6 +556,7 @@ void hu_channel_close(hu_channel *channel, int closed_fd) {
         hu_endpoint_flush(channel->endpoint);
     }
     channel->outward = NULL;
+    channel->asked = 0;
     pthread_mutex_unlock(&channel->mutex);
     wake(channel);
 }

@@ -36,6 +36,10 @@ int64_t hu_channel_receive(hu_channel *channel, uint8_t *buffer, uint64_t capaci
 /* Waits for one of what is asked for, `spin_ns` of it awake; 0: the time passed first. */
 int hu_channel_wait(hu_channel *channel, int readable, int writable, uint64_t spin_ns,
                     int64_t timeout_ns);
+/* A descriptor for event loops, which stays the channel's.  When hu_channel_wait has returned 0 with
+ * `timeout_ns` 0, it becomes readable once what was asked for holds, or a timer of the session is due:
+ * ask again.  -HM_ESYS: no descriptors, or it is closing. */
+int hu_channel_watch(hu_channel *channel);
 /* All that is sent goes through `outward` from now on, which must stay until hu_channel_close
  * returns.  Its notes count as input. */
 void hu_channel_filter(hu_channel *channel, hu_outward *outward);
