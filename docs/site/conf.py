@@ -19,7 +19,14 @@ INDEX = "docs/README"
 INDEXES = {INDEX, "docs/api"}
 """Pages whose lists of links are the navigation."""
 
-RETURNED = {"hermes.Batch", "hermes.Client", "hermes.Publisher", "hermes.Subscription"}
+RETURNED = {
+    "hermes.Batch",
+    *(
+        f"{home}.{name}"
+        for home in ("hermes", "hermes.aio")
+        for name in ("Client", "Publisher", "Subscription")
+    ),
+}
 """Classes that no program calls: other calls return their objects."""
 
 project = "Hermes"
