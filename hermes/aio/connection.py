@@ -11,14 +11,14 @@ It is never held across an ``await``.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
-from asyncio import AbstractEventLoop, CancelledError, Future, TimerHandle, get_running_loop
+from asyncio import AbstractEventLoop, CancelledError, Future, TimerHandle, get_running_loop, sleep
 from asyncio.events import _get_running_loop
 from collections.abc import Callable
+from functools import partial
 from typing import Generic, NoReturn, TypeVar
-from weakref import WeakMethod
+from weakref import WeakMethod, ref
 
 from hermes.aio.apart import apart, work_apart
 from hermes.aio.watch import LoopWatch, watch
@@ -38,6 +38,8 @@ from hermes.errors import (
 from hermes.spi.transport import Channel, Transport
 
 T = TypeVar("T")
+READS_MAX = 8
+"""Reads in one call from the loop; each is a megabyte at most."""
 Take = Callable[[Inbox, Session], None]
 """Takes a batch right out of what was read; see :meth:`Connection.receive_for`."""
 
@@ -71,6 +73,8 @@ class LoopConnection(Connection):
         self._watch: LoopWatch | None = None
         self._blocked = False
         """Whether something waits for room to be written."""
+        self._asks = False
+        """Whether the channel has to be asked before the loop may rest."""
         self._timer: TimerHandle | None = None
         """Calls for the next attempt to connect, or gives up the one under way."""
         self._greets: Link | None = None
@@ -179,48 +183,59 @@ class LoopConnection(Connection):
             Timeout: the deadline passed first.
             Closed, ConnectionLost, PeerError: that will not come to be.
         """
-        waiter: Future[bool] | None = None
+        while True:
+            with self.locked(None):
+                self._stir()
+                waiter = self.waiter(until, take, patience)
+            if waiter is None:
+                return
+            await self.woken(waiter, until, deadline, take)
+
+    def waiter(
+        self, until: Until, take: Take | None = None, patience: Shielded | None = None
+    ) -> Future[bool] | None:
+        """Wait from now on, with :meth:`woken`; None: ``until`` is ready.  The lock is held."""
+        if until.ready():
+            return None
+        if self._closer and patience is None:
+            raise Closed("the client is closed")
+        self.go_on()
+        if self.link is None:
+            self.wake()
+        waiter: Future[bool] = self._loop.create_future()
+        self._waiters[waiter] = until.ready, take
+        return waiter
+
+    async def woken(
+        self, waiter: Future[bool], until: Until, deadline: int | None, take: Take | None = None
+    ) -> None:
+        """Wait until there is a reason to look at ``until`` again.
+
+        Raises:
+            Timeout: the deadline passed first.
+        """
         timer: TimerHandle | None = None
         try:
-            while True:
-                with self.locked(None):
-                    self._stir(rest=False)
-                    if until.ready():
-                        return
-                    self._go_on(patience)
-                    late = deadline is not None and deadline <= time.monotonic_ns()
-                    if not late:
-                        waiter = self._loop.create_future()
-                        self._waiters[waiter] = until.ready, take
-                if late:
+            if deadline is not None:
+                left_ns = deadline - time.monotonic_ns()
+                if left_ns <= 0:
                     await self._last_look(until, take)
                     return
-                assert waiter is not None
-                if deadline is not None:
-                    left_s = (deadline - time.monotonic_ns()) / NS_PER_S
-                    timer = self._loop.call_later(left_s, _expire, waiter)
-                await waiter
-                if timer is not None:
-                    timer.cancel()
-                self._waiters.pop(waiter, None)
+                timer = self._loop.call_later(left_ns / NS_PER_S, _expire, waiter)
+            if not await waiter:
+                await self._last_look(until, take)
         finally:
             if timer is not None:
                 timer.cancel()
-            if waiter is not None:
-                self._waiters.pop(waiter, None)
+            self._waiters.pop(waiter, None)
 
     async def _last_look(self, until: Until, take: Take | None) -> None:
         """Take what has arrived by now, which the loop may not have been told of."""
-        await asyncio.sleep(0)  # a program that asks again and again lets others run
+        await sleep(0)  # a program that asks again and again lets others run
         self._event(take)
         with self.locked(None):
             if not until.ready():
                 raise until.late()
-
-    def _go_on(self, patience: Shielded | None) -> None:
-        if self._closer and patience is None:
-            raise Closed("the client is closed")
-        self.go_on()
 
     def wake(self) -> None:
         """Something has changed: who waits looks again, soon."""
@@ -248,12 +263,15 @@ class LoopConnection(Connection):
     def _event(self, take: Take | None = None) -> None:
         """There may be something to read, or room to write."""
         with self._lock.hold(0) or _NOBODY as held:
-            if held is not None and not self.closed:
-                if self.link is not None and self._reading.free:
-                    if take is None and len(self._waiters) == 1:
-                        (_, take) = next(iter(self._waiters.values()))
-                    self._move(self.link, take)
-                self._tell()
+            if held is None or self.closed:
+                return
+            link = self.link
+            if link is not None and self._reading.free:
+                if take is None and len(self._waiters) == 1:
+                    ((_, take),) = self._waiters.values()
+                self._move(link, take)
+            self._tell()
+            if self._blocked or self._asks or self.link is not link:
                 self._stir()
 
     def _go_over(self) -> None:
@@ -266,9 +284,15 @@ class LoopConnection(Connection):
                     self._stir()
 
     def _move(self, link: Link, take: Take | None) -> None:
-        """Read once."""
+        """Read: on, if the end of a frame may be there by now."""
+        inbox = link.inbox
         try:
-            self._pump(link, 0, False, take)
+            for _ in range(READS_MAX):
+                before = inbox.end - inbox.start
+                self._pump(link, 0, False, take)
+                rest = inbox.end - inbox.start
+                if rest in (0, before) or link is not self.link:
+                    break
             if self._greets is link and self._resumed():
                 self._arrive(link)
         except HermesError as error:
@@ -288,17 +312,14 @@ class LoopConnection(Connection):
                 if found:
                     waiter.set_result(True)
 
-    def _stir(self, *, rest: bool = True) -> None:
-        """Write what can be written.  The lock is held.
-
-        ``rest``: what there was to read was read, so that the loop has to be told of more.
-        """
+    def _stir(self) -> None:
+        """Write what can be written, and rest until there is more to do.  The lock is held."""
         link = self.link
         if link is not None:
             drained = link.output.drain()
             if drained < 0:
                 self._miss(link, link.lost())
-            elif self._watch is not None and (rest or (drained == 0) != self._blocked):
+            elif self._watch is not None:
                 self._blocked = drained == 0
                 try:
                     self._watch.rest(self._blocked)
@@ -320,7 +341,8 @@ class LoopConnection(Connection):
             self._go_without(error)
             return
         try:
-            self._watch = watch(self._loop, channel, _weak(self._event))
+            self._watch = watch(self._loop, channel, partial(_on_event, ref(self)))
+            self._asks = self._watch.asks
         except OSError as error:
             self._miss(link, ConnectionLost(f"the event loop cannot watch the connection: {error}"))
             return
@@ -450,6 +472,12 @@ class LoopConnection(Connection):
 
 _NOBODY: contextlib.nullcontext[None] = contextlib.nullcontext()
 """In place of a lock that a finalizer in another thread has."""
+
+
+def _on_event(reference: ref[LoopConnection]) -> None:
+    found = reference()
+    if found is not None:
+        found._event()
 
 
 def _expire(waiter: Future[bool]) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
-from hermes.aio.subscription import Messages, Subscription
+from hermes.aio.subscription import Subscription
 from hermes.errors import UsageError
 from hermes.native.api import Message
 
@@ -71,12 +71,12 @@ class _Opened:
 
     def __init__(self, opening: SubscriptionOpener) -> None:
         self._opening = opening
-        self._messages: Messages | None = None
+        self._messages: AsyncIterator[Message] | None = None
 
     def __aiter__(self) -> Self:
         return self
 
-    def __anext__(self) -> Coroutine[Any, Any, Message]:
+    def __anext__(self) -> Awaitable[Message]:
         messages = self._messages
         return self._first() if messages is None else messages.__anext__()
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -17,7 +18,7 @@ from hermes.client.pump import deadline_in
 from hermes.client.receiving import AnySubscription, OnGap
 from hermes.client.session import Feed, Session
 from hermes.errors import Closed
-from hermes.native.api import Message
+from hermes.native.api import Incoming, Message
 
 
 @same_words(blocking.Subscription)
@@ -43,15 +44,16 @@ class Subscription(AnySubscription):
             await self._fill(deadline_in(checks.nanoseconds(timeout, "timeout")))
         return ready.popleft()
 
-    def __aiter__(self) -> Messages:
+    def __aiter__(self) -> AsyncIterator[Message]:
         """The messages, for ever, until :meth:`close`, or the client's."""
         return self.messages()
 
-    def messages(self, timeout: float | None = None) -> Messages:
+    def messages(self, timeout: float | None = None) -> AsyncIterator[Message]:
         self._connection.own()
-        return Messages(self, checks.nanoseconds(timeout, "timeout"))
+        limit_ns = checks.nanoseconds(timeout, "timeout")
+        return Incoming(self._ready, self, partial(self._next, limit_ns))
 
-    def batches(self, timeout: float | None = None) -> Batches:
+    def batches(self, timeout: float | None = None) -> AsyncIterator[Batch]:
         self._connection.own()
         return Batches(self, checks.nanoseconds(timeout, "timeout"))
 
@@ -84,6 +86,17 @@ class Subscription(AnySubscription):
 
     # ---- inside ----
 
+    async def _next(self, limit_ns: int) -> Message:
+        """The next message, for an iterator that has none at hand."""
+        self._connection.own()
+        if self._closed:
+            raise StopAsyncIteration
+        try:
+            await self._fill(deadline_in(limit_ns))
+        except Closed:
+            raise StopAsyncIteration from None
+        return self._ready.popleft()
+
     async def _fill(self, deadline: int | None) -> None:
         """Wait until a message is ready, which is not taken before this returns."""
         ready, gaps, connection = self._ready, self._feed.gaps, self._connection
@@ -95,7 +108,9 @@ class Subscription(AnySubscription):
                 if self._advance():
                     continue
                 until = self._more()
-            await connection.wait_for(until, deadline, self._take_first)
+                waiter = connection.waiter(until, self._take_first)
+            if waiter is not None:
+                await connection.woken(waiter, until, deadline, self._take_first)
 
     async def _fill_batches(self, deadline: int | None) -> None:
         """Wait until a batch is ready, which is not taken before this returns."""
@@ -108,39 +123,14 @@ class Subscription(AnySubscription):
                 if self._advance_batch():
                     continue
                 until = self._more()
-            await connection.wait_for(until, deadline)
+                waiter = connection.waiter(until)
+            if waiter is not None:
+                await connection.woken(waiter, until, deadline)
 
     def _take_first(self, inbox: Inbox, session: Session) -> None:
         """The quick way of a batch into our hands, unless something is before it."""
         if self._is_empty():
             self._take(inbox, session)
-
-
-class Messages:
-    """The messages of a subscription, for ``async for``."""
-
-    __slots__ = ("_limit_ns", "_ready", "_subscription")
-
-    def __init__(self, subscription: Subscription, limit_ns: int) -> None:
-        self._subscription = subscription
-        self._ready = subscription._ready
-        self._limit_ns = limit_ns
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Message:
-        """The next message.  Raises: as :meth:`Subscription.receive`."""
-        subscription, ready = self._subscription, self._ready
-        if not ready or subscription._closed:
-            subscription._connection.own()
-            if subscription._closed:
-                raise StopAsyncIteration
-            try:
-                await subscription._fill(deadline_in(self._limit_ns))
-            except Closed:
-                raise StopAsyncIteration from None
-        return ready.popleft()
 
 
 class Batches:

@@ -19,6 +19,9 @@ LOOK_S = 0.001
 class LoopWatch(ABC):
     """Calls ``event`` in ``loop`` when its channel can be read, or has the room that was asked for."""
 
+    asks = False
+    """Whether :meth:`rest` has to be called after each event."""
+
     def __init__(
         self, loop: AbstractEventLoop, channel: Channel, event: Callable[[], object]
     ) -> None:
@@ -63,6 +66,8 @@ class StreamWatch(LoopWatch):
 
 class AskingWatch(LoopWatch):
     """Asks a channel before it rests, and is called again at once if there is something."""
+
+    asks = True
 
     def __init__(
         self, loop: AbstractEventLoop, channel: Channel, event: Callable[[], object]

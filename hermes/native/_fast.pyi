@@ -2,7 +2,7 @@
 :meth:`Source.receive`."""
 
 from collections import deque
-from collections.abc import Callable, Sized
+from collections.abc import Awaitable, Callable, Coroutine, Sized
 from types import TracebackType
 from typing import Any, ClassVar, Protocol, Self, final
 
@@ -134,6 +134,22 @@ class Source:
             OSError: the medium failed.
             ValueError: ``inbox.end`` is not within the buffer.
         """
+
+@final
+class Incoming:
+    """Messages for ``async for``: those that are there cost no coroutine each."""
+
+    def __new__(
+        cls,
+        ready: deque[Message],
+        owner: object,
+        wait: Callable[[], Coroutine[Any, Any, Message]],
+        /,
+    ) -> Incoming:
+        """From ``ready``; where that is empty from ``wait()``, and also when ``owner._closed``."""
+
+    def __aiter__(self) -> Self: ...
+    def __anext__(self) -> Awaitable[Message]: ...
 
 @final
 class Lock:

@@ -33,6 +33,7 @@ acknowledge = _fast.acknowledge
 Reader = _fast.Reader
 Sender = _fast.Sender
 Source = _fast.Source
+Incoming = _fast.Incoming
 Lock = _fast.Lock
 Hold = _fast.Hold
 together = _fast.together

@@ -25,6 +25,7 @@ int fast_add_sender(PyObject *module);
 int fast_add_reader(PyObject *module);
 int fast_add_source(PyObject *module);
 int fast_add_lock(PyObject *module);
+int fast_add_incoming(PyObject *module);
 
 /* Where a Sender puts its messages; NULL with an exception set: it is no Sender. */
 hm_outbox *fast_outbox_of(PyObject *sender);

@@ -37,7 +37,8 @@ PyMODINIT_FUNC PyInit__fast(void) {
     if (module == NULL)
         return NULL;
     if (fast_add_message(module) < 0 || fast_add_sender(module) < 0 ||
-        fast_add_reader(module) < 0 || fast_add_source(module) < 0 || fast_add_lock(module) < 0) {
+        fast_add_reader(module) < 0 || fast_add_source(module) < 0 || fast_add_lock(module) < 0 ||
+        fast_add_incoming(module) < 0) {
         Py_DECREF(module);
         return NULL;
     }
