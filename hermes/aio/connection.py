@@ -301,6 +301,10 @@ class LoopConnection(Connection):
             else:  # what no new connection can change
                 self.give_up(error)
 
+    def _answer(self, link: Link) -> None:
+        self._blocked = True  # perhaps: looked at after the event
+        super()._answer(link)
+
     def _tell(self) -> None:
         """Wake the tasks for which there is something."""
         for waiter, (ready, _) in list(self._waiters.items()):
@@ -464,8 +468,9 @@ class LoopConnection(Connection):
 
     def _drop(self) -> None:
         if self._loop.is_running() and _get_running_loop() is not self._loop and not self.exiting:
-            self._loop.call_soon_threadsafe(self._drop)  # from a finalizer in another thread
-            return
+            with contextlib.suppress(RuntimeError):  # it has been closed meanwhile
+                self._loop.call_soon_threadsafe(self._drop)  # from a finalizer in another thread
+                return
         self._cancel_timer()
         super()._drop()
 
