@@ -107,6 +107,42 @@ def test_rows_come_back_as_rows(url: str, run: Run) -> None:
     run(main())
 
 
+async def pass_much(url: str) -> None:
+    """Fifty megabytes go to the broker and come back, far more than any socket holds."""
+    async with (
+        aio.connect(url, timeout=60) as client,
+        client.subscribe("big") as subscription,
+        client.publisher("big", window=4 << 20) as publisher,
+    ):
+
+        async def publish() -> None:
+            for i in range(50):
+                await publisher.send(b"%d" % i + bytes(1 << 20))
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(publish())
+            for i in range(50):
+                message = await subscription.receive(60)
+                assert int(message.payload.rstrip(b"\0")) == i
+                assert len(message.payload) > 1 << 20
+
+
+def test_much_passes_both_ways(url: str, run: Run) -> None:
+    """Large messages pass while the socket is full in both directions."""
+    run(pass_much(url))
+
+
+@pytest.mark.parametrize("transport", ["udp", "zmq+tcp"])
+def test_a_channel_without_a_descriptor_is_looked_at(
+    transport: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over a transport that gives an event loop nothing to watch everything works all the same."""
+    monkeypatch.setattr("hermes.aio.watch.watch_fd_of", lambda _channel: None)
+    where = listener(transport, "")
+    with hermes.Broker(listeners=[where, "tcp://127.0.0.1:0"], storage="memory:") as broker:
+        run(pass_much(broker.url))
+
+
 def test_the_broker_answers(url: str, run: Run) -> None:
     """Each question has the answer that the synchronous client gets."""
 

@@ -12,6 +12,7 @@ import struct
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
+from hermes.base.platform import EventDescriptor
 from hermes.errors import ConnectionLost
 from hermes.net.sockets import SocketAgent, SocketChannel, dial_first, listen_at
 from hermes.spi.transport import Agent, Capabilities, Channel, Connection, Kernel, Peer
@@ -20,6 +21,7 @@ from hermes.testing.transport.backpressure import BackPressureContract
 from hermes.testing.transport.errors import ErrorsContract
 from hermes.testing.transport.exchange import ExchangeContract
 from hermes.testing.transport.lifecycle import LifecycleContract
+from hermes.testing.transport.readiness import ReadinessContract
 from hermes_tcp.engine import TcpTransport
 
 
@@ -236,6 +238,26 @@ class Untranslated(SocketChannel):
             raise OSError("as the system says it") from error
 
 
+class Watched(SocketChannel):
+    @property
+    def watch_fd(self) -> int:
+        return self._sock.fileno()
+
+
+class Silent(SocketChannel):
+    _event: EventDescriptor | None = None
+
+    @property
+    def watch_fd(self) -> int:
+        self._event = self._event or EventDescriptor()
+        return self._event.fileno()
+
+    def close(self) -> None:
+        super().close()
+        if self._event is not None:
+            self._event.close()
+
+
 class OtherChannel(TcpTransport):
     """Clients have a channel of another class."""
 
@@ -258,6 +280,18 @@ class LetsErrorsOut(OtherChannel):
     """An exception of the system comes out of a channel as it is."""
 
     channel = Untranslated
+
+
+class TellsOfInput(OtherChannel):
+    """A channel whose socket tells of input."""
+
+    channel = Watched
+
+
+class TellsOfNothing(OtherChannel):
+    """A channel whose descriptor for event loops is never readable."""
+
+    channel = Silent
 
 
 class UnixSocket(TcpTransport):
@@ -340,6 +374,15 @@ class TestWaitsForNothing(Mutated, ExchangeContract):
 
 class TestLetsErrorsOut(Mutated, LifecycleContract):
     factory = LetsErrorsOut
+
+
+class TestTellsOfNothing(Mutated, ReadinessContract):
+    factory = TellsOfNothing
+
+
+class TestTellsOfInput(Mutated, ReadinessContract):
+    deadline_s = loss_deadline_s = 30.0
+    factory = TellsOfInput
 
 
 class TestTakesItsOwnUser(Mutated, ErrorsContract):

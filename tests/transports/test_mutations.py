@@ -26,10 +26,11 @@ CATCHERS = {
     "DialsWithoutEnd": "test_a_dial_ends_though_nobody_accepts",
     "WaitsForNothing": "test_nothing_there_is_would_block",
     "LetsErrorsOut": "test_the_agent_is_closed_while_much_is_sent",
+    "TellsOfNothing": "test_a_watched_channel_tells_of_input",
     "TakesItsOwnUser": "test_a_peer_of_another_user",
 }
 """Fault to the check that is meant for it; others of the kit may notice too."""
-SOUND = {"TakesItsOwnUser": "UnixSocket"}
+SOUND = {"TakesItsOwnUser": "UnixSocket", "TellsOfNothing": "TellsOfInput"}
 """The transport without the fault, where that is not the unchanged one."""
 
 
