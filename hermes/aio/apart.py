@@ -7,65 +7,93 @@ not answer.  The loop's executor is the program's, and may be busy for as long a
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from hermes.errors import ConnectFailed, HermesError
 
 T = TypeVar("T")
 
 
-def work_apart(
-    loop: AbstractEventLoop,
-    work: Callable[[], T],
-    done: Callable[[T | None, HermesError | None], object],
-    late: Callable[[T], object],
-) -> None:
-    """Call ``work`` in a thread, then ``done`` with what it returned or raised in ``loop``; ``late``
-    with what it returned if the loop is closed by then."""
+class Errand(Generic[T]):
+    """One call of ``work`` in a thread.  Its result is taken once, or discarded: also if the loop is
+    closed between the two."""
 
-    def run() -> None:
-        found: T | None = None
-        problem: HermesError | None = None
+    def __init__(
+        self,
+        loop: AbstractEventLoop,
+        work: Callable[[], T],
+        done: Callable[[Errand[T]], object],
+        discard: Callable[[T], object],
+    ) -> None:
+        """``done`` is called in ``loop`` when :meth:`take` may be."""
+        self._loop = loop
+        self._work = work
+        self._done = done
+        self._discard = discard
+        self._results: list[T] = []
+        self._problem: HermesError | None = None
+        self._abandoned = False
         try:
-            found = work()
+            threading.Thread(target=self._run, name="hermes-dial", daemon=True).start()
+        except RuntimeError as error:  # the program is ending, or has too many threads
+            self._problem = ConnectFailed(f"no thread to dial in: {error}")
+            loop.call_soon(done, self)
+
+    def _run(self) -> None:
+        try:
+            self._results.append(self._work())
         except HermesError as error:
-            problem = error
+            self._problem = error
         except Exception as error:  # a transport's own mistake
-            problem = ConnectFailed(f"dialling failed: {error!r}")
-            problem.__cause__ = error
+            self._problem = ConnectFailed(f"dialling failed: {error!r}")
+            self._problem.__cause__ = error
         try:
-            loop.call_soon_threadsafe(done, found, problem)
+            self._loop.call_soon_threadsafe(self._done, self)
         except RuntimeError:  # the loop is closed
-            if found is not None:
-                late(found)
+            self._abandoned = True
+        if self._abandoned:
+            self.abandon()
 
-    try:
-        threading.Thread(target=run, name="hermes-dial", daemon=True).start()
-    except RuntimeError as error:  # the program is ending, or has too many threads
-        loop.call_soon(done, None, ConnectFailed(f"no thread to dial in: {error}"))
+    def take(self) -> T:
+        """Return the result of ``work``.
+
+        Raises:
+            HermesError: ``work`` did.
+        """
+        if self._problem is not None:
+            raise self._problem
+        return self._results.pop()
+
+    def abandon(self) -> None:
+        """Nobody takes the result any more; any thread may say so."""
+        self._abandoned = True
+        with contextlib.suppress(IndexError):  # it was taken, or comes later
+            self._discard(self._results.pop())
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether nobody takes the result any more."""
+        return self._abandoned
 
 
-async def apart(loop: AbstractEventLoop, work: Callable[[], T], late: Callable[[T], object]) -> T:
-    """Call ``work`` in a thread and return its result, which ``late`` gets if nobody waits any more."""
+async def apart(
+    loop: AbstractEventLoop, work: Callable[[], T], discard: Callable[[T], object]
+) -> T:
+    """Call ``work`` in a thread and return its result, which ``discard`` gets if nobody waits any more."""
     waiting = loop.create_future()
 
-    def done(found: T | None, problem: HermesError | None) -> None:
-        if waiting.cancelled():
-            if found is not None:
-                late(found)
-        elif problem is not None:
-            waiting.set_exception(problem)
-        else:
-            waiting.set_result(found)
+    def done(_errand: Errand[T]) -> None:
+        if not waiting.done():
+            waiting.set_result(None)
 
-    work_apart(loop, work, done, late)
+    errand = Errand(loop, work, done, discard)
     try:
-        found: T = await waiting
+        await waiting
     except BaseException:
-        if waiting.done() and not waiting.cancelled() and waiting.exception() is None:
-            late(waiting.result())  # it came in the moment in which the task was cancelled
+        errand.abandon()
         raise
-    return found
+    return errand.take()

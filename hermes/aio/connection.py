@@ -20,7 +20,7 @@ from functools import partial
 from typing import Generic, NoReturn, TypeVar
 from weakref import WeakMethod, ref
 
-from hermes.aio.apart import apart, work_apart
+from hermes.aio.apart import Errand, apart
 from hermes.aio.watch import LoopWatch, watch
 from hermes.client import connection as base
 from hermes.client.connection import Connection, Settings
@@ -81,7 +81,9 @@ class LoopConnection(Connection):
         """The link on which the broker has not answered the greeting yet."""
         self._first = True
         """Whether there has been no connection yet."""
-        self._dialling = self._going_over = False
+        self._dialling: Errand[Channel] | None = None
+        """The attempt to connect that is under way."""
+        self._going_over = False
 
     @classmethod
     async def begin(cls, settings: Settings) -> LoopConnection:
@@ -330,7 +332,7 @@ class LoopConnection(Connection):
                 except ConnectionLost as error:
                     self._miss(link, error)
         if self.link is None and not (
-            self.over or self._closer or self._dialling or self._timer is not None
+            self.over or self._closer or self._dialling is not None or self._timer is not None
         ):
             left_s = max(0, self._next_ns - time.monotonic_ns()) / NS_PER_S
             self._timer = self._loop.call_later(left_s, _weak(self._attempt))
@@ -400,31 +402,30 @@ class LoopConnection(Connection):
         if self.link is not None or self.over or self._closer:
             return
         self._attempts += 1
-        self._dialling = True
         transport, url, found = self._transport, self.url, WeakMethod(self._dialled)
         limit = time.monotonic_ns() + int(ATTEMPT_S * NS_PER_S)
 
-        def done(channel: Channel | None, error: HermesError | None) -> None:
+        def done(errand: Errand[Channel]) -> None:
             dialled = found()
-            if dialled is not None:
-                dialled(channel, error)
-            elif channel is not None:
-                channel.close()
+            if dialled is None or errand.abandoned:
+                errand.abandon()
+            else:
+                dialled(errand)
 
-        work_apart(
+        self._dialling = Errand(
             self._loop, lambda: base.dial(transport, url, limit), done, lambda late: late.close()
         )
 
-    def _dialled(self, channel: Channel | None, error: HermesError | None) -> None:
-        self._dialling = False
+    def _dialled(self, errand: Errand[Channel]) -> None:
+        self._dialling = None
         with self._lock.hold(0) or _NOBODY as held:
             if held is None or self.over or self._closer or self.link is not None:
-                if channel is not None:
-                    channel.close()
-            elif channel is not None:
-                self._greet_on(channel, ATTEMPT_S)
-            elif error is not None:
-                self._go_without(error)
+                errand.abandon()
+            else:
+                try:
+                    self._greet_on(errand.take(), ATTEMPT_S)
+                except HermesError as error:
+                    self._go_without(error)
         self.wake()
 
     def _cancel_timer(self) -> None:
@@ -472,6 +473,8 @@ class LoopConnection(Connection):
                 self._loop.call_soon_threadsafe(self._drop)  # from a finalizer in another thread
                 return
         self._cancel_timer()
+        if self._dialling is not None:
+            self._dialling.abandon()
         super()._drop()
 
 

@@ -19,8 +19,9 @@ import hermes
 from hermes import aio
 from hermes.native.outbox import CAPACITY_MIN
 from tests.aio.conftest import TRANSPORTS, Run, listener, until
+from tests.effort import effort
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
 TURNS_MAX = 6
 """Turns of the loop before a task is cancelled: no call here awaits more often while nothing comes."""
@@ -58,13 +59,6 @@ def url(request: pytest.FixtureRequest) -> Iterator[str]:
         yield broker.url
 
 
-def rounds(quick: int, long: int) -> Any:
-    """A few in every run of the tests, many in the long ones."""
-    return pytest.mark.parametrize(
-        "count", [quick, pytest.param(long, marks=pytest.mark.long)], ids=["quick", "long"]
-    )
-
-
 @asynccontextmanager
 async def feeding(client: aio.Client) -> AsyncIterator[None]:
     """Numbers are published, a few at a time, until the end of the block."""
@@ -87,10 +81,10 @@ async def feeding(client: aio.Client) -> AsyncIterator[None]:
         await publisher.close()
 
 
-@rounds(1_000, 30_000)
-def test_a_cancelled_consumer_loses_nothing(url: str, run: Run, count: int) -> None:
+def test_a_cancelled_consumer_loses_nothing(url: str, run: Run) -> None:
     """`receive`, `async for` and `batches` return each message once and in order, whatever was cancelled
     before."""
+    count = effort(800, 30_000)
     cancel = Canceller(seed=count)
 
     async def take(subscription: aio.Subscription) -> list[int]:
@@ -120,10 +114,10 @@ def test_a_cancelled_consumer_loses_nothing(url: str, run: Run, count: int) -> N
     assert cancel.cancelled > count / 4
 
 
-@rounds(1_000, 30_000)
-def test_a_cancelled_sender_is_in_no_doubt(url: str, run: Run, count: int) -> None:
+def test_a_cancelled_sender_is_in_no_doubt(url: str, run: Run) -> None:
     """A `send` that was cancelled was not taken, a `send_many` was up to `sent`: with every number sent
     until it is taken, the log has each once, in order."""
+    count = effort(800, 30_000)
     cancel = Canceller(seed=count)
 
     async def main() -> int:
@@ -159,10 +153,10 @@ def test_a_cancelled_sender_is_in_no_doubt(url: str, run: Run, count: int) -> No
     assert cancel.cancelled > count / 10
 
 
-@rounds(400, 10_000)
-def test_cancelled_requests_leave_nothing_behind(url: str, run: Run, count: int) -> None:
+def test_cancelled_requests_leave_nothing_behind(url: str, run: Run) -> None:
     """Every other call, cancelled, leaves no publisher, subscription, question or waiter behind, neither
     here nor in the broker; the client goes on."""
+    count = effort(400, 10_000)
     cancel = Canceller(seed=count)
 
     async def publish(client: aio.Client) -> None:
@@ -211,9 +205,9 @@ def test_cancelled_requests_leave_nothing_behind(url: str, run: Run, count: int)
     assert cancel.cancelled > count / 4
 
 
-@rounds(200, 3_000)
-def test_cancelled_connections_are_closed(broker: hermes.Broker, run: Run, count: int) -> None:
+def test_cancelled_connections_are_closed(broker: hermes.Broker, run: Run) -> None:
     """A `connect` that was cancelled at any moment leaves no connection behind."""
+    count = effort(200, 3_000)
     cancel = Canceller(seed=count)
 
     async def connect(url: str) -> None:
