@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 SEGMENT_BYTES = 65536
+LARGE = 16 << 20
 SLOTS_MAX = 8
 OPTIONS: dict[str, Any] = {"segment_bytes": SEGMENT_BYTES, "spares": 2, "hot_bytes": 1 << 30}
 PUBLISHER = b"p" * 16
@@ -98,6 +101,16 @@ def heat(log: Log) -> int:
         last = fill(log, 5)
         until(lambda: log.status().hot > 0)
     return last
+
+
+@contextlib.contextmanager
+def large_log(directory: Path) -> Iterator[Log]:
+    """A log with segments of 16 MiB, the active one hot, that is carried in pieces of 4 MiB."""
+    with Log.open(_made(directory), **{**OPTIONS, "segment_bytes": LARGE}) as log:
+        while log.status().segments < 5 or log.status().hot < 2:
+            fill(log, 500)
+            until(lambda: log.status().hot > 0 or log.status().segments < 2)
+        yield log
 
 
 @contextlib.contextmanager
@@ -297,6 +310,46 @@ def test_logs_are_inspected_while_they_are_hot(tmp_path: Path) -> None:
         assert sum(segment.messages for segment in found.segments) == last
 
 
+@pytest.mark.parametrize("segment_bytes", [8192, 4 << 20])
+def test_logs_are_inspected_while_they_are_written(tmp_path: Path, segment_bytes: int) -> None:
+    """Looking at a log beside its writer reports nothing: neither appends nor rolls nor retention."""
+    directory = _made(tmp_path / "log")
+    writer = subprocess.Popen(
+        [sys.executable, "-c", FAST_WRITER, str(directory), str(segment_bytes)],
+        stdout=subprocess.PIPE,
+    )
+    assert writer.stdout is not None
+    try:
+        assert writer.stdout.readline() == b"ready\n"
+        for _ in range(50):
+            assert verify_log(directory).problems == []
+        assert (directory / "hot").exists()
+    finally:
+        writer.kill()
+        writer.stdout.close()
+        writer.wait()
+
+
+FAST_WRITER = """
+import os, sys
+from hermes.native import Encoder, Log
+encoder = Encoder()
+for n in range(20):
+    encoder.encode(bytes(300), topic="t.a")
+directory, segment = sys.argv[1], int(sys.argv[2])
+options = {"segment_bytes": segment, "retention_bytes": 3 * segment}
+with Log.open(directory, **options, spares=2, hot_bytes=2**30) as log:
+    ready = False
+    while True:
+        log.append(encoder.view, 20)
+        if not ready and log.status().hot:
+            ready = True
+            os.write(1, b"ready\\n")
+        for _ in range(1000):  # a roll every second or so: what is looked at is the active segment
+            pass
+"""
+
+
 @pytest.mark.parametrize("segment_bytes", [16384, SEGMENT_BYTES])
 def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path, segment_bytes: int) -> None:
     """Kill a writing process at random instants: what it reported is there, in order, once."""
@@ -390,6 +443,142 @@ def test_a_file_that_was_cut_fails_the_log(tmp_path: Path) -> None:
             log.sync()
         with pytest.raises(StorageFailed):
             fill(log, 1)
+
+
+def test_a_file_of_slots_that_was_cut_costs_nothing_that_was_carried(tmp_path: Path) -> None:
+    """Zeros that stand where somebody has cut the file of slots are not carried over messages."""
+    directory = tmp_path / "log"
+    with contextlib.suppress(StorageFailed), hot_log(directory) as log:
+        fill(log, 10)
+        log.sync()
+        synced = fill(log, 1) - 1
+        os.truncate(directory / "hot", 0)
+        with contextlib.suppress(AssertionError):
+            numbers(log)  # meets the zeros, and finds that messages are missing
+
+        until(lambda: log.trim() == 0 and log.status().failed != 0)
+
+        image = killed(directory, tmp_path / "image")
+    with Log.open(image, **OPTIONS) as log:
+        assert numbers(log)[:synced] == list(range(1, synced + 1))
+
+
+def test_an_open_without_memory_keeps_the_slots(tmp_path: Path) -> None:
+    """An open that cannot look at a slot fails, and leaves what only the slot has to the next one."""
+    directory = tmp_path / "log"
+    options = {**OPTIONS, "segment_bytes": LARGE}
+    with large_log(directory) as log:
+        log.sync()
+        last = fill(log, 3)
+        image = killed(directory, tmp_path / "image")
+        without = killed(directory, tmp_path / "without")
+    (without / "hot").unlink()
+
+    done = subprocess.run(
+        [sys.executable, "-c", POOR_OPENER, str(image)], capture_output=True, text=True, check=False
+    )
+
+    assert done.stdout == "refused\n", done.stderr
+    with Log.open(without, **options) as log:
+        assert log.status().next_sequence <= last, "the files have it all: this test shows nothing"
+    with Log.open(image, **options) as log:
+        assert log.status().next_sequence == last + 1
+
+
+POOR_OPENER = """
+import resource, sys
+from pathlib import Path
+from hermes.errors import HermesError
+from hermes.native import Log
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * 4096 + (8 << 20),) * 2)
+try:
+    Log.open(sys.argv[1], segment_bytes=16 << 20)
+except HermesError:
+    print("refused")
+"""
+
+
+def test_a_place_without_slots_is_left_clean() -> None:
+    """Where files are in memory anyway, no file of slots stays behind."""
+    if not Path("/dev/shm").is_dir():
+        pytest.skip("no file system in memory")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        place = Path(name)
+        with contextlib.closing(Log.open(place, **OPTIONS)) as log:
+            until(lambda: fill(log, 10) > 0 and log.status().segments > 2 * SLOTS_MAX)
+
+            assert log.status().hot_bytes == 0
+            assert not (place / "hot").exists()
+
+
+def test_a_forked_child_leaves_slots_alone(tmp_path: Path) -> None:
+    """A child that drops views changes no slot: its parent may write other segments there by then."""
+    directory = tmp_path / "log"
+    with hot_log(directory, spares=1, retention_bytes=4 * SEGMENT_BYTES) as log:
+        views = []
+        for _ in range(SLOTS_MAX):  # more than become spares
+            run = log.read(log.status().end_position - len(frames(1, 1)), 10_000)
+            assert isinstance(run, Run)
+            views.append(run)
+            fill(log, 60)
+            until(lambda: log.status().hot > 0)
+        del run
+        fill(log, 500)
+        before = _images(directory)
+        go, done = os.pipe(), os.pipe()
+        log.sync()
+        until(_others_sleep)  # and hold no lock, which would be held in the child for ever
+        child = os.fork()
+        if child == 0:
+            os.close(go[1])
+            os.read(go[0], 1)
+            views.clear()
+            gc.collect()
+            os.write(done[1], b"x")
+            os._exit(0)
+        views.clear()
+        gc.collect()
+        until(lambda: fill(log, 1) > 0 and _are_others(before, _images(directory)))
+        now = _images(directory)
+        os.write(go[1], b"x")
+        os.read(done[0], 1)
+        os.waitpid(child, 0)
+
+        assert _images(directory) == now
+        for end in (*go, *done):
+            os.close(end)
+
+
+def _others_sleep() -> bool:
+    """Whether the other threads of this process wait for something."""
+    tasks = Path("/proc/self/task").glob("*/stat")
+    states = [task.read_text().rpartition(") ")[2][0] for task in tasks]
+    return states.count("S") == len(states) - 1
+
+
+def _images(directory: Path) -> list[bytes]:
+    """Headers of the slots; zeros: it is free."""
+    hot = (directory / "hot").read_bytes()
+    return [hot[place : place + 64] for place in range(PAGE, len(hot), SEGMENT_BYTES)]
+
+
+def _are_others(before: list[bytes], now: list[bytes]) -> bool:
+    """Whether a slot that was used is another segment's."""
+    used = [pair for pair in zip(before, now, strict=False) if any(pair[0])]
+    return any(any(new) and new != old for old, new in used)
+
+
+def test_what_is_left_over_is_carried(tmp_path: Path) -> None:
+    """Messages too few to be worth a write are carried all the same, when the log is trimmed."""
+    directory = tmp_path / "log"
+    with large_log(directory) as log:
+        log.sync()
+        last = fill(log, 1)
+        newest = max(directory.glob("0*.log"))
+        assert frames(last, 1)[32:] not in newest.read_bytes(), "carried: this test shows nothing"
+
+        until(lambda: log.trim() == 0 and frames(last, 1)[32:] in newest.read_bytes())
 
 
 # power --------------------------------------------------------------------------------------------

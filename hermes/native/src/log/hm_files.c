@@ -83,11 +83,37 @@ static int map_both(int dirfd, uint64_t base, bool writable, hm_files *files) {
     return error;
 }
 
-/* Beside a running broker: what its slot has of the segment, and the file does not yet. */
-static void lay_slot(int dirfd, uint64_t base, hm_files *files) {
+/* The records as they are now, in private memory.  0 or -HM_EMAPS. */
+static int hold_records(hm_files *files) {
+    if (files->slots == NULL) {
+        return 0;
+    }
+    hm_record *held =
+        mmap(NULL, files->slot_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (held == MAP_FAILED) {
+        return -HM_EMAPS;
+    }
+    for (uint64_t i = 0; i < files->slot_count; i++) {
+        /* acquire: pairs with hm_index_add -- the record is written when it counts. */
+        uint64_t count_crc = atomic_load_explicit(&files->slots[i].count_crc, memory_order_acquire);
+        memcpy(&held[i], &files->slots[i], sizeof *held);
+        atomic_store_explicit(&held[i].count_crc, count_crc, memory_order_relaxed);
+    }
+    hm_fault_drop(files->slots_fault);
+    munmap(files->slots, files->slot_bytes);
+    files->slots = held;
+    files->slots_fault = NULL;
+    return 0;
+}
+
+/* Beside a running broker: what its slot has of the segment, and the file does not yet.  The records
+ * first: so none speaks of frames that are appended while the slot is copied. */
+static int lay_slot(int dirfd, uint64_t base, hm_files *files) {
     uint64_t size;
-    uint8_t *image = hm_hot_image(dirfd, base, files->map, files->size, &size);
-    if (image) {
+    uint8_t *image;
+    int error = hold_records(files);
+    error = error ? error : hm_hot_image(dirfd, base, files->map, files->size, &image, &size);
+    if (error == 0 && image) {
         if (files->map) {
             hm_fault_drop(files->map_fault);
             munmap(files->map, files->size);
@@ -96,20 +122,35 @@ static void lay_slot(int dirfd, uint64_t base, hm_files *files) {
         files->size = size;
         files->map_fault = NULL;
     }
+    return error;
 }
 
-int hm_files_open(int dirfd, uint64_t base, bool writable, hm_files *files) {
+static int open_once(int dirfd, uint64_t base, bool writable, hm_files *files) {
     memset(files, 0, sizeof *files);
     int error = map_both(dirfd, base, writable, files);
+    error = error || writable ? error : lay_slot(dirfd, base, files);
     if (error) {
         hm_files_close(files);
         return error;
     }
-    if (!writable) {
-        lay_slot(dirfd, base, files);
-    }
     read_header(files);
     return 0;
+}
+
+/* Whether the index has another size than the seal says: it was cut, and then the segment sealed,
+ * after it was mapped. */
+static bool is_outrun(const hm_files *files) {
+    return files->seal_error == 0 && files->has_index &&
+           files->slot_bytes != files->seal.records * sizeof(hm_record);
+}
+
+int hm_files_open(int dirfd, uint64_t base, bool writable, hm_files *files) {
+    int error = open_once(dirfd, base, writable, files);
+    if (error == 0 && !writable && is_outrun(files)) {
+        hm_files_close(files);
+        error = open_once(dirfd, base, writable, files);
+    }
+    return error;
 }
 
 void hm_files_park(hm_files *files) {

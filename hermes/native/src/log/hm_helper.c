@@ -236,7 +236,7 @@ static bool heat_ready(hm_pool *pool) {
 /* Makes a piece of a new slot, and rests as after one of a segment.  Lock held on entry and exit. */
 static bool grow(hm_pool *pool) {
     uint64_t begun_ns = now_ns();
-    bool grown = hm_hot_grow(pool, HM_WARM_BULK);
+    bool grown = hm_hot_grow(pool, HM_WARM_BULK, begun_ns);
     uint64_t ended_ns = now_ns();
     pool->rest_ns = ended_ns + rest_after(pool, HM_WARM_BULK, ended_ns - begun_ns);
     return grown;

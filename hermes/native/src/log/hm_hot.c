@@ -72,18 +72,27 @@ static void encode(uint8_t *page, uint64_t slot_bytes) {
     memcpy(page + HOT_CRC, &crc, sizeof crc);
 }
 
-/* The size of the slots; 0: the page is not sound. */
-static uint64_t decode(int fd) {
+/* The size of the slots, and how many they are; 0: the page is not sound.  0 or -HM_E*. */
+static int decode(int fd, uint64_t *slot_bytes, uint64_t *count) {
     uint8_t page[HM_PAGE], wanted[HM_PAGE];
-    uint64_t slot_bytes;
-    if (pread(fd, page, sizeof page, 0) != (ssize_t)sizeof page) {
+    struct stat status;
+    *slot_bytes = *count = 0;
+    ssize_t got = pread(fd, page, sizeof page, 0);
+    if (got < 0 || fstat(fd, &status) != 0) {
+        return hm_code_of(errno);
+    }
+    if (got != (ssize_t)sizeof page) {
         return 0;
     }
-    memcpy(&slot_bytes, page + 16, sizeof slot_bytes);
-    encode(wanted, slot_bytes);
-    bool sound = slot_bytes > 0 && slot_bytes % HM_PAGE == 0 && slot_bytes <= UINT32_MAX &&
-                 memcmp(page, wanted, sizeof page) == 0;
-    return sound ? slot_bytes : 0;
+    memcpy(slot_bytes, page + 16, sizeof *slot_bytes);
+    encode(wanted, *slot_bytes);
+    if (*slot_bytes == 0 || *slot_bytes % HM_PAGE || *slot_bytes > UINT32_MAX ||
+        memcmp(page, wanted, sizeof page) != 0) {
+        return 0;
+    }
+    *count = ((uint64_t)status.st_size - HM_PAGE) / *slot_bytes;
+    *count = *count < HM_HOT_SLOTS_MAX ? *count : HM_HOT_SLOTS_MAX;
+    return 0;
 }
 
 /* taking and giving slots --------------------------------------------------------------------- */
@@ -111,7 +120,9 @@ void hm_hot_heat(hm_segment *segment, uint64_t now_ns) {
     hm_slot *slot = pool->failed ? NULL : free_slot(&pool->hot);
     if (slot) {
         slot->segment = segment;
-        pool->hot.heated_ns = now_ns;
+        pool->hot.used_ns = now_ns;
+    } else {
+        pool->hot.enough = false;
     }
     pthread_mutex_unlock(&pool->lock);
     if (slot == NULL) {
@@ -139,9 +150,11 @@ void hm_hot_heat(hm_segment *segment, uint64_t now_ns) {
 void hm_hot_give(hm_segment *segment) {
     hm_slot *slot = segment->slot;
     assert(slot && slot->segment == segment);
-    if (segment->name != HM_NAME_BASE || segment->retired || hm_hot_is_carried(segment)) {
+    bool done = segment->name != HM_NAME_BASE || segment->retired || hm_hot_is_carried(segment);
+    if (done && segment->pool->process == getpid()) {
         memset(slot->map, 0, HM_HEADER_SIZE);
-    } /* else the log closes, and its file cannot be written: the next open finds the image */
+    } /* else the log closes, and its file cannot be written: the next open finds the image; or this is
+       * a forked child, whose parent may have given the slot to another segment */
     slot->segment = NULL;
     segment->slot = NULL;
     segment->map = NULL;
@@ -225,7 +238,8 @@ static bool make_slot(hm_pool *pool, hm_slot *slot, uint64_t index) {
 
 bool hm_hot_wants_slot(const hm_pool *pool) {
     const hm_hot *hot = &pool->hot;
-    if (hot->refused || pool->dirfd < 0 || pool->failed || !pool->spare_wanted) {
+    if (hot->refused || hot->enough || hot->full || pool->dirfd < 0 || pool->failed ||
+        pool->starved || !pool->spare_wanted || pool->options.spares == 0) {
         return false;
     }
     for (uint32_t i = 0; i < hot->count; i++) {
@@ -236,6 +250,19 @@ bool hm_hot_wants_slot(const hm_pool *pool) {
     uint64_t taken = atomic_load_explicit(&slots_bytes, memory_order_relaxed);
     return hot->count < HM_HOT_SLOTS_MAX &&
            taken + pool->options.segment_bytes <= pool->options.hot_bytes;
+}
+
+/* Cuts the file behind the slots there are, or removes it. */
+static void give_back(hm_pool *pool) {
+    hm_hot *hot = &pool->hot;
+    if (hot->fd >= 0 && hot->count == 0) {
+        close(hot->fd);
+        hot->fd = -1;
+        unlinkat(pool->dirfd, HOT_NAME, 0);
+    } else if (hot->fd >= 0) {
+        off_t size = (off_t)slot_offset(pool->options.segment_bytes, hot->count);
+        hot->refused |= ftruncate(hot->fd, size) != 0;
+    }
 }
 
 /* Lock held on entry and exit. */
@@ -252,14 +279,15 @@ static hm_slot *add_slot(hm_pool *pool) {
     pthread_mutex_lock(&pool->lock);
     if (!made) {
         unreserve(size);
-        hot->refused = true; /* until the log is opened again */
+        hot->full = true; /* until the log is opened again */
+        give_back(pool);
         return NULL;
     }
     hot->count++;
     return slot;
 }
 
-bool hm_hot_grow(hm_pool *pool, uint64_t slice) {
+bool hm_hot_grow(hm_pool *pool, uint64_t slice, uint64_t now_ns) {
     hm_hot *hot = &pool->hot;
     hm_slot *slot = hot->count ? &hot->slots[hot->count - 1] : NULL;
     hot->growing = true;
@@ -270,6 +298,7 @@ bool hm_hot_grow(hm_pool *pool, uint64_t slice) {
         hot->growing = false;
         return false;
     }
+    hot->used_ns = now_ns;
     uint64_t left = pool->options.segment_bytes - slot->warmed;
     slice = left < slice ? left : slice;
     pthread_mutex_unlock(&pool->lock);
@@ -290,11 +319,11 @@ static void unmap_slot(const hm_pool *pool, const hm_slot *slot) {
 void hm_hot_shrink(hm_pool *pool, uint64_t now_ns) {
     hm_hot *hot = &pool->hot;
     pthread_mutex_lock(&pool->lock);
-    while (hot->count && !hot->growing && now_ns > hot->heated_ns + HM_HOT_IDLE_NS &&
+    while (hot->count && !hot->growing && now_ns > hot->used_ns + HM_HOT_IDLE_NS &&
            hot->slots[hot->count - 1].segment == NULL) {
+        hot->enough = true;
         unmap_slot(pool, &hot->slots[--hot->count]);
-        off_t size = (off_t)slot_offset(pool->options.segment_bytes, hot->count);
-        hot->refused |= ftruncate(hot->fd, size) != 0;
+        give_back(pool);
     }
     pthread_mutex_unlock(&pool->lock);
 }
@@ -328,11 +357,13 @@ static int write_all(int fd, const uint8_t *data, uint64_t size, uint64_t offset
     return 0;
 }
 
-/* Whether somebody has cut the file: writing would only make a hole where messages were. */
+/* Whether somebody has cut the file, or that of the slots: writing would only make a hole where messages
+ * were. */
 static bool is_cut(const hm_segment *segment) {
     struct stat status;
     uint64_t wanted = segment->shrunk ? segment->end : segment->map_size;
-    return fstat(segment->fd, &status) != 0 || (uint64_t)status.st_size < wanted;
+    return hm_fault_count(segment->map_fault) > 0 || fstat(segment->fd, &status) != 0 ||
+           (uint64_t)status.st_size < wanted;
 }
 
 /* The header page is small and changes: it goes through the page cache.  So does what fills no page. */
@@ -467,7 +498,8 @@ int hm_hot_finish(hm_pool *pool) {
 static uint64_t sound_end(const uint8_t *map, uint64_t size, const hm_header *header) {
     hm_seal seal;
     uint64_t base = header->base_sequence;
-    bool sealed = hm_seal_decode(map, header->crc, &seal) == 0 && seal.end < size;
+    bool sealed =
+        hm_seal_decode(map, header->crc, &seal) == 0 && seal.end >= HM_PAGE && seal.end < size;
     return HM_PAGE + hm_log_sound(map + HM_PAGE, (sealed ? seal.end : size) - HM_PAGE, &base);
 }
 
@@ -516,48 +548,60 @@ static uint64_t judge(const uint8_t *slot, uint64_t slot_bytes, const uint8_t *f
 }
 
 /* A private copy of slot `index`, if it is the image of the segment `base` and stays so while it is
- * copied; UINT64_MAX: of any.  NULL: it is not. */
-static uint8_t *copy_slot(int fd, uint64_t slot_bytes, uint64_t index, uint64_t base,
-                          hm_header *header) {
+ * copied; UINT64_MAX: of any.  `*copy`: NULL if it is not.  0 or -HM_E*. */
+static int copy_slot(int fd, uint64_t slot_bytes, uint64_t index, uint64_t base, hm_header *header,
+                     uint8_t **copy) {
     uint8_t page[HM_PAGE];
     hm_header again;
     off_t offset = (off_t)slot_offset(slot_bytes, index);
-    if (pread(fd, page, sizeof page, offset) != (ssize_t)sizeof page ||
-        hm_header_decode(page, header) != 0 ||
+    *copy = NULL;
+    ssize_t got = pread(fd, page, sizeof page, offset);
+    if (got != (ssize_t)sizeof page || hm_header_decode(page, header) != 0 ||
         (base != UINT64_MAX && header->base_sequence != base)) {
-        return NULL;
+        return got < 0 ? hm_code_of(errno) : 0;
     }
-    uint8_t *copy = mmap(NULL, slot_bytes, PROT_READ | PROT_WRITE,
-                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (copy == MAP_FAILED) {
-        return NULL;
+    uint8_t *map = mmap(NULL, slot_bytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (map == MAP_FAILED) {
+        return -HM_EMAPS;
     }
     uint64_t done = 0;
-    for (ssize_t got; done < slot_bytes; done += (uint64_t)got) {
-        got = pread(fd, copy + done, slot_bytes - done, offset + (off_t)done);
-        if (got <= 0) {
-            break;
-        }
+    while (done < slot_bytes &&
+           (got = pread(fd, map + done, slot_bytes - done, offset + (off_t)done)) > 0) {
+        done += (uint64_t)got;
     }
+    int error = got < 0 ? hm_code_of(errno) : 0;
     bool stays = pread(fd, page, sizeof page, offset) == (ssize_t)sizeof page &&
                  hm_header_decode(page, &again) == 0 && again.crc == header->crc;
-    if (done == slot_bytes && stays) {
-        return copy;
-    }
-    munmap(copy, slot_bytes);
-    return NULL;
-}
-
-static uint64_t count_slots(int fd, uint64_t slot_bytes) {
-    struct stat status;
-    if (fstat(fd, &status) != 0 || status.st_size <= HM_PAGE) {
+    if (error == 0 && done == slot_bytes && stays) {
+        *copy = map;
         return 0;
     }
-    uint64_t count = ((uint64_t)status.st_size - HM_PAGE) / slot_bytes;
-    return count < HM_HOT_SLOTS_MAX ? count : HM_HOT_SLOTS_MAX;
+    munmap(map, slot_bytes);
+    return error;
 }
 
-/* Lays one slot over its segment's file, for good.  0 or -HM_E*. */
+/* Lays one slot over its segment's file, of `size` bytes, for good.  0 or -HM_E*. */
+static int lay_over(int fd, uint64_t size, const uint8_t *slot, uint64_t slot_bytes) {
+    uint8_t *file = size < HM_PAGE ? NULL : mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0);
+    if (file == MAP_FAILED) {
+        return -HM_EMAPS;
+    }
+    hm_fault *fault = file ? hm_fault_watch(file, size) : NULL;
+    int code = file && fault == NULL ? -HM_ENOMEM : 0;
+    if (code == 0) {
+        uint64_t from, end = judge(slot, slot_bytes, file, file ? size : 0, &from);
+        int error = end > from ? write_all(fd, slot + from, end - from, from) : 0;
+        error = error == 0 && end && fsync(fd) != 0 ? errno : error;
+        code = error ? hm_code_of(error) : 0;
+    }
+    if (file) {
+        hm_fault_drop(fault);
+        munmap(file, size);
+    }
+    return code;
+}
+
 static int lay(int dirfd, const uint8_t *slot, uint64_t slot_bytes, uint64_t base) {
     char name[NAME_SIZE];
     struct stat status;
@@ -566,35 +610,23 @@ static int lay(int dirfd, const uint8_t *slot, uint64_t slot_bytes, uint64_t bas
     if (fd < 0) {
         return errno == ENOENT ? 0 : hm_code_of(errno); /* retired, or not installed yet */
     }
-    void *file = NULL;
-    uint64_t size = fstat(fd, &status) == 0 ? (uint64_t)status.st_size : 0;
-    if (size >= HM_PAGE) {
-        file = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0);
-        file = file == MAP_FAILED ? NULL : file;
-    }
-    hm_fault *fault = file ? hm_fault_watch(file, size) : NULL;
-    uint64_t from, end = judge(slot, slot_bytes, file, file ? size : 0, &from);
-    int error = end > from ? write_all(fd, slot + from, end - from, from) : 0;
-    error = error == 0 && end && fsync(fd) != 0 ? errno : error;
-    if (file) {
-        hm_fault_drop(fault);
-        munmap(file, size);
-    }
+    int error = fstat(fd, &status) != 0 ? hm_code_of(errno)
+                                        : lay_over(fd, (uint64_t)status.st_size, slot, slot_bytes);
     close(fd);
-    return error ? hm_code_of(error) : 0;
+    return error;
 }
 
 int hm_hot_restore(int dirfd) {
+    uint64_t slot_bytes, count;
     int fd = openat(dirfd, HOT_NAME, O_RDONLY | O_CLOEXEC);
     if (fd < 0) {
         return errno == ENOENT ? 0 : hm_code_of(errno);
     }
-    uint64_t slot_bytes = decode(fd);
-    uint64_t count = slot_bytes ? count_slots(fd, slot_bytes) : 0;
-    int error = 0;
+    int error = decode(fd, &slot_bytes, &count);
     for (uint64_t i = 0; i < count && error == 0; i++) {
         hm_header header;
-        uint8_t *slot = copy_slot(fd, slot_bytes, i, UINT64_MAX, &header);
+        uint8_t *slot;
+        error = copy_slot(fd, slot_bytes, i, UINT64_MAX, &header, &slot);
         if (slot) {
             error = lay(dirfd, slot, slot_bytes, header.base_sequence);
             munmap(slot, slot_bytes);
@@ -605,24 +637,23 @@ int hm_hot_restore(int dirfd) {
     return error || unlinkat(dirfd, HOT_NAME, 0) == 0 ? error : hm_code_of(errno);
 }
 
-uint8_t *hm_hot_image(int dirfd, uint64_t base, const uint8_t *file, uint64_t file_bytes,
-                      uint64_t *size) {
+int hm_hot_image(int dirfd, uint64_t base, const uint8_t *file, uint64_t file_bytes,
+                 uint8_t **image, uint64_t *size) {
+    uint64_t count, from;
+    *image = NULL;
     int fd = openat(dirfd, HOT_NAME, O_RDONLY | O_CLOEXEC);
-    uint64_t slot_bytes = fd < 0 ? 0 : decode(fd);
-    uint64_t count = slot_bytes ? count_slots(fd, slot_bytes) : 0;
-    uint8_t *image = NULL;
-    for (uint64_t i = 0; i < count && image == NULL; i++) {
+    if (fd < 0) {
+        return errno == ENOENT ? 0 : hm_code_of(errno);
+    }
+    int error = decode(fd, size, &count);
+    for (uint64_t i = 0; i < count && error == 0 && *image == NULL; i++) {
         hm_header header;
-        image = copy_slot(fd, slot_bytes, i, base, &header);
+        error = copy_slot(fd, *size, i, base, &header, image);
     }
-    uint64_t from;
-    if (image && judge(image, slot_bytes, file, file_bytes, &from) == 0) {
-        munmap(image, slot_bytes);
-        image = NULL;
+    if (*image && judge(*image, *size, file, file_bytes, &from) == 0) {
+        munmap(*image, *size);
+        *image = NULL;
     }
-    if (fd >= 0) {
-        close(fd);
-    }
-    *size = slot_bytes;
-    return image;
+    close(fd);
+    return error;
 }

@@ -68,6 +68,7 @@ void hm_log_nudge(hm_log *log) {
     log->nudged_at = segment->end;
     log->nudged_ns = log->time_ns;
     log->nudge_at = segment->end < step ? 2 * segment->end : segment->end + step;
+    hm_log_cool(log); /* first: the helper gives away the slots that are free then */
     pthread_mutex_lock(&pool->lock);
     pool->spare_wanted |= target == segment->map_size;
     pool->warm_target = target > pool->warm_target ? target : pool->warm_target;
@@ -76,7 +77,6 @@ void hm_log_nudge(hm_log *log) {
     }
     pthread_cond_signal(&pool->wake);
     pthread_mutex_unlock(&pool->lock);
-    hm_log_cool(log);
 }
 
 static void checkpoint_record(const hm_log *log, hm_segment *segment, const uint8_t *publisher,
@@ -332,6 +332,15 @@ void hm_log_step_back(hm_log *log, uint64_t now_ns) {
     }
 }
 
+/* The helper hears only of large pieces: what is less may be there since it last looked. */
+static void wake_for_rest(hm_pool *pool) {
+    pthread_mutex_lock(&pool->lock);
+    if (hm_hot_next_look(pool)) {
+        pthread_cond_signal(&pool->wake);
+    }
+    pthread_mutex_unlock(&pool->lock);
+}
+
 int hm_log_trim(hm_log *log, uint64_t now_ns) {
     uint64_t before = log->trimmed;
     hm_segment *active = log->active;
@@ -339,6 +348,7 @@ int hm_log_trim(hm_log *log, uint64_t now_ns) {
     clock_gettime(CLOCK_MONOTONIC, &now);
     hm_log_cool(log);
     hm_hot_shrink(log->pool, (uint64_t)now.tv_sec * 1000000000U + (uint64_t)now.tv_nsec);
+    wake_for_rest(log->pool);
     bool refused = atomic_load_explicit(&log->pool->failed, memory_order_relaxed) != 0;
     uint64_t age = log->pool->options.retention_ns;
     uint64_t first_ns = active->record_count ? active->records[0].time_ns : now_ns;

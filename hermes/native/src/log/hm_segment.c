@@ -205,7 +205,7 @@ int hm_segment_refit(hm_segment *segment) {
     segment->damage_count = 0;
     segment->end = HM_LOG_SEGMENT_HEADER;
     segment->sealed = segment->retired = segment->recyclable = segment->fetched = false;
-    segment->unsynced = false;
+    segment->unsynced = segment->complete = false;
     segment->synced_end = segment->synced_records = 0;
     segment->warmed = 0;
     segment->record_count = 0;
@@ -513,6 +513,8 @@ void hm_segment_seal(hm_segment *segment, bool shrink) {
                     .records =
                         segment->heap_records ? segment->index_slots : segment->record_count};
     hm_pool *pool = segment->pool;
+    /* The index first: who finds the seal finds the index as long as it says. */
+    uint64_t freed = pool->dirfd < 0 ? 0 : shrink_index(segment);
     pthread_mutex_lock(&pool->lock); /* the helper may be carrying the page */
     hm_seal_encode(segment->map, segment->header_crc, &seal);
     segment->header_stale = segment->slot != NULL;
@@ -521,7 +523,6 @@ void hm_segment_seal(hm_segment *segment, bool shrink) {
     if (pool->dirfd < 0) {
         return;
     }
-    uint64_t freed = shrink_index(segment);
     freed += shrink ? shrink_file(segment) : 0;
     if (segment->slot == NULL) { /* else it is carried yet */
         close(segment->fd);

@@ -174,10 +174,12 @@ typedef struct {
 typedef struct {
     int fd;       /* -1: there is no file yet */
     bool refused; /* this place has no slots: the file system cannot write around its cache */
+    bool full;    /* or there is no room for more */
+    bool enough;  /* one that was free too long was given up, and no spare has lacked one since */
     uint32_t count;
     hm_slot slots[HM_HOT_SLOTS_MAX];
     uint64_t carried_ns; /* CLOCK_MONOTONIC when something was carried last */
-    uint64_t heated_ns;  /* and when a segment got a slot */
+    uint64_t used_ns;    /* and when a segment got a slot, or one more was made */
     bool growing;        /* the helper makes the last slot, without the lock */
 } hm_hot;
 
@@ -460,7 +462,7 @@ uint32_t hm_hot_carried(hm_pool *pool, hm_segment **segments);
 bool hm_hot_wants_slot(const hm_pool *pool);
 /* Makes the next `slice` bytes of a new slot warm.  False: there is none to be had.  Lock held on entry
  * and exit, not in between. */
-bool hm_hot_grow(hm_pool *pool, uint64_t slice);
+bool hm_hot_grow(hm_pool *pool, uint64_t slice, uint64_t now_ns);
 /* Has the segment's file hold what the slot holds before `end`.  0 or errno.  For one thread at a
  * time, without the lock: the helper, or the owner once it has stopped. */
 int hm_hot_carry(hm_segment *segment, uint64_t end);
@@ -478,10 +480,10 @@ void hm_hot_shrink(hm_pool *pool, uint64_t now_ns);
 void hm_hot_free(hm_pool *pool);
 /* Lays the slots that a process left over the segments' files, and removes "hot".  0 or -HM_E*. */
 int hm_hot_restore(int dirfd);
-/* The slot of a segment whose file, mapped at `file`, lacks some of it: a private map to be unmapped, of
- * `*size` bytes.  NULL: the file has everything. */
-uint8_t *hm_hot_image(int dirfd, uint64_t base, const uint8_t *file, uint64_t file_bytes,
-                      uint64_t *size);
+/* The slot of a segment whose file, mapped at `file`, lacks some of it: `*image` is a private map to be
+ * unmapped, of `*size` bytes; NULL: the file has everything.  0 or -HM_E*. */
+int hm_hot_image(int dirfd, uint64_t base, const uint8_t *file, uint64_t file_bytes,
+                 uint8_t **image, uint64_t *size);
 
 /* hm_index.c --------------------------------------------------------------------------------- */
 
