@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hermes.errors import StorageFailed
+from hermes.errors import HermesError, StorageFailed
 from hermes.native import Encoder, Log, Run, decode
 from hermes.native.verify import verify_log
 from tests.native.test_log_power import RENAMED
@@ -453,7 +453,7 @@ def test_a_file_of_slots_that_was_cut_costs_nothing_that_was_carried(tmp_path: P
         log.sync()
         synced = fill(log, 1) - 1
         os.truncate(directory / "hot", 0)
-        with contextlib.suppress(AssertionError):
+        with contextlib.suppress(AssertionError, HermesError):
             numbers(log)  # meets the zeros, and finds that messages are missing
 
         until(lambda: log.trim() == 0 and log.status().failed != 0)

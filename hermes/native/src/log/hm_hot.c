@@ -220,7 +220,11 @@ static bool make_file(hm_pool *pool) {
 /* Makes the memory of one more slot, which is not warm yet. */
 static bool make_slot(hm_pool *pool, hm_slot *slot, uint64_t index) {
     uint64_t size = pool->options.segment_bytes, offset = slot_offset(size, index);
-    if (hm_file_allocate(pool->hot.fd, offset, size) != 0) {
+    struct stat status;
+    /* Where somebody has cut the file, it stays cut: what was there would be zeros that nobody notices. */
+    if (fstat(pool->hot.fd, &status) != 0 ||
+        (uint64_t)status.st_size < (index ? offset : HM_PAGE) ||
+        hm_file_allocate(pool->hot.fd, offset, size) != 0) {
         return false;
     }
     void *map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, pool->hot.fd, (off_t)offset);
