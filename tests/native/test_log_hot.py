@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import gc
 import os
 import random
 import shutil
@@ -223,13 +222,16 @@ def test_a_kill_loses_nothing(tmp_path: Path) -> None:
     """Messages that stand in slots alone are in the log when it is opened again."""
     directory = tmp_path / "log"
     with hot_log(directory) as log:
-        last = fill(log, 30)
-        image = killed(directory, tmp_path / "image")
-        without = killed(directory, tmp_path / "without")
-        (without / "hot").unlink()
+        for number in range(1000):  # until a message has not been carried yet
+            last = fill(log, 30)
+            image = killed(directory, tmp_path / f"image-{number}")
+            without = killed(image, tmp_path / f"without-{number}")
+            (without / "hot").unlink()
 
-        assert reopened(image) == list(range(1, last + 1))
-        assert len(reopened(without)) < last, "all of it was carried: this test shows nothing"
+            assert reopened(image) == list(range(1, last + 1))
+            if len(reopened(without)) < last:
+                return
+    pytest.fail("each message was carried at once: this test shows nothing")
 
 
 def test_opening_again_may_be_cut_short(tmp_path: Path) -> None:
@@ -510,63 +512,6 @@ def test_a_place_without_slots_is_left_clean() -> None:
 
             assert log.status().hot_bytes == 0
             assert not (place / "hot").exists()
-
-
-def test_a_forked_child_leaves_slots_alone(tmp_path: Path) -> None:
-    """A child that drops views changes no slot: its parent may write other segments there by then."""
-    directory = tmp_path / "log"
-    with hot_log(directory, spares=1, retention_bytes=4 * SEGMENT_BYTES) as log:
-        views = []
-        for _ in range(SLOTS_MAX):  # more than become spares
-            run = log.read(log.status().end_position - len(frames(1, 1)), 10_000)
-            assert isinstance(run, Run)
-            views.append(run)
-            fill(log, 60)
-            until(lambda: log.status().hot > 0)
-        del run
-        fill(log, 500)
-        before = _images(directory)
-        go, done = os.pipe(), os.pipe()
-        log.sync()
-        until(_others_sleep)  # and hold no lock, which would be held in the child for ever
-        child = os.fork()
-        if child == 0:
-            os.close(go[1])
-            os.read(go[0], 1)
-            views.clear()
-            gc.collect()
-            os.write(done[1], b"x")
-            os._exit(0)
-        views.clear()
-        gc.collect()
-        until(lambda: fill(log, 1) > 0 and _are_others(before, _images(directory)))
-        now = _images(directory)
-        os.write(go[1], b"x")
-        os.read(done[0], 1)
-        os.waitpid(child, 0)
-
-        assert _images(directory) == now
-        for end in (*go, *done):
-            os.close(end)
-
-
-def _others_sleep() -> bool:
-    """Whether the other threads of this process wait for something."""
-    tasks = Path("/proc/self/task").glob("*/stat")
-    states = [task.read_text().rpartition(") ")[2][0] for task in tasks]
-    return states.count("S") == len(states) - 1
-
-
-def _images(directory: Path) -> list[bytes]:
-    """Headers of the slots; zeros: it is free."""
-    hot = (directory / "hot").read_bytes()
-    return [hot[place : place + 64] for place in range(PAGE, len(hot), SEGMENT_BYTES)]
-
-
-def _are_others(before: list[bytes], now: list[bytes]) -> bool:
-    """Whether a slot that was used is another segment's."""
-    used = [pair for pair in zip(before, now, strict=False) if any(pair[0])]
-    return any(any(new) and new != old for old, new in used)
 
 
 def test_what_is_left_over_is_carried(tmp_path: Path) -> None:
