@@ -98,6 +98,21 @@ def attribute(
         lines[:0] = ["..", ""]
 
 
+def errors(
+    app: Sphinx, kind: str, name: str, thing: object, options: object, lines: list[str]
+) -> None:
+    """Name errors in full on the page of hermes.aio: hermes has them, and hermes.errors too."""
+    if name.startswith("hermes.aio"):
+        lines[:] = [
+            re.sub(
+                r"(:raises |:exc:`)(ConnectionLost|GapDetected|Refused|Timeout)\b",
+                r"\1hermes.\2",
+                line,
+            )
+            for line in lines
+        ]
+
+
 def signature(
     app: Sphinx, kind: str, name: str, thing: object, options: object, text: str, result: str
 ) -> tuple[str, None] | None:
@@ -109,6 +124,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Connect the above; blocks of hexadecimal bytes are shown as they are."""
     app.connect("source-read", read)
     app.connect("autodoc-process-docstring", attribute, priority=100)  # before napoleon
+    app.connect("autodoc-process-docstring", errors, priority=900)  # behind napoleon
     app.connect("autodoc-process-signature", signature)
     app.add_lexer("hex", TextLexer)
     return {"parallel_read_safe": True}

@@ -309,14 +309,14 @@ class LoopConnection(Connection):
 
     def _tell(self) -> None:
         """Wake the tasks for which there is something."""
-        for waiter, (ready, _) in list(self._waiters.items()):
-            if not waiter.done():
-                try:
-                    found = self.closed or bool(self._closer) or self.over or ready()
-                except HermesError:  # it looks itself, and is told
-                    found = True
-                if found:
-                    waiter.set_result(True)
+        ended = self.over or bool(self._closer)
+        for waiter, (ready, _) in tuple(self._waiters.items()):
+            try:
+                found = ended or ready()
+            except HermesError:  # the task looks itself, and is told
+                found = True
+            if found and not waiter.done():
+                waiter.set_result(True)
 
     def _stir(self) -> None:
         """Write what can be written, and rest until there is more to do.  The lock is held."""
