@@ -92,6 +92,33 @@ def test_another_loop_is_refused_at_once(broker: hermes.Broker, run: Run) -> Non
     run(main())
 
 
+def test_threads_reach_a_client_through_its_loop(broker: hermes.Broker, run: Run) -> None:
+    """asyncio.run_coroutine_threadsafe() is the way from another thread: each message arrives once."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with (
+            aio.connect(broker.url) as client,
+            client.publisher("a") as publisher,
+            client.subscribe("a") as subscription,
+        ):
+
+            def work(number: int) -> None:
+                for _ in range(50):
+                    sending = publisher.send(b"%d" % number)
+                    asyncio.run_coroutine_threadsafe(sending, loop).result(DEADLINE_S)
+
+            async with asyncio.TaskGroup() as group:
+                for number in range(4):
+                    group.create_task(asyncio.to_thread(work, number))
+            found = [(await subscription.receive(30)).payload for _ in range(200)]
+            assert {payload: found.count(payload) for payload in found} == {
+                b"%d" % number: 50 for number in range(4)
+            }
+
+    run(main())
+
+
 def test_a_later_loop_is_refused_at_once(broker: hermes.Broker, run: Run) -> None:
     """A client that outlives its loop says so; it is ended when it is collected, with a warning."""
     kept: list[aio.Client] = []

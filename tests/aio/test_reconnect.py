@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +143,40 @@ def test_a_client_can_be_closed_while_it_reconnects(
             await client.close(timeout=0.1)
         with contextlib.suppress(hermes.HermesError):
             await publisher.close()
+
+    run(main())
+
+
+def test_every_call_has_its_time_limit(broker: hermes.Broker, wire: Any, run: Run) -> None:
+    """With a broker that answers nothing each call raises Timeout when its time has passed; once the broker
+    answers again all of them work, and what was sent is there once."""
+
+    async def main() -> None:
+        async with (
+            aio.connect(wire.url, timeout=60) as client,
+            client.publisher("a") as publisher,
+            client.subscribe("a", durable="d", start="earliest") as subscription,
+        ):
+            calls: list[Callable[[float], Awaitable[object]]] = [
+                lambda limit: client.ping(timeout=limit),
+                lambda limit: client.streams(timeout=limit),
+                lambda limit: client.publisher("b", publisher_id=bytes(16), timeout=limit),
+                lambda limit: client.subscribe("b", timeout=limit),
+                lambda limit: subscription.commit({"default": 1}, timeout=limit),
+                lambda limit: publisher.flush(limit),
+            ]
+            wire.hold("down")
+            assert await publisher.send(b"once", timeout=0.05) == 1
+            for call in calls:
+                with pytest.raises(hermes.Timeout):
+                    await call(0.05)
+            wire.let_go()
+            for call in calls:
+                made = await call(60)
+                if isinstance(made, aio.Publisher | aio.Subscription):
+                    await made.close()
+            assert (await subscription.receive(60)).payload == b"once"
+            assert (await client.streams())[0]["messages"] == 1
 
     run(main())
 
