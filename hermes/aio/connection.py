@@ -434,6 +434,9 @@ class LoopConnection(Connection):
             self._timer = None
 
     def _retire(self) -> None:
+        if self._greets is self.link is not None:  # another call has found out
+            self._greets = None
+            self._cancel_timer()
         found, self._watch = self._watch, None
         if found is not None:
             found.close()  # before the descriptor can be another's
