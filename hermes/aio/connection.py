@@ -273,6 +273,8 @@ class LoopConnection(Connection):
                     ((_, take),) = self._waiters.values()
                 self._move(link, take)
             self._tell()
+            if self._pending:  # what waits for an acknowledgement that may have come
+                self.wake()
             if self._blocked or self._asks or self.link is not link:
                 self._stir()
 
