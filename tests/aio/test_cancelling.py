@@ -111,7 +111,7 @@ def test_a_cancelled_consumer_loses_nothing(url: str, run: Run) -> None:
         assert expected > 0
 
     run(main())
-    assert cancel.cancelled > count / 4
+    assert cancel.cancelled > count / 20
 
 
 def test_a_cancelled_sender_is_in_no_doubt(url: str, run: Run) -> None:
@@ -149,8 +149,8 @@ def test_a_cancelled_sender_is_in_no_doubt(url: str, run: Run) -> None:
             assert (await client.streams())[0]["last_sequence"] == taken
             return taken
 
-    assert run(main()) > count / 10
-    assert cancel.cancelled > count / 10
+    assert run(main()) > count / 40
+    assert cancel.cancelled > count / 40
 
 
 def test_cancelled_requests_leave_nothing_behind(url: str, run: Run) -> None:
@@ -202,7 +202,7 @@ def test_cancelled_requests_leave_nothing_behind(url: str, run: Run) -> None:
             assert (ours["publishers"], ours["subscriptions"]) == (0, 0)
 
     run(main())
-    assert cancel.cancelled > count / 4
+    assert cancel.cancelled > count / 20
 
 
 def test_cancelled_connections_are_closed(broker: hermes.Broker, run: Run) -> None:
@@ -222,7 +222,7 @@ def test_cancelled_connections_are_closed(broker: hermes.Broker, run: Run) -> No
                 await asyncio.sleep(0.01)
 
     run(main())
-    assert cancel.cancelled > count / 4
+    assert cancel.cancelled > count / 20
 
 
 def test_a_cancelled_close_goes_on(broker: hermes.Broker, run: Run) -> None:
