@@ -526,7 +526,7 @@ def test_no_task_or_thread_is_made(broker: hermes.Broker, run: Run) -> None:
                     await publisher.send(b"x")
                     await subscription.receive(30)
             assert len(asyncio.all_tasks()) == 1
-            assert threading.active_count() == before
+            assert threading.active_count() <= before  # one that dialled may have ended
 
     run(main())
 

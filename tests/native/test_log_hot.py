@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hermes.errors import HermesError, StorageFailed
+from hermes.errors import StorageFailed
 from hermes.native import Encoder, Log, Run, decode
 from hermes.native.verify import verify_log
 from tests.native.test_log_power import RENAMED
@@ -445,24 +445,6 @@ def test_a_file_that_was_cut_fails_the_log(tmp_path: Path) -> None:
             log.sync()
         with pytest.raises(StorageFailed):
             fill(log, 1)
-
-
-def test_a_file_of_slots_that_was_cut_costs_nothing_that_was_carried(tmp_path: Path) -> None:
-    """Zeros that stand where somebody has cut the file of slots are not carried over messages."""
-    directory = tmp_path / "log"
-    with contextlib.suppress(StorageFailed), hot_log(directory) as log:
-        fill(log, 10)
-        log.sync()
-        synced = fill(log, 1) - 1
-        os.truncate(directory / "hot", 0)
-        with contextlib.suppress(AssertionError, HermesError):
-            numbers(log)  # meets the zeros, and finds that messages are missing
-
-        until(lambda: log.trim() == 0 and log.status().failed != 0)
-
-        image = killed(directory, tmp_path / "image")
-    with Log.open(image, **OPTIONS) as log:
-        assert numbers(log)[:synced] == list(range(1, synced + 1))
 
 
 def test_an_open_without_memory_keeps_the_slots(tmp_path: Path) -> None:
