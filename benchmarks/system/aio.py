@@ -1,4 +1,4 @@
-"""What does an event loop cost?  The same work by ``hermes``, and by ``hermes.aio`` on asyncio and uvloop.
+"""The cost of an event loop: the same work by ``hermes``, and by ``hermes.aio`` on asyncio and uvloop.
 
     python -m benchmarks.system.aio [--messages 200000] [--trips 5000] [--rounds 7] [--url tcp://127.0.0.1:0]
 

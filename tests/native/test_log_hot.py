@@ -55,7 +55,7 @@ def _made(directory: Path) -> Path:
 
 
 def frames(first: int, count: int, size: int = 1000) -> bytes:
-    """Whole frames whose payloads say their number."""
+    """Frames of the messages from ``first`` on; each payload says its number."""
     encoder = Encoder()
     for number in range(first, first + count):
         encoder.encode(number.to_bytes(8, "little") * (size // 8), topic="t.a")
@@ -445,6 +445,28 @@ def test_a_file_that_was_cut_fails_the_log(tmp_path: Path) -> None:
             log.sync()
         with pytest.raises(StorageFailed):
             fill(log, 1)
+
+
+def test_a_file_of_slots_that_was_cut_costs_nothing_that_was_carried(tmp_path: Path) -> None:
+    """A log whose file of slots somebody has cut refuses appends, and carries no zeros over messages."""
+    directory = tmp_path / "log"
+    with contextlib.suppress(StorageFailed), hot_log(directory) as log:
+        fill(log, 10)
+        log.sync()
+        synced = fill(log, 1) - 1
+        os.truncate(directory / "hot", 0)
+
+        def failed() -> bool:
+            with contextlib.suppress(StorageFailed):
+                fill(log, 1)
+            log.trim()  # carries what is left, if anything is
+            return log.status().failed != 0
+
+        until(failed)
+
+        image = killed(directory, tmp_path / "image")
+    with Log.open(image, **OPTIONS) as log:
+        assert numbers(log)[:synced] == list(range(1, synced + 1))
 
 
 def test_an_open_without_memory_keeps_the_slots(tmp_path: Path) -> None:

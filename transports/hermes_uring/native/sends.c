@@ -80,7 +80,7 @@ static uint32_t take(hu_queue *queue, hm_send *sends, uint32_t count, unsigned *
     return taken;
 }
 
-/* What the kernel has not taken, for want of memory, leaves without it.  Those are the last ones. */
+/* Sends that the kernel has not taken, for want of memory, leave without it: they are the last ones. */
 static uint32_t withdraw(hu_queue *queue, hm_send *sends, uint32_t count, hu_sqe **sqes) {
     uint32_t left = queue->library.sq_ready(hu_queue_uring(queue));
     left = left < count ? left : count;

@@ -256,16 +256,19 @@ bool hm_hot_wants_slot(const hm_pool *pool) {
            taken + pool->options.segment_bytes <= pool->options.hot_bytes;
 }
 
-/* Cuts the file behind the slots there are, or removes it. */
+/* Cuts the file behind the slots there are, or removes it.  One that somebody has cut shorter is left so:
+ * lengthened, it would show zeros where messages were, and no fault would tell. */
 static void give_back(hm_pool *pool) {
     hm_hot *hot = &pool->hot;
+    struct stat status;
     if (hot->fd >= 0 && hot->count == 0) {
         close(hot->fd);
         hot->fd = -1;
         unlinkat(pool->dirfd, HOT_NAME, 0);
     } else if (hot->fd >= 0) {
         off_t size = (off_t)slot_offset(pool->options.segment_bytes, hot->count);
-        hot->refused |= ftruncate(hot->fd, size) != 0;
+        bool shorter = fstat(hot->fd, &status) != 0 || status.st_size < size;
+        hot->refused |= shorter || ftruncate(hot->fd, size) != 0;
     }
 }
 
@@ -462,7 +465,7 @@ bool hm_hot_carry_next(hm_pool *pool, uint64_t now_ns) {
     hm_segment_release(segment);
     pthread_mutex_lock(&pool->lock);
     if (error && pool->failed == 0) {
-        /* What is acknowledged stays readable, and the next open finds it in the slot. */
+        /* Acknowledged messages stay readable, and the next open finds them in the slot. */
         pool->failed_errno = error;
         atomic_store_explicit(&pool->failed, -HM_EIO, memory_order_relaxed);
     }
@@ -507,7 +510,7 @@ static uint64_t sound_end(const uint8_t *map, uint64_t size, const hm_header *he
     return HM_PAGE + hm_log_sound(map + HM_PAGE, (sealed ? seal.end : size) - HM_PAGE, &base);
 }
 
-/* What a header page says beside its header. */
+/* The seal and the marks of a header page, and how far the frames behind it are sound. */
 typedef struct {
     uint64_t end; /* of the sound frames behind it */
     uint64_t synced;

@@ -203,7 +203,7 @@ static void mark_synced(hm_segment *segment, uint64_t turn, uint64_t end, uint64
     }
 }
 
-/* What is marked already is left alone: of thousands of segments none is written again. */
+/* A segment that is marked already is left alone: of thousands none is written again. */
 static void mark_sealed(hm_segment *segment, uint64_t turn) {
     hm_synced before;
     if (segment->header_crc == 0) {
@@ -316,7 +316,7 @@ void hm_sync_all(hm_pool *pool) {
     pool->sync_runs = false;
     pool->sync_served = asked;
     if (error && pool->failed == 0) {
-        /* What the kernel could not write it may have thrown away: nothing can be promised any
+        /* The kernel may have thrown away pages that it could not write: nothing can be promised any
          * more. */
         pool->failed_errno = error;
         atomic_store_explicit(&pool->failed, -HM_EIO, memory_order_relaxed);
