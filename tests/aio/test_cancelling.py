@@ -36,6 +36,11 @@ class Canceller:
         self.random = random.Random(seed)
         self.cancelled = self.calls = 0
 
+    def goes_on(self, count: int) -> bool:
+        """Whether fewer than ``count`` calls were made, or too few of them cancelled: how many end before is
+        the machine's."""
+        return self.calls < count or self.cancelled <= count / 4
+
     async def __call__(self, call: Coroutine[Any, Any, Any]) -> Any:
         """Return the result of ``call``, or CANCELLED."""
         task = asyncio.ensure_future(call)
@@ -101,7 +106,7 @@ def test_a_cancelled_consumer_loses_nothing(url: str, run: Run) -> None:
         async with aio.connect(url) as client, aio.connect(url) as other:
             async with client.subscribe("numbers") as subscription, feeding(other):
                 expected = 0
-                while cancel.calls < count:
+                while cancel.goes_on(count):
                     found = await cancel(take(subscription))
                     if found is not CANCELLED:
                         assert found == list(range(expected, expected + len(found)))
@@ -111,7 +116,7 @@ def test_a_cancelled_consumer_loses_nothing(url: str, run: Run) -> None:
         assert expected > 0
 
     run(main())
-    assert cancel.cancelled > count / 20
+    assert cancel.cancelled > count / 4
 
 
 def test_a_cancelled_sender_is_in_no_doubt(url: str, run: Run) -> None:
@@ -124,7 +129,7 @@ def test_a_cancelled_sender_is_in_no_doubt(url: str, run: Run) -> None:
         async with aio.connect(url) as client:
             publisher = await client.publisher("numbers", window=CAPACITY_MIN)
             taken = 0
-            while cancel.calls < count:
+            while cancel.goes_on(count):
                 before = publisher.sent
                 assert before == taken
                 if cancel.random.random() < 0.5:
@@ -149,8 +154,8 @@ def test_a_cancelled_sender_is_in_no_doubt(url: str, run: Run) -> None:
             assert (await client.streams())[0]["last_sequence"] == taken
             return taken
 
-    assert run(main()) > count / 40
-    assert cancel.cancelled > count / 40
+    assert run(main()) > count / 10
+    assert cancel.cancelled > count / 10
 
 
 def test_cancelled_requests_leave_nothing_behind(url: str, run: Run) -> None:
@@ -192,7 +197,7 @@ def test_cancelled_requests_leave_nothing_behind(url: str, run: Run) -> None:
         async with aio.connect(url, name="ours") as client:
             async with client.publisher("numbers") as publisher:
                 await publisher.send(b"first")
-            while cancel.calls < count:
+            while cancel.goes_on(count):
                 await cancel(cancel.random.choice(calls)(client))
             session = client._connection.session
             await until(lambda: not session.lines and not session.feeds)
@@ -202,7 +207,7 @@ def test_cancelled_requests_leave_nothing_behind(url: str, run: Run) -> None:
             assert (ours["publishers"], ours["subscriptions"]) == (0, 0)
 
     run(main())
-    assert cancel.cancelled > count / 20
+    assert cancel.cancelled > count / 4
 
 
 def test_cancelled_connections_are_closed(broker: hermes.Broker, run: Run) -> None:
@@ -216,13 +221,13 @@ def test_cancelled_connections_are_closed(broker: hermes.Broker, run: Run) -> No
 
     async def main() -> None:
         async with aio.connect(broker.url) as observer:
-            while cancel.calls < count:
+            while cancel.goes_on(count):
                 await cancel(connect(broker.url))
             while len((await observer.stats())["clients"]) > 1:
                 await asyncio.sleep(0.01)
 
     run(main())
-    assert cancel.cancelled > count / 20
+    assert cancel.cancelled > count / 4
 
 
 def test_a_cancelled_close_goes_on(broker: hermes.Broker, run: Run) -> None:
